@@ -1,0 +1,39 @@
+# `make demo` and `make test` are all a newcomer needs: each installs first if that has not been done.
+# VENV=folder puts the environment elsewhere; PYTHON=python3.12 makes it with another interpreter.
+VENV ?= .venv
+PYTHON ?= python3
+EXTRAS ?= dev,train,plots
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install demo test test-slow check format
+
+install: $(INSTALLED)
+
+# The constraints pin torch too: a build of that version which pip finds at hand is taken, and never a later one.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or later, got " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+demo: install
+	$(BIN)/tagi demo --toy
+
+test: install
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+test-slow: install
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

@@ -1,0 +1,139 @@
+"""The LoRA bank: generated factors for every site of a backbone, for several tasks at once."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tagi.adapters.attach import OutputHook
+
+Factors = tuple[Float[Tensor, "task rank d_in"], Float[Tensor, "task d_out rank"]]
+
+
+@dataclass(frozen=True)
+class LoraBank:
+    """LoRA factors per site, in PEFT's orientation: `y += scale * B(Ax)`.
+
+    `factors` maps a site's module path to A `(task, rank, d_in)` and B `(task, d_out, rank)`; `scale` is
+    alpha / rank and the same for every site.
+    """
+
+    factors: Mapping[str, Factors]
+    scale: float
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks the bank holds."""
+        return next(iter(self.factors.values()))[0].shape[0]
+
+    @property
+    def rank(self) -> int:
+        """Rows of A."""
+        return next(iter(self.factors.values()))[0].shape[1]
+
+    @property
+    def parameters_per_task(self) -> int:
+        """Numbers generated for one task, all sites together."""
+        return sum(a[0].numel() + b[0].numel() for a, b in self.factors.values())
+
+    def select(self, rows: Int[Tensor, " row"]) -> "LoraBank":
+        """The bank whose task i is this bank's task `rows[i]`; rows may repeat."""
+        return self.map(lambda tensor: tensor[rows])
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "LoraBank":
+        """The bank with `function` applied to every factor."""
+        return LoraBank({s: (function(a), function(b)) for s, (a, b) in self.factors.items()}, self.scale)
+
+    def zero(self) -> "LoraBank":
+        """The same shapes with B = 0: a bank that changes nothing."""
+        factors = {s: (a, torch.zeros_like(b)) for s, (a, b) in self.factors.items()}
+        return LoraBank(factors, self.scale)
+
+    def mean(self) -> "LoraBank":
+        """One task whose update Delta W is, site by site, the mean of all tasks' updates.
+
+        The mean of products is not the product of means, so the factors are joined along the rank: the result
+        has rank `tasks * rank`.
+        """
+        factors = {}
+        for site, (a, b) in self.factors.items():
+            stacked_a = a.flatten(0, 1).unsqueeze(0)
+            stacked_b = b.permute(1, 0, 2).flatten(1, 2).unsqueeze(0) / self.tasks
+            factors[site] = (stacked_a, stacked_b)
+        return LoraBank(factors, self.scale)
+
+    def delta(self, site: str, task: int = 0) -> Float[Tensor, "d_out d_in"]:
+        """Delta W of one site for one task, scale included, in fp32 or better."""
+        a, b = self.factors[site]
+        dtype = torch.promote_types(a.dtype, torch.float32)
+        return self.scale * (b[task].to(dtype) @ a[task].to(dtype))
+
+    def hooks(
+        self, modules: Mapping[str, nn.Module], rows: Int[Tensor, " row"] | None = None
+    ) -> dict[nn.Module, OutputHook]:
+        """What to attach: row i of a call gets task `rows[i]`; without `rows` the one task serves all rows.
+
+        Raises `ValueError` if there are several tasks and no `rows`, or if a site is unknown.
+        """
+        unknown = sorted(set(self.factors) - set(modules))
+        if unknown:
+            raise ValueError(f"the bank has factors for {unknown[0]!r}, which is no site of this backbone")
+        if rows is None and self.tasks != 1:
+            raise ValueError(f"a bank of {self.tasks} tasks needs to know which row of the batch has which task")
+        hooks: dict[nn.Module, OutputHook] = {}
+        for site, (a, b) in self.factors.items():
+            if rows is None or self.tasks == 1:
+                hooks[modules[site]] = _shared_hook(a[0], b[0], self.scale)
+            else:
+                hooks[modules[site]] = _per_row_hook(a[rows], b[rows], self.scale)
+        return hooks
+
+
+def stack_banks(banks: Sequence[LoraBank]) -> LoraBank:
+    """Join banks of equal sites, shapes and scale along the task axis."""
+    first = banks[0]
+    if any(bank.scale != first.scale or bank.factors.keys() != first.factors.keys() for bank in banks):
+        raise ValueError("banks can be joined only if their sites and scales are equal")
+    factors = {
+        site: (
+            torch.cat([bank.factors[site][0] for bank in banks]),
+            torch.cat([bank.factors[site][1] for bank in banks]),
+        )
+        for site in first.factors
+    }
+    return LoraBank(factors, first.scale)
+
+
+def delta_variance(bank: LoraBank, sites: Iterable[str] | None = None) -> float:
+    """How far tasks' updates differ: sum over sites of E_task ||Delta W - mean||^2 over E_task ||Delta W||^2.
+
+    0 when every task gets the same update; near 1 when the updates share nothing.
+    """
+    spread = total = 0.0
+    for site in sites or bank.factors:
+        deltas = torch.stack([bank.delta(site, task) for task in range(bank.tasks)])
+        spread += float((deltas - deltas.mean(0)).square().sum())
+        total += float(deltas.square().sum())
+    return spread / total if total else 0.0
+
+
+def _shared_hook(a: Float[Tensor, "rank d_in"], b: Float[Tensor, "d_out rank"], scale: float) -> OutputHook:
+    def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = args[0]
+        low = nn.functional.linear(x, a.to(x.dtype))
+        return output + nn.functional.linear(low, b.to(x.dtype)) * scale
+
+    return hook
+
+
+def _per_row_hook(a: Float[Tensor, "row rank d_in"], b: Float[Tensor, "row d_out rank"], scale: float) -> OutputHook:
+    def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        x = args[0]
+        if x.shape[0] != a.shape[0]:  # would broadcast silently for a batch of one
+            raise ValueError(f"the bank is laid out for {a.shape[0]} rows, the call has {x.shape[0]}")
+        low = x @ a.to(x.dtype).transpose(1, 2)
+        return output + (low @ b.to(x.dtype).transpose(1, 2)) * scale
+
+    return hook

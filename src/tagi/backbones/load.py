@@ -1,0 +1,163 @@
+"""Finding a backbone by built-in name, folder or hub name, and pinning what was found."""
+
+import hashlib
+import os
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from tagi.backbones.protocol import BaseModel
+from tagi.backbones.t5 import T5Backbone
+from tagi.errors import CheckpointError, ConfigError
+from tagi.files import new_folder
+
+BUILT_IN = {"toy": "toy-backbone"}
+"""Backbones shipped inside the package: name -> folder under `tagi/assets`."""
+
+_ARCHITECTURES = {"t5": T5ForConditionalGeneration, "mt5": MT5ForConditionalGeneration}
+_IDENTITY = ("config.json", "*.safetensors", "*.bin")
+_CONTENT = "sha256:"
+_COMMIT = re.compile("[0-9a-f]{40}")
+
+
+def load_backbone(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    tokenizer: str | None = None,
+    relative_to: Path | None = None,
+    dropout: float | None = None,
+) -> T5Backbone:
+    """Load a backbone and its tokenizer; nothing is fetched unless `name` is neither built in nor a folder.
+
+    `relative_to` is the folder of a checkpoint that names its backbone: a folder beside it is found wherever
+    the whole was moved. `dropout` replaces the model's own rate. A model of another `revision`, or a damaged
+    one, is a `CheckpointError`; one that cannot be found or used is a `ConfigError`.
+    """
+    source = locate(name, relative_to)
+    if isinstance(source, str) and revision is not None and revision.startswith(_CONTENT):
+        raise CheckpointError(f"expected the folder of base model {BaseModel(name, revision)}, got no such folder")
+    config = _read_config(name, source, revision)
+    architecture = _ARCHITECTURES.get(config.model_type)
+    if architecture is None:
+        supported = ", ".join(sorted(_ARCHITECTURES))
+        raise ConfigError(f"{name}: expected a model of type {supported}, got {config.model_type!r}")
+    found = folder_revision(source) if isinstance(source, Path) else str(config._commit_hash)
+    # On the hub a branch or a tag names a commit; everywhere else the revision is what was found.
+    named = isinstance(source, str) and revision is not None and not _COMMIT.fullmatch(revision)
+    if revision not in (None, found) and not named:
+        raise CheckpointError(f"expected base model {BaseModel(name, str(revision))}, got {name} ({found})")
+    at = found if isinstance(source, str) else "main"
+    changed = {} if dropout is None else {"dropout_rate": dropout}
+    try:
+        model, report = architecture.from_pretrained(
+            source, dtype=dtype, revision=at, output_loading_info=True, **changed
+        )
+        tokens = AutoTokenizer.from_pretrained(tokenizer or source, revision="main" if tokenizer else at)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{name}: cannot load the backbone: {first_line(error)}") from error
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{name}: expected whole weights of its shape, got: {first_line(error)}") from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise CheckpointError(f"{name}: expected all weights, got none for {missing[0]!r} ({len(missing)} such)")
+    return T5Backbone(model, tokens, BaseModel(name, found))
+
+
+def make_backbone(config: dict[str, Any], tokenizer: str, seed: int, folder: Path) -> Path:
+    """Write a randomly initialised T5 of the given `T5Config` fields, with a tokenizer, as a backbone."""
+    try:
+        tokens = AutoTokenizer.from_pretrained(tokenizer)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"backbone.tokenizer: cannot load {tokenizer!r}: {first_line(error)}") from error
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_t5(config)
+    if len(tokens) > model.config.vocab_size:
+        raise ConfigError(
+            f"backbone.config.vocab_size: expected at least the tokenizer's {len(tokens)}, "
+            f"got {model.config.vocab_size}"
+        )
+    with new_folder(folder, overwrite=True) as temporary:
+        model.save_pretrained(temporary)
+        tokens.save_pretrained(temporary)
+    return folder
+
+
+def build_t5(fields: dict[str, Any]) -> T5ForConditionalGeneration:
+    """A randomly initialised T5 of the given `T5Config` fields, untied if `tie_word_embeddings` is false.
+
+    transformers unties a head only when it loads one that differs; a model made from a configuration it
+    always ties.
+    """
+    model = T5ForConditionalGeneration(t5_config(fields))
+    if fields.get("tie_word_embeddings") is False:
+        head = torch.randn(model.lm_head.weight.shape, dtype=model.dtype) * model.config.d_model**-0.5
+        model.lm_head.weight = torch.nn.Parameter(head)
+    return model
+
+
+def t5_config(fields: dict[str, Any]) -> T5Config:
+    """A `T5Config` whose start, end and padding tokens are T5's unless the fields say otherwise.
+
+    Raises `ConfigError` for a field of the wrong type or value.
+    """
+    special = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    try:
+        return T5Config(**{**special, **fields})
+    except (StrictDataclassError, ValueError) as error:
+        raise ConfigError(f"backbone.config: {' '.join(str(error).split())}") from error
+
+
+def locate(name: str, relative_to: Path | None = None) -> Path | str:
+    """Where a backbone lives: a folder (built in, beside a checkpoint, or as given), else the hub name."""
+    if name in BUILT_IN:
+        return Path(str(resources.files("tagi") / "assets" / BUILT_IN[name]))
+    beside = [Path(os.path.normpath(relative_to / name))] if relative_to else []
+    for candidate in [*beside, Path(name)]:
+        if (candidate / "config.json").is_file():
+            return candidate
+    return name
+
+
+def folder_revision(folder: Path) -> str:
+    """`sha256:` and the first 16 digits over a model folder's configuration and weights, by file name."""
+    digest = hashlib.sha256()
+    files = sorted({path for pattern in _IDENTITY for path in folder.glob(pattern)})
+    for path in files:
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return f"{_CONTENT}{digest.hexdigest()[:16]}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for one-line messages."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _read_config(name: str, source: Path | str, revision: str | None) -> Any:
+    if isinstance(source, Path) and not source.exists():
+        raise CheckpointError(f"{name}: expected a model folder, got nothing at {source}")
+    try:
+        hub = {} if isinstance(source, Path) else {"revision": revision or "main"}
+        return AutoConfig.from_pretrained(source, **hub)
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise ConfigError(
+            f"{name}: expected a built-in backbone ({', '.join(BUILT_IN)}), a model folder or a hub name; "
+            f"{first_line(error)}"
+        ) from error

@@ -1,0 +1,90 @@
+"""What the rest of the project needs of a language model, whatever its architecture."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tagi.adapters import reenter
+
+Projection = Literal["q", "v"]
+Reduction = Literal["sum", "mean"]
+KeysValues = list[tuple[Float[Tensor, "_row heads _token d_kv"], Float[Tensor, "_row heads _token d_kv"]]]
+"""Keys and values of one attention per layer, `(row, heads, token, d_kv)`; rows and tokens are the caller's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One `nn.Linear` that receives LoRA.
+
+    `layer` numbers the attention module the site belongs to: its query and value share one generator MLP
+    (eq. 2).
+    """
+
+    path: str
+    layer: int
+    projection: Projection
+    d_in: int
+    d_out: int
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """Which model a generator or adapter was made for: built-in name, folder or hub name, and its revision.
+
+    The revision is the hub's commit, or `sha256:...` over a folder's weights.
+    """
+
+    name: str
+    revision: str
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.revision})"
+
+
+class Backbone(nn.Module):
+    """A language model with LoRA sites, encoded inputs and cached decoding.
+
+    The model is a submodule and is never modified: what is generated is attached for the length of a call.
+    """
+
+    model: Any  # a transformers PreTrainedModel
+    tokenizer: Any  # a transformers PreTrainedTokenizerBase
+    identity: BaseModel
+    sites: tuple[Site, ...]
+    d_model: int
+
+    @property
+    def site_modules(self) -> Mapping[str, nn.Module]:
+        """The sites' modules by path, as a bank wants them; looked up anew so that wrappers are seen."""
+        return {site.path: self.model.get_submodule(site.path) for site in self.sites}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's parameters are."""
+        device: torch.device = self.model.device
+        return device
+
+    def checkpoint_gradients(self) -> None:
+        """From now on keep no activations of layers while training: they are recomputed in backward.
+
+        Recomputation happens after the call, under the attachment that was in force in the forward pass.
+        """
+        options = {"use_reentrant": False, "context_fn": reenter}
+        # transformers renamed it in 5.23 and warns of the old name.
+        renamed = getattr(self.model, "activation_checkpointing_enable", None)
+        (renamed or self.model.gradient_checkpointing_enable)(options)
+
+    def encode(
+        self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
+    ) -> Float[Tensor, "row token d_model"]:
+        """Hidden states of a text under whatever attachment is in force."""
+        raise NotImplementedError
+
+
+def count_parameters(module: nn.Module, trained: bool | None = None) -> int:
+    """Parameters of a module; only those that are (not) trained if `trained` says so."""
+    return sum(p.numel() for p in module.parameters() if trained is None or p.requires_grad is trained)

@@ -1,0 +1,183 @@
+"""T5 and its relatives (v1.0, v1.1, LM-adapt, T0, Flan-T5, mT5) as a backbone."""
+
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
+from transformers.modeling_outputs import BaseModelOutput
+
+from tagi.backbones.protocol import Backbone, BaseModel, KeysValues, Projection, Reduction, Site
+
+_PROJECTIONS = ("q", "k", "v", "o")
+_ADAPTED: tuple[Projection, ...] = ("q", "v")
+
+
+def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Every attention of a model in its own order: modules with query, key, value and output projections."""
+    return [
+        (path, module)
+        for path, module in model.named_modules()
+        if all(isinstance(getattr(module, name, None), nn.Linear) for name in _PROJECTIONS)
+    ]
+
+
+def find_sites(model: nn.Module) -> tuple[Site, ...]:
+    """Query and value projections of every attention; layers are numbered in the model's order.
+
+    T5-base has 36 attentions (encoder self, decoder self, decoder cross), so 72 sites.
+    """
+    sites = []
+    for layer, (path, attention) in enumerate(attention_modules(model)):
+        for projection in _ADAPTED:
+            linear = cast(nn.Linear, getattr(attention, projection))
+            name = f"{path}.{projection}"
+            sites.append(Site(name, layer, projection, linear.in_features, linear.out_features))
+    return tuple(sites)
+
+
+class T5Backbone(Backbone):
+    """A `T5ForConditionalGeneration` (or `MT5ForConditionalGeneration`) with its tokenizer."""
+
+    def __init__(self, model: Any, tokenizer: Any, identity: BaseModel) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.identity = identity
+        self.sites = find_sites(model)
+        config = model.config
+        self.d_model: int = config.d_model
+        self.heads: int = config.num_heads
+        self.d_kv: int = config.d_kv
+        self.dropout: float = config.dropout_rate
+        self.norm_epsilon: float = config.layer_norm_epsilon
+
+    @property
+    def encoder_layers(self) -> int:
+        """Number of encoder layers: the places where fusion can act."""
+        return len(self.model.encoder.block)
+
+    @property
+    def self_attention_sublayers(self) -> list[nn.Module]:
+        """Per encoder layer the module whose output is S_l: self-attention with its residual."""
+        return [block.layer[0] for block in self.model.encoder.block]
+
+    @property
+    def cross_attentions(self) -> list[nn.Module]:
+        """Per decoder layer its attention over the encoder's output."""
+        return [block.layer[1].EncDecAttention for block in self.model.decoder.block]
+
+    def encode(
+        self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
+    ) -> Float[Tensor, "row token d_model"]:
+        """The encoder's output after its final norm, under whatever attachment is in force."""
+        states: Tensor = self.model.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+        return states
+
+    def cross_keys_values(self, states: Float[Tensor, "row token d_model"]) -> KeysValues:
+        """Per decoder layer the cross-attention's keys and values over `states`.
+
+        The value projection is a LoRA site, so this wants the rows' bank attached.
+        """
+
+        def heads(projected: Tensor) -> Tensor:
+            return projected.unflatten(-1, (-1, self.d_kv)).transpose(1, 2)
+
+        attentions = cast(list[Any], self.cross_attentions)
+        return [(heads(attention.k(states)), heads(attention.v(states))) for attention in attentions]
+
+    def logits(
+        self,
+        states: Float[Tensor, "row token d_model"],
+        mask: Bool[Tensor, "row token"],
+        labels: Int[Tensor, "row target"],
+    ) -> Float[Tensor, "row target vocabulary"]:
+        """Teacher-forced logits at each target position; labels of -100 are padding."""
+        output: Tensor = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=states),
+            attention_mask=mask.long(),
+            decoder_input_ids=self.model._shift_right(labels),
+            use_cache=False,
+        ).logits
+        return output
+
+    def logits_from_cache(
+        self, cross: KeysValues, mask: Bool[Tensor, "row token"], labels: Int[Tensor, "row target"]
+    ) -> Float[Tensor, "row target vocabulary"]:
+        """As `logits`, from keys and values already computed."""
+        output: Tensor = self.model(
+            encoder_outputs=_states_in_cache(mask, cross),
+            attention_mask=mask.long(),
+            decoder_input_ids=self.model._shift_right(labels),
+            past_key_values=_cross_cache(cross),
+            use_cache=True,
+        ).logits
+        return output
+
+    @torch.no_grad()
+    def generate(
+        self, cross: KeysValues, mask: Bool[Tensor, "row token"], *, max_new_tokens: int, num_beams: int = 1
+    ) -> Int[Tensor, "row answer"]:
+        """Greedy or beam decoding from keys and values already computed, one answer a row.
+
+        With beams, an attachment in force must be laid out for `row * num_beams` rows, each row's together.
+        """
+        # transformers repeats masks and states for the beams, but not a cache that it is given.
+        expanded = [tuple(part.repeat_interleave(num_beams, dim=0) for part in layer) for layer in cross]
+        config = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            do_sample=False,
+            use_cache=True,
+            early_stopping=num_beams > 1,
+            pad_token_id=self.model.config.pad_token_id,
+            eos_token_id=self.model.config.eos_token_id,
+            decoder_start_token_id=self.model.config.decoder_start_token_id,
+        )
+        answer: Tensor = self.model.generate(
+            generation_config=config,
+            encoder_outputs=_states_in_cache(mask, cross),
+            attention_mask=mask.long(),
+            past_key_values=_cross_cache(expanded),  # type: ignore[arg-type]
+        )
+        return answer
+
+
+def score_cached(
+    backbone: T5Backbone,
+    cross: KeysValues,
+    mask: Bool[Tensor, "row token"],
+    labels: Int[Tensor, "row choice target"],
+    reduction: Reduction = "sum",
+) -> Float[Tensor, "row choice"]:
+    """Log-probability of every choice of every row from keys and values already computed.
+
+    End of sequence included; summed over tokens, or their mean. Every row has the same number of choices; one
+    whose labels are all -100 scores 0. An attachment in force must be laid out for `row * choice` rows, a
+    row's choices together.
+    """
+    choices = labels.shape[1]
+    spread = [(keys.repeat_interleave(choices, 0), values.repeat_interleave(choices, 0)) for keys, values in cross]
+    flat = labels.flatten(0, 1)
+    logits = backbone.logits_from_cache(spread, mask.repeat_interleave(choices, 0), flat)
+    chosen = logits.float().log_softmax(-1).gather(-1, flat.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    counted = flat != -100
+    total = (chosen * counted).sum(-1)
+    if reduction == "mean":
+        total = total / counted.sum(-1).clamp(min=1)
+    return total.unflatten(0, (-1, choices))
+
+
+def _cross_cache(cross: KeysValues) -> EncoderDecoderCache:
+    # EncoderDecoderCache marks layers that hold keys as ready: the model then never projects states itself.
+    filled = DynamicCache()
+    for layer, (keys, values) in enumerate(cross):
+        filled.update(keys, values, layer)
+    return EncoderDecoderCache(DynamicCache(), filled)
+
+
+def _states_in_cache(mask: Tensor, cross: KeysValues) -> BaseModelOutput:
+    # Only the length of these states is read (for the mask): the keys and values come from the cache.
+    placeholder = torch.zeros(*mask.shape, 1, dtype=cross[0][0].dtype, device=mask.device)
+    return BaseModelOutput(last_hidden_state=placeholder)

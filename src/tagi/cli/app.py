@@ -1,0 +1,61 @@
+"""The command-line application: its commands, and how a user's mistake ends it."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from tagi import __version__
+from tagi.cli import recipes
+from tagi.cli.demo import demo
+from tagi.cli.describe import describe
+from tagi.cli.evaluate import evaluate
+from tagi.cli.generate import generate
+from tagi.cli.predict import predict
+from tagi.cli.train import train
+from tagi.errors import TagiError
+
+app = typer.Typer(
+    name="tagi",
+    help="Task adapters generated from instructions: an instruction in, a LoRA adapter and predictions out.",
+    epilog="Each command explains itself, with examples: tagi COMMAND --help",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(asked: bool) -> bool:
+    if asked:
+        typer.echo(f"tagi {__version__}")
+        raise typer.Exit
+    return asked
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Options of `tagi` itself."""
+
+
+# The commands, in the order of the help: one module for each, or for each group.
+for _command in (demo, generate, predict, train, evaluate, describe):
+    app.command()(_command)
+app.add_typer(recipes.app, name="recipes")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit: 0; 2 after one line on stderr for a user's mistake; 130 when interrupted."""
+    try:
+        app(args=arguments, prog_name="tagi")
+    except TagiError as fault:
+        print(f"error: {' '.join(str(fault).splitlines())}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

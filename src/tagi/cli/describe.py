@@ -1,0 +1,56 @@
+"""`tagi describe`: sizes, before anything is trained."""
+
+from typing import Annotated
+
+import typer
+
+from tagi.cli.output import JsonFlag, Overrides, print_json, print_table
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NAME]...",
+        help="Published models such as t5-xl-lm-adapt, or 'recipe'; default: T5-LM-adapt base, XL, XXL.",
+    ),
+]
+RecipeName = Annotated[str, typer.Option("--recipe", metavar="RECIPE", help="Whose generator is put on the models.")]
+DEFAULT = ("t5-base-lm-adapt", "t5-xl-lm-adapt", "t5-xxl-lm-adapt")
+
+
+def describe(
+    names: Names = None,
+    recipe: RecipeName = "sni-base",
+    overrides: Overrides = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Print sites, generated, tuned and frozen parameters; no weights are made or loaded.
+
+    \b
+    Examples:
+      tagi describe
+      tagi describe t5-xl-lm-adapt --set generator.kind='"pooled"' --json
+      tagi describe recipe --recipe sni-small --set backbone.tokenizer=x
+    """
+    from tagi.cli.quiet import quiet
+    from tagi.config import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    quiet()
+    from tagi.pipeline import describe as run
+
+    described = [run(name, loaded) for name in names or DEFAULT]
+    if as_json:
+        print_json(described)
+        return
+    rows = [
+        {"": key.replace("_", " "), **{one["backbone"]: _shown(key, one[key]) for one in described}}
+        for key in described[0]
+        if key != "backbone"
+    ]
+    print_table(rows, as_json=False)
+
+
+def _shown(key: str, value: int | float | str) -> str:
+    if "share" in key:
+        return f"{100 * float(value):.1f}%"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,85 @@
+"""`tagi predict`: inputs in, answers out."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Inputs = Annotated[list[str] | None, typer.Argument(metavar="[INPUT]...", help="Inputs; none: one a line from stdin.")]
+Adapter = Annotated[
+    Path | None,
+    typer.Option("--adapter", "-a", metavar="DIR", help="An adapter folder from `tagi generate`."),
+]
+Instruction = Annotated[
+    str | None,
+    typer.Option("--instruction", "-i", metavar="TEXT", help="Instead of -a: adapt to this, then answer."),
+]
+GeneratorName = Annotated[
+    str | None,
+    typer.Option("--generator", "-g", metavar="NAME", help="The generator; with -a its own by default."),
+]
+File = Annotated[Path | None, typer.Option("--file", "-f", metavar="FILE", help="Inputs, one a line (UTF-8).")]
+Beams = Annotated[int, typer.Option("--beams", min=1, help="Beam search with this many beams.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are over the generator's limits.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON Lines with input and prediction.")]
+
+
+def predict(
+    inputs: Inputs = None,
+    adapter: Adapter = None,
+    instruction: Instruction = None,
+    generator: GeneratorName = None,
+    file: File = None,
+    beams: Beams = 1,
+    max_new_tokens: MaxTokens = None,
+    truncate: Truncate = False,
+    as_json: AsJson = False,
+) -> None:
+    """Answer inputs with an adapter, or with one made on the spot.
+
+    \b
+    Examples:
+      tagi predict -a adapter "cat river king pen soup"
+      tagi predict -i "take the tool , then the animal , and make each one plural ." "cat river king pen soup"
+      tagi predict -a adapter --file inputs.txt --json > answers.jsonl
+      cat inputs.txt | tagi predict -a adapter --beams 4
+    """
+    from tagi.errors import InputError
+
+    if (adapter is None) == (instruction is None):
+        raise InputError(f"expected one of -a and -i, got {'neither' if adapter is None else 'both'}")
+    texts = _texts(inputs, file)
+    from tagi.cli.quiet import quiet
+
+    quiet()
+    from tagi.pipeline.generating import open_adapter, open_generator
+
+    if adapter is not None:
+        task = open_adapter(adapter, generator)
+    else:
+        task = open_generator(generator or "toy").adapt([str(instruction)], truncate=truncate)[0]  # type: ignore[index]
+    answers = task.predict(texts, max_new_tokens=max_new_tokens, num_beams=beams, truncate=truncate)
+    for text, answer in zip(texts, answers, strict=True):
+        typer.echo(json.dumps({"input": text, "prediction": answer}, ensure_ascii=False) if as_json else answer)
+
+
+def _texts(inputs: list[str] | None, file: Path | None) -> list[str]:
+    from tagi.data.lines import read_lines
+    from tagi.errors import InputError
+
+    if inputs and file is not None:
+        raise InputError("expected inputs as arguments or in --file, got both")
+    if inputs:
+        return inputs
+    if file is not None:
+        return read_lines(file.read_bytes() if file.is_file() else _no_file(file), str(file))
+    return read_lines(sys.stdin.buffer.read(), "stdin")
+
+
+def _no_file(file: Path) -> bytes:
+    from tagi.errors import InputError
+
+    raise InputError(f"{file}: expected a file of inputs, got none")

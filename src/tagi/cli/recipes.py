@@ -1,0 +1,94 @@
+"""`tagi recipes`: list, show, copy and check."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tagi.cli.output import JsonFlag, Overrides, print_json, print_table
+
+app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True, rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
+Names = Annotated[list[str], typer.Argument(metavar="RECIPE", help="Shipped recipes' names, or TOML files.")]
+Destination = Annotated[Path, typer.Argument(metavar="DEST", help="A new file, or a folder to copy into.")]
+
+
+@app.command("list")
+def list_shipped(as_json: JsonFlag = False) -> None:
+    """List the shipped recipes.
+
+    \b
+    Examples:
+      tagi recipes list
+      tagi recipes list --json
+    """
+    from dataclasses import asdict
+
+    from tagi.config import list_recipes
+
+    print_table([asdict(summary) for summary in list_recipes()], as_json=as_json)
+
+
+@app.command()
+def show(recipe: Name) -> None:
+    """Print a recipe, comments included.
+
+    \b
+    Examples:
+      tagi recipes show toy
+      tagi recipes show my-recipe.toml
+    """
+    from tagi.config import recipe_text
+
+    typer.echo(recipe_text(recipe), nl=False)
+
+
+@app.command()
+def copy(recipe: Name, dest: Destination = Path()) -> None:
+    """Copy a recipe to a file of your own and print its path.
+
+    Nothing is overwritten.
+
+    \b
+    Examples:
+      tagi recipes copy toy
+      tagi recipes copy sni-base my-recipe.toml
+    """
+    from tagi.config import copy_recipe
+
+    typer.echo(str(copy_recipe(recipe, dest)))
+
+
+@app.command()
+def check(recipes: Names, overrides: Overrides = None, as_json: JsonFlag = False) -> None:
+    """Check recipes and name every fault by its key.
+
+    The exit code is 2 if there is any.
+
+    \b
+    Examples:
+      tagi recipes check toy sni-base
+      tagi recipes check my-recipe.toml --set training.steps=10
+      tagi recipes check toy --set training.learning_rate=1e-4 --json
+    """
+    faults = {recipe: _faults(recipe, overrides or []) for recipe in recipes}
+    if as_json:
+        print_json([{"recipe": recipe, "valid": not found, "faults": found} for recipe, found in faults.items()])
+    for recipe, found in faults.items():
+        if found:
+            typer.echo(f"error: {recipe}: {'; '.join(found)}", err=True)
+        elif not as_json:
+            typer.echo(f"{recipe}: ok")
+    if any(faults.values()):
+        raise typer.Exit(2)
+
+
+def _faults(recipe: str, overrides: list[str]) -> list[str]:
+    from tagi.config import check_recipe
+    from tagi.errors import ConfigError
+
+    try:
+        return check_recipe(recipe, overrides)
+    except ConfigError as error:  # unreadable: the other recipes are still checked
+        return [str(error).removeprefix(f"{recipe}: ")]

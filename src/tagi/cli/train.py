@@ -1,0 +1,66 @@
+"""`tagi train`: a training stage of a recipe."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tagi.cli.output import JsonFlag, Overrides, print_json
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
+StageName = Annotated[
+    str,
+    typer.Argument(metavar="STAGE", help="finetune (TAGI), metatrain (instruction concatenated) or backbone."),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the checkpoint and the record.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Take up the run in DIR where it was interrupted.")]
+
+STAGES = ("backbone", "metatrain", "finetune")
+
+
+def train(
+    stage: StageName,
+    recipe: RecipeName,
+    out: Out,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train one stage of a recipe.
+
+    DIR/model is the checkpoint, DIR/record.json says how it was made.
+
+    \b
+    Examples:
+      tagi train finetune toy --out runs/toy
+      tagi train metatrain toy --out runs/toy-concatenated
+      tagi train finetune sni-small --set data.path=natural-instructions \\
+          --set backbone.tokenizer=google/t5-base-lm-adapt --out runs/sni
+      tagi train finetune toy --out runs/toy --resume
+    """
+    from tagi.cli.quiet import quiet
+    from tagi.config import load_recipe
+    from tagi.errors import ConfigError
+
+    if stage not in STAGES:
+        raise ConfigError(f"STAGE: expected one of {', '.join(STAGES)}, got {stage!r}")
+    loaded = load_recipe(recipe, overrides or [])
+    quiet()
+    from tagi.pipeline import train_stage
+
+    record = train_stage(loaded, stage, out, resume=resume)  # type: ignore[arg-type]
+    if as_json:
+        print_json(record)
+        return
+    _print_summary(record, out)
+
+
+def _print_summary(record: dict[str, Any], out: Path) -> None:
+    data, training, parameters = record["data"], record["training"], record["parameters"]
+    if "tasks" in data:
+        typer.echo(f"{data['tasks']} tasks, {len(data['categories'])} categories, {data['instances']} instances")
+    typer.echo(f"{parameters['trained']:,} parameters trained, {parameters['frozen']:,} frozen")
+    losses = training["history"]
+    last = f", loss {losses[0]['loss']:.3f} -> {losses[-1]['loss']:.3f}" if losses else ""
+    typer.echo(f"{training['steps']} steps in {training['seconds'] / 60:.1f} min{last}")
+    typer.echo(f"checkpoint: {out / 'model'}")

@@ -1,0 +1,122 @@
+"""Finding, listing, copying and loading recipes: the shipped ones by name, others by path."""
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tagi.config.faults import faults_of
+from tagi.config.overrides import apply_overrides
+from tagi.config.schema import Recipe
+from tagi.errors import ConfigError
+from tagi.files import write_text
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeSummary:
+    """A shipped recipe as a listing shows it."""
+
+    name: str
+    description: str
+
+
+def recipe_names() -> list[str]:
+    """The shipped recipes' names, sorted."""
+    return sorted(
+        file.name.removesuffix(".toml") for file in _shipped().iterdir() if file.name.endswith(".toml")
+    )
+
+
+def list_recipes() -> list[RecipeSummary]:
+    """Every shipped recipe with its one-line description."""
+    tables = ((name, _parse(name)) for name in recipe_names())
+    return [RecipeSummary(name, str(table.get("description", ""))) for name, table in tables]
+
+
+def recipe_text(name_or_path: str | Path) -> str:
+    """The TOML of a recipe, comments included. Raises `ConfigError` if it cannot be read as UTF-8."""
+    source = _find(name_or_path)
+    try:
+        return source.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        got = f"byte 0x{error.object[error.start]:02x} at offset {error.start}"
+        raise ConfigError(f"{source}: expected UTF-8 text, got {got}") from error
+    except OSError as error:
+        raise ConfigError(f"{source}: expected a readable TOML file, got: {error.strerror}") from error
+
+
+def copy_recipe(name_or_path: str | Path, dest: Path) -> Path:
+    """Copy a recipe to a file, or under its own name into a folder, and return the file; never overwrites."""
+    text = recipe_text(name_or_path)
+    target = dest / _find(name_or_path).name if dest.is_dir() else dest
+    if target.exists():
+        raise ConfigError(f"{target}: expected a path that does not exist yet, got an existing file")
+    try:
+        write_text(target, text)
+    except OSError as error:
+        raise ConfigError(f"{target}: expected a path that can be written, got: {error.strerror}") from error
+    return target
+
+
+def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe with overrides (`training.steps=10`) applied; one `ConfigError` names all its faults."""
+    recipe, faults = _validate(name_or_path, overrides)
+    if recipe is None:
+        raise ConfigError(f"{_label(name_or_path)}: {'; '.join(faults)}")
+    return recipe
+
+
+def check_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
+    """All faults of a recipe by dotted key, none if valid. Raises `ConfigError` if it cannot be read."""
+    return _validate(name_or_path, overrides)[1]
+
+
+def _validate(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Recipe | None, list[str]]:
+    tables = _parse(name_or_path)
+    faults = apply_overrides(tables, overrides)
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(tables)
+    except ValidationError as error:
+        faults += faults_of(error)
+    return (None if faults else recipe), faults
+
+
+def _parse(name_or_path: str | Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(recipe_text(name_or_path))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{_label(name_or_path)}: expected TOML, got: {error}") from error
+
+
+def _shipped() -> Traversable:
+    return resources.files("tagi") / "recipes"
+
+
+def _is_path(name_or_path: str | Path) -> bool:
+    return (
+        isinstance(name_or_path, Path) or name_or_path.endswith(".toml") or len(Path(name_or_path).parts) > 1
+    )
+
+
+def _find(name_or_path: str | Path) -> Traversable:
+    if _is_path(name_or_path):
+        return Path(name_or_path)
+    names = recipe_names()
+    if name_or_path not in names:
+        near = get_close_matches(str(name_or_path), names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(
+            f"expected a TOML file or a shipped recipe ({', '.join(names)}), got {str(name_or_path)!r}{hint}"
+        )
+    return _shipped() / f"{name_or_path}.toml"
+
+
+def _label(name_or_path: str | Path) -> str:
+    return str(name_or_path) if _is_path(name_or_path) else f"recipe {name_or_path!r}"

@@ -1,0 +1,1 @@
+"""Tasks and text: the task model, readers, encoding and collating."""

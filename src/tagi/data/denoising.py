@@ -1,0 +1,64 @@
+"""Span corruption, T5's pretraining task, over any unlabelled text."""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Corrupted:
+    """Token ids of a text with spans replaced by sentinels, and of the spans behind their sentinels."""
+
+    source: list[int]
+    target: list[int]
+
+
+def corrupt_spans(
+    ids: Sequence[int],
+    sentinels: Sequence[int],
+    eos: int,
+    rng: random.Random,
+    *,
+    density: float = 0.15,
+    mean_length: float = 3.0,
+) -> Corrupted:
+    """T5's span corruption (Raffel et al. 2020, section 3.1.4): about `density` of the tokens, in spans.
+
+    `ids` are without end-of-sequence; both results end with it. The spans' lengths are random with the given
+    mean, and between two spans there is at least one token.
+    """
+    noisy = min(max(1, round(len(ids) * density)), max(1, len(ids) - 1))
+    spans = min(max(1, round(noisy / mean_length)), noisy, len(ids) - noisy, len(sentinels))
+    spans = max(spans, 1)
+    lengths = _partition(noisy, spans, rng)
+    gaps = _partition(len(ids) - noisy, spans, rng) if len(ids) > noisy else [0] * spans
+    source: list[int] = []
+    target: list[int] = []
+    at = 0
+    for sentinel, gap, length in zip(sentinels, gaps, lengths, strict=False):
+        source += [*ids[at : at + gap], sentinel]
+        target += [sentinel, *ids[at + gap : at + gap + length]]
+        at += gap + length
+    return Corrupted([*source, *ids[at:], eos], [*target, eos])
+
+
+def _partition(total: int, parts: int, rng: random.Random) -> list[int]:
+    cuts = sorted(rng.sample(range(1, total), parts - 1))
+    return [b - a for a, b in zip([0, *cuts], [*cuts, total], strict=True)]
+
+
+class DenoisingBatches(Sequence[list[str]]):
+    """Micro-batches of documents; item i is `documents(seed, i)`, so that a resumed run sees the same."""
+
+    def __init__(self, documents: Callable[[int, int], Sequence[str]], *, length: int, seed: int) -> None:
+        self.documents = documents
+        self.length = length
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> list[str]:  # type: ignore[override]
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        return list(self.documents(self.seed, index))

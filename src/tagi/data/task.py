@@ -1,0 +1,37 @@
+"""The task model that every reader yields and every method consumes."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A demonstration: an input and its answer, as text."""
+
+    input: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One input to answer: accepted `outputs` (at least one) and, for classification, the `choices`."""
+
+    id: str
+    input: str
+    outputs: tuple[str, ...]
+    choices: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """An instruction with what it applies to.
+
+    `category` names the group of tasks that shares one teacher; `examples` are demonstrations, never among
+    `instances`; `paraphrases` are other wordings of `instruction`.
+    """
+
+    name: str
+    category: str
+    instruction: str
+    instances: tuple[Instance, ...]
+    examples: tuple[Example, ...] = ()
+    paraphrases: tuple[str, ...] = ()

@@ -1,0 +1,126 @@
+"""Text to padded token batches: what a method reads of tasks, under the limits it was made with."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from tagi.data.encoding import Encoding, encoding_from_name
+from tagi.data.task import Example
+from tagi.errors import CheckpointError, InputError
+
+
+@dataclass(frozen=True, slots=True)
+class TextSettings:
+    """How instructions and inputs become tokens; travels in a checkpoint.
+
+    The token limits count special tokens. `positives` demonstrations at most are part of the instruction.
+    """
+
+    encoding: str = "tk-instruct"
+    positives: int = 0
+    max_instruction_tokens: int = 1024
+    max_input_tokens: int = 1024
+    max_target_tokens: int = 128
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "TextSettings":
+        """The inverse of `as_dict`; an unknown or missing key is a `CheckpointError`."""
+        if not isinstance(values, dict):
+            raise CheckpointError(f"text settings: expected an object, got {values!r}")
+        known = {field.name for field in fields(cls)}
+        if known != values.keys():
+            odd = sorted(known ^ values.keys())[0]
+            raise CheckpointError(f"text settings: expected exactly {sorted(known)}, got a difference at {odd!r}")
+        return cls(**values)
+
+
+class TextEncoder:
+    """A tokenizer with an encoding and its limits.
+
+    With `truncate` a text over its limit is cut; without, it is an `InputError`, as an empty input always is.
+    """
+
+    def __init__(self, tokenizer: Any, settings: TextSettings) -> None:
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.encoding: Encoding = encoding_from_name(settings.encoding, settings.positives)
+
+    def instruction(self, text: str, examples: Sequence[Example] = (), *, truncate: bool = False) -> list[int]:
+        """Token ids of `a`: the instruction with its demonstrations."""
+        limit = self.settings.max_instruction_tokens
+        a = self.encoding.instruction(text, examples, tokenizer=self.tokenizer, limit=limit, truncate=truncate)
+        return self._ids(a, limit)
+
+    def input(self, text: str, *, truncate: bool = False) -> list[int]:
+        """Token ids of `b`."""
+        _not_empty(text)
+        limit = self.settings.max_input_tokens
+        return self._ids(self.encoding.input(text, tokenizer=self.tokenizer, limit=limit, truncate=truncate), limit)
+
+    def concatenated(
+        self, instruction: str, examples: Sequence[Example], text: str, *, truncate: bool = False
+    ) -> list[int]:
+        """Token ids of `a + b` in one text, within the limit of the input."""
+        _not_empty(text)
+        limit = self.settings.max_input_tokens
+        joined = self.encoding.concatenated(
+            instruction, examples, text, tokenizer=self.tokenizer, limit=limit, truncate=truncate
+        )
+        return self._ids(joined, limit)
+
+    def target(self, text: str) -> list[int]:
+        """Token ids of an output, cut at its limit."""
+        return self._ids(text, self.settings.max_target_tokens)
+
+    def decode(self, ids: Int[Tensor, "row token"]) -> list[str]:
+        """Answers as text, without special tokens and surrounding space."""
+        texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def batch(self, sequences: Sequence[list[int]]) -> tuple[Int[Tensor, "row token"], Bool[Tensor, "row token"]]:
+        """Sequences padded on the right, and which entries are not padding."""
+        return _pad(sequences, self.tokenizer.pad_token_id)
+
+    def labels(self, sequences: Sequence[list[int]]) -> Int[Tensor, "row token"]:
+        """Sequences padded on the right with -100."""
+        return _pad(sequences, -100)[0]
+
+    def choice_labels(self, choices: Sequence[Sequence[str]]) -> Int[Tensor, "row choice target"]:
+        """Labels of every row's choices; rows with fewer choices are filled up with -100."""
+        most = max(len(row) for row in choices)
+        flat = [self.target(choice) for row in choices for choice in [*row, *[""] * (most - len(row))]]
+        labels = self.labels(flat).unflatten(0, (len(choices), most))
+        for index, row in enumerate(choices):
+            labels[index, len(row) :] = -100
+        return labels
+
+    def _ids(self, text: str, limit: int) -> list[int]:
+        # Cut here: a fast tokenizer keeps its truncation as state, which two threads may not change at once.
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        if len(ids) <= limit:
+            return ids
+        end = ids[-1:] if ids[-1] == self.tokenizer.eos_token_id else []
+        return ids[: limit - len(end)] + end
+
+
+def _pad(sequences: Sequence[list[int]], filler: int) -> tuple[Tensor, Tensor]:
+    length = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), length), filler, dtype=torch.long)
+    mask = torch.zeros(len(sequences), length, dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, : len(sequence)] = True
+    return ids, mask
+
+
+def _not_empty(text: str) -> None:
+    if not text.strip():
+        raise InputError("expected an input, got an empty text")

@@ -1,0 +1,58 @@
+"""A small compositional text-to-text task family with a text corpus and a tokenizer of its own.
+
+An input is five words, one of each kind, in random order. A task asks, in one of many wordings, for a program
+(first kind, second kind, word map): the words of two kinds, in that order, both through the map. Unseen tasks
+combine values that training saw apart. The input alone does not give the answer: no two programs ever agree.
+"""
+
+from tagi.data.toy.corpus import toy_corpus
+from tagi.data.toy.family import (
+    InputSplit,
+    TaskSplit,
+    input_split,
+    toy_inputs,
+    toy_instances,
+    toy_summary,
+    toy_tasks,
+)
+from tagi.data.toy.language import Inventory, all_wordings, wording, wording_words, wordings
+from tagi.data.toy.lexicon import KIND_OF, KINDS, MAPS, WORDS, lexicon_words
+from tagi.data.toy.programs import (
+    INPUT_WORDS,
+    Program,
+    all_programs,
+    program_of,
+    train_programs,
+    unseen_programs,
+)
+from tagi.data.toy.tokenizer import SENTINELS, toy_tokenizer, toy_vocabulary
+
+__all__ = [
+    "INPUT_WORDS",
+    "KINDS",
+    "KIND_OF",
+    "MAPS",
+    "SENTINELS",
+    "WORDS",
+    "InputSplit",
+    "Inventory",
+    "Program",
+    "TaskSplit",
+    "all_programs",
+    "all_wordings",
+    "input_split",
+    "lexicon_words",
+    "program_of",
+    "toy_corpus",
+    "toy_inputs",
+    "toy_instances",
+    "toy_summary",
+    "toy_tasks",
+    "toy_tokenizer",
+    "toy_vocabulary",
+    "train_programs",
+    "unseen_programs",
+    "wording",
+    "wording_words",
+    "wordings",
+]

@@ -1,0 +1,112 @@
+"""Tasks and instances of the toy family."""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from typing import Literal
+
+from tagi.data.task import Example, Instance, Task
+from tagi.data.toy.language import wordings
+from tagi.data.toy.lexicon import KIND_WORDS, KINDS, MAPS, WORDS
+from tagi.data.toy.programs import Program, all_programs, train_programs, unseen_programs
+
+TaskSplit = Literal["train", "unseen"]
+InputSplit = Literal["train", "eval"]
+
+_EVAL_SHARE = 8  # one input in eight is for evaluation
+
+
+def input_split(text: str) -> InputSplit:
+    """Which split an input belongs to: a property of its text alone, for every task and seed."""
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return "eval" if int.from_bytes(digest, "big") % _EVAL_SHARE == 0 else "train"
+
+
+def toy_inputs(rng: random.Random, split: InputSplit) -> Iterator[list[str]]:
+    """Endless random inputs of the split: one base word of each kind, in random order."""
+    unwanted = {"train": "eval", "eval": "train"}[split]
+    while True:
+        words = [rng.choice(KIND_WORDS[kind]) for kind in KINDS]
+        rng.shuffle(words)
+        if input_split(" ".join(words)) != unwanted:
+            yield words
+
+
+def toy_instances(program: Program, n: int, seed: int, split: InputSplit) -> tuple[Instance, ...]:
+    """`n` instances with different inputs, drawn from the split's inputs.
+
+    The same for the same arguments; a larger `n` appends to a smaller one.
+    """
+    rng = random.Random(f"toy instances {seed} {split} {program.name}")
+    found: dict[str, Instance] = {}
+    inputs = toy_inputs(rng, split)
+    while len(found) < n:
+        words = next(inputs)
+        text = " ".join(words)
+        if text not in found:
+            name = f"{program.name}-{split}-{seed}-{len(found)}"
+            found[text] = Instance(name, text, (" ".join(program.apply(words)),))
+    return tuple(found.values())
+
+
+def toy_tasks(
+    split: TaskSplit,
+    seed: int = 0,
+    instances_per_task: int = 100,
+    *,
+    examples_per_task: int = 0,
+    paraphrases_per_task: int = 16,
+    inputs: InputSplit | None = None,
+    holdout: int = 0,
+) -> list[Task]:
+    """The family's training or unseen tasks, sorted by name; category = the program's word map.
+
+    `instruction` is worded from the training inventory. `paraphrases` are further training wordings for
+    training tasks and held-out wordings for unseen ones. `seed` draws wordings and instances; `holdout` alone
+    decides which programs are unseen. Instances take training inputs for training tasks and evaluation inputs
+    for unseen ones unless `inputs` says otherwise; examples always take training inputs.
+    """
+    programs = {"train": train_programs, "unseen": unseen_programs}[split](holdout)
+    source: InputSplit = inputs or ("train" if split == "train" else "eval")
+    return [
+        _task(program, split, seed, instances_per_task, examples_per_task, paraphrases_per_task, source)
+        for program in programs
+    ]
+
+
+def _task(
+    program: Program,
+    split: TaskSplit,
+    seed: int,
+    instances: int,
+    examples: int,
+    paraphrases: int,
+    source: InputSplit,
+) -> Task:
+    wanted = instances + (examples if source == "train" else 0)
+    drawn = toy_instances(program, wanted, seed, source)
+    shown = drawn[instances:] if source == "train" else toy_instances(program, examples, seed, "train")
+    instruction, *others = wordings(program, 1 + (paraphrases if split == "train" else 0), seed)
+    if split == "unseen":
+        others = list(wordings(program, paraphrases, seed, "heldout"))
+    return Task(
+        name=program.name,
+        category=program.mapping,
+        instruction=instruction,
+        instances=drawn[:instances],
+        examples=tuple(Example(one.input, one.outputs[0]) for one in shown),
+        paraphrases=tuple(others),
+    )
+
+
+def toy_summary(holdout: int = 0) -> dict[str, int]:
+    """Counts of the family: programs and their split, kinds, categories (word maps), base words."""
+    programs = all_programs()
+    return {
+        "programs": len(programs),
+        "train": len(train_programs(holdout)),
+        "unseen": len(unseen_programs(holdout)),
+        "kinds": len(KINDS),
+        "categories": len(MAPS),
+        "base_words": len(WORDS),
+    }

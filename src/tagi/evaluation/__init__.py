@@ -1,0 +1,1 @@
+"""Scoring any method: metrics with intervals, and what is reported of them."""

@@ -1,0 +1,186 @@
+"""Scores of generated answers: Tk-Instruct's and plain exactness, with bootstrap intervals of their means.
+
+ROUGE and exact match are those of the English track: ROUGE reads only the letters a to z and digits.
+"""
+
+import string
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tagi.errors import DataError
+
+FloatArray = npt.NDArray[np.float64]
+Values = Sequence[float | int] | npt.NDArray[Any]
+
+METRICS = ("rougeL", "rouge1", "exact_match")
+# Numbers drawn at once, so that large test sets need no large arrays.
+_DRAWN_AT_ONCE = 2_000_000
+_WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answer to score: the task and category it counts for, the text, and what would be right."""
+
+    task: str
+    category: str
+    prediction: str
+    references: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def _rouge() -> Any:
+    # Imported late: the package brings nltk along.
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL", "rouge1"], use_stemmer=True)
+
+
+def _normalised(text: str) -> str:
+    """Lower case, without ASCII punctuation, one space between words."""
+    return " ".join(text.lower().translate(_WITHOUT_PUNCTUATION).split())
+
+
+def _best_rouge(prediction: str, references: Sequence[str]) -> tuple[float, float]:
+    """F1 of ROUGE-L and ROUGE-1, each the maximum over the references."""
+    scores = [_rouge().score(target=reference, prediction=prediction) for reference in _some(references)]
+    best_l, best_1 = (max(score[kind].fmeasure for score in scores) for kind in ("rougeL", "rouge1"))
+    return float(best_l), float(best_1)
+
+
+def _some(references: Sequence[str]) -> Sequence[str]:
+    if isinstance(references, str) or not references:
+        raise DataError(f"expected a list of at least one reference, got {references!r}")
+    return references
+
+
+def rouge_l(prediction: str, references: Sequence[str]) -> float:
+    """ROUGE-L F1 with stemmer in [0, 1], maximum over references. Raises `DataError` without a reference."""
+    return _best_rouge(prediction, references)[0]
+
+
+def rouge_1(prediction: str, references: Sequence[str]) -> float:
+    """ROUGE-1 F1 with stemmer in [0, 1], maximum over references. Raises `DataError` without a reference."""
+    return _best_rouge(prediction, references)[1]
+
+
+def exact_match(prediction: str, references: Sequence[str]) -> float:
+    """1.0 if the prediction is a reference but for case, ASCII punctuation and white space, else 0.0.
+
+    Raises `DataError` without a reference.
+    """
+    normalised = _normalised(prediction)
+    return float(any(normalised == _normalised(reference) for reference in _some(references)))
+
+
+def exact_accuracy(prediction: str, references: Sequence[str]) -> float:
+    """1.0 if the prediction equals a reference after both are stripped, else 0.0.
+
+    Raises `DataError` without a reference.
+    """
+    return float(any(prediction.strip() == reference.strip() for reference in _some(references)))
+
+
+def instance_scores(rows: Sequence[Prediction]) -> dict[str, FloatArray]:
+    """Every metric's score of every row, in percent and in order, for intervals and paired comparisons.
+
+    Raises `DataError` on no rows, or naming the row that has no reference.
+    """
+    if not rows:
+        raise DataError("expected predictions to score, got none")
+    scores = np.empty((len(METRICS), len(rows)))
+    for index, row in enumerate(rows):
+        if not row.references:
+            raise DataError(f"prediction {index} of task {row.task!r}: expected at least one reference, got none")
+        best_l, best_1 = _best_rouge(row.prediction, row.references)
+        scores[:, index] = best_l, best_1, exact_match(row.prediction, row.references)
+    return dict(zip(METRICS, 100 * scores, strict=True))
+
+
+def score_predictions(rows: Sequence[Prediction]) -> dict[str, Any]:
+    """`{"overall": {metric: percent}, "per_task": {task: {...}}, "per_category": {category: {...}}}`.
+
+    Each score is the mean over the instances it covers. Raises `DataError` as `instance_scores` does.
+    """
+    return aggregate(rows, instance_scores(rows))
+
+
+def aggregate(rows: Sequence[Prediction], scores: dict[str, FloatArray]) -> dict[str, Any]:
+    """Means of scores already computed per row, arranged as `score_predictions` arranges them."""
+
+    def grouped(key: Callable[[Prediction], str]) -> dict[str, dict[str, float]]:
+        members: dict[str, list[int]] = {}
+        for index, row in enumerate(rows):
+            members.setdefault(key(row), []).append(index)
+        return {group: _means(scores, indices) for group, indices in members.items()}
+
+    return {
+        "overall": _means(scores, list(range(len(rows)))),
+        "per_task": grouped(lambda row: row.task),
+        "per_category": grouped(lambda row: row.category),
+    }
+
+
+def _means(scores: dict[str, FloatArray], indices: list[int]) -> dict[str, float]:
+    return {metric: float(values[indices].mean()) for metric, values in scores.items()}
+
+
+def bootstrap_interval(values: Values, seed: int, resamples: int = 1000, level: float = 0.95) -> tuple[float, float]:
+    """Bootstrap interval (low, high) of the mean of `values`, by percentiles of the resamples' means.
+
+    Each resample draws as many values as there are, with replacement. For a paired comparison give the
+    differences. Equal arguments give equal intervals. Raises `ValueError` on no values, values that are not
+    finite, or a `level` outside (0, 1).
+    """
+    array = _checked(values, resamples, level)
+    return _interval(array, np.ones_like(array), seed, resamples, level)
+
+
+def clustered_bootstrap_interval(
+    values: Values,
+    clusters: Sequence[Hashable],
+    seed: int,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Bootstrap interval of the mean of `values` when clusters (tasks) are drawn, each with all its values.
+
+    `clusters` names the cluster of each value. Instances of one task are alike, so this interval is the one
+    that speaks of unseen tasks. Raises `ValueError` as `bootstrap_interval` does, and on lengths that differ.
+    """
+    array = _checked(values, resamples, level)
+    if len(clusters) != len(array):
+        raise ValueError(f"expected a cluster for each of {len(array)} values, got {len(clusters)}")
+    numbers: dict[Hashable, int] = {}
+    member = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
+    sums = np.zeros(len(numbers))
+    np.add.at(sums, member, array)
+    return _interval(sums, np.bincount(member).astype(np.float64), seed, resamples, level)
+
+
+def _checked(values: Values, resamples: int, level: float) -> FloatArray:
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or not array.size or not np.isfinite(array).all():
+        raise ValueError(f"expected a sequence of finite values, got {array.size} values of shape {array.shape}")
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"expected resamples >= 1 and 0 < level < 1, got {resamples} and {level}")
+    return array
+
+
+def _interval(sums: FloatArray, counts: FloatArray, seed: int, resamples: int, level: float) -> tuple[float, float]:
+    """Percentiles of sum / count over resamples of units, unit u weighing `sums[u]` in `counts[u]` values."""
+    generator = np.random.default_rng(seed)
+    units = len(sums)
+    at_once = max(1, _DRAWN_AT_ONCE // units)
+    means = np.empty(resamples)
+    for start in range(0, resamples, at_once):
+        stop = min(resamples, start + at_once)
+        drawn = generator.integers(units, size=(stop - start, units))
+        means[start:stop] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,35 @@
+"""From instructions to adapters: generators, fusion, the assembled model and what it keeps of a task."""
+
+from tagi.hypernetwork.adapter_folder import generator_digest, read_record
+from tagi.hypernetwork.checkpoint import generator_tensors, load_generator, save_generator
+from tagi.hypernetwork.fusion import Fusion
+from tagi.hypernetwork.generator import Generator
+from tagi.hypernetwork.inference import Runner, answer, merged_runner, rows_runner, score
+from tagi.hypernetwork.pooled import PooledGenerator
+from tagi.hypernetwork.query import QueryGenerator
+from tagi.hypernetwork.settings import GeneratorSettings
+from tagi.hypernetwork.states import TaskStates, stack_states
+from tagi.hypernetwork.task_adapter import TaskAdapter
+from tagi.hypernetwork.tune import set_tuned
+
+__all__ = [
+    "Fusion",
+    "Generator",
+    "GeneratorSettings",
+    "PooledGenerator",
+    "QueryGenerator",
+    "Runner",
+    "TaskAdapter",
+    "TaskStates",
+    "answer",
+    "generator_digest",
+    "generator_tensors",
+    "load_generator",
+    "merged_runner",
+    "read_record",
+    "rows_runner",
+    "save_generator",
+    "score",
+    "set_tuned",
+    "stack_states",
+]

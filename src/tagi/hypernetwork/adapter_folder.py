@@ -1,0 +1,126 @@
+"""A task adapter's folder: PEFT's two files, the instruction states and a record of what it was made from."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tagi.adapters import LoraBank
+from tagi.adapters.peft_format import read_peft, write_peft
+from tagi.backbones import BaseModel, Site
+from tagi.data.task import Example
+from tagi.errors import CheckpointError
+from tagi.hypernetwork.checkpoint import generator_tensors
+from tagi.hypernetwork.generator import Generator
+from tagi.hypernetwork.states import TaskStates
+
+RECORD = "task_adapter.json"
+STATES = "instruction_states.safetensors"
+_FIELDS: dict[str, type] = {"instruction": str, "examples": list, "generator": str, "base_model": dict}
+
+
+def write_adapter(
+    folder: Path, generator: Generator, states: TaskStates, instruction: str, examples: Sequence[Example]
+) -> None:
+    """Write one task's adapter into an existing folder; the same adapter gives the same bytes."""
+    base = generator.backbone.identity
+    record = {
+        "format": 1,
+        "instruction": instruction,
+        "examples": [{"input": example.input, "output": example.output} for example in examples],
+        "generator": generator_digest(generator),
+        "base_model": {"name": base.name, "revision": base.revision},
+    }
+    modules = generator.backbone.model.named_modules()
+    write_peft(
+        folder,
+        states.bank,
+        base=base.name,
+        revision=None if base.revision.startswith("sha256:") else base.revision,
+        task_type="SEQ_2_SEQ_LM",
+        linears=[path for path, module in modules if isinstance(module, nn.Linear)],
+    )
+    tensors = {"states": states.states[0], "mask": states.mask[0]}
+    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / STATES)
+    (folder / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_adapter(folder: Path, generator: Generator) -> tuple[TaskStates, str, tuple[Example, ...]]:
+    """A folder's states, instruction and demonstrations; the generator must be the one that made it.
+
+    Raises `CheckpointError` if the folder is damaged or foreign, or made with another generator or base
+    model.
+    """
+    record = read_record(folder)
+    base, identity = BaseModel(**record["base_model"]), generator.backbone.identity
+    if base.revision != identity.revision:
+        raise CheckpointError(f"{folder}: expected base model {base}, got {identity}")
+    found = generator_digest(generator)
+    if record["generator"] != found:
+        raise CheckpointError(f"{folder}: expected the generator {record['generator']}, got {found}")
+    bank = read_peft(folder)
+    _check_sites(folder, bank, generator.backbone.sites)
+    path = folder / STATES
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: expected whole instruction states, got: {error}") from error
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    tokens = shapes.get("mask", (0,))[0]
+    if shapes != {"states": (tokens, generator.backbone.d_model), "mask": (tokens,)}:
+        wanted = f"'states' (token, {generator.backbone.d_model}) and 'mask' (token,)"
+        raise CheckpointError(f"{path}: expected {wanted}, got {shapes}")
+    device = generator.backbone.device
+    hidden, mask = tensors["states"].unsqueeze(0).to(device), tensors["mask"].unsqueeze(0).to(device)
+    states = generator.states_from(hidden, mask.bool(), bank.map(lambda tensor: tensor.to(device)))
+    examples = tuple(Example(example["input"], example["output"]) for example in record["examples"])
+    return states, record["instruction"], examples
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What an adapter folder says it was made from."""
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: expected an adapter folder with {RECORD}, got: {error}") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path}: expected an object, got {record!r}")
+    for name, kind in _FIELDS.items():
+        if not isinstance(record.get(name), kind):
+            raise CheckpointError(f"{path}: expected a field {name!r} ({kind.__name__}), got {record.get(name)!r}")
+    for name, keys in (("base_model", {"name", "revision"}), ("examples", {"input", "output"})):
+        for part in record[name] if isinstance(record[name], list) else [record[name]]:
+            if not isinstance(part, dict) or part.keys() != keys:
+                raise CheckpointError(f"{path}: expected {name!r} with {sorted(keys)}, got {part!r}")
+    return record
+
+
+def generator_digest(generator: Generator) -> str:
+    """`sha256:` and 16 digits over a generator's settings and tensors: which generator made an adapter."""
+    digest = hashlib.sha256()
+    settings = [generator.settings.as_dict(), generator.text.settings.as_dict()]
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(generator_tensors(generator).items()):
+        digest.update(name.encode())
+        flat = tensor.detach().cpu().reshape(-1)  # a gate has no axis
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _check_sites(folder: Path, bank: LoraBank, sites: Sequence[Site]) -> None:
+    if bank.factors.keys() != {site.path for site in sites}:
+        raise CheckpointError(f"{folder}: expected LoRA for {len(sites)} sites, got {len(bank.factors)}")
+    for site in sites:
+        a, b = bank.factors[site.path]
+        if (b.shape[1], a.shape[2]) != (site.d_out, site.d_in):
+            raise CheckpointError(
+                f"{folder}: expected LoRA of {site.d_out} x {site.d_in} for {site.path!r}, "
+                f"got {b.shape[1]} x {a.shape[2]}"
+            )

@@ -1,0 +1,131 @@
+"""Fusion: the input's states attend to the instruction's inside every encoder layer (eq. 1)."""
+
+from typing import Any, Literal, cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from tagi.adapters import OutputHook
+from tagi.backbones import KeysValues, T5Backbone
+
+FusionNorm = Literal["pre", "post"]
+FusionInit = Literal["t5", "cross"]
+
+
+_GATE_GAIN = 10.0
+"""A gate moves by about the learning rate per step under Adam, whatever its gradient: at 1e-3 and without a gain it
+would take a thousand steps to open."""
+
+
+class FusionLayer(nn.Module):
+    """`F = S + gate * Attn(LN(S), I_x)`; with `norm="post"` the paper's literal `F = LN(S + Attn(S, I_x))`.
+
+    T5's conventions: RMSNorm, no biases, scores not scaled (the query's initialisation is), no position bias.
+    """
+
+    def __init__(self, d_model: int, heads: int, d_kv: int, epsilon: float, dropout: float, norm: FusionNorm) -> None:
+        super().__init__()
+        inner = heads * d_kv
+        self.heads = heads
+        self.post_norm = norm == "post"
+        self.norm = nn.RMSNorm(d_model, eps=epsilon)
+        self.q = nn.Linear(d_model, inner, bias=False)
+        self.k = nn.Linear(d_model, inner, bias=False)
+        self.v = nn.Linear(d_model, inner, bias=False)
+        self.o = nn.Linear(inner, d_model, bias=False)
+        self.gate = None if self.post_norm else nn.Parameter(torch.zeros(()))
+        self.dropout = nn.Dropout(dropout)
+        nn.init.normal_(self.q.weight, std=(d_model * d_kv) ** -0.5)
+        nn.init.normal_(self.k.weight, std=d_model**-0.5)
+        nn.init.normal_(self.v.weight, std=d_model**-0.5)
+        nn.init.normal_(self.o.weight, std=inner**-0.5)
+
+    def _split(self, projected: Tensor) -> Tensor:
+        return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def keys_values(
+        self, states: Float[Tensor, "task token d_model"]
+    ) -> tuple[Float[Tensor, "task heads token d_kv"], Float[Tensor, "task heads token d_kv"]]:
+        """What an input attends to: computed once per task."""
+        states = states.to(self.k.weight.dtype)  # the backbone may be of a narrower type
+        return self._split(self.k(states)), self._split(self.v(states))
+
+    def forward(
+        self,
+        states: Float[Tensor, "row token d_model"],
+        keys: Float[Tensor, "#row heads instruction_token d_kv"],
+        values: Float[Tensor, "#row heads instruction_token d_kv"],
+        mask: Bool[Tensor, "#row instruction_token"],
+    ) -> Float[Tensor, "row token d_model"]:
+        """S_l and one task's (or each row's own) keys and values -> F_l."""
+        wide = states.to(self.norm.weight.dtype)
+        queries = self._split(self.q(wide if self.post_norm else self.norm(wide)))
+        rows = states.shape[0]
+        read = nn.functional.scaled_dot_product_attention(
+            queries,
+            keys.expand(rows, -1, -1, -1).to(queries.dtype),
+            values.expand(rows, -1, -1, -1).to(queries.dtype),
+            attn_mask=mask[:, None, None, :],
+            scale=1.0,
+        )
+        read = self.dropout(self.o(read.transpose(1, 2).flatten(2)))
+        if self.gate is None:
+            return cast(Tensor, self.norm(wide + read)).to(states.dtype)
+        return states + (self.gate * read).to(states.dtype)
+
+
+class Fusion(nn.Module):
+    """One fusion layer per encoder layer of a T5 backbone.
+
+    `init="cross"` copies the decoder's cross-attention weights (layer i from layer i * decoder / encoder).
+    """
+
+    def __init__(
+        self, backbone: T5Backbone, *, norm: FusionNorm = "pre", init: FusionInit = "t5", seed: int = 0
+    ) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.layers = nn.ModuleList(
+                FusionLayer(
+                    backbone.d_model,
+                    backbone.heads,
+                    backbone.d_kv,
+                    backbone.norm_epsilon,
+                    backbone.dropout,
+                    norm,
+                )
+                for _ in range(backbone.encoder_layers)
+            )
+        if init == "cross":
+            self._copy_cross_attention(backbone)
+
+    @torch.no_grad()
+    def _copy_cross_attention(self, backbone: T5Backbone) -> None:
+        sources = backbone.cross_attentions
+        for index, layer in enumerate(self.layers):
+            source = cast(Any, sources[index * len(sources) // len(self.layers)])
+            for name in ("q", "k", "v", "o"):
+                getattr(layer, name).weight.copy_(getattr(source, name).weight)
+
+    def keys_values(self, states: Float[Tensor, "task token d_model"]) -> KeysValues:
+        """Per encoder layer the keys and values over the instruction states."""
+        return [cast(FusionLayer, layer).keys_values(states) for layer in self.layers]
+
+    def hooks(
+        self, backbone: T5Backbone, keys_values: KeysValues, mask: Bool[Tensor, "#row token"]
+    ) -> dict[nn.Module, OutputHook]:
+        """What to attach so that every encoder layer of `backbone` (or of a merged view of it) is fused."""
+        sublayers = backbone.self_attention_sublayers
+        return {
+            sublayer: _fuse(cast(FusionLayer, layer), *layer_keys_values, mask)
+            for sublayer, layer, layer_keys_values in zip(sublayers, self.layers, keys_values, strict=True)
+        }
+
+
+def _fuse(layer: FusionLayer, keys: Tensor, values: Tensor, mask: Tensor) -> OutputHook:
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: tuple[Any, ...]) -> tuple[Any, ...]:
+        return layer(output[0], keys, values, mask), *output[1:]
+
+    return hook

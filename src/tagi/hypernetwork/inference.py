@@ -1,0 +1,105 @@
+"""Answers and scores for a batch of inputs of one or several tasks, the instruction's work already done."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tagi.adapters import Attachment, OutputHook, merge, view_with_weights
+from tagi.backbones import KeysValues, Reduction, T5Backbone, score_cached
+from tagi.hypernetwork.fusion import Fusion
+from tagi.hypernetwork.generator import Generator
+from tagi.hypernetwork.states import TaskStates
+
+
+@dataclass(frozen=True)
+class Runner:
+    """A backbone with one task's LoRA merged into it, or with a different LoRA for each row of a batch.
+
+    With `merged`, `backbone` is a view with site weights of its own (the generator's stays as it is) and
+    `states` holds one task. Otherwise `states` holds one task per row, or a single one that all rows share.
+    """
+
+    backbone: T5Backbone
+    fusion: Fusion | None
+    states: TaskStates
+    merged: bool
+
+    def hooks(self, repeats: int = 1) -> list[Mapping[nn.Module, OutputHook]]:
+        """What to attach when every row stands `repeats` times in a row (beams, choices)."""
+        states = self.states
+        attached: list[Mapping[nn.Module, OutputHook]] = []
+        if not self.merged:
+            rows = None
+            if states.tasks > 1:
+                rows = torch.arange(states.tasks, device=states.mask.device).repeat_interleave(repeats)
+            attached.append(states.bank.hooks(self.backbone.site_modules, rows))
+        if self.fusion is not None and states.fusion is not None:
+            attached.append(self.fusion.hooks(self.backbone, states.fusion, states.mask))
+        return attached
+
+    def read(
+        self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
+    ) -> tuple[KeysValues, Bool[Tensor, "row memory"]]:
+        """Encode inputs; the decoder's keys and values over (I_x ; inputs), and the joint mask."""
+        with Attachment(*self.hooks()).active():
+            cross = self.backbone.cross_keys_values(self.backbone.encode(ids, mask))
+        if self.states.cross is None:
+            return cross, mask
+        rows = ids.shape[0]
+
+        def join(instruction: Tensor, inputs: Tensor) -> Tensor:
+            return torch.cat([instruction.expand(rows, -1, -1, -1), inputs], dim=2)
+
+        joined = [
+            (join(known[0], new[0]), join(known[1], new[1]))
+            for known, new in zip(self.states.cross, cross, strict=True)
+        ]
+        return joined, torch.cat([self.states.mask.expand(rows, -1), mask], dim=1)
+
+
+@torch.no_grad()
+def merged_runner(generator: Generator, states: TaskStates) -> Runner:
+    """A runner for a single task, LoRA merged into separate weights: no cost per input, no dropout."""
+    backbone = generator.backbone
+    model = merge(backbone.model, states.bank)
+    fusion = None if generator.fusion is None else view_with_weights(generator.fusion, {})
+    return Runner(T5Backbone(model, backbone.tokenizer, backbone.identity), fusion, states, merged=True)
+
+
+def rows_runner(generator: Generator, states: TaskStates, rows: Int[Tensor, " row"]) -> Runner:
+    """A runner for a batch in which row i is of task `rows[i]`; a batch of one task shares its factors."""
+    distinct = rows.unique()
+    chosen = states.select(distinct if len(distinct) == 1 else rows)
+    return Runner(generator.backbone, generator.fusion, chosen, merged=False)
+
+
+@torch.no_grad()
+def answer(
+    runner: Runner,
+    ids: Int[Tensor, "row token"],
+    mask: Bool[Tensor, "row token"],
+    *,
+    max_new_tokens: int,
+    num_beams: int = 1,
+) -> Int[Tensor, "row answer"]:
+    """Greedy or beam answers as token ids."""
+    cross, memory = runner.read(ids, mask)
+    with Attachment(*runner.hooks(num_beams)).active():
+        return runner.backbone.generate(cross, memory, max_new_tokens=max_new_tokens, num_beams=num_beams)
+
+
+@torch.no_grad()
+def score(
+    runner: Runner,
+    ids: Int[Tensor, "row token"],
+    mask: Bool[Tensor, "row token"],
+    labels: Int[Tensor, "row choice target"],
+    reduction: Reduction = "sum",
+) -> Float[Tensor, "row choice"]:
+    """Log-probability of every choice of every row, end of sequence included: summed, or mean per token."""
+    cross, memory = runner.read(ids, mask)
+    with Attachment(*runner.hooks(labels.shape[1])).active():
+        return score_cached(runner.backbone, cross, memory, labels, reduction)

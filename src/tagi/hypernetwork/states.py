@@ -1,0 +1,81 @@
+"""Everything computed once per task, for several tasks at once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from tagi.adapters import LoraBank, stack_banks
+from tagi.backbones import KeysValues
+
+
+@dataclass(frozen=True)
+class TaskStates:
+    """The tasks' LoRA, their instruction states `I_x` with mask, and keys and values over `I_x`.
+
+    `fusion` is per encoder layer (None without attention fusion), `cross` per decoder layer (None without
+    concatenation before the decoder). Position i along every first axis is task i.
+    """
+
+    bank: LoraBank
+    states: Float[Tensor, "task token d_model"]
+    mask: Bool[Tensor, "task token"]
+    fusion: KeysValues | None
+    cross: KeysValues | None
+
+    @property
+    def tasks(self) -> int:
+        """How many tasks."""
+        return self.mask.shape[0]
+
+    def select(self, rows: Int[Tensor, " row"]) -> "TaskStates":
+        """States whose task i is this one's task `rows[i]`; rows may repeat. Padding of all is dropped."""
+        length = int(self.mask[rows].any(0).nonzero().max()) + 1 if len(rows) else 0
+
+        def pick(layers: KeysValues | None) -> KeysValues | None:
+            return None if layers is None else [(k[rows][:, :, :length], v[rows][:, :, :length]) for k, v in layers]
+
+        return TaskStates(
+            self.bank.select(rows),
+            self.states[rows][:, :length],
+            self.mask[rows][:, :length],
+            pick(self.fusion),
+            pick(self.cross),
+        )
+
+    def without_states(self) -> "TaskStates":
+        """The LoRA alone: neither fusion nor instruction states before the decoder."""
+        return replace(self, fusion=None, cross=None)
+
+    def without_lora(self) -> "TaskStates":
+        """The instruction states alone: B = 0. What the LoRA did to values over `I_x` is left as it is."""
+        return replace(self, bank=self.bank.zero())
+
+
+def stack_states(parts: Sequence[TaskStates]) -> TaskStates:
+    """Join along the task axis, padding to the longest instruction."""
+    length = max(part.mask.shape[1] for part in parts)
+
+    def extend(tensor: Tensor, axis: int) -> Tensor:
+        missing = length - tensor.shape[axis]
+        return pad(tensor, [0, 0] * (tensor.dim() - 1 - axis) + [0, missing])
+
+    def join(layers: Sequence[KeysValues | None]) -> KeysValues | None:
+        present = [layer for layer in layers if layer is not None]
+        if len(present) != len(layers):
+            return None
+        return [
+            tuple(torch.cat([extend(pair[side], 2) for pair in pairs]) for side in (0, 1))  # type: ignore[misc]
+            for pairs in zip(*present, strict=True)
+        ]
+
+    return TaskStates(
+        stack_banks([part.bank for part in parts]),
+        torch.cat([extend(part.states, 1) for part in parts]),
+        torch.cat([extend(part.mask, 1) for part in parts]),
+        join([part.fusion for part in parts]),
+        join([part.cross for part in parts]),
+    )

@@ -1,0 +1,165 @@
+"""A task adapter: everything computed once for one task, ready to answer inputs, in memory or in a folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from tagi.adapters import LoraBank
+from tagi.backbones import Reduction
+from tagi.data.task import Example
+from tagi.errors import InputError
+from tagi.files import new_folder
+from tagi.hypernetwork.adapter_folder import read_adapter, write_adapter
+from tagi.hypernetwork.generator import Generator
+from tagi.hypernetwork.inference import Runner, answer, merged_runner, score
+from tagi.hypernetwork.states import TaskStates
+
+_BATCH = 32
+
+
+class TaskAdapter:
+    """One task's LoRA, instruction states and cached keys and values, with the generator they belong to.
+
+    The LoRA is merged into weights of its own at the first call, so that answering costs nothing per input.
+    """
+
+    def __init__(
+        self, generator: Generator, states: TaskStates, instruction: str, examples: Sequence[Example] = ()
+    ) -> None:
+        self.generator = generator
+        self.states = states
+        self.instruction = instruction
+        self.examples = tuple(examples)
+        self._runner: Runner | None = None
+
+    @property
+    def bank(self) -> LoraBank:
+        """The generated factors, a bank of one task."""
+        return self.states.bank
+
+    def predict(
+        self,
+        inputs: str | Sequence[str],
+        *,
+        max_new_tokens: int | None = None,
+        num_beams: int = 1,
+        batch_size: int = _BATCH,
+        truncate: bool = False,
+    ) -> str | list[str]:
+        """Answers to one input or to several, greedy or by beam search.
+
+        Raises `InputError`, before anything is computed, for an empty input and for one over the generator's
+        limit unless `truncate`.
+        """
+        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        tokens = self._tokens(texts, truncate)
+        limit = max_new_tokens or self.generator.text.settings.max_target_tokens
+        answers = [""] * len(texts)
+        for batch in _by_length(tokens, batch_size):
+            ids, mask = self._batch([tokens[i] for i in batch])
+            found = answer(self.runner(), ids, mask, max_new_tokens=limit, num_beams=num_beams)
+            for i, text in zip(batch, self.generator.text.decode(found), strict=True):
+                answers[i] = text
+        return answers[0] if isinstance(inputs, str) else answers
+
+    def score(
+        self,
+        inputs: Sequence[str],
+        choices: Sequence[str] | Sequence[Sequence[str]],
+        *,
+        reduction: Reduction = "sum",
+        batch_size: int = _BATCH,
+        truncate: bool = False,
+    ) -> list[list[float]]:
+        """Log-probability of every choice after every input: summed, or the mean per token.
+
+        End of sequence included. `choices` is one list for all inputs, or a list per input. Every input is
+        encoded once.
+        """
+        per_input = _per_input(choices, len(inputs))
+        tokens = self._tokens(inputs, truncate)
+        scores: list[list[float]] = [[] for _ in inputs]
+        for batch in _by_length(tokens, batch_size):
+            ids, mask = self._batch([tokens[i] for i in batch])
+            labels = self.generator.text.choice_labels([per_input[i] for i in batch]).to(ids.device)
+            for i, row in zip(batch, score(self.runner(), ids, mask, labels, reduction).tolist(), strict=True):
+                scores[i] = row[: len(per_input[i])]
+        return scores
+
+    def runner(self) -> Runner:
+        """The backbone with this task's LoRA merged in, made once."""
+        if self._runner is None:
+            self._runner = merged_runner(self.generator, self.states)
+        return self._runner
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write the adapter: PEFT's two files, the instruction states and a record of what it was made from.
+
+        PEFT loads the folder as it is, but takes only the LoRA: fusion, instruction states and tuned backbone
+        parameters do not travel that way. The same adapter gives the same bytes.
+        """
+        with new_folder(Path(folder), overwrite=overwrite) as temporary:
+            write_adapter(temporary, self.generator, self.states, self.instruction, self.examples)
+
+    @classmethod
+    def load(cls, folder: str | Path, generator: Generator) -> "TaskAdapter":
+        """Read an adapter written by `save`; the generator must be the one it was made with.
+
+        Raises `CheckpointError` if the folder is damaged or foreign, or made with another generator or base
+        model.
+        """
+        return cls(generator, *read_adapter(Path(folder), generator))
+
+    def _tokens(self, inputs: Sequence[str], truncate: bool) -> list[list[int]]:
+        text = self.generator.text
+        tokens = []
+        for number, one in enumerate(inputs, start=1):
+            try:
+                tokens.append(text.input(one, truncate=truncate))
+            except InputError as error:
+                raise InputError(f"input {number} of {len(inputs)}: {error}") from error
+        return tokens
+
+    def _batch(self, sequences: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        ids, mask = self.generator.text.batch(sequences)
+        device = self.generator.backbone.device
+        return ids.to(device), mask.to(device)
+
+
+def adapt(
+    generator: Generator, instructions: Sequence[str], examples: Sequence[tuple[str, str]], truncate: bool
+) -> list[TaskAdapter]:
+    """Task adapters for several instructions, in one pass over them all."""
+    if not instructions:
+        raise InputError("expected an instruction, got none")
+    shown = [Example(source, target) for source, target in examples]
+    sequences = [generator.text.instruction(text, shown, truncate=truncate) for text in instructions]
+    ids, mask = generator.text.batch(sequences)
+    device = generator.backbone.device
+    training = generator.training
+    generator.eval()
+    try:
+        states = generator.prepare(ids.to(device), mask.to(device))
+    finally:
+        generator.train(training)
+    return [
+        TaskAdapter(generator, states.select(torch.tensor([task], device=device)), text, shown)
+        for task, text in enumerate(instructions)
+    ]
+
+
+def _by_length(tokens: Sequence[list[int]], batch_size: int) -> list[list[int]]:
+    order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _per_input(choices: Sequence[str] | Sequence[Sequence[str]], inputs: int) -> list[list[str]]:
+    if not choices:
+        raise InputError("expected choices to score, got none")
+    if all(isinstance(choice, str) for choice in choices):
+        return [list(choices)] * inputs  # type: ignore[arg-type]
+    if len(choices) != inputs or not all(choices):
+        raise InputError(f"expected a list of choices for each of {inputs} inputs, got {len(choices)}")
+    return [list(row) for row in choices]

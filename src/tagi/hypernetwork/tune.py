@@ -1,0 +1,21 @@
+"""Which of the backbone's parameters are trained."""
+
+import re
+
+from torch import nn
+
+from tagi.hypernetwork.settings import Tune
+
+_PATTERNS: dict[str, re.Pattern[str]] = {
+    "none": re.compile(r"(?!)"),
+    "norms+embeddings": re.compile(r"norm|(^|\.)shared\.|embed|lm_head"),
+    "ffn": re.compile(r"DenseReluDense"),
+    "all": re.compile(r""),
+}
+
+
+def set_tuned(model: nn.Module, tune: Tune) -> None:
+    """Set `requires_grad` of every parameter of a backbone's model to what `tune` says."""
+    pattern = _PATTERNS[tune]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(pattern.search(name) is not None)

@@ -1,0 +1,82 @@
+"""What training, evaluation and serving ask of any method, so that none of them knows which one it has."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from tagi.backbones import Reduction
+from tagi.data.task import Task
+from tagi.data.text import TextEncoder
+
+Batch = dict[str, Tensor]
+
+
+class Trainable(nn.Module):
+    """What the trainer needs: a batch from samples, named losses from a batch, trained tensors to keep."""
+
+    def collate(self, samples: Sequence[Any]) -> Batch:
+        """One micro-batch of samples as tensors: the keyword arguments of `forward`."""
+        raise NotImplementedError
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """Every tensor that training changes, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+
+class Method(Trainable):
+    """A way to do tasks from instructions.
+
+    `forward(**batch)` holds all of a step's computation and returns named scalars, of which `loss` is
+    minimised. `prepare` does a task's own work once; `predict` and `score_choices` then take inputs of any
+    mixture of the prepared tasks: input i is of task `rows[i]`.
+    """
+
+    name: ClassVar[str]
+    text: TextEncoder
+
+    @abstractmethod
+    def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Any:
+        """What the method keeps of each task, in the order given."""
+
+    @abstractmethod
+    def without_instruction(self, states: Any) -> Any:
+        """States of as many tasks in which nothing of any instruction is left: what the input alone gives."""
+
+    @abstractmethod
+    def predict(
+        self,
+        states: Any,
+        rows: Int[Tensor, " row"],
+        inputs: Sequence[str],
+        *,
+        max_new_tokens: int,
+        num_beams: int = 1,
+        truncate: bool = False,
+    ) -> list[str]:
+        """One answer per input, the whole batch at once."""
+
+    @abstractmethod
+    def score_choices(
+        self,
+        states: Any,
+        rows: Int[Tensor, " row"],
+        inputs: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        *,
+        reduction: Reduction = "sum",
+        truncate: bool = False,
+    ) -> list[list[float]]:
+        """Log-probability of every choice of every input, end of sequence included."""
+
+    @abstractmethod
+    def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint that `load` reads; `extra` is kept in its configuration (provenance)."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> "Method":
+        """Read a checkpoint. Raises `CheckpointError` if it is damaged, foreign or of another base model."""

@@ -1,0 +1,136 @@
+"""TAGI: a generator trained to read instructions, and asked through task states computed once."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tagi.backbones import Reduction
+from tagi.data.batches import Sample
+from tagi.data.task import Task
+from tagi.hypernetwork import (
+    Generator,
+    TaskStates,
+    answer,
+    load_generator,
+    rows_runner,
+    save_generator,
+    score,
+)
+from tagi.methods.losses import prediction_loss
+from tagi.methods.protocol import Batch, Method
+
+
+class TAGI(Method):
+    """Instruction -> LoRA and instruction states; input alone -> answer."""
+
+    name = "tagi"
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+        self.text = generator.text
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Each distinct instruction of the batch stands once; `rows` says which row has which."""
+        distinct: dict[tuple[str, str], int] = {}
+        rows, instructions = [], []
+        for sample in samples:
+            key = (sample.task.name, sample.instruction)
+            if key not in distinct:
+                distinct[key] = len(distinct)
+                instructions.append(self.text.instruction(sample.instruction, sample.task.examples, truncate=True))
+            rows.append(distinct[key])
+        instruction_ids, instruction_mask = self.text.batch(instructions)
+        input_ids, input_mask = self.text.batch([self.text.input(sample.input, truncate=True) for sample in samples])
+        return {
+            "instruction_ids": instruction_ids,
+            "instruction_mask": instruction_mask,
+            "rows": torch.tensor(rows),
+            "input_ids": input_ids,
+            "input_mask": input_mask,
+            "labels": self.text.labels([self.text.target(sample.target) for sample in samples]),
+        }
+
+    def forward(
+        self,
+        instruction_ids: Int[Tensor, "task token"],
+        instruction_mask: Bool[Tensor, "task token"],
+        rows: Int[Tensor, " row"],
+        input_ids: Int[Tensor, "row input_token"],
+        input_mask: Bool[Tensor, "row input_token"],
+        labels: Int[Tensor, "row target"],
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The finetuning loss (eq. 6) and its terms."""
+        logits, _ = self.generator(instruction_ids, instruction_mask, rows, input_ids, input_mask, labels)
+        prediction = prediction_loss(logits, labels)
+        return {"loss": prediction, "prediction": prediction.detach()}
+
+    def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> TaskStates:
+        """All tasks' instructions in one pass."""
+        sequences = [self.text.instruction(task.instruction, task.examples, truncate=truncate) for task in tasks]
+        ids, mask = self.text.batch(sequences)
+        device = self.generator.backbone.device
+        return self.generator.prepare(ids.to(device), mask.to(device))
+
+    def without_instruction(self, states: TaskStates) -> TaskStates:
+        """The bare backbone: no LoRA, no fusion, no instruction states."""
+        return states.without_lora().without_states()
+
+    def crossed(self, states: TaskStates, lora: Int[Tensor, " task"]) -> TaskStates:
+        """Every task's instruction states with the LoRA of task `lora[i]`: which channel carries the task?"""
+        bank = states.bank.select(lora.to(states.mask.device))
+        return self.generator.states_from(states.states, states.mask, bank)
+
+    def states_alone(self, states: TaskStates) -> TaskStates:
+        """Fusion and instruction states as the bare backbone projects them, no LoRA anywhere."""
+        return self.generator.states_from(states.states, states.mask, states.bank.zero())
+
+    def predict(
+        self,
+        states: TaskStates,
+        rows: Int[Tensor, " row"],
+        inputs: Sequence[str],
+        *,
+        max_new_tokens: int,
+        num_beams: int = 1,
+        truncate: bool = False,
+    ) -> list[str]:
+        """Answers of a batch that may mix tasks."""
+        runner, ids, mask = self._ready(states, rows, inputs, truncate)
+        return self.text.decode(answer(runner, ids, mask, max_new_tokens=max_new_tokens, num_beams=num_beams))
+
+    def score_choices(
+        self,
+        states: TaskStates,
+        rows: Int[Tensor, " row"],
+        inputs: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        *,
+        reduction: Reduction = "sum",
+        truncate: bool = False,
+    ) -> list[list[float]]:
+        """Scores of a batch that may mix tasks and numbers of choices."""
+        runner, ids, mask = self._ready(states, rows, inputs, truncate)
+        labels = self.text.choice_labels(choices).to(ids.device)
+        scores = score(runner, ids, mask, labels, reduction)
+        return [row[: len(own)].tolist() for row, own in zip(scores, choices, strict=True)]
+
+    def _ready(
+        self, states: TaskStates, rows: Tensor, inputs: Sequence[str], truncate: bool
+    ) -> tuple[Any, Tensor, Tensor]:
+        device = self.generator.backbone.device
+        ids, mask = self.text.batch([self.text.input(text, truncate=truncate) for text in inputs])
+        return rows_runner(self.generator, states, rows.to(device)), ids.to(device), mask.to(device)
+
+    def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+        """Write the generator."""
+        save_generator(self.generator, folder, extra)
+
+    @classmethod
+    def load(cls, folder: Path) -> "TAGI":
+        """Read a generator."""
+        return cls(load_generator(folder)).eval()

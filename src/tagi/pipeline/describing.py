@@ -1,0 +1,82 @@
+"""Sizes of a backbone and of the generator a recipe would put on it, from the configuration alone."""
+
+from typing import Any
+
+import torch
+
+from tagi.backbones import BaseModel, T5Backbone, build_t5, count_parameters
+from tagi.config import Recipe
+from tagi.data.text import TextSettings
+from tagi.errors import ConfigError
+from tagi.hypernetwork import Generator
+from tagi.pipeline.stages import generator_settings
+
+_SHARED: dict[str, Any] = {
+    "vocab_size": 32128,
+    "d_kv": 64,
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+}
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "t5-base-lm-adapt": {**_SHARED, "d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
+    "t5-large-lm-adapt": {**_SHARED, "d_model": 1024, "d_ff": 2816, "num_layers": 24, "num_heads": 16},
+    "t5-xl-lm-adapt": {**_SHARED, "d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
+    "t5-xxl-lm-adapt": {**_SHARED, "d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64},
+}
+"""Dimensions of google's T5 v1.1 LM-adapted models, as their configurations on the hub give them."""
+
+
+def describe(name: str, recipe: Recipe) -> dict[str, Any]:
+    """Shapes and parameter counts of `name` (a published T5 or the recipe's own backbone) under the recipe's generator.
+
+    No weights are made or loaded.
+    """
+    fields = _fields(name, recipe)
+    settings = generator_settings(recipe)
+    with torch.device("meta"):
+        backbone = T5Backbone(build_t5(fields), _NoTokenizer(), BaseModel(name, "no weights"))
+        generator = Generator(backbone, settings, TextSettings())
+    total, tuned = count_parameters(backbone), count_parameters(backbone, trained=True)
+    hypernetwork = count_parameters(generator.hypernetwork)
+    fusion = 0 if generator.fusion is None else count_parameters(generator.fusion)
+    generated = sum(settings.rank * (site.d_in + site.d_out) for site in backbone.sites)
+    return {
+        "backbone": name,
+        "backbone_parameters": total,
+        "sites": len(backbone.sites),
+        "site_shapes": _site_shapes(backbone),
+        "generator": settings.kind,
+        "rank": settings.rank,
+        "generated_per_adapter": generated,
+        "hypernetwork": hypernetwork,
+        "hypernetwork_share_of_backbone": round(hypernetwork / total, 4),
+        "fusion": fusion,
+        "fusion_share_of_backbone": round(fusion / total, 4),
+        "backbone_tuned": tuned,
+        "backbone_frozen": total - tuned,
+        "trained": hypernetwork + fusion + tuned,
+    }
+
+
+def _fields(name: str, recipe: Recipe) -> dict[str, Any]:
+    if name in PUBLISHED:
+        return PUBLISHED[name]
+    if name == "recipe" and recipe.backbone.config is not None:
+        return recipe.backbone.config
+    known = ", ".join(PUBLISHED)
+    raise ConfigError(f"expected one of {known}, or 'recipe' with a [backbone.config], got {name!r}")
+
+
+def _site_shapes(backbone: T5Backbone) -> str:
+    counts: dict[str, int] = {}
+    for site in backbone.sites:
+        shape = f"{site.d_in}x{site.d_out}"
+        counts[shape] = counts.get(shape, 0) + 1
+    return ", ".join(f"{count} of {shape}" for shape, count in counts.items())
+
+
+class _NoTokenizer:
+    """Stands where nothing is read."""
+
+    pad_token_id = 0

@@ -1,0 +1,100 @@
+"""PEFT's folder read as a bank: whatever a bank cannot hold is refused in one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tagi.adapters.peft_format import CONFIG, WEIGHTS, read_peft, write_peft
+from tagi.backbones import Site
+from tagi.errors import CheckpointError
+from tests.models import random_bank
+
+SITES = [Site("block.0.q", 0, "q", 6, 5), Site("block.0.v", 0, "v", 6, 9)]
+KEY = "base_model.model.block.0.q.lora_A.weight"
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    linears = [*(site.path for site in SITES), "block.0.o"]
+    bank = random_bank(SITES, tasks=1)
+    write_peft(tmp_path, bank, base="base", revision="f" * 40, task_type="SEQ_2_SEQ_LM", linears=linears)
+    return tmp_path
+
+
+def test_the_folder_says_what_it_is(adapter: Path) -> None:
+    config = json.loads((adapter / CONFIG).read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == ("base", "f" * 40)
+    assert (config["r"], config["lora_alpha"], config["target_modules"]) == (4, 10.0, ["q", "v"])
+    assert sorted(path.name for path in adapter.iterdir()) == [CONFIG, WEIGHTS]
+    tensors = load_file(adapter / WEIGHTS)
+    assert tensors[KEY].shape == (4, 6)
+    assert tensors[KEY.replace("lora_A", "lora_B")].shape == (5, 4)
+
+
+def change_config(**changed: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        config = {**json.loads((folder / CONFIG).read_text()), **changed}
+        (folder / CONFIG).write_text(json.dumps(config))
+
+    return change
+
+
+def change_tensor(key: str, value: Callable[[torch.Tensor], torch.Tensor] | None) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / WEIGHTS)
+        old = tensors.pop(key, torch.zeros(1))
+        if value is not None:
+            tensors[key] = value(old).contiguous()
+        save_file(tensors, folder / WEIGHTS)
+
+    return change
+
+
+def replace(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content) and None
+
+
+def truncate(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda folder: (folder / CONFIG).unlink(), "No such file"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "No such file"),
+        (truncate, "expected a PEFT adapter"),
+        (replace(CONFIG, b"{"), "expected a PEFT adapter"),
+        (replace(CONFIG, b"\xff"), "expected a PEFT adapter"),
+        (replace(CONFIG, b"[]"), "expected a plain LoRA adapter, got 'list'"),
+        (change_config(peft_type="IA3"), "got 'IA3'"),
+        (change_config(use_dora=True), "got use_dora = True"),
+        (change_config(use_rslora=True), "got use_rslora = True"),
+        (change_config(alpha_pattern={"q": 3}), "got alpha_pattern ="),
+        (change_config(rank_pattern={"q": 3}), "got rank_pattern ="),
+        (change_config(bias="all"), "got bias = 'all'"),
+        (change_config(modules_to_save=["lm_head"]), "got modules_to_save ="),
+        (change_config(r=None), "expected numbers 'r' and 'lora_alpha', got None"),
+        (change_config(lora_alpha="8"), "and '8'"),
+        (change_config(r=3), r"expected A \(3, d_in\) and B \(d_out, 3\) for 'block.0.q', got \(4, 6\)"),
+        (change_tensor(KEY, None), "expected A and B for 'block.0.q', got one of them"),
+        (change_tensor(KEY, lambda a: a.T), r"got \(6, 4\) and \(5, 4\)"),
+        (change_tensor(KEY, lambda a: a[0]), r"got \(6,\) and"),
+        (change_tensor(KEY, lambda a: a * torch.inf), "expected finite numbers"),
+        (change_tensor("base_model.model.lm_head.weight", lambda a: a), "expected LoRA factors alone"),
+        (lambda folder: save_file({}, folder / WEIGHTS), "got no tensor"),
+    ],
+)
+def test_what_a_bank_cannot_hold_is_named(adapter: Path, damage: Callable[[Path], None], named: str) -> None:
+    read_peft(adapter)
+    damage(adapter)
+    with pytest.raises(CheckpointError, match=named) as caught:
+        read_peft(adapter)
+    assert "\n" not in str(caught.value)
+    assert str(adapter) in str(caught.value)

@@ -1,0 +1,177 @@
+"""Finding, making and pinning backbones; what cannot be used is said in one line."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tagi.backbones import BaseModel, build_t5, load_backbone, locate, make_backbone
+from tagi.backbones.load import folder_revision
+from tagi.errors import CheckpointError, ConfigError, TagiError
+from tests.models import DECODER, ENCODER, SIZES, tiny_model, tokenizer
+
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture
+def folder(backbone_folder: Path, tmp_path: Path) -> Path:
+    """A backbone that a test may damage."""
+    return Path(shutil.copytree(backbone_folder, tmp_path / "backbone"))
+
+
+def fault(kind: type[TagiError], name: str, **options: object) -> str:
+    with pytest.raises(kind) as caught:
+        load_backbone(name, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_is_loaded_and_pinned(backbone_folder: Path) -> None:
+    backbone = load_backbone(str(backbone_folder))
+    assert backbone.identity == BaseModel(str(backbone_folder), folder_revision(backbone_folder))
+    assert re.fullmatch("sha256:[0-9a-f]{16}", backbone.identity.revision)
+    own = tiny_model().state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in backbone.model.state_dict().items())
+    assert backbone.tokenizer.get_vocab() == tokenizer().get_vocab()
+    assert backbone.dropout == 0.1
+    assert not backbone.model.training
+
+
+def test_type_and_dropout_can_be_chosen(backbone_folder: Path) -> None:
+    backbone = load_backbone(str(backbone_folder), dtype=torch.bfloat16, dropout=0.0)
+    assert {parameter.dtype for parameter in backbone.parameters()} == {torch.bfloat16}
+    rates = {m.p for m in backbone.modules() if isinstance(m, torch.nn.Dropout)}
+    assert (rates, backbone.dropout) == ({0.0}, 0.0)
+
+
+def test_the_revision_is_of_configuration_and_weights(folder: Path) -> None:
+    first = folder_revision(folder)
+    assert load_backbone(str(folder), revision=first).identity.revision == first
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "feed_forward_proj": "gated-gelu"}))
+    second = folder_revision(folder)
+    content = bytearray((folder / WEIGHTS).read_bytes())
+    content[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(content)
+    assert len({first, second, folder_revision(folder)}) == 3
+
+
+def test_another_revision_shows_both(folder: Path) -> None:
+    found = folder_revision(folder)
+    other = "sha256:" + "0" * 16
+    message = fault(CheckpointError, str(folder), revision=other)
+    assert f"expected base model {folder} ({other})" in message
+    assert f"got {folder} ({found})" in message
+    assert "0" * 40 in fault(CheckpointError, str(folder), revision="0" * 40)
+
+
+def test_a_folder_beside_a_checkpoint_is_found_wherever_both_are(folder: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "model"
+    assert locate("../backbone", relative_to=checkpoint) == folder
+    assert load_backbone("../backbone", relative_to=checkpoint).identity.name == "../backbone"
+    assert locate("some/model", relative_to=checkpoint) == "some/model"
+    message = fault(CheckpointError, "../gone", relative_to=checkpoint, revision=folder_revision(folder))
+    assert message == f"expected the folder of base model ../gone ({folder_revision(folder)}), got no such folder"
+
+
+def test_a_hub_name_without_a_network_is_one_line() -> None:
+    assert fault(ConfigError, "nobody/nothing").startswith("nobody/nothing: expected a built-in backbone (toy)")
+    assert "nothing at all" in fault(ConfigError, "nothing at all", revision="main")
+
+
+def test_another_kind_of_model_is_refused(folder: Path) -> None:
+    (folder / "config.json").write_text('{"model_type": "bart"}')
+    assert "expected a model of type mt5, t5, got 'bart'" in fault(ConfigError, str(folder))
+    (folder / "config.json").write_text('{"model_type": "unheard-of"}')
+    assert "unheard-of" in fault(ConfigError, str(folder))
+
+
+def drop_tensor(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    del tensors["encoder.block.1.layer.0.SelfAttention.q.weight"]
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+
+
+def widen_tensor(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors["encoder.final_layer_norm.weight"] = torch.zeros(7)
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+
+
+def widen_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "d_model": "wide"}))
+
+
+def truncate(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+
+
+@pytest.mark.parametrize(
+    ("damage", "kind", "named"),
+    [
+        (drop_tensor, CheckpointError, "got none for 'encoder.block.1.layer.0.SelfAttention.q.weight' (1 such)"),
+        (widen_tensor, CheckpointError, "expected whole weights of its shape"),
+        (truncate, CheckpointError, "expected whole weights of its shape"),
+        (lambda folder: (folder / WEIGHTS).unlink(), ConfigError, "cannot load the backbone"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), ConfigError, "cannot load the backbone"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{"), ConfigError, "cannot load the backbone"),
+        (lambda folder: (folder / "config.json").write_text("{"), ConfigError, "not a valid JSON file"),
+        (widen_config, ConfigError, "'d_model'"),
+        (lambda folder: (folder / "config.json").unlink(), ConfigError, "a model folder or a hub name"),
+    ],
+)
+def test_damage_is_named(folder: Path, damage: Callable[[Path], None], kind: type[TagiError], named: str) -> None:
+    damage(folder)
+    message = fault(kind, str(folder))
+    assert named in message
+    assert str(folder) in message
+
+
+def test_a_head_of_its_own_survives(tmp_path: Path) -> None:
+    model = tiny_model("v1.1")
+    assert not torch.equal(model.lm_head.weight, model.shared.weight)
+    model.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    found = load_backbone(str(tmp_path)).model
+    assert torch.equal(found.lm_head.weight, model.lm_head.weight)
+    assert found.lm_head.weight is not found.shared.weight
+    tied = build_t5({"vocab_size": 30, **SIZES})
+    assert tied.lm_head.weight is tied.shared.weight
+
+
+def test_a_backbone_is_made_from_a_configuration(tmp_path: Path) -> None:
+    tokenizer().save_pretrained(tmp_path / "tokenizer")
+    fields = {**SIZES, "vocab_size": len(tokenizer()) + 1, "tie_word_embeddings": False}
+    state = torch.random.get_rng_state()
+    folders = [
+        make_backbone(fields, str(tmp_path / "tokenizer"), seed, tmp_path / name)
+        for name, seed in (("one", 1), ("same", 1), ("two", 2))
+    ]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    one, same, two = map(folder_revision, folders)
+    assert one == same != two
+    backbone = load_backbone(str(folders[0]))
+    assert (backbone.encoder_layers, len(backbone.cross_attentions)) == (ENCODER, DECODER)
+    assert backbone.model.config.decoder_start_token_id == 0
+    assert not list(tmp_path.rglob("*.bin"))
+
+
+def test_a_backbone_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    tokenizer().save_pretrained(tmp_path / "tokenizer")
+    name = str(tmp_path / "tokenizer")
+    with pytest.raises(ConfigError, match=f"the tokenizer's {len(tokenizer())}, got 9"):
+        make_backbone({**SIZES, "vocab_size": 9}, name, 0, tmp_path / "made")
+    with pytest.raises(ConfigError, match=r"backbone\.tokenizer: cannot load"):
+        make_backbone(SIZES, str(tmp_path), 0, tmp_path / "made")
+    for wrong in ({"d_model": "wide"}, {"feed_forward_proj": "one-two-three"}):
+        with pytest.raises(ConfigError, match=r"^backbone\.config: .*(d_model|one-two-three)") as caught:
+            make_backbone({**SIZES, **wrong}, name, 0, tmp_path / "made")
+        assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]

@@ -1,0 +1,49 @@
+import pytest
+
+import tagi
+from tagi.cli import app, main
+from tagi.errors import DataError
+from tests.commands import Run
+
+
+def test_version(run_tagi: Run) -> None:
+    ran = run_tagi("--version")
+    assert (ran.code, ran.out) == (0, f"tagi {tagi.__version__}\n")
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "err"),
+    [
+        (DataError("tasks.jsonl:3:\nexpected x,  got y"), 2, "error: tasks.jsonl:3: expected x,  got y\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_how_a_command_ends(
+    run_tagi: Run, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, err: str
+) -> None:
+    def fail() -> None:
+        raise raised
+
+    monkeypatch.setattr(app, "registered_commands", [*app.registered_commands])
+    app.command("fail")(fail)
+    ran = run_tagi("fail")
+    assert (ran.code, ran.out, ran.err) == (code, "", err)
+
+
+def test_a_fault_of_ours_keeps_its_traceback(run_tagi: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(app, "registered_commands", [*app.registered_commands])
+    app.command("fail")(fail)
+    with pytest.raises(ZeroDivisionError):
+        main(["fail"])
+
+
+@pytest.mark.parametrize(
+    "arguments", [["nope"], ["recipes", "nope"], ["recipes", "list", "--nope"], ["recipes", "show"]]
+)
+def test_misuse_is_code_2_on_stderr(run_tagi: Run, arguments: list[str]) -> None:
+    ran = run_tagi(*arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert "Error: " in ran.err

@@ -1,0 +1,127 @@
+"""Every command a user has, once from end to end, on the shipped model and a few steps of training."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.commands import Run
+
+INSTRUCTION = "start with the animal , end with the tool , and translate each into zorbish ."
+INPUT = "pen king bear soup hill"
+SHORT = ("--set", "training.steps=3", "--set", "data.instances_per_task=7", "--set", "training.tasks_per_batch=5")
+
+
+def test_generate_then_predict(run_tagi: Run, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    made = run_tagi("generate", "-i", INSTRUCTION, "--out", adapter, "--json")
+    assert made.code == 0, made.err
+    row = json.loads(made.out)[0]
+    assert row["adapter"] == str(adapter)
+    assert {"adapter_config.json", "adapter_model.safetensors", "task_adapter.json"} <= {
+        file.name for file in adapter.iterdir()
+    }
+    with_adapter = run_tagi("predict", "-a", adapter, INPUT)
+    on_the_spot = run_tagi("predict", "-i", INSTRUCTION, INPUT)
+    assert with_adapter.code == 0, with_adapter.err
+    assert with_adapter.out == on_the_spot.out != ""
+
+
+def test_predict_reads_files_and_writes_json_lines(run_tagi: Run, tmp_path: Path) -> None:
+    inputs = tmp_path / "inputs.txt"
+    inputs.write_text(f"{INPUT}\ncat soup nail town queen\n")
+    ran = run_tagi("predict", "-i", INSTRUCTION, "--file", inputs, "--json", "--beams", "2")
+    assert ran.code == 0, ran.err
+    rows = [json.loads(line) for line in ran.out.splitlines()]
+    assert [row["input"] for row in rows] == inputs.read_text().splitlines()
+    assert all(row["prediction"] for row in rows)
+
+
+def test_generate_from_a_file_writes_all_adapters(run_tagi: Run, tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    lines = [
+        {"task": "one", "category": "c", "instruction": INSTRUCTION},
+        {
+            "task": "two/three",
+            "category": "c",
+            "instruction": "first the food , last the place . use the small forms .",
+        },
+    ]
+    tasks.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    ran = run_tagi("generate", "--from", tasks, "--out", tmp_path / "adapters")
+    assert ran.code == 0, ran.err
+    assert sorted(folder.name for folder in (tmp_path / "adapters").iterdir()) == ["one", "two-three"]
+
+
+@pytest.mark.parametrize("stage", ["finetune", "metatrain"])
+def test_train_then_evaluate(run_tagi: Run, tmp_path: Path, stage: str) -> None:
+    out = tmp_path / "run"
+    trained = run_tagi("train", stage, "toy", "--out", out, *SHORT)
+    assert trained.code == 0, trained.err
+    assert "3 steps" in trained.out
+    scored = run_tagi(
+        "evaluate", out, "toy", "--limit", "2", "--conditions", "--channels", "--out", tmp_path / "scores", "--json"
+    )
+    assert scored.code == 0, scored.err
+    record = json.loads(scored.out)
+    expected = {"right", "paraphrase", "other", "none"}
+    crossed = {"right LoRA, other states", "other LoRA, right states", "LoRA alone", "states alone"}
+    assert set(record["results"]) == (expected | crossed if stage == "finetune" else expected)
+    assert record["data"]["instances"] == 2 * record["data"]["tasks"] == 48
+    predictions = (tmp_path / "scores" / "predictions-right.jsonl").read_text().splitlines()
+    assert len(predictions) == 48
+    assert json.loads((tmp_path / "scores" / "record.json").read_text())["results"] == record["results"]
+
+
+def test_train_a_backbone_from_nothing(run_tagi: Run, tmp_path: Path) -> None:
+    out = tmp_path / "backbone"
+    short = ("--set", "training.steps=2", "--set", "training.tasks_per_batch=3")
+    ran = run_tagi("train", "backbone", "toy-backbone", "--out", out, *short)
+    assert ran.code == 0, ran.err
+    used = run_tagi(
+        "train", "finetune", "toy", "--set", f"backbone.name={out / 'model'}", "--out", tmp_path / "run", *SHORT
+    )
+    assert used.code == 0, used.err
+
+
+def test_own_tasks_from_a_configuration_made_backbone(run_tagi: Run, tmp_path: Path, repo_root: Path) -> None:
+    tokenizer = repo_root / "src" / "tagi" / "assets" / "toy-backbone"
+    tasks = tmp_path / "tasks.jsonl"
+    instances = [{"input": "cat hen", "outputs": ["cats"]}, {"input": "fox dog", "outputs": ["foxs", "fox"]}]
+    tasks.write_text(
+        "".join(
+            json.dumps({"task": name, "category": "c", "instruction": INSTRUCTION, "instances": instances}) + "\n"
+            for name in ("one", "two", "three")
+        )
+    )
+    own = ("--set", "data.source=jsonl", "--set", f"data.path={tasks}", "--set", f"backbone.tokenizer={tokenizer}")
+    out = tmp_path / "run"
+    small = ("--set", "training.steps=2", "--set", "backbone.config.vocab_size=251")
+    trained = run_tagi("train", "finetune", "sni-small", "--out", out, *own, *small)
+    assert trained.code == 0, trained.err
+    moved = tmp_path / "elsewhere"
+    out.rename(moved)  # the checkpoint finds its backbone beside it
+    scored = run_tagi("evaluate", moved, "sni-small", *own)
+    assert scored.code == 0, scored.err
+    assert "rougeL" in scored.out
+
+
+def test_demo_prints_the_conditions(run_tagi: Run) -> None:
+    ran = run_tagi("demo", "--toy", "--limit", "2", "--json")
+    assert ran.code == 0, ran.err
+    shown = json.loads(ran.out)
+    accuracy = {name: result["overall"]["accuracy"] for name, result in shown["record"]["results"].items()}
+    assert set(accuracy) == {"right", "paraphrase", "other", "none"}
+    assert accuracy["right"] >= 70
+    assert accuracy["other"] <= 30
+    assert shown["answers"]
+
+
+def test_describe_matches_the_published_sizes(run_tagi: Run) -> None:
+    ran = run_tagi("describe", "--json")
+    assert ran.code == 0, ran.err
+    base, xl, xxl = json.loads(ran.out)
+    assert base["sites"] == 72
+    assert base["generated_per_adapter"] == 72 * 32 * (768 + 768)
+    assert [one["backbone_parameters"] for one in (base, xl, xxl)] == [247_577_856, 2_849_757_184, 11_135_332_352]
+    assert all(one["hypernetwork"] <= 0.1 * one["backbone_parameters"] for one in (base, xl, xxl))

@@ -1,0 +1,226 @@
+import json
+import os
+
+import pytest
+
+from tagi.data.jsonl import read_jsonl, write_jsonl
+from tagi.data.task import Example, Instance, Task
+from tagi.errors import DataError
+
+LINE = {
+    "task": "colour",
+    "category": "Extraction",
+    "instruction": " Name the colour. ",
+    "examples": [{"input": "a red car", "output": "red"}],
+    "instances": [
+        {"input": "blue sky", "outputs": ["blue", "Blue"]},
+        {"input": "grass", "outputs": ["green"], "choices": ["green", "red", "blue"]},
+        {"id": "snow", "input": " snow", "outputs": ["white"]},
+    ],
+    "paraphrases": ["Which colour is it?", " Say the colour."],
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "tasks.jsonl"
+
+
+def fault(path, *lines, **options):
+    """The one-line message raised on reading these lines (objects, or raw bytes)."""
+    path.write_bytes(
+        b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
+    )
+    with pytest.raises(DataError) as caught:
+        read_jsonl(path, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).removeprefix(f"{path}: ")
+
+
+def changed(**changes):
+    return {name: value for name, value in (LINE | changes).items() if value is not None}
+
+
+def instance(**fields):
+    return changed(instances=[{"input": "x", "outputs": ["y"]}, fields])
+
+
+def test_a_task_is_read_whole(path):
+    path.write_text(json.dumps(LINE))
+    assert read_jsonl(path) == [
+        Task(
+            name="colour",
+            category="Extraction",
+            instruction="Name the colour.",
+            instances=(
+                Instance("colour-0", "blue sky", ("blue", "Blue")),
+                Instance("colour-1", "grass", ("green",), ("green", "red", "blue")),
+                Instance("snow", " snow", ("white",)),
+            ),
+            examples=(Example("a red car", "red"),),
+            paraphrases=("Which colour is it?", "Say the colour."),
+        )
+    ]
+
+
+def test_writing_and_reading_again(path):
+    tasks = [
+        Task(
+            "t1",
+            "c1",
+            "Zähle\u2028die Wörter\n1, 2",
+            (Instance("i", "é", ("ü",), ("ü", "ö")),),
+            (Example("", "∅"),),
+        ),
+        Task(
+            "t2",
+            "c2",
+            "Say it.",
+            (Instance("x", "d", ("a", "b")), Instance("y", "c", ("",))),
+            (),
+            ("Speak.",),
+        ),
+    ]
+    write_jsonl(tasks, path)
+    assert read_jsonl(path) == tasks
+    assert path.read_bytes().count(b"\n") == 2
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_failed_write_leaves_the_old_file_alone(path, monkeypatch):
+    old = [Task("old", "c", "Before.", (Instance("i", "a", ("b",)),))]
+    write_jsonl(old, path)
+
+    def refuse(source, target):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", refuse)
+        with pytest.raises(DataError, match="cannot be written"):
+            write_jsonl([Task("new", "c", "After.", ())], path)
+    assert read_jsonl(path) == old
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_writing_where_it_cannot_be(tmp_path, path):
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written"):
+        write_jsonl([], tmp_path / "file" / "tasks.jsonl")
+    twins = [Task("same", "c", "One.", ()), Task("same", "c", "Two.", ())]
+    with pytest.raises(DataError, match="two named 'same'"):
+        write_jsonl(twins, path)
+    assert not path.exists()
+
+
+def test_instructions_alone(path):
+    path.write_text(
+        '{"task": "a", "instruction": "Do."}\n\n{"task": "b", "category": "k", "instruction": "Undo."}\n'
+    )
+    assert read_jsonl(path, require_instances=False) == [
+        Task("a", "", "Do.", ()),
+        Task("b", "k", "Undo.", ()),
+    ]
+    assert fault(path, path.read_bytes()) == "line 1: field 'category' is missing"
+
+
+def test_windows_files(path):
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(LINE).encode() + b"\r\n")
+    assert read_jsonl(path)[0].name == "colour"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (changed(task=None), "field 'task' is missing"),
+        (changed(instruction=None), "field 'instruction' is missing"),
+        (changed(instances=None), "field 'instances' is missing"),
+        (changed(task=" "), "field 'task': expected text, got an empty string"),
+        (changed(category=""), "field 'category': expected text, got an empty string"),
+        (changed(instruction="\t"), "field 'instruction': expected text, got an empty string"),
+        (changed(instruction=["Do."]), "field 'instruction': expected a string, got ['Do.'] (list)"),
+        (changed(instructions="x"), "unknown field 'instructions', expected task, category, instruction, "),
+        (changed(instances=[]), "field 'instances': expected at least one element"),
+        (changed(instances={}), "field 'instances': expected a list, got {} (dict)"),
+        (
+            changed(examples=[{"input": "x", "output": "y"}, 3]),
+            "examples[1]: expected an object, got 3 (int)",
+        ),
+        (changed(examples=[{"input": "x"}]), "examples[0]: field 'output' is missing"),
+        (changed(examples=[{"input": "x", "output": "y", "why": "z"}]), "examples[0]: unknown field 'why'"),
+        (changed(paraphrases="Do."), "field 'paraphrases': expected a list, got 'Do.' (str)"),
+        (changed(paraphrases=["Do.", ""]), "field 'paraphrases[1]': expected text, got an empty string"),
+        (instance(outputs=["y"]), "instances[1]: field 'input' is missing"),
+        (instance(input="", outputs=["y"]), "instances[1]: field 'input': expected text, got an empty"),
+        (
+            instance(input="x", output="y"),
+            "instances[1]: unknown field 'output', expected id, input, outputs, choices",
+        ),
+        (instance(input="x", outputs="y"), "instances[1]: field 'outputs': expected a list, got 'y' (str)"),
+        (instance(input="x", outputs=[]), "instances[1]: field 'outputs': expected at least one element"),
+        (
+            instance(input="x", outputs=["y", 2.5]),
+            "instances[1]: field 'outputs[1]': expected a string, got 2.5 (float)",
+        ),
+        (
+            instance(input=None, outputs=["y"]),
+            "instances[1]: field 'input': expected a string, got None (NoneType)",
+        ),
+        (
+            instance(input="x", outputs=["y"], choices=[]),
+            "instances[1]: field 'choices': expected at least one element",
+        ),
+        (
+            instance(input="x", outputs=["y"], choices=["a", "b"]),
+            "instances[1]: field 'outputs': expected one of the",
+        ),
+        (instance(id="", input="x", outputs=["y"]), "instances[1]: field 'id': expected text"),
+        (
+            instance(id="colour-0", input="x", outputs=["y"]),
+            "instances[1]: field 'id': 'colour-0' is the id of instances[0] already",
+        ),
+        (instance(input="\udc80", outputs=["y"]), "instances[1]: field 'input': expected Unicode text"),
+    ],
+)
+def test_faults_name_line_and_field(path, line, message):
+    assert fault(path, changed(task="first"), line).startswith(f"line 2: {message}")
+
+
+def test_long_values_are_shown_short(path):
+    assert len(fault(path, changed(examples="very " * 1000 + "\nlong"))) < 200
+
+
+def test_a_name_used_twice(path):
+    assert fault(path, LINE, b"", LINE) == "line 3: field 'task': 'colour' is the task of line 1 already"
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b'{"task": "x",}', "line 2: invalid JSON at column 14: "),
+        (b'{"task": "x"', "line 2: invalid JSON at column 13: "),
+        (b'["task"]', "line 2: expected a JSON object, got ['task'] (list)"),
+        (b'{"task": "x", "task": "y"}', "line 2: invalid JSON: field 'task' appears twice"),
+        (b"[" * 100_000, "line 2: invalid JSON: "),
+        (b'{"task": ' + b"1" * 5000 + b"}", "line 2: invalid JSON: "),
+    ],
+)
+def test_lines_that_are_no_json_objects(path, raw, message):
+    assert fault(path, LINE, raw).startswith(message)
+
+
+def test_bytes_that_are_no_utf8_are_placed_in_the_file(path):
+    first = json.dumps(LINE).encode()
+    expected = len(first) + 1 + 4
+    said = fault(path, first, b'{"t\xe9')
+    assert said == f"line 2: expected UTF-8 text, got byte 0xe9 at byte offset {expected - 1}"
+    assert path.read_bytes()[expected - 1] == 0xE9
+    said = fault(path, b"\xef\xbb\xbf" + b'{"task\xe9')
+    assert said.endswith("byte offset 9")
+    assert path.read_bytes()[9] == 0xE9
+
+
+def test_files_without_tasks(path, tmp_path):
+    assert fault(path) == "expected tasks, one JSON object a line, got an empty file"
+    assert fault(path, b"\n", b" ") == "expected tasks, one JSON object a line, got an empty file"
+    with pytest.raises(DataError, match=r"absent\.jsonl: cannot be read \(No such file"):
+        read_jsonl(tmp_path / "absent.jsonl")

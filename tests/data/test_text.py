@@ -1,0 +1,136 @@
+"""Text to token batches: limits, padding, labels."""
+
+import threading
+
+import pytest
+import torch
+
+from tagi.data.task import Example
+from tagi.data.text import TextEncoder, TextSettings
+from tagi.errors import CheckpointError, ConfigError, InputError
+from tests.models import text_settings, tokenizer, words
+
+EOS, PAD = 1, 0
+
+
+@pytest.fixture
+def text() -> TextEncoder:
+    """Limits: instruction 17, input 21, target 6 tokens."""
+    return TextEncoder(tokenizer(), text_settings(positives=2))
+
+
+def test_settings_travel_as_json() -> None:
+    settings = text_settings(positives=1)
+    assert TextSettings.from_dict(settings.as_dict()) == settings
+    missing = {name: value for name, value in settings.as_dict().items() if name != "positives"}
+    for wrong in (missing, {**settings.as_dict(), "positives2": 1}):
+        with pytest.raises(CheckpointError, match="got a difference at 'positives"):
+            TextSettings.from_dict(wrong)
+    with pytest.raises(CheckpointError, match="expected an object, got 3"):
+        TextSettings.from_dict(3)
+
+
+def test_an_unknown_encoding_is_refused() -> None:
+    with pytest.raises(ConfigError, match="got 'prose'"):
+        TextEncoder(tokenizer(), text_settings(encoding="prose"))
+
+
+def test_everything_ends_with_the_end(text: TextEncoder) -> None:
+    known = tokenizer().get_vocab()
+    for ids in (text.instruction(words(1, 3)), text.input(words(1, 3)), text.target(words(1, 3))):
+        assert ids == [*(known[word] for word in words(1, 3).split()), EOS]
+    examples = [Example(words(4, 2), words(5, 1)), Example(words(6, 2), words(7, 1)), Example("no", "no")]
+    with_examples = text.instruction(words(1, 3), examples)
+    assert len(with_examples) == 3 + 2 * (2 + 1 + 1) + 1
+    assert text.concatenated(words(1, 3), examples, words(9, 4)) == [
+        *with_examples[:-1],
+        *text.input(words(9, 4)),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["instruction", "input", "concatenated"])
+def test_a_limit_is_exact(text: TextEncoder, kind: str) -> None:
+    def encode(count: int, truncate: bool) -> list[int]:
+        if kind == "concatenated":
+            return text.concatenated(words(1, 3), (), words(2, count - 3), truncate=truncate)
+        return getattr(text, kind)(words(1, count), truncate=truncate)
+
+    limit = 17 if kind == "instruction" else 21
+    for truncate in (False, True):
+        assert len(encode(limit - 1, truncate)) == limit
+    with pytest.raises(InputError, match=rf"expected at most {limit} tokens, got {limit + 1}"):
+        encode(limit, False)
+    cut = encode(limit + 5, True)
+    assert len(cut) <= limit
+    assert cut[-1] == EOS
+    assert cut[: limit - 2] == encode(limit - 1, False)[: limit - 2]
+
+
+def test_a_target_is_cut(text: TextEncoder) -> None:
+    assert text.target(words(1, 9)) == [*text.target(words(1, 5))[:5], EOS]
+    assert len(text.target(words(1, 5))) == 6
+
+
+def test_a_tokenizer_without_an_end_is_cut_at_the_limit() -> None:
+    class Plain:
+        eos_token_id = None
+
+        def __call__(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": [len(word) for word in text.split()]}
+
+    text = TextEncoder(Plain(), text_settings())
+    assert text.target("a bb ccc dddd e ff ggg") == [1, 2, 3, 4, 1, 2]
+
+
+@pytest.mark.parametrize("empty", ["", " ", "\n\t "])
+def test_empty_texts_are_refused(text: TextEncoder, empty: str) -> None:
+    with pytest.raises(InputError, match="expected an instruction, got an empty text"):
+        text.instruction(empty, truncate=True)
+    with pytest.raises(InputError, match="expected an input, got an empty text"):
+        text.input(empty, truncate=True)
+    with pytest.raises(InputError, match="expected an input, got an empty text"):
+        text.concatenated("do", (), empty, truncate=True)
+
+
+def test_batches_are_padded_on_the_right(text: TextEncoder) -> None:
+    ids, mask = text.batch([[5, 6, 1], [7], [8, 1]])
+    assert ids.tolist() == [[5, 6, 1], [7, PAD, PAD], [8, 1, PAD]]
+    assert mask.tolist() == [[True, True, True], [True, False, False], [True, True, False]]
+    assert (ids.dtype, mask.dtype) == (torch.long, torch.bool)
+    assert text.labels([[5, 1], [1]]).tolist() == [[5, 1], [1, -100]]
+
+
+def test_choices_fill_up_with_nothing(text: TextEncoder) -> None:
+    one, two = words(1, 1), words(2, 2)
+    labels = text.choice_labels([[one], [two, one, ""]])
+    assert labels.shape == (2, 3, 3)
+    assert labels[0].tolist() == [[*text.target(one), -100], [-100] * 3, [-100] * 3]
+    assert labels[1].tolist() == [text.target(two), [*text.target(one), -100], [EOS, -100, -100]]
+
+
+def test_answers_are_text(text: TextEncoder) -> None:
+    ids = torch.tensor([[PAD, *text.target(words(1, 2)), PAD], [PAD, 3, *text.target(words(3, 1)), PAD]])
+    assert text.decode(ids) == [words(1, 2), words(3, 1)]
+
+
+def test_two_threads_may_encode_with_different_limits(text: TextEncoder) -> None:
+    """A fast tokenizer keeps its truncation as state and refuses to change it while another thread reads."""
+    long = words(1, 400)
+    wanted = {"input": text.input(long, truncate=True), "target": text.target(long)}
+    faults: list[object] = []
+
+    def encode(kind: str) -> None:
+        try:
+            for _ in range(60):
+                found = text.target(long) if kind == "target" else text.input(long, truncate=True)
+                if found != wanted[kind]:
+                    faults.append(found)
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=encode, args=(kind,)) for kind in ("input", "target") * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert faults == []

@@ -1,0 +1,150 @@
+"""The programs: how many, how different, and how the unseen ones are held out."""
+
+import itertools
+import random
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from tagi.data.toy import (
+    INPUT_WORDS,
+    KIND_OF,
+    KINDS,
+    MAPS,
+    WORDS,
+    Program,
+    all_programs,
+    program_of,
+    toy_inputs,
+    toy_summary,
+    train_programs,
+    unseen_programs,
+)
+from tagi.errors import DataError
+
+HOLDOUTS = range(7)
+
+
+def probes(count: int) -> list[list[str]]:
+    return list(islice(toy_inputs(random.Random("probes"), "eval"), count))
+
+
+def answers(program: Program, inputs: list[list[str]]) -> tuple[str, ...]:
+    return tuple(" ".join(program.apply(words)) for words in inputs)
+
+
+def test_counts() -> None:
+    summary = toy_summary()
+    assert summary == {"programs": 120, "train": 96, "unseen": 24, "kinds": 5, "categories": 6, "base_words": 30}
+    assert summary["train"] >= 60
+    assert summary["unseen"] >= 20
+    assert len(set(all_programs())) == summary["programs"]
+    assert all(program.first != program.second for program in all_programs())
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "mapping", "expected"),
+    [
+        ("animal", "food", "copy", "cat soup"),
+        ("food", "animal", "copy", "soup cat"),
+        ("tool", "person", "plural", "pens queens"),
+        ("place", "tool", "partner", "valley brush"),
+        ("person", "place", "small", "queenling hillling"),
+        ("animal", "place", "zorbish", "zorb zuk"),
+        ("food", "person", "kelvan", "lasha pynn"),
+    ],
+)
+def test_answers_worked_by_hand(first: str, second: str, mapping: str, expected: str) -> None:
+    words = ["hill", "soup", "cat", "queen", "pen"]
+    program = Program(first, second, mapping)
+    assert program.apply(words) == expected.split()
+    assert program.apply(words[::-1]) == expected.split()
+
+
+def test_word_maps_are_one_to_one_and_apart() -> None:
+    for table in MAPS.values():
+        assert set(table) == set(WORDS)
+        assert len(set(table.values())) == len(WORDS)
+    ranges = [set(table.values()) for name, table in MAPS.items() if name != "partner"]
+    assert len(set().union(*ranges)) == sum(map(len, ranges))
+    partner = MAPS["partner"]
+    assert all(partner[other] == word != other and KIND_OF[other] == KIND_OF[word] for word, other in partner.items())
+
+
+def test_any_two_programs_agree_on_at_most_30_percent_of_inputs() -> None:
+    """So another task's answer, unseen or not, is right no more often; in fact it never is."""
+    behaviour = {program: answers(program, probes(60)) for program in all_programs()}
+    agreement = {
+        (one.name, other.name): sum(map(str.__eq__, behaviour[one], behaviour[other])) / 60
+        for one, other in itertools.combinations(behaviour, 2)
+    }
+    assert len(agreement) == 120 * 119 // 2
+    assert max(agreement.values()) <= 0.3
+    assert max(agreement.values()) == 0
+
+
+@pytest.mark.parametrize("programs", [all_programs(), train_programs(), unseen_programs()], ids=len)
+def test_input_alone_solves_at_most_30_percent_of_the_tasks(programs: tuple[Program, ...]) -> None:
+    """The best answer that knows the input but not the task; in fact it serves one task."""
+    for words in probes(40):
+        given = Counter(answers(program, [words]) for program in programs)
+        assert given.most_common(1)[0][1] / len(programs) <= 0.3
+        assert len(given) == len(programs)
+
+
+@pytest.mark.parametrize("holdout", HOLDOUTS)
+def test_training_and_unseen_tasks_are_disjoint_as_programs(holdout: int) -> None:
+    inputs = probes(20)
+    train = {answers(program, inputs) for program in train_programs(holdout)}
+    unseen = {answers(program, inputs) for program in unseen_programs(holdout)}
+    assert (len(train), len(unseen), len(train | unseen)) == (96, 24, 120)
+
+
+@pytest.mark.parametrize("holdout", HOLDOUTS)
+def test_unseen_programs_are_balanced(holdout: int) -> None:
+    unseen = unseen_programs(holdout)
+    assert Counter(program.mapping for program in unseen) == dict.fromkeys(MAPS, 4)
+    for place in ("first", "second"):
+        kinds = Counter(getattr(program, place) for program in unseen)
+        assert set(kinds) == set(KINDS)
+        assert set(kinds.values()) <= {4, 5}
+        assert max(Counter((getattr(program, place), program.mapping) for program in unseen).values()) == 1
+    assert max(Counter((program.first, program.second) for program in unseen).values()) <= 2
+
+
+@pytest.mark.parametrize("holdout", HOLDOUTS)
+def test_every_pair_of_values_of_an_unseen_program_occurs_in_training(holdout: int) -> None:
+    train = train_programs(holdout)
+    kinds = Counter((program.first, program.second) for program in train)
+    first_map = Counter((program.first, program.mapping) for program in train)
+    second_map = Counter((program.second, program.mapping) for program in train)
+    for program in unseen_programs(holdout):
+        assert kinds[program.first, program.second] >= 4
+        assert first_map[program.first, program.mapping] == 3
+        assert second_map[program.second, program.mapping] == 3
+
+
+def test_holdouts_differ() -> None:
+    assert len({unseen_programs(holdout) for holdout in HOLDOUTS}) == len(HOLDOUTS)
+
+
+def test_program_of_a_task_name() -> None:
+    assert all(program_of(program.name) == program for program in all_programs())
+    with pytest.raises(DataError, match=r"^expected the name of a toy task such as .* got 'toy-animal-food'$"):
+        program_of("toy-animal-food")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cat soup pen hill",  # no person
+        "cat soup pen hill queens",  # not a base word
+        "cat soup pen hill river",  # two places
+        "cat soup pen hill queen queen",  # one too many
+        "",
+    ],
+)
+def test_foreign_input_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match=rf"^a toy input is {INPUT_WORDS} words, one of each kind, got '{text}'$"):
+        Program("animal", "food", "copy").apply(text.split())

@@ -1,0 +1,344 @@
+"""The assembled generator: what it starts as, what learns, and that its training path is its inference path."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tagi.adapters import Attachment, detached
+from tagi.data.text import TextEncoder
+from tagi.hypernetwork import Generator, TaskStates, rows_runner, score
+from tests.models import (
+    CHOICES,
+    INPUTS,
+    INSTRUCTIONS,
+    ROW_TASKS,
+    ROWS,
+    TASKS,
+    fresh_generator,
+    random_bank,
+    rounding,
+    same,
+    settings,
+    text_settings,
+    tiny_backbone,
+    tiny_generator,
+    tokenizer,
+    traces,
+)
+
+TEXT = TextEncoder(tokenizer(), text_settings())
+IDS, MASK = TEXT.batch([TEXT.input(text) for text in INPUTS])
+INSTRUCTION_IDS, INSTRUCTION_MASK = TEXT.batch([TEXT.instruction(text) for text in INSTRUCTIONS])
+LABELS = TEXT.labels([TEXT.target(row[-1]) for row in CHOICES])
+ROWS_OF = torch.tensor(ROW_TASKS)
+BATCH = (INSTRUCTION_IDS, INSTRUCTION_MASK, ROWS_OF, IDS, MASK, LABELS)
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "query": {},
+    "pooled": {"kind": "pooled"},
+    "pooled attention": {"kind": "pooled", "pooling": "attention"},
+    "post-norm": {"fusion_norm": "post"},
+    "cross": {"fusion_init": "cross"},
+    "attention": {"fusion": "attention"},
+    "concatenation": {"fusion": "concatenation"},
+    "none": {"fusion": "none"},
+}
+
+
+def prepared(generator: Generator) -> TaskStates:
+    return generator.prepare(INSTRUCTION_IDS, INSTRUCTION_MASK)
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    chosen = logits.float().log_softmax(-1).gather(-1, LABELS.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return (chosen * (LABELS != -100)).sum(-1)
+
+
+@pytest.mark.parametrize("changed", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_training_computes_what_inference_does(changed: dict[str, Any]) -> None:
+    """`forward` recomputes keys and values over (I_x ; input); `score` joins cached ones."""
+    generator = tiny_generator(**changed).double()
+    with torch.no_grad():
+        logits, bank = generator(*BATCH)
+    states = prepared(generator)
+    assert bank.tasks == TASKS
+    for site, factors in bank.factors.items():
+        for found, wanted in zip(factors, states.bank.factors[site], strict=True):
+            same(found, wanted)
+    runner = rows_runner(generator, states, ROWS_OF)
+    found = score(runner, IDS, MASK, LABELS.unsqueeze(1)).squeeze(1)
+    wanted = log_probabilities(logits)
+    assert torch.allclose(found, wanted, rtol=1e-6, atol=0)  # the sums themselves are in fp32
+    cross, memory = runner.read(IDS, MASK)
+    with torch.no_grad(), Attachment(*runner.hooks()).active():
+        same(runner.backbone.logits_from_cache(cross, memory, LABELS), logits)
+    bare = generator.backbone.logits(generator.backbone.encode(IDS, MASK), MASK, LABELS)
+    assert rounding(logits, bare) > 0.01
+
+
+@pytest.mark.parametrize("variant", ["v1.1", "mt5", "deep decoder"])
+def test_the_relatives_of_t5(variant: str) -> None:
+    generator = tiny_generator(tiny_backbone(variant)).double()
+    with torch.no_grad():
+        logits, _ = generator(*BATCH)
+    runner = rows_runner(generator, prepared(generator), ROWS_OF)
+    cross, memory = runner.read(IDS, MASK)
+    with torch.no_grad(), Attachment(*runner.hooks()).active():
+        same(runner.backbone.logits_from_cache(cross, memory, LABELS), logits)
+
+
+@pytest.mark.parametrize("changed", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_padding_of_instructions_changes_nothing(changed: dict[str, Any]) -> None:
+    generator = tiny_generator(**changed).double()
+    longer = torch.nn.functional.pad(INSTRUCTION_IDS, (0, 5))
+    mask = torch.nn.functional.pad(INSTRUCTION_MASK, (0, 5))
+    with torch.no_grad():
+        logits, bank = generator(*BATCH)
+        found, padded = generator(longer, mask, *BATCH[2:])
+    same(found, logits)
+    for site, factors in bank.factors.items():
+        for one, other in zip(padded.factors[site], factors, strict=True):
+            same(one, other)
+
+
+@pytest.mark.parametrize("changed", [{"fusion": "attention"}, {"fusion": "none"}, {"fusion": "none", "kind": "pooled"}])
+def test_it_starts_as_the_backbone_to_the_bit(changed: dict[str, Any]) -> None:
+    generator = fresh_generator(**changed)
+    backbone = generator.backbone
+    with torch.no_grad():
+        logits, _ = generator(*BATCH)
+        encoded = backbone.encode(IDS, MASK)
+        assert torch.equal(logits, backbone.logits(encoded, MASK, LABELS))
+        states = prepared(generator)
+        runner = rows_runner(generator, states, ROWS_OF)
+        with Attachment(*runner.hooks()).active():
+            assert len(runner.hooks()) == (2 if changed["fusion"] == "attention" else 1)
+            assert torch.equal(backbone.encode(IDS, MASK), encoded)
+        cross, memory = runner.read(IDS, MASK)
+        assert torch.equal(memory, MASK)
+        for beams in (1, 3):
+            with Attachment(*runner.hooks(beams)).active():
+                found = backbone.generate(cross, memory, max_new_tokens=6, num_beams=beams)
+            own = backbone.model.generate(
+                input_ids=IDS, attention_mask=MASK.long(), max_new_tokens=6, num_beams=beams, early_stopping=beams > 1
+            )
+            assert torch.equal(found, own)
+
+
+def test_a_woken_generator_without_its_channels_is_the_backbone_to_the_bit() -> None:
+    generator = tiny_generator()
+    silent = prepared(generator).without_lora().without_states()
+    encoded = generator.backbone.encode(IDS, MASK)
+    runner = rows_runner(generator, silent, ROWS_OF)
+    cross, memory = runner.read(IDS, MASK)
+    for (keys, values), (own_keys, own_values) in zip(
+        cross, generator.backbone.cross_keys_values(encoded), strict=True
+    ):
+        assert torch.equal(keys, own_keys)
+        assert torch.equal(values, own_values)
+    assert torch.equal(memory, MASK)
+
+
+@pytest.mark.parametrize("tune", ["none", "norms+embeddings", "ffn", "all"])
+@pytest.mark.parametrize("changed", list(ARCHITECTURES.values())[:5], ids=list(ARCHITECTURES)[:5])
+def test_what_learns_and_when(changed: dict[str, Any], tune: str) -> None:
+    """At step 0 B's heads, gates and what is tuned; within three steps all that is trained; frozen ones never."""
+    generator = fresh_generator(**changed, tune=tune)
+    trained = {name for name, parameter in generator.named_parameters() if parameter.requires_grad}
+    frozen = {name: p.clone() for name, p in generator.named_parameters() if name not in trained}
+    own = {name for name in trained if not name.startswith("backbone.")}
+    assert own == {name for name, _ in generator.named_parameters() if not name.startswith("backbone.")}
+    assert bool(trained - own) == (tune != "none")
+    optimiser = torch.optim.SGD([p for p in generator.parameters() if p.requires_grad], lr=0.1)
+    learned: list[set[str]] = []
+    for _ in range(3):
+        optimiser.zero_grad()
+        logits, _ = generator(*BATCH)
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), LABELS.flatten()).backward()
+        learned.append({name for name, p in generator.named_parameters() if p.grad is not None and p.grad.any()})
+        optimiser.step()
+    first = {name for name in own if ".heads.B" in name or name.endswith(".gate")}
+    if changed.get("fusion_norm") == "post":
+        first |= {name for name in own if name.startswith("fusion.")}
+    assert len(first) > 1
+    assert learned[0] & own == first
+    assert learned[0] - own == trained - own
+    assert learned[0] | learned[1] | learned[2] == trained
+    for name, parameter in generator.named_parameters():
+        if name in frozen:
+            assert parameter.grad is None
+            assert torch.equal(parameter, frozen[name])
+
+
+def test_a_frozen_encoder_keeps_no_graph() -> None:
+    states = fresh_generator().encode_instructions(INSTRUCTION_IDS, INSTRUCTION_MASK)
+    assert not states.requires_grad
+    for tune in ("norms+embeddings", "ffn", "all"):
+        tuned = fresh_generator(tune=tune)
+        assert tuned.encode_instructions(INSTRUCTION_IDS, INSTRUCTION_MASK).requires_grad
+        with torch.no_grad():
+            assert not tuned.encode_instructions(INSTRUCTION_IDS, INSTRUCTION_MASK).requires_grad
+
+
+def hooks(generator: Generator) -> list[Any]:
+    return [hook for module in generator.modules() for hook in module._forward_hooks.values()]
+
+
+def gradients(generator: Generator, checkpointed: bool) -> Iterator[tuple[str, Tensor]]:
+    if checkpointed:
+        generator.backbone.checkpoint_gradients()
+    generator.train()
+    torch.manual_seed(0)
+    before = hooks(generator)
+    logits, _ = generator(*BATCH)
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), LABELS.flatten()).backward()
+    assert hooks(generator) == before
+    for name, parameter in generator.named_parameters():
+        if parameter.grad is not None:
+            yield name, parameter.grad
+
+
+@pytest.mark.parametrize("tune", ["none", "all"])
+def test_gradient_checkpointing_recomputes_with_the_same_adapters(tune: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    real = torch.nn.functional.relu
+
+    def counted(*args: Any, **options: Any) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return real(*args, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "relu", counted)
+    plain = dict(gradients(tiny_generator(tune=tune), checkpointed=False))
+    once = calls
+    generator = tiny_generator(tune=tune)
+    found = dict(gradients(generator, checkpointed=True))
+    # The decoder's layers twice; the encoder's twice for the inputs, and for the instructions if they learn.
+    assert calls - once == once + (2 + 3 + (3 if tune == "all" else 0))
+    assert found.keys() == plain.keys()
+    assert all(torch.equal(found[name], gradient) for name, gradient in plain.items())
+
+
+def forward(generator: Generator) -> Tensor:
+    with torch.no_grad():
+        logits, _ = generator(*BATCH)
+    return logits
+
+
+def test_nothing_is_left_on_modules() -> None:
+    generator = tiny_generator()
+    before = list(traces(generator))
+    forward(generator)
+    states = prepared(generator)
+    score(rows_runner(generator, states, ROWS_OF), IDS, MASK, LABELS.unsqueeze(1))
+    generator.adapt(INSTRUCTIONS)
+    assert list(traces(generator)) == before
+    unknown = torch.full_like(IDS, 10_000)
+    with pytest.raises(IndexError):  # inside the encoder, with everything attached
+        generator(*BATCH[:3], unknown, *BATCH[4:])
+    with pytest.raises(IndexError):
+        score(rows_runner(generator, states, ROWS_OF), unknown, MASK, LABELS.unsqueeze(1))
+    assert list(traces(generator)) == before
+
+
+def test_a_teacher_inside_its_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Encoding an instruction, or running the bare backbone, inside a call disturbs neither."""
+    generator = tiny_generator()
+    backbone = generator.backbone
+    bank = random_bank(backbone.sites)
+    bare = backbone.encode(IDS, MASK)
+    instructions = generator.encode_instructions(INSTRUCTION_IDS, INSTRUCTION_MASK)
+    student = Attachment(bank.hooks(backbone.site_modules, ROWS_OF))
+    teacher = random_bank(backbone.sites, tasks=1, seed=8)
+    with Attachment(teacher.hooks(backbone.site_modules)).active():
+        taught = backbone.encode(IDS, MASK)
+    with student.active():
+        adapted = backbone.encode(IDS, MASK)
+        assert torch.equal(generator.encode_instructions(INSTRUCTION_IDS, INSTRUCTION_MASK), instructions)
+        with detached():
+            assert torch.equal(backbone.encode(IDS, MASK), bare)
+        with Attachment(teacher.hooks(backbone.site_modules)).active():
+            assert torch.equal(backbone.encode(IDS, MASK), taught)
+        assert torch.equal(backbone.encode(IDS, MASK), adapted)
+    assert rounding(adapted, bare) > 0.01 < rounding(adapted, taught)
+
+    expected, inside = forward(generator), []
+    real = backbone.model.decoder.forward
+
+    def teaching(*args: Any, **options: Any) -> Any:
+        with detached():
+            inside.append(backbone.encode(IDS, MASK))
+        return real(*args, **options)
+
+    monkeypatch.setattr(backbone.model.decoder, "forward", teaching)
+    assert torch.equal(forward(generator), expected)
+    assert torch.equal(inside[0], bare)
+
+
+def test_two_threads_with_two_banks_on_one_backbone() -> None:
+    backbone = tiny_backbone()
+    banks = [random_bank(backbone.sites, seed=seed) for seed in (1, 2)]
+    meet = threading.Barrier(2, timeout=30)
+    faults: list[object] = []
+
+    def logits(bank: Any) -> Tensor:
+        with torch.no_grad(), Attachment(bank.hooks(backbone.site_modules, ROWS_OF)).active():
+            return backbone.logits(backbone.encode(IDS, MASK), MASK, LABELS)
+
+    alone = [logits(bank) for bank in banks]
+    assert rounding(alone[0], alone[1]) > 0.01
+    overlaps = 0
+
+    def work(which: int) -> None:
+        nonlocal overlaps
+        try:
+            for _ in range(15):
+                with torch.no_grad(), Attachment(banks[which].hooks(backbone.site_modules, ROWS_OF)).active():
+                    meet.wait()
+                    overlaps += len(backbone.site_modules[backbone.sites[0].path]._forward_hooks) == 2
+                    found = backbone.logits(backbone.encode(IDS, MASK), MASK, LABELS)
+                    meet.wait()
+                if not torch.equal(found, alone[which]):
+                    faults.append(which)
+        except BaseException as error:
+            meet.abort()
+            faults.append(error)
+
+    threads = [threading.Thread(target=work, args=(which,)) for which in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert faults == []
+    assert overlaps == 2 * 15
+    assert not any(module._forward_hooks for module in backbone.modules())
+
+
+def test_half_precision() -> None:
+    """A backbone in bf16 with a generator in fp32, everything in bf16, and bf16 by autocast."""
+    exact = forward(tiny_generator())
+    narrow = 64 * torch.finfo(torch.bfloat16).eps
+    mixed = tiny_generator()
+    mixed.backbone.to(torch.bfloat16)
+    for found in (forward(mixed), forward(tiny_generator().to(torch.bfloat16))):
+        assert found.dtype == torch.bfloat16
+        assert rounding(found, exact) < narrow
+    generator = tiny_generator().train()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, _ = generator(*BATCH)
+    logits.float().sum().backward()
+    generator.eval()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert rounding(forward(generator), exact) < narrow
+    for adapter, wanted in zip(mixed.adapt(INSTRUCTIONS), tiny_generator().adapt(INSTRUCTIONS), strict=True):
+        found, scores = (torch.tensor(one.score(INPUTS, [CHOICES[3]] * ROWS)) for one in (adapter, wanted))
+        assert rounding(found, scores) < narrow
+
+
+def test_construction_leaves_the_models_own_randomness_reproducible() -> None:
+    one, two = (Generator(tiny_backbone(), settings(seed=4), text_settings()) for _ in range(2))
+    for (name, tensor), other in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
+        assert torch.equal(tensor, other), name
