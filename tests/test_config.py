@@ -273,9 +273,7 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, content: bytes | None
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(
-        ConfigError, match=r"shipped recipe \(.*sni-base.*\), got 'sni-bse'; did you mean sni-base\?"
-    ):
+    with pytest.raises(ConfigError, match=r"shipped recipe \(.*sni-base.*\), got 'sni-bse'; did you mean sni-base\?"):
         load_recipe("sni-bse")
 
 

@@ -85,9 +85,7 @@ def test_every_dependency_is_pinned(repo_root: Path) -> None:
 def test_the_tour_names_every_folder(repo_root: Path) -> None:
     tour = (repo_root / "CONTRIBUTING.md").read_text(encoding="utf-8")
     folders = {
-        file.parent
-        for pattern in ("*/*.py", "recipes/*.toml")
-        for file in (repo_root / "src/tagi").glob(pattern)
+        file.parent for pattern in ("*/*.py", "recipes/*.toml") for file in (repo_root / "src/tagi").glob(pattern)
     }
     assert len(folders) > 5
     assert [folder.name for folder in sorted(folders) if f"`src/tagi/{folder.name}`" not in tour] == []

@@ -11,7 +11,7 @@ import torch
 
 from tests.commands import Ran, Run
 
-INSTRUCTION = "start with the animal , end with the tool , and translate each into zorbish ."
+INSTRUCTION = "take the animal and the tool and translate each into zorbish ."
 INPUT = "pen king bear soup hill"
 
 

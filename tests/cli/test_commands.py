@@ -7,7 +7,7 @@ import pytest
 
 from tests.commands import Run
 
-INSTRUCTION = "start with the animal , end with the tool , and translate each into zorbish ."
+INSTRUCTION = "take the animal and the tool and translate each into zorbish ."
 INPUT = "pen king bear soup hill"
 SHORT = ("--set", "training.steps=3", "--set", "data.instances_per_task=7", "--set", "training.tasks_per_batch=5")
 
@@ -44,7 +44,7 @@ def test_generate_from_a_file_writes_all_adapters(run_tagi: Run, tmp_path: Path)
         {
             "task": "two/three",
             "category": "c",
-            "instruction": "first the food , last the place . use the small forms .",
+            "instruction": "look for the food and the place . use the small forms .",
         },
     ]
     tasks.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -64,9 +64,7 @@ def test_plain():
     assert encoding.concatenated("Count.", EXAMPLES[:1], "x") == "Count.\na b -> two\nx"
 
 
-@pytest.mark.parametrize(
-    "encoding", [TkInstructEncoding(2), PlainEncoding(2), TkInstructEncoding(), PlainEncoding(9)]
-)
+@pytest.mark.parametrize("encoding", [TkInstructEncoding(2), PlainEncoding(2), TkInstructEncoding(), PlainEncoding(9)])
 def test_both_parts_make_the_whole(encoding):
     whole = encoding.concatenated("Count", EXAMPLES, "x y")
     assert whole == encoding.instruction("Count", EXAMPLES) + encoding.separator + encoding.input("x y")
@@ -75,9 +73,7 @@ def test_both_parts_make_the_whole(encoding):
 def test_an_example_over_the_limit_is_left_out_and_those_after_it(words):
     encoding = PlainEncoding(3)
     examples = (Example("a", "1"), Example("b c d e", "2"), Example("f", "3"))
-    limited = [
-        encoding.instruction("Do it.", examples, tokenizer=words, limit=n) for n in (3, 5, 6, 11, 12, 15)
-    ]
+    limited = [encoding.instruction("Do it.", examples, tokenizer=words, limit=n) for n in (3, 5, 6, 11, 12, 15)]
     shown = [text.split("\n")[1:] for text in limited]
     lines = ["a -> 1", "b c d e -> 2", "f -> 3"]
     assert shown == [[], [], lines[:1], lines[:1], lines[:2], lines]
@@ -119,9 +115,7 @@ def test_an_input_over_the_limit_keeps_its_frame(encoding, words):
     text = "one two three four five six seven eight"
     tokens = length(encoding.input(text))
     assert encoding.input(text, tokenizer=words, limit=tokens) == encoding.input(text)
-    with pytest.raises(
-        InputError, match=f"expected at most {tokens - 2} tokens, got {tokens}: shorten the input"
-    ):
+    with pytest.raises(InputError, match=f"expected at most {tokens - 2} tokens, got {tokens}: shorten the input"):
         encoding.input(text, tokenizer=words, limit=tokens - 2)
     assert encoding.input(text, tokenizer=words, limit=tokens - 3, truncate=True) == encoding.input(text[:23])
 
@@ -142,9 +136,7 @@ def test_a_prompt_over_the_limit(encoding, words):
         InputError, match=f"expected at most {tokens - 1} tokens, got {tokens}: shorten the instruction and"
     ):
         encoding.concatenated("Do it.", EXAMPLES, "one two three", tokenizer=words, limit=tokens - 1)
-    cut = encoding.concatenated(
-        "Do it.", EXAMPLES, "one two three", tokenizer=words, limit=tokens - 3, truncate=True
-    )
+    cut = encoding.concatenated("Do it.", EXAMPLES, "one two three", tokenizer=words, limit=tokens - 3, truncate=True)
     assert cut.split() == whole.split()[: tokens - 3]
 
 

@@ -28,9 +28,7 @@ def path(tmp_path):
 
 def fault(path, *lines, **options):
     """The one-line message raised on reading these lines (objects, or raw bytes)."""
-    path.write_bytes(
-        b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
-    )
+    path.write_bytes(b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines))
     with pytest.raises(DataError) as caught:
         read_jsonl(path, **options)
     assert "\n" not in str(caught.value)
@@ -113,9 +111,7 @@ def test_writing_where_it_cannot_be(tmp_path, path):
 
 
 def test_instructions_alone(path):
-    path.write_text(
-        '{"task": "a", "instruction": "Do."}\n\n{"task": "b", "category": "k", "instruction": "Undo."}\n'
-    )
+    path.write_text('{"task": "a", "instruction": "Do."}\n\n{"task": "b", "category": "k", "instruction": "Undo."}\n')
     assert read_jsonl(path, require_instances=False) == [
         Task("a", "", "Do.", ()),
         Task("b", "k", "Undo.", ()),

@@ -1,6 +1,7 @@
 """Answers keep their order whatever the batches; conditions give what they say."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +12,30 @@ from tagi.errors import DataError
 from tagi.evaluation.answers import answer_tasks, write_answers
 from tagi.evaluation.conditions import instruction_conditions, other_task
 from tagi.evaluation.report import category_rows, summarize
+from tagi.methods import Method
 
 
-class Echo:
+class Echo(Method):
     """A method whose answer is its instruction and the input."""
 
+    name = "echo"
+
     def __init__(self) -> None:
+        super().__init__()
         self.batches: list[int] = []
+
+    def collate(self, samples: Sequence[Any]) -> dict[str, Tensor]:
+        raise AssertionError("evaluation does not train")
+
+    def score_choices(self, *_: Any, **__: Any) -> list[list[float]]:
+        raise AssertionError("nothing here has choices")
+
+    def save(self, folder: Path, extra: Any = None) -> None:
+        raise AssertionError("evaluation does not save")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Echo":
+        return cls()
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> list[str]:
         return [task.instruction for task in tasks]
@@ -47,7 +65,7 @@ def tasks() -> list[Task]:
 
 def ask(instructions: Any, batch_size: int) -> tuple[list[Any], Echo]:
     method = Echo()
-    answers = answer_tasks(method, instructions, tasks(), batch_size=batch_size, max_new_tokens=5)  # type: ignore[arg-type]
+    answers = answer_tasks(method, instructions, tasks(), batch_size=batch_size, max_new_tokens=5)
     return answers, method
 
 
@@ -72,7 +90,7 @@ def test_scores_and_rows() -> None:
 
 
 def test_conditions() -> None:
-    made = {name: make() for name, make in instruction_conditions(Echo(), tasks()).items()}  # type: ignore[arg-type]
+    made = {name: make() for name, make in instruction_conditions(Echo(), tasks()).items()}
     assert made == {
         "right": ["do a", "do b", "do c"],
         "paraphrase": ["please a", "please b", "please c"],

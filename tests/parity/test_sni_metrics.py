@@ -15,8 +15,7 @@ def oracle(data_dir):
 @pytest.fixture(scope="module")
 def scores(oracle):
     rows = [
-        Prediction(row["task"], row["category"], row["prediction"], tuple(row["references"]))
-        for row in oracle["rows"]
+        Prediction(row["task"], row["category"], row["prediction"], tuple(row["references"])) for row in oracle["rows"]
     ]
     return score_predictions(rows)
 

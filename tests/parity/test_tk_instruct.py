@@ -33,9 +33,7 @@ def tasks(data_dir, oracle):
         root = data_dir / "natural-instructions"
         listed = (root / "splits" / "default" / f"{split}_tasks.txt").read_text().split()
         chosen = [name for name in listed if name in names]
-        found |= {
-            task.name: task for task in read_sni(root, split, instances_per_task=None, tasks=chosen).tasks
-        }
+        found |= {task.name: task for task in read_sni(root, split, instances_per_task=None, tasks=chosen).tasks}
     assert set(found) == names
     return found
 
@@ -66,9 +64,7 @@ def test_prompts_to_the_character(oracle, tasks, tokenizer):
 
 def test_an_example_is_left_out_in_the_oracle(oracle, tasks):
     """Otherwise the rule that leaves examples out would go untested above."""
-    short = [
-        row for row in oracle if row["setting"] == "def_2pos" and "Positive Example 2" not in row["source"]
-    ]
+    short = [row for row in oracle if row["setting"] == "def_2pos" and "Positive Example 2" not in row["source"]]
     assert [row["task"] for row in short] == ["task522_news_editorial_summary"]
     encoding, *parts = given(short[0], tasks)
     assert "Positive Example 2" in encoding.concatenated(*parts)

@@ -51,5 +51,5 @@ def test_shuffled_inputs_keep_targets(tmp_path: Path) -> None:
 
 def test_the_backbone_stage_needs_the_toy_family(tmp_path: Path) -> None:
     recipe = load_recipe("toy", [*SHORT, "data.source=jsonl", f"data.path={tmp_path / 'tasks.jsonl'}"])
-    with pytest.raises(ConfigError, match="the stage):
+    with pytest.raises(ConfigError, match="the stage 'backbone' needs 'toy'"):
         train_stage(recipe, "backbone", tmp_path / "out", progress=False)

@@ -79,12 +79,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_tensors(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The checkpoint's tensors, which must have exactly the names and shapes of `expected`."""
     path = folder / WEIGHTS
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: expected {WEIGHTS}, got no such file")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: expected whole safetensors, got a damaged file ({error})") from error
+    tensors = read_some_tensors(folder)
     odd = sorted(tensors.keys() ^ expected.keys())
     if odd:
         state = "missing" if odd[0] in expected else "unexpected"
@@ -95,6 +90,17 @@ def read_tensors(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tens
                 f"{path}: expected {name!r} of shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
             )
     return tensors
+
+
+def read_some_tensors(folder: Path) -> dict[str, Tensor]:
+    """Whatever tensors the checkpoint holds; `CheckpointError` if its file is missing or damaged."""
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: expected {WEIGHTS}, got no such file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: expected whole safetensors, got a damaged file ({error})") from error
 
 
 def base_of(config: Mapping[str, Any]) -> BaseModel:

@@ -40,5 +40,5 @@ def demo(toy: Toy = True, limit: Limit = 50, as_json: JsonFlag = False) -> None:
         typer.echo(f"  instruction  {one['instruction']}")
         typer.echo(f"  input        {one['input']}")
         typer.echo(f"  answer       {one['answer']}   {'right' if one['right'] else 'wrong: ' + one['expected']}\n")
-    typer.echo("Your own:  tagi predict -i 'take the tool , then the animal , and make each one plural .' \\")
+    typer.echo("Your own:  tagi predict -i 'take the tool and the animal and make each one plural .' \\")
     typer.echo("               'cat river king pen soup'")

@@ -42,7 +42,7 @@ def generate(
 
     \b
     Examples:
-      tagi generate -i "take the animal , then the tool , and translate each into zorbish ." --out adapter
+      tagi generate -i "take the animal and the tool and translate each into zorbish ." --out adapter
       tagi generate -g runs/sni -i "Say whether the two sentences agree." --out adapter
       tagi generate -g runs/sni --from tasks.jsonl --out adapters
     """

@@ -43,7 +43,7 @@ def predict(
     \b
     Examples:
       tagi predict -a adapter "cat river king pen soup"
-      tagi predict -i "take the tool , then the animal , and make each one plural ." "cat river king pen soup"
+      tagi predict -i "take the tool and the animal and make each one plural ." "cat river king pen soup"
       tagi predict -a adapter --file inputs.txt --json > answers.jsonl
       cat inputs.txt | tagi predict -a adapter --beams 4
     """

@@ -13,6 +13,9 @@ StageName = Annotated[
     typer.Argument(metavar="STAGE", help="finetune (TAGI), metatrain (instruction concatenated) or backbone."),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the checkpoint and the record.")]
+Start = Annotated[
+    str | None, typer.Option("--from", metavar="CHECKPOINT", help="Begin with the parameters of this checkpoint.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Take up the run in DIR where it was interrupted.")]
 
 STAGES = ("backbone", "metatrain", "finetune")
@@ -22,6 +25,7 @@ def train(
     stage: StageName,
     recipe: RecipeName,
     out: Out,
+    start: Start = None,
     overrides: Overrides = None,
     resume: Resume = False,
     as_json: JsonFlag = False,
@@ -34,6 +38,7 @@ def train(
     Examples:
       tagi train finetune toy --out runs/toy
       tagi train metatrain toy --out runs/toy-concatenated
+      tagi train finetune toy --from runs/toy-lora-only --out runs/toy-continued
       tagi train finetune sni-small --set data.path=natural-instructions \\
           --set backbone.tokenizer=google/t5-base-lm-adapt --out runs/sni
       tagi train finetune toy --out runs/toy --resume
@@ -48,7 +53,7 @@ def train(
     quiet()
     from tagi.pipeline import train_stage
 
-    record = train_stage(loaded, stage, out, resume=resume)  # type: ignore[arg-type]
+    record = train_stage(loaded, stage, out, start=start, resume=resume)  # type: ignore[arg-type]
     if as_json:
         print_json(record)
         return

@@ -28,9 +28,7 @@ class RecipeSummary:
 
 def recipe_names() -> list[str]:
     """The shipped recipes' names, sorted."""
-    return sorted(
-        file.name.removesuffix(".toml") for file in _shipped().iterdir() if file.name.endswith(".toml")
-    )
+    return sorted(file.name.removesuffix(".toml") for file in _shipped().iterdir() if file.name.endswith(".toml"))
 
 
 def list_recipes() -> list[RecipeSummary]:
@@ -100,9 +98,7 @@ def _shipped() -> Traversable:
 
 
 def _is_path(name_or_path: str | Path) -> bool:
-    return (
-        isinstance(name_or_path, Path) or name_or_path.endswith(".toml") or len(Path(name_or_path).parts) > 1
-    )
+    return isinstance(name_or_path, Path) or name_or_path.endswith(".toml") or len(Path(name_or_path).parts) > 1
 
 
 def _find(name_or_path: str | Path) -> Traversable:

@@ -81,9 +81,7 @@ class BackboneSettings(Table):
 
     @field_validator("config")
     @classmethod
-    def _config_if_and_only_if_made(
-        cls, value: dict[str, Any] | None, info: ValidationInfo
-    ) -> dict[str, Any] | None:
+    def _config_if_and_only_if_made(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
         name = info.data.get("name")
         if name is None:
             return value

@@ -57,9 +57,7 @@ def read_jsonl(path: str | Path, *, require_instances: bool = True) -> list[Task
                 task = _task(fields, where, require_instances)
                 first = lines.setdefault(task.name, number)
                 if first != number:
-                    raise DataError(
-                        f"{where}: field 'task': {task.name!r} is the task of line {first} already"
-                    )
+                    raise DataError(f"{where}: field 'task': {task.name!r} is the task of line {first} already")
                 tasks.append(task)
     except OSError as fault:
         raise DataError(f"{path}: cannot be read ({fault.strerror})") from fault

@@ -112,15 +112,11 @@ def read_sni(
         else:
             read.append(task)
     if categories is not None:
-        _all_in(
-            categories, [task.category for task in read], "category", f"the {split} tasks read from {root}"
-        )
+        _all_in(categories, [task.category for task in read], "category", f"the {split} tasks read from {root}")
         read = [task for task in read if task.category in categories]
     if not read:
         raise DataError(f"{root}: expected English tasks of the {split} split in {folder}, got none")
-    result = SNISplit(
-        split, instances_per_task, tuple(read), tuple(listed), tuple(missing), tuple(non_english)
-    )
+    result = SNISplit(split, instances_per_task, tuple(read), tuple(listed), tuple(missing), tuple(non_english))
     if result.warning:
         _log.warning(result.warning)
     return result
@@ -180,9 +176,7 @@ def _read_task(path: Path, name: str, limit: int | None) -> Task | None:
         category=as_text(categories[0], "Categories[0]", where, filled=True).strip(),
         instruction=wordings[0],
         instances=tuple(_instance(item, index, name, where) for index, item in enumerate(instances[:limit])),
-        examples=tuple(
-            _example(item, f"{where}: Positive Examples[{index}]") for index, item in enumerate(positives)
-        ),
+        examples=tuple(_example(item, f"{where}: Positive Examples[{index}]") for index, item in enumerate(positives)),
         paraphrases=tuple(wordings[1:]),
     )
 

@@ -74,9 +74,7 @@ class Generator(nn.Module):
         hooks = [bank.hooks(self.backbone.site_modules, rows)]
         if self.fusion is not None:
             # Values of zero read as nothing: fusion has no biases.
-            keys_values = [
-                (k[rows], v[rows] * kept[:, None, None, None]) for k, v in self.fusion.keys_values(states)
-            ]
+            keys_values = [(k[rows], v[rows] * kept[:, None, None, None]) for k, v in self.fusion.keys_values(states)]
             hooks.append(self.fusion.hooks(self.backbone, keys_values, instruction_mask[rows]))
         with Attachment(*hooks).active():
             encoded, mask = self.backbone.encode(input_ids, input_mask), input_mask

@@ -1,7 +1,7 @@
 """Pretraining a backbone by span corruption on unlabelled text: how the toy family's backbone is made."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class Denoiser(Trainable):
         states = self.backbone.encode(input_ids, input_mask)
         return {"loss": prediction_loss(self.backbone.logits(states, input_mask, labels), labels)}
 
-    def save(self, folder: Path, extra: dict[str, Any] | None = None) -> None:
+    def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
         """Write a plain transformers folder; an earlier one there is replaced."""
         with new_folder(folder, overwrite=True) as temporary:
             self.backbone.model.save_pretrained(temporary)

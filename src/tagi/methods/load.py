@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
-from tagi.backbones.checkpoint import read_config
+import torch
+from torch import Tensor
+
+from tagi.backbones.checkpoint import read_config, read_some_tensors
 from tagi.errors import CheckpointError
 from tagi.methods.concatenation import Concatenation
-from tagi.methods.protocol import Method
+from tagi.methods.protocol import Method, Trainable
 from tagi.methods.tagi import TAGI
 
 METHODS: dict[str, type[Method]] = {method.name: method for method in (TAGI, Concatenation)}
@@ -17,3 +20,30 @@ def load_method(folder: Path) -> Method:
     if name not in METHODS:
         raise CheckpointError(f"{folder}: expected a method among {', '.join(METHODS)}, got {name!r}")
     return METHODS[name].load(folder)
+
+
+def start_from(model: Trainable, folder: Path) -> int:
+    """Copy into `model` every trained parameter that the checkpoint has too; how many numbers that were.
+
+    A generator's parts and a backbone's are matched by name, whatever method saved them. Raises `CheckpointError` if
+    nothing matches or a shape differs.
+    """
+    read_config(folder)
+    buffers = dict(model.named_buffers())  # what generated factors start from belongs to their generator
+    wanted = {_shared_name(name): tensor for name, tensor in {**buffers, **model.trained_tensors()}.items()}
+    found = {_shared_name(name): tensor for name, tensor in read_some_tensors(folder).items()}
+    common: dict[str, tuple[Tensor, Tensor]] = {name: (wanted[name], found[name]) for name in wanted if name in found}
+    if not common:
+        raise CheckpointError(f"{folder}: expected parameters to start from, got none that this stage trains")
+    with torch.no_grad():
+        for name, (target, source) in common.items():
+            if target.shape != source.shape:
+                raise CheckpointError(
+                    f"{folder}: expected {name!r} of shape {tuple(target.shape)}, got {tuple(source.shape)}"
+                )
+            target.copy_(source)
+    return sum(target.numel() for target, _ in common.values())
+
+
+def _shared_name(name: str) -> str:
+    return name.removeprefix("generator.")

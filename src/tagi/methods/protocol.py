@@ -1,6 +1,6 @@
 """What training, evaluation and serving ask of any method, so that none of them knows which one it has."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,12 +15,16 @@ from tagi.data.text import TextEncoder
 Batch = dict[str, Tensor]
 
 
-class Trainable(nn.Module):
+class Trainable(nn.Module, ABC):
     """What the trainer needs: a batch from samples, named losses from a batch, trained tensors to keep."""
 
+    @abstractmethod
     def collate(self, samples: Sequence[Any]) -> Batch:
         """One micro-batch of samples as tensors: the keyword arguments of `forward`."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+        """Write what was trained; `extra` is kept as provenance where the format has a place for it."""
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """Every tensor that training changes, by name."""
@@ -71,10 +75,6 @@ class Method(Trainable):
         truncate: bool = False,
     ) -> list[list[float]]:
         """Log-probability of every choice of every input, end of sequence included."""
-
-    @abstractmethod
-    def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
-        """Write a checkpoint that `load` reads; `extra` is kept in its configuration (provenance)."""
 
     @classmethod
     @abstractmethod

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from tagi.backbones import T5Backbone, load_backbone, make_backbone
+from tagi.backbones.load import folder_revision
 from tagi.config import Recipe, Stage
 from tagi.data.batches import TaskBatches
 from tagi.data.denoising import DenoisingBatches
@@ -15,8 +16,8 @@ from tagi.data.text import TextSettings
 from tagi.data.toy import toy_corpus, toy_tokenizer
 from tagi.errors import ConfigError, TrainingError
 from tagi.hypernetwork import Generator, GeneratorSettings
-from tagi.methods import TAGI, Concatenation, Denoiser, Method, Trainable
-from tagi.pipeline.finding import MODEL
+from tagi.methods import TAGI, Concatenation, Denoiser, Method, Trainable, start_from
+from tagi.pipeline.finding import MODEL, find_checkpoint
 from tagi.pipeline.records import write_record
 from tagi.pipeline.tasks import LoadedTasks, load_tasks
 from tagi.training import TrainingSettings, fingerprint, train
@@ -28,22 +29,32 @@ _CORPUS_STRIDE = 1_000_003  # documents of different micro-batches come from dif
 
 
 def train_stage(
-    recipe: Recipe, stage: Stage, out: Path, *, resume: bool = False, progress: bool = True
+    recipe: Recipe,
+    stage: Stage,
+    out: Path,
+    *,
+    start: str | None = None,
+    resume: bool = False,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Run one stage of a recipe into `out` and return its record.
 
-    `out/model` is the finished checkpoint, `out/record.json` how it came about, `out/checkpoints` what a resumed run
-    starts from. With `resume` an interrupted run is taken up where its newest complete checkpoint left it, and a
-    finished one is left alone; without, `out` must hold no run.
+    `start` is a checkpoint whose parameters this stage begins with: every one that both have. `out/model` is the
+    finished checkpoint, `out/record.json` how it came about, `out/checkpoints` what a resumed run starts from. With
+    `resume` an interrupted run is taken up where its newest complete checkpoint left it, and a finished one is left
+    alone; without, `out` must hold no run.
     """
     settings = recipe.training_for(stage)
-    identity = fingerprint(stage, recipe.model_dump(mode="json"), torch.get_num_threads())
+    origin = None if start is None else find_checkpoint(start)
+    begun = None if origin is None else folder_revision(origin)
+    identity = fingerprint(stage, recipe.model_dump(mode="json"), begun, torch.get_num_threads())
     finished = _earlier_run(out, identity, resume)
     if finished is not None:
         return finished
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     model, batches, data = _stage(recipe, stage, out)
+    taken = 0 if origin is None else start_from(model, origin)
     outcome = train(
         model,
         batches,
@@ -53,11 +64,12 @@ def train_stage(
         resume=resume,
         progress=progress,
     )
-    provenance = {"recipe": recipe.name, "stage": stage, "steps": settings.steps, "seed": recipe.seed}
-    model.save(out / MODEL, provenance)  # type: ignore[attr-defined]
+    provenance = {"recipe": recipe.name, "stage": stage, "steps": settings.steps, "seed": recipe.seed, "start": begun}
+    model.save(out / MODEL, provenance)
     content = {
         "stage": stage,
         "identity": identity,
+        "start": {"revision": begun, "parameters": taken},
         "data": data,
         "training": outcome,
         "parameters": _parameters(model),

@@ -15,7 +15,7 @@ from torch.utils.data import Sampler, SequentialSampler
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
-from tagi.adapters import reenter
+from tagi.backbones import Backbone
 from tagi.errors import TrainingError
 from tagi.files import write_text
 from tagi.methods.protocol import Trainable
@@ -39,9 +39,7 @@ class MethodTrainer(Trainer):
         dataset: Sized = self.train_dataset if train_dataset is None else train_dataset
         return SequentialSampler(dataset)
 
-    def compute_loss(  # type: ignore[override]
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any
-    ) -> Any:
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
         """All of a step's computation is in the method's forward; here it is only checked and noted."""
         terms: dict[str, Tensor] = model(**inputs)
         loss = terms["loss"]
@@ -104,7 +102,9 @@ def train(
     checkpoint = newest_complete(folder, identity) if resume else None
     arguments = _arguments(settings, folder)
     if settings.gradient_checkpointing:
-        _checkpoint_gradients(model)
+        for module in model.modules():
+            if isinstance(module, Backbone):
+                module.checkpoint_gradients()
     trainer = MethodTrainer(
         model=model,
         args=arguments,
@@ -149,12 +149,3 @@ def _arguments(settings: TrainingSettings, folder: Path) -> TrainingArguments:
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
     )
-
-
-def _checkpoint_gradients(model: Trainable) -> None:
-    # Recomputation happens after the call: `reenter` puts the forward pass's attachment in force again.
-    for module in model.modules():
-        enable = getattr(module, "gradient_checkpointing_enable", None)
-        if enable is not None:
-            enable(gradient_checkpointing_kwargs={"use_reentrant": False, "context_fn": reenter})
-            return

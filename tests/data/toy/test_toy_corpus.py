@@ -22,6 +22,7 @@ from tagi.data.toy.lexicon import FACT_TABLES, FACTS, PAIRS
 
 DOCUMENTS = list(islice(toy_corpus(2), 1500))
 LEXICON = lexicon_words()
+LONGEST_WORDING = 31  # words
 SOURCE = {name: {y: x for x, y in table.items()} for name, table in MAPS.items()}
 PAIR_OF = {word: pair for pairs in PAIRS.values() for pair in pairs for word in pair}
 STATEMENTS = {
@@ -49,9 +50,16 @@ def source_of(words: list[str]) -> list[str]:
     return next([table[word] for word in words] for table in SOURCE.values() if table.keys() >= set(words))
 
 
+def sentences_of(document: str) -> set[str]:
+    """Every run of words up to a full stop that is no longer than an instruction."""
+    words = document.split()
+    ends = [at + 1 for at, word in enumerate(words) if word == "."]
+    return {" ".join(words[at:end]) for end in ends for at in range(max(0, end - LONGEST_WORDING), end)}
+
+
 def steps(words: list[str], at: int, instructions: set[str]) -> Iterator[int]:
     """Where a list, a fact or an instruction that starts here may end."""
-    for end in range(at + 1, min(at + 26, len(words)) + 1):
+    for end in range(at + 1, min(at + LONGEST_WORDING, len(words)) + 1):
         text = " ".join(words[at:end])
         listed = end - at == INPUT_WORDS + 1 and LEXICON.issuperset(words[at : end - 1]) and words[end - 1] == "."
         if listed or text in STATEMENTS or text in instructions:
@@ -121,17 +129,18 @@ def test_every_fact_is_stated() -> None:
 def test_instructions_are_those_of_training_programs(holdout: int) -> None:
     """Every document is lists, facts and training wordings of training programs, and nothing else."""
     documents = list(islice(toy_corpus(4, holdout), 400))
-    train = {text for program in train_programs(holdout) for text in all_wordings(program)}
+    sentences = set().union(*map(sentences_of, documents))
+    stated = {program: sentences.intersection(all_wordings(program)) for program in all_programs()}
+    train = set().union(*(stated[program] for program in train_programs(holdout)))
     assert all(is_made_of(document, train) for document in documents)
     assert not all(is_made_of(document, set()) for document in documents)
-    unseen = [
-        text
-        for program in unseen_programs(holdout)
-        for inventory in ("train", "heldout")
-        for text in all_wordings(program, inventory)
-    ]
-    whole = "\n".join(documents)
-    assert not any(text in whole for text in unseen)
+    assert not any(stated[program] for program in unseen_programs(holdout))
+    assert not any(sentences.intersection(all_wordings(program, "heldout")) for program in all_programs())
+
+
+def test_instructions_of_every_training_program_are_there() -> None:
+    sentences = set().union(*map(sentences_of, DOCUMENTS))
+    assert all(not sentences.isdisjoint(all_wordings(program)) for program in train_programs())
 
 
 def test_seed_and_holdout_decide() -> None:

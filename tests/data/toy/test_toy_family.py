@@ -66,10 +66,12 @@ def test_task_contents(split: TaskSplit) -> None:
 def test_paraphrases_are_heldout_wordings_for_unseen_tasks_alone(split: TaskSplit) -> None:
     for task in toy_tasks(split, instances_per_task=1):
         program = program_of(task.name)
-        train, heldout = set(all_wordings(program)), set(all_wordings(program, "heldout"))
-        assert task.instruction in train
-        assert set(task.paraphrases) <= (train if split == "train" else heldout)
-        assert len({task.instruction, *task.paraphrases}) == 17
+        paraphrases = set(task.paraphrases)
+        assert task.instruction in all_wordings(program)
+        assert paraphrases == paraphrases.intersection(
+            all_wordings(program, "train" if split == "train" else "heldout")
+        )
+        assert len({task.instruction, *paraphrases}) == 17
 
 
 def test_inputs_are_one_base_word_of_each_kind_in_random_order() -> None:
@@ -101,6 +103,12 @@ def test_one_input_in_eight_is_for_evaluation() -> None:
     assert sum(input_split(text) == "eval" for text in texts) / len(texts) == pytest.approx(1 / 8, abs=0.02)
 
 
+def test_inputs_of_a_task_are_different() -> None:
+    """Enough of them that independent draws would repeat some."""
+    drawn = toy_instances(all_programs()[5], 2500, 0, "eval")
+    assert len({tuple(one.input.split()) for one in drawn}) == len({one.id for one in drawn}) == 2500
+
+
 def test_more_instances_append() -> None:
     program = all_programs()[3]
     assert toy_instances(program, 5, 0, "train") == toy_instances(program, 50, 0, "train")[:5]
@@ -115,10 +123,10 @@ def test_seed_changes_wordings_but_not_programs() -> None:
     assert [task.name for task in one] != [task.name for task in toy_tasks("unseen", 0, 1, holdout=1)]
 
 
-@pytest.mark.parametrize(("split", "most"), [("train", 270), ("unseen", 384)])
+@pytest.mark.parametrize(("split", "most"), [("train", 540), ("unseen", 768)])
 def test_too_many_paraphrases_are_refused(split: TaskSplit, most: int) -> None:
-    with pytest.raises(DataError, match=f"^expected 0 to {most} wordings of toy-.*, got 400$"):
-        toy_tasks(split, 0, 1, paraphrases_per_task=400 - (split == "train"))
+    with pytest.raises(DataError, match=f"^expected 0 to {most} wordings of toy-.*, got 800$"):
+        toy_tasks(split, 0, 1, paraphrases_per_task=800 - (split == "train"))
 
 
 def test_same_again_and_other_for_another_seed() -> None:

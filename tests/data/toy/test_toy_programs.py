@@ -12,6 +12,7 @@ from tagi.data.toy import (
     KIND_OF,
     KINDS,
     MAPS,
+    SELECTIONS,
     WORDS,
     Program,
     all_programs,
@@ -40,26 +41,40 @@ def test_counts() -> None:
     assert summary["train"] >= 60
     assert summary["unseen"] >= 20
     assert len(set(all_programs())) == summary["programs"]
-    assert all(program.first != program.second for program in all_programs())
+
+
+def test_programs_name_two_or_three_kinds_in_the_order_of_kinds() -> None:
+    assert Counter(map(len, SELECTIONS)) == {2: 10, 3: 10}
+    assert len(set(SELECTIONS)) == 20
+    for kinds in SELECTIONS:
+        assert kinds == tuple(kind for kind in KINDS if kind in kinds)
+    pairs = {(program.kinds, program.mapping) for program in all_programs()}
+    assert pairs == set(itertools.product(SELECTIONS, MAPS))
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "mapping", "expected"),
+    ("kinds", "mapping", "expected"),
     [
-        ("animal", "food", "copy", "cat soup"),
-        ("food", "animal", "copy", "soup cat"),
-        ("tool", "person", "plural", "pens queens"),
-        ("place", "tool", "partner", "valley brush"),
-        ("person", "place", "small", "queenling hillling"),
-        ("animal", "place", "zorbish", "zorb zuk"),
-        ("food", "person", "kelvan", "lasha pynn"),
+        ("animal food", "copy", "cat soup"),
+        ("tool person", "plural", "pens queens"),
+        ("tool place", "partner", "brush valley"),
+        ("place person", "small", "hillling queenling"),
+        ("animal place", "zorbish", "zorb zuk"),
+        ("food person", "kelvan", "lasha pynn"),
+        ("animal tool person", "copy", "cat pen queen"),
+        ("food place person", "plural", "soups hills queens"),
+        ("animal place person", "partner", "dog valley king"),
+        ("animal food place", "small", "catling soupling hillling"),
+        ("animal tool place", "zorbish", "zorb rimp zuk"),
+        ("food tool person", "kelvan", "lasha falune pynn"),
     ],
 )
-def test_answers_worked_by_hand(first: str, second: str, mapping: str, expected: str) -> None:
-    words = ["hill", "soup", "cat", "queen", "pen"]
-    program = Program(first, second, mapping)
-    assert program.apply(words) == expected.split()
-    assert program.apply(words[::-1]) == expected.split()
+def test_answers_worked_by_hand(kinds: str, mapping: str, expected: str) -> None:
+    """The same for every order of the input's words."""
+    program = Program(tuple(kinds.split()), mapping)
+    assert program in all_programs()
+    for words in itertools.permutations(["hill", "soup", "cat", "queen", "pen"]):
+        assert program.apply(words) == expected.split()
 
 
 def test_word_maps_are_one_to_one_and_apart() -> None:
@@ -105,24 +120,22 @@ def test_training_and_unseen_tasks_are_disjoint_as_programs(holdout: int) -> Non
 def test_unseen_programs_are_balanced(holdout: int) -> None:
     unseen = unseen_programs(holdout)
     assert Counter(program.mapping for program in unseen) == dict.fromkeys(MAPS, 4)
-    for place in ("first", "second"):
-        kinds = Counter(getattr(program, place) for program in unseen)
-        assert set(kinds) == set(KINDS)
-        assert set(kinds.values()) <= {4, 5}
-        assert max(Counter((getattr(program, place), program.mapping) for program in unseen).values()) == 1
-    assert max(Counter((program.first, program.second) for program in unseen).values()) <= 2
+    assert Counter(len(program.kinds) for program in unseen) == {2: 12, 3: 12}
+    assert max(Counter(program.kinds for program in unseen).values()) <= 2
+    kind_map = Counter((kind, program.mapping) for program in unseen for kind in program.kinds)
+    assert max(kind_map.values()) <= 3
+    assert {kind for kind, _ in kind_map} == set(KINDS)
 
 
 @pytest.mark.parametrize("holdout", HOLDOUTS)
-def test_every_pair_of_values_of_an_unseen_program_occurs_in_training(holdout: int) -> None:
+def test_every_selection_and_every_kind_in_every_map_occurs_in_training(holdout: int) -> None:
+    """Each selection under at least four of the six maps; each kind and map in at least seven of ten programs."""
     train = train_programs(holdout)
-    kinds = Counter((program.first, program.second) for program in train)
-    first_map = Counter((program.first, program.mapping) for program in train)
-    second_map = Counter((program.second, program.mapping) for program in train)
-    for program in unseen_programs(holdout):
-        assert kinds[program.first, program.second] >= 4
-        assert first_map[program.first, program.mapping] == 3
-        assert second_map[program.second, program.mapping] == 3
+    selections = Counter(program.kinds for program in train)
+    kind_map = Counter((kind, program.mapping) for program in train for kind in program.kinds)
+    assert Counter(program.mapping for program in train) == dict.fromkeys(MAPS, 16)
+    assert all(selections[kinds] >= 4 for kinds in SELECTIONS)
+    assert all(kind_map[pair] >= 7 for pair in itertools.product(KINDS, MAPS))
 
 
 def test_holdouts_differ() -> None:
@@ -147,4 +160,4 @@ def test_program_of_a_task_name() -> None:
 )
 def test_foreign_input_is_refused(text: str) -> None:
     with pytest.raises(DataError, match=rf"^a toy input is {INPUT_WORDS} words, one of each kind, got '{text}'$"):
-        Program("animal", "food", "copy").apply(text.split())
+        Program(("animal", "food"), "copy").apply(text.split())

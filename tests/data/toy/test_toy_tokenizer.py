@@ -46,7 +46,7 @@ def test_no_text_of_the_family_has_unknown_words(tokenizer: PreTrainedTokenizerF
     texts += [text.format(x=x, y=FACT_TABLES[name][x]) for name in FACTS for text in FACTS[name] for x in WORDS]
     texts += [" ".join(sorted(words)) for words in (lexicon_words(), wording_words(), wording_words("heldout"))]
     for program in all_programs():
-        texts += [*all_wordings(program), *all_wordings(program, "heldout")][::29]
+        texts += [*islice(all_wordings(program), 0, None, 97), *islice(all_wordings(program, "heldout"), 0, None, 97)]
     for split in splits:
         for task in toy_tasks(split, 0, 3, examples_per_task=2):
             texts += [task.instruction, *task.paraphrases]
@@ -62,10 +62,10 @@ def test_no_text_of_the_family_has_unknown_words(tokenizer: PreTrainedTokenizerF
 def test_saved_and_loaded_is_the_same(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path)
-    text = "start with <extra_id_0> , end <extra_id_19> and make each one plural ."
+    text = "look for <extra_id_0> , find <extra_id_19> and make each one plural ."
     assert loaded(text).input_ids == tokenizer(text).input_ids
     ids = loaded(text).input_ids
-    assert loaded.decode(ids, skip_special_tokens=True) == "start with , end and make each one plural ."
+    assert loaded.decode(ids, skip_special_tokens=True) == "look for , find and make each one plural ."
     assert (loaded.pad_token_id, loaded.eos_token_id, loaded.unk_token_id) == (0, 1, 2)
     assert loaded.get_vocab() == tokenizer.get_vocab()
     assert loaded.padding_side == "right"

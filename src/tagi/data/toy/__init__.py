@@ -1,8 +1,9 @@
 """A small compositional text-to-text task family with a text corpus and a tokenizer of its own.
 
-An input is five words, one of each kind, in random order. A task asks, in one of many wordings, for a program
-(first kind, second kind, word map): the words of two kinds, in that order, both through the map. Unseen tasks
-combine values that training saw apart. The input alone does not give the answer: no two programs ever agree.
+An input is five words, one of each kind (animal, food, tool, place, person), in random order. A task asks for the words
+of two or three of the kinds, through a word map (as they are, plural, partner, small form, two invented languages), in
+one of many wordings. Unseen tasks combine a selection of kinds and a map that training saw apart; nobody can answer
+without the instruction, for no two programs agree.
 """
 
 from tagi.data.toy.corpus import toy_corpus
@@ -19,6 +20,7 @@ from tagi.data.toy.language import Inventory, all_wordings, wording, wording_wor
 from tagi.data.toy.lexicon import KIND_OF, KINDS, MAPS, WORDS, lexicon_words
 from tagi.data.toy.programs import (
     INPUT_WORDS,
+    SELECTIONS,
     Program,
     all_programs,
     program_of,
@@ -32,6 +34,7 @@ __all__ = [
     "KINDS",
     "KIND_OF",
     "MAPS",
+    "SELECTIONS",
     "SENTINELS",
     "WORDS",
     "InputSplit",

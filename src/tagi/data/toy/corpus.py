@@ -8,7 +8,7 @@ from tagi.data.toy.lexicon import FACT_TABLES, FACTS, KINDS, MAPS, PAIRS, WORDS
 from tagi.data.toy.programs import train_programs
 
 _LISTS_PER_DOCUMENT = 3
-_SHORTEST, _LONGEST_TARGET = 15, 35  # the last sentence adds at most 26 words
+_SHORTEST, _LONGEST_TARGET = 15, 30  # the last sentence adds at most 30 words
 
 
 def toy_corpus(seed: int, holdout: int = 0) -> Iterator[str]:

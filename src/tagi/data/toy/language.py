@@ -2,7 +2,8 @@
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import permutations, product
 from types import MappingProxyType
 from typing import Literal
 
@@ -14,17 +15,17 @@ Inventory = Literal["train", "heldout"]
 TEMPLATES: Mapping[Inventory, tuple[str, ...]] = MappingProxyType(
     {
         "train": (
-            "start with {first} , end with {second} , and {map} .",
-            "{map} , begin with {first} and finish with {second} .",
-            "end with {second} , start with {first} . {map} .",
-            "first {first} , last {second} . {map} .",
-            "please {map} . finish with {second} and begin with {first} .",
-            "{map} , last {second} , first {first} .",
+            "take {kinds} and {map} .",
+            "{map} , for {kinds} .",
+            "look for {kinds} . {map} .",
+            "please {map} , using {kinds} .",
+            "find {kinds} , then {map} .",
+            "{map} . use only {kinds} .",
         ),
         "heldout": (
-            "please {map} . start with {first} and finish with {second} .",
-            "finish with {second} , start with {first} , and {map} .",
-            "{map} . end with {second} and begin with {first} .",
+            "please take {kinds} , then {map} .",
+            "{map} , using only {kinds} .",
+            "look for {kinds} and {map} .",
         ),
     }
 )
@@ -104,7 +105,7 @@ PHRASES: Mapping[str, Mapping[str, _Phrases]] = MappingProxyType(
         },
     }
 )
-"""Factor (a kind in either place, the word map) -> value -> its phrases in training and those held out."""
+"""Factor (a kind, the word map) -> value -> its phrases in training and those held out."""
 
 
 def wording(program: Program, rng: random.Random, inventory: Inventory = "train") -> str:
@@ -114,9 +115,9 @@ def wording(program: Program, rng: random.Random, inventory: Inventory = "train"
     with phrases of both inventories.
     """
     template = rng.choice(TEMPLATES[inventory])
+    mentioned = rng.sample(program.kinds, len(program.kinds))  # the order of mention says nothing
     return template.format(
-        first=rng.choice(_choices("kind", program.first, inventory)),
-        second=rng.choice(_choices("kind", program.second, inventory)),
+        kinds=_listed([rng.choice(_choices("kind", kind, inventory)) for kind in mentioned]),
         map=rng.choice(_choices("map", program.mapping, inventory)),
     )
 
@@ -134,23 +135,29 @@ def wordings(program: Program, count: int, seed: int, inventory: Inventory = "tr
 
 
 def _number_of_wordings(program: Program, inventory: Inventory) -> int:
-    values = (("kind", program.first), ("kind", program.second), ("map", program.mapping))
+    values = [*(("kind", kind) for kind in program.kinds), ("map", program.mapping)]
     choices = [len(_choices(factor, value, inventory)) for factor, value in values]
-    return math.prod(choices, start=len(TEMPLATES[inventory]))
+    orders = math.factorial(len(program.kinds))
+    return math.prod(choices, start=orders * len(TEMPLATES[inventory]))
 
 
 def all_wordings(program: Program, inventory: Inventory = "train") -> Iterator[str]:
     """Every instruction of the inventory for the program."""
     for template in TEMPLATES[inventory]:
-        for first in _choices("kind", program.first, inventory):
-            for second in _choices("kind", program.second, inventory):
+        for mentioned in permutations(program.kinds):
+            for kinds in product(*(_choices("kind", kind, inventory) for kind in mentioned)):
                 for mapping in _choices("map", program.mapping, inventory):
-                    yield template.format(first=first, second=second, map=mapping)
+                    yield template.format(kinds=_listed(kinds), map=mapping)
+
+
+def _listed(phrases: Sequence[str]) -> str:
+    """`a and b`, `a , b and c`."""
+    return f"{' , '.join(phrases[:-1])} and {phrases[-1]}"
 
 
 def wording_words(inventory: Inventory = "train") -> frozenset[str]:
     """Every word and mark that instructions of the inventory are made of."""
-    texts = [template.format(first="", second="", map="") for template in TEMPLATES[inventory]]
+    texts = [template.format(kinds=_listed(["", "", ""]), map="") for template in TEMPLATES[inventory]]
     for factor, values in PHRASES.items():
         for value in values:
             texts.extend(_choices(factor, value, inventory))

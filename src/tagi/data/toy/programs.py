@@ -1,10 +1,11 @@
-"""Programs: which kinds of thing to name, in which order, in which form; which of them exist and which are held out."""
+"""Programs: which kinds of thing to name and in which form; which programs exist and which are held out."""
 
 import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 
 from tagi.data.toy.lexicon import KIND_OF, KINDS, MAPS
 from tagi.errors import DataError
@@ -12,21 +13,23 @@ from tagi.errors import DataError
 INPUT_WORDS = len(KINDS)
 """Words in an input: one of each kind, in any order."""
 
+SELECTIONS: tuple[tuple[str, ...], ...] = (*combinations(KINDS, 2), *combinations(KINDS, 3))
+"""Which kinds a program may name: two or three, always in the order of `KINDS`."""
+
 UNSEEN_PROGRAMS = 24
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Program:
-    """What a task does to a list of words: name its word of one kind, then that of another, both through a word map."""
+    """What a task does to a list of words: name those of some kinds, in the order of `KINDS`, through a word map."""
 
-    first: str
-    second: str
+    kinds: tuple[str, ...]
     mapping: str
 
     @property
     def name(self) -> str:
         """The name of the task that asks for this program."""
-        return f"toy-{self.first}-{self.second}-{self.mapping}"
+        return f"toy-{'-'.join(self.kinds)}-{self.mapping}"
 
     def apply(self, words: Sequence[str]) -> list[str]:
         """The answer for one base word of each kind; `DataError` for anything else."""
@@ -34,29 +37,21 @@ class Program:
         if len(words) != INPUT_WORDS or set(by_kind) != set(KINDS):
             raise DataError(f"a toy input is {INPUT_WORDS} words, one of each kind, got {' '.join(words)!r}")
         table = MAPS[self.mapping]
-        return [table[by_kind[self.first]], table[by_kind[self.second]]]
+        return [table[by_kind[kind]] for kind in self.kinds]
 
 
 @cache
 def all_programs() -> tuple[Program, ...]:
-    """Every program, sorted: two different kinds in order, and a word map."""
-    return tuple(
-        sorted(
-            Program(first, second, mapping)
-            for first in KINDS
-            for second in KINDS
-            for mapping in MAPS
-            if first != second
-        )
-    )
+    """Every program, sorted: a selection of kinds and a word map."""
+    return tuple(sorted(Program(kinds, mapping) for kinds in SELECTIONS for mapping in MAPS))
 
 
 @cache
 def unseen_programs(holdout: int = 0) -> tuple[Program, ...]:
     """The `UNSEEN_PROGRAMS` programs that training never sees; `holdout` numbers the possible choices.
 
-    Balanced: four per map, about five per kind in either place; at most two per (first, second) and one per
-    (kind in its place, map), so that every pair of values of an unseen program occurs in training.
+    Balanced: four per map, twelve with two kinds and twelve with three; at most two per selection, so that every
+    selection and every map of an unseen program occurs in training, and at most three per kind and map.
     """
     rng = random.Random(f"toy holdout {holdout}")
     while True:  # random greedy choices succeed after a few tries
@@ -75,14 +70,11 @@ def unseen_programs(holdout: int = 0) -> tuple[Program, ...]:
 
 def _limits(program: Program) -> dict[tuple[str, ...], int]:
     """How many unseen programs may share each value and each pair of values with this one."""
-    first, second, mapping = program.first, program.second, program.mapping
     return {
-        ("first", first): -(-UNSEEN_PROGRAMS // len(KINDS)),
-        ("second", second): -(-UNSEEN_PROGRAMS // len(KINDS)),
-        ("map", mapping): UNSEEN_PROGRAMS // len(MAPS),
-        ("kinds", first, second): 2,
-        ("first map", first, mapping): 1,
-        ("second map", second, mapping): 1,
+        ("selection", *program.kinds): 2,
+        ("size", str(len(program.kinds))): UNSEEN_PROGRAMS // 2,
+        ("map", program.mapping): UNSEEN_PROGRAMS // len(MAPS),
+        **{("kind map", kind, program.mapping): 3 for kind in program.kinds},
     }
 
 
