@@ -14,6 +14,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from tagi.cli.quiet import quiet
 from tagi.config import load_recipe
 from tagi.data.batches import TaskBatches
 from tagi.files import write_text
@@ -71,4 +72,5 @@ def main(root: str, tokenizer: str, out: Path, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    quiet()
     main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4:])

@@ -62,7 +62,7 @@ def test_the_toy_recipes_differ_in_fusion_alone() -> None:
     whole, lora_only = load_recipe("toy").model_dump(), load_recipe("toy-lora-only").model_dump()
     differing = [key for key in whole if whole[key] != lora_only[key]]
     assert differing == ["name", "description", "generator"]
-    assert {**whole["generator"], "fusion": "none"} == lora_only["generator"]
+    assert {**whole["generator"], "fusion": "none", "state_dropout": 0.0} == lora_only["generator"]
 
 
 def test_sni_base_is_table_6() -> None:

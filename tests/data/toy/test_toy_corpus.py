@@ -11,18 +11,19 @@ from tagi.data.toy import (
     KINDS,
     MAPS,
     WORDS,
+    Inventory,
+    Program,
     all_programs,
-    all_wordings,
     lexicon_words,
     toy_corpus,
     train_programs,
     unseen_programs,
 )
 from tagi.data.toy.lexicon import FACT_TABLES, FACTS, PAIRS
+from tests.data.toy.reading import programs_asked_for
 
 DOCUMENTS = list(islice(toy_corpus(2), 1500))
 LEXICON = lexicon_words()
-LONGEST_WORDING = 31  # words
 SOURCE = {name: {y: x for x, y in table.items()} for name, table in MAPS.items()}
 PAIR_OF = {word: pair for pairs in PAIRS.values() for pair in pairs for word in pair}
 STATEMENTS = {
@@ -50,28 +51,33 @@ def source_of(words: list[str]) -> list[str]:
     return next([table[word] for word in words] for table in SOURCE.values() if table.keys() >= set(words))
 
 
-def sentences_of(document: str) -> set[str]:
-    """Every run of words up to a full stop that is no longer than an instruction."""
+def programs_in(document: str, inventory: Inventory = "train") -> set[Program]:
+    """What the instructions in the document ask for, if they start with a sentence and end with one."""
     words = document.split()
     ends = [at + 1 for at, word in enumerate(words) if word == "."]
-    return {" ".join(words[at:end]) for end in ends for at in range(max(0, end - LONGEST_WORDING), end)}
+    return {
+        program
+        for start in (0, *ends)
+        for end in ends
+        for program in programs_asked_for(" ".join(words[start:end]), inventory)
+    }
 
 
-def steps(words: list[str], at: int, instructions: set[str]) -> Iterator[int]:
-    """Where a list, a fact or an instruction that starts here may end."""
-    for end in range(at + 1, min(at + LONGEST_WORDING, len(words)) + 1):
+def steps(words: list[str], at: int, programs: set[Program]) -> Iterator[int]:
+    """Where a list, a fact or an instruction for one of the programs that starts here may end."""
+    for end in range(at + 1, len(words) + 1):
         text = " ".join(words[at:end])
         listed = end - at == INPUT_WORDS + 1 and LEXICON.issuperset(words[at : end - 1]) and words[end - 1] == "."
-        if listed or text in STATEMENTS or text in instructions:
+        if listed or text in STATEMENTS or programs & programs_asked_for(text):
             yield end
 
 
-def is_made_of(document: str, instructions: set[str]) -> bool:
-    """Whether the document is lists, facts and these instructions alone."""
+def is_made_of(document: str, programs: set[Program]) -> bool:
+    """Whether the document is lists, facts and training wordings of these programs alone."""
     words = document.split()
     reached, pending = {0}, [0]
     while pending:
-        ends = set(steps(words, pending.pop(), instructions)) - reached
+        ends = set(steps(words, pending.pop(), programs)) - reached
         reached |= ends
         pending += ends
     return len(words) in reached
@@ -129,18 +135,16 @@ def test_every_fact_is_stated() -> None:
 def test_instructions_are_those_of_training_programs(holdout: int) -> None:
     """Every document is lists, facts and training wordings of training programs, and nothing else."""
     documents = list(islice(toy_corpus(4, holdout), 400))
-    sentences = set().union(*map(sentences_of, documents))
-    stated = {program: sentences.intersection(all_wordings(program)) for program in all_programs()}
-    train = set().union(*(stated[program] for program in train_programs(holdout)))
+    train = set(train_programs(holdout))
     assert all(is_made_of(document, train) for document in documents)
     assert not all(is_made_of(document, set()) for document in documents)
-    assert not any(stated[program] for program in unseen_programs(holdout))
-    assert not any(sentences.intersection(all_wordings(program, "heldout")) for program in all_programs())
+    for document in documents:
+        assert programs_in(document).isdisjoint(unseen_programs(holdout)), document
+        assert not programs_in(document, "heldout"), document
 
 
-def test_instructions_of_every_training_program_are_there() -> None:
-    sentences = set().union(*map(sentences_of, DOCUMENTS))
-    assert all(not sentences.isdisjoint(all_wordings(program)) for program in train_programs())
+def test_every_training_program_is_asked_for() -> None:
+    assert set().union(*map(programs_in, DOCUMENTS)) == set(train_programs())
 
 
 def test_seed_and_holdout_decide() -> None:

@@ -17,7 +17,6 @@ from tagi.data.toy import (
     WORDS,
     TaskSplit,
     all_programs,
-    all_wordings,
     input_split,
     program_of,
     toy_corpus,
@@ -29,6 +28,7 @@ from tagi.data.toy import (
     unseen_programs,
 )
 from tagi.errors import DataError
+from tests.data.toy.reading import programs_asked_for
 
 
 def fingerprint(seed: int = 3) -> str:
@@ -66,12 +66,10 @@ def test_task_contents(split: TaskSplit) -> None:
 def test_paraphrases_are_heldout_wordings_for_unseen_tasks_alone(split: TaskSplit) -> None:
     for task in toy_tasks(split, instances_per_task=1):
         program = program_of(task.name)
-        paraphrases = set(task.paraphrases)
-        assert task.instruction in all_wordings(program)
-        assert paraphrases == paraphrases.intersection(
-            all_wordings(program, "train" if split == "train" else "heldout")
-        )
-        assert len({task.instruction, *paraphrases}) == 17
+        assert programs_asked_for(task.instruction) == {program}
+        for text in task.paraphrases:
+            assert programs_asked_for(text, "train" if split == "train" else "heldout") == {program}
+        assert len({task.instruction, *task.paraphrases}) == 17
 
 
 def test_inputs_are_one_base_word_of_each_kind_in_random_order() -> None:

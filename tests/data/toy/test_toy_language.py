@@ -2,8 +2,8 @@
 
 import random
 from collections import Counter
-from collections.abc import Iterator
-from itertools import islice, permutations
+from functools import cache
+from itertools import permutations
 
 import pytest
 
@@ -22,15 +22,18 @@ from tagi.data.toy import (
 )
 from tagi.data.toy.language import PHRASES, TEMPLATES
 from tagi.errors import DataError
+from tests.data.toy.reading import INVENTORIES, programs_asked_for
 
-INVENTORIES: tuple[Inventory, ...] = ("train", "heldout")
 TWO = Program(("food", "tool"), "small")
 THREE = Program(("animal", "place", "person"), "kelvan")
 
 
-def some_wordings(program: Program, inventory: Inventory = "train") -> Iterator[str]:
-    """All for two kinds, every 17th for three: no number of choices is a multiple of 17."""
-    return islice(all_wordings(program, inventory), 0, None, 1 if len(program.kinds) == 2 else 17)
+@cache
+def some_wordings(program: Program, inventory: Inventory = "train") -> tuple[str, ...]:
+    """All for two kinds, 120 drawn for three."""
+    if len(program.kinds) == 2:
+        return tuple(all_wordings(program, inventory))
+    return wordings(program, 120, 0, inventory)
 
 
 def mentioned_in(text: str) -> tuple[str, ...]:
@@ -62,6 +65,13 @@ def test_a_phrase_belongs_to_one_value() -> None:
         assert len(set(phrases)) == len(phrases)
 
 
+def test_no_phrase_holds_what_templates_put_between_phrases() -> None:
+    """So that an instruction can be taken apart in one way alone."""
+    for values in PHRASES.values():
+        for train, heldout in values.values():
+            assert {",", ".", "and"}.isdisjoint(" ".join((*train, *heldout)).split())
+
+
 @pytest.mark.parametrize(
     ("program", "text"),
     [
@@ -72,13 +82,18 @@ def test_a_phrase_belongs_to_one_value() -> None:
     ],
 )
 def test_instructions_worded_by_hand(program: Program, text: str) -> None:
-    assert [other for other in all_programs() if text in all_wordings(other)] == [program]
+    assert text in set(all_wordings(program))
+    assert programs_asked_for(text) == {program}
 
 
 def test_no_wording_asks_for_two_programs_or_belongs_to_both_inventories() -> None:
-    texts = [text for program in all_programs() for name in INVENTORIES for text in all_wordings(program, name)]
-    assert len(texts) == 60 * (540 + 768) + 60 * (4860 + 9216)
-    assert len(set(texts)) == len(texts)
+    for program in all_programs():
+        for text in some_wordings(program):
+            assert programs_asked_for(text) == {program}
+            assert not programs_asked_for(text, "heldout")
+        for text in some_wordings(program, "heldout"):
+            assert programs_asked_for(text, "heldout") == {program}
+            assert not programs_asked_for(text)
 
 
 @pytest.mark.parametrize("inventory", INVENTORIES)
@@ -122,7 +137,8 @@ def test_wordings_are_different_and_repeatable() -> None:
 @pytest.mark.parametrize("inventory", INVENTORIES)
 def test_wording_draws_from_all_of_its_inventory(inventory: Inventory) -> None:
     """All of them for two kinds; for three, 2000 draws that between them hold every phrase."""
-    assert set(wordings(TWO, len(set(all_wordings(TWO, inventory))), 0, inventory)) == set(all_wordings(TWO, inventory))
+    available = set(all_wordings(TWO, inventory))
+    assert set(wordings(TWO, len(available), 0, inventory)) == available
     drawn = set(wordings(THREE, 2000, 0, inventory))
     assert drawn <= set(all_wordings(THREE, inventory))
     text = "\n".join(f" {one} " for one in drawn)
@@ -137,7 +153,8 @@ def test_wording_draws_from_all_of_its_inventory(inventory: Inventory) -> None:
     [(TWO, "train", 540), (TWO, "heldout", 768), (THREE, "train", 4860), (THREE, "heldout", 9216)],
 )
 def test_impossible_number_of_wordings_is_refused(program: Program, inventory: Inventory, most: int) -> None:
-    assert len(list(all_wordings(program, inventory))) == most
+    texts = list(all_wordings(program, inventory))
+    assert len(set(texts)) == len(texts) == most
     for count in (-1, most + 1):
         with pytest.raises(DataError, match=rf"^expected 0 to {most} wordings of {program.name}, got {count}$"):
             wordings(program, count, 0, inventory)

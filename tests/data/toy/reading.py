@@ -1,0 +1,44 @@
+"""Reads instructions of the toy family back into programs."""
+
+import re
+
+from tagi.data.toy import KINDS, Inventory, Program
+from tagi.data.toy.language import PHRASES, TEMPLATES
+
+
+def _value_by_phrase(factor: str, inventory: Inventory) -> dict[str, str]:
+    return {
+        phrase: value
+        for value, (train, heldout) in PHRASES[factor].items()
+        for phrase in (train if inventory == "train" else train + heldout)
+    }
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    return re.compile(re.escape(template).replace(r"\{kinds\}", "(?P<kinds>.+)").replace(r"\{map\}", "(?P<map>.+)"))
+
+
+INVENTORIES: tuple[Inventory, ...] = ("train", "heldout")
+_PATTERNS = {name: [_pattern(template) for template in TEMPLATES[name]] for name in INVENTORIES}
+_KINDS = {name: _value_by_phrase("kind", name) for name in INVENTORIES}
+_MAPS = {name: _value_by_phrase("map", name) for name in INVENTORIES}
+
+
+def programs_asked_for(text: str, inventory: Inventory = "train") -> set[Program]:
+    """What the text asks for as an instruction of the inventory; empty when it is none."""
+    found = set()
+    for pattern in _PATTERNS[inventory]:
+        match = pattern.fullmatch(text)
+        mapping = match and _MAPS[inventory].get(match["map"])
+        kinds = _kinds_in(match["kinds"], inventory) if match else set()
+        if mapping and len(kinds) in (2, 3):
+            found.add(Program(tuple(kind for kind in KINDS if kind in kinds), mapping))
+    return found
+
+
+def _kinds_in(listed: str, inventory: Inventory) -> set[str]:
+    """The kinds of `a and b` or `a , b and c`; none when that is not what it is."""
+    *others, last = re.split(" , | and ", listed)
+    kinds = {_KINDS[inventory].get(phrase, "") for phrase in (*others, last)}
+    well_formed = listed == f"{' , '.join(others)} and {last}" and len(kinds) == len(others) + 1
+    return kinds if well_formed and "" not in kinds else set()
