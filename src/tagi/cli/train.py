@@ -64,6 +64,9 @@ def _print_summary(record: dict[str, Any], out: Path) -> None:
     data, training, parameters = record["data"], record["training"], record["parameters"]
     if "tasks" in data:
         typer.echo(f"{data['tasks']} tasks, {len(data['categories'])} categories, {data['instances']} instances")
+    short = [f"{name} {here} of {paper}" for name, here, paper in data.get("table_10", []) if here != paper]
+    if short:
+        typer.echo(f"categories whose number of tasks is not Table 10's: {', '.join(short)}")
     typer.echo(f"{parameters['trained']:,} parameters trained, {parameters['frozen']:,} frozen")
     losses = training["history"]
     last = f", loss {losses[0]['loss']:.3f} -> {losses[-1]['loss']:.3f}" if losses else ""
