@@ -31,8 +31,9 @@ def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises `TagiError` if `path` exists and holds anything, unless `overwrite`; what it held is then replaced
     as a whole, only after the new content is complete.
     """
-    occupied = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    if occupied and not overwrite:
+    if not overwrite and path.is_file():
+        raise TagiError(f"{path}: expected a new or empty folder, got a file")
+    if not overwrite and path.exists() and any(path.iterdir()):
         raise TagiError(f"{path}: expected a new or empty folder, got one that holds files")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))

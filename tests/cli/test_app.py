@@ -15,7 +15,16 @@ def test_version(run_tagi: Run) -> None:
     ("raised", "code", "err"),
     [
         (DataError("tasks.jsonl:3:\nexpected x,  got y"), 2, "error: tasks.jsonl:3: expected x,  got y\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (
+            NotADirectoryError(20, "Not a directory", "a/b"),
+            2,
+            "error: a/b: expected a path that can be used, got: Not a directory\n",
+        ),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted: nothing half-written is kept; training goes on with --resume\n",
+        ),
     ],
 )
 def test_how_a_command_ends(

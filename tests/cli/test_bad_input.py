@@ -147,6 +147,18 @@ def test_a_folder_that_holds_something(run_tagi: Run, adapter: Path, tmp_path: P
     assert_refused(run_tagi("train", "finetune", "toy", "--out", tmp_path), "--resume")
 
 
+def test_a_file_where_a_folder_is_wanted(run_tagi: Run, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    assert_refused(run_tagi("generate", "-i", INSTRUCTION, "--out", file), "got a file")
+    assert_refused(run_tagi("generate", "-i", INSTRUCTION, "--out", file / "sub"), "file")
+    assert_refused(run_tagi("train", "finetune", "toy", "--out", file), "file")
+    assert_refused(run_tagi("evaluate", "toy", "toy", "--out", file, "--limit", "1"), "file")
+    assert_refused(run_tagi("predict", "-a", tmp_path / "none", INPUT), "got no such file")
+    assert file.read_text() == "x"
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_what_no_one_has(run_tagi: Run, tmp_path: Path) -> None:
     refused = run_tagi("generate", "-g", "no/such", "-i", INSTRUCTION, "--out", tmp_path / "out")
     assert_refused(refused, "no/such")

@@ -50,6 +50,9 @@ for _command in (demo, generate, predict, train, evaluate, describe):
 app.add_typer(recipes.app, name="recipes")
 
 
+INTERRUPTED = 130
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0; 2 after one line on stderr for a user's mistake; 130 when interrupted."""
     try:
@@ -57,5 +60,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except TagiError as fault:
         print(f"error: {' '.join(str(fault).splitlines())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except OSError as fault:
+        if fault.filename is None:  # not about a path that the user gave: a fault of ours
+            raise
+        print(f"error: {fault.filename}: expected a path that can be used, got: {fault.strerror}", file=sys.stderr)
+        sys.exit(2)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer's own reading of Ctrl-C, which it does in silence
+            print("interrupted: nothing half-written is kept; training goes on with --resume", file=sys.stderr)
+        raise

@@ -45,8 +45,8 @@ def evaluate(
     from tagi.config import load_recipe
     from tagi.errors import InputError
 
-    if out is not None and out.exists() and any(out.iterdir()):
-        raise InputError(f"--out: expected a new folder, got {out}, which holds files")
+    if out is not None and out.exists() and (out.is_file() or any(out.iterdir())):
+        raise InputError(f"--out: expected a new folder, got {out}, which is a file or holds files")
     loaded = load_recipe(recipe, overrides or [])
     quiet()
     from tagi.pipeline import evaluate as run

@@ -21,7 +21,7 @@ GeneratorName = Annotated[
     typer.Option("--generator", "-g", metavar="NAME", help="The generator; with -a its own by default."),
 ]
 File = Annotated[Path | None, typer.Option("--file", "-f", metavar="FILE", help="Inputs, one a line (UTF-8).")]
-Beams = Annotated[int, typer.Option("--beams", min=1, help="Beam search with this many beams.")]
+Beams = Annotated[int, typer.Option("--beams", min=1, max=100, help="Beam search with this many beams.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are over the generator's limits.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON Lines with input and prediction.")]

@@ -86,6 +86,8 @@ def read_adapter(folder: Path, generator: Generator) -> tuple[TaskStates, str, t
 def read_record(folder: Path) -> dict[str, Any]:
     """What an adapter folder says it was made from."""
     path = folder / RECORD
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: expected an adapter folder with {RECORD}, got no such file")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
