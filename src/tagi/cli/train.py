@@ -38,7 +38,7 @@ def train(
     Examples:
       tagi train finetune toy --out runs/toy
       tagi train metatrain toy --out runs/toy-concatenated
-      tagi train finetune toy --from runs/toy-lora-only --out runs/toy-continued
+      tagi train finetune toy --from runs/toy-concatenated --out runs/toy-continued
       tagi train finetune sni-small --set data.path=natural-instructions \\
           --set backbone.tokenizer=google/t5-base-lm-adapt --out runs/sni
       tagi train finetune toy --out runs/toy --resume

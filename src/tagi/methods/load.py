@@ -23,7 +23,7 @@ def load_method(folder: Path) -> Method:
 
 
 def start_from(model: Trainable, folder: Path) -> int:
-    """Copy into `model` every trained parameter that the checkpoint has too; how many numbers that were.
+    """Copy into `model` every trained parameter and buffer that the checkpoint has too; how many numbers that were.
 
     A generator's parts and a backbone's are matched by name, whatever method saved them. Raises `CheckpointError` if
     nothing matches or a shape differs.
