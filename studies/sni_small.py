@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -17,34 +18,48 @@ from transformers import AutoTokenizer
 from tagi.cli.quiet import quiet
 from tagi.config import load_recipe
 from tagi.data.batches import TaskBatches
+from tagi.data.task import Task
+from tagi.data.text import TextEncoder
 from tagi.files import write_text
 from tagi.pipeline import load_tasks, train_stage
+from tagi.pipeline.building import text_settings
 
 LAST_STEPS = 100
 
 
-def unigram_loss(batches: TaskBatches, tokenizer: object, limit: int, last: int) -> float:
-    """Mean cross-entropy in nats of the last batches' target tokens under the frequencies of all batches' targets."""
-    ids = [
-        [tokenizer(row.target, truncation=True, max_length=limit)["input_ids"] for row in batch] for batch in batches
-    ]  # type: ignore[operator]
-    counts = Counter(token for batch in ids for row in batch for token in row)
-    total = sum(counts.values())
-    means = []
-    for batch in ids[-last:]:  # as the trainer averages: over a micro-batch's tokens, then over micro-batches
-        tokens = [token for row in batch for token in row]
-        means.append(-sum(math.log(counts[token] / total) for token in tokens) / len(tokens))
-    return sum(means) / len(means)
+def unigram_losses(tasks: Sequence[Task], batches: TaskBatches, text: TextEncoder, last: int) -> dict[str, float]:
+    """Mean cross-entropy in nats of the last batches' target tokens under two tables of token frequencies.
+
+    Of all training targets, and of those alone that the run has seen: the second knows the last batches better.
+    """
+    seen = [[text.target(row.target) for row in batch] for batch in batches]
+    tables = {
+        "all_training_targets": Counter(
+            token for task in tasks for one in task.instances for token in text.target(one.outputs[0])
+        ),
+        "targets_of_the_run": Counter(token for batch in seen for row in batch for token in row),
+    }
+    losses = {}
+    for name, counts in tables.items():
+        total, means = sum(counts.values()), []
+        for batch in seen[-last:]:
+            tokens = [token for row in batch for token in row]
+            # A target that is not its instance's first may hold a token that no first target has: half a count.
+            means.append(-sum(math.log(max(counts[token], 0.5) / total) for token in tokens) / len(tokens))
+        losses[name] = sum(means) / len(means)
+    return losses
 
 
 def main(root: str, tokenizer: str, out: Path, overrides: list[str]) -> None:
     """Run both, compare, write `comparison.json`."""
-    shared = [f"data.path={root}", f"backbone.tokenizer={tokenizer}", *overrides]
-    losses = {}
+    alone = ["losses.kl=0", "losses.ins=0", "run.stages=['finetune']"]  # cross-entropy, no other stage before it
+    shared = [f"data.path={root}", f"backbone.tokenizer={tokenizer}", *alone, *overrides]
+    losses, curves = {}, {}
     for name, extra in (("inputs", []), ("shuffled inputs", ["data.shuffle_inputs=true"])):
         recipe = load_recipe("sni-small", [*shared, *extra])
         record = train_stage(recipe, "finetune", out / name.replace(" ", "-"), resume=True)
         history = record["training"]["history"]
+        curves[name] = {entry["step"]: entry["loss"] for entry in history}
         last = [entry["loss"] for entry in history if entry["step"] > recipe.training.steps - LAST_STEPS]
         losses[name] = {
             "first": history[0]["loss"],
@@ -60,13 +75,16 @@ def main(root: str, tokenizer: str, out: Path, overrides: list[str]) -> None:
         queries_per_task=settings.queries_per_task,
         seed=recipe.seed,
     )
-    unigram = unigram_loss(
-        batches,
-        AutoTokenizer.from_pretrained(tokenizer),
-        recipe.data.max_target_tokens,
-        LAST_STEPS * settings.accumulation,
-    )
-    comparison = {"steps": settings.steps, "last_steps": LAST_STEPS, "losses": losses, "target_unigram": unigram}
+    text = TextEncoder(AutoTokenizer.from_pretrained(tokenizer), text_settings(recipe))
+    unigram = unigram_losses(loaded.tasks, batches, text, LAST_STEPS * settings.accumulation)
+    gaps = {step: curves["shuffled inputs"][step] - loss for step, loss in curves["inputs"].items()}
+    comparison = {
+        "steps": settings.steps,
+        "last_steps": LAST_STEPS,
+        "losses": losses,
+        "target_unigram": unigram,
+        "shuffled_minus_inputs_by_step": gaps,
+    }
     write_text(out / "comparison.json", json.dumps({**comparison, "data": loaded.summary}, indent=2) + "\n")
     print(json.dumps(comparison, indent=2))
 

@@ -1,4 +1,3 @@
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,7 @@ from tagi.config import (
     TrainingSettings,
     check_recipe,
     copy_recipe,
-    list_recipes,
     load_recipe,
-    recipe_names,
     recipe_text,
 )
 from tagi.config.faults import known_keys, nearest_key
@@ -41,38 +38,6 @@ def write(folder: Path, text: str) -> Path:
     file = folder / "mine.toml"
     file.write_text(text, encoding="utf-8")
     return file
-
-
-def shipped_files(repo_root: Path) -> list[str]:
-    return sorted(file.stem for file in (repo_root / "src" / "tagi" / "recipes").glob("*.toml"))
-
-
-def test_every_shipped_recipe_is_found_and_valid(repo_root: Path) -> None:
-    names = shipped_files(repo_root)
-    assert {"toy", "toy-lora-only", "sni-small", "sni-base"} <= set(names)
-    assert names == recipe_names()
-    for name in names:
-        recipe = load_recipe(name)
-        assert recipe.name == name
-        assert recipe.description
-    assert [summary.name for summary in list_recipes()] == names
-
-
-def test_the_toy_recipes_differ_in_fusion_alone() -> None:
-    whole, lora_only = load_recipe("toy").model_dump(), load_recipe("toy-lora-only").model_dump()
-    differing = [key for key in whole if whole[key] != lora_only[key]]
-    assert differing == ["name", "description", "generator"]
-    assert {**whole["generator"], "fusion": "none", "state_dropout": 0.0} == lora_only["generator"]
-
-
-def test_sni_base_is_table_6() -> None:
-    recipe = load_recipe("sni-base")
-    training, data = recipe.training_for("finetune"), recipe.data
-    assert (data.max_instruction_tokens, data.max_input_tokens, data.max_target_tokens) == (1024, 1024, 128)
-    assert (training.optimizer, training.learning_rate, training.bf16) == ("adamw", 1e-4, True)
-    assert (training.steps, training.warmup_ratio) == (20000, 0.02)
-    assert (training.tasks_per_batch * training.queries_per_task, training.accumulation) == (8, 2)
-    assert recipe.generator.rank == 32
 
 
 @pytest.mark.parametrize(
@@ -241,12 +206,6 @@ def test_a_stage_may_override_every_training_key() -> None:
     assert StageSettings().model_dump(exclude_none=True) == {}
 
 
-def test_a_dumped_recipe_is_the_same_recipe() -> None:
-    for name in recipe_names():
-        recipe = load_recipe(name)
-        assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
-
-
 def test_the_nearest_key_is_sought_in_the_table_first() -> None:
     assert nearest_key("training.finetune.step") == "training.finetune.steps"
     assert nearest_key("generatr") == "generator"
@@ -289,11 +248,3 @@ def test_a_copy_is_the_same_text_and_never_overwrites(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected a path that can be written"):
         copy_recipe("toy", copied / "below-a-file.toml")
     assert [file.name for file in tmp_path.iterdir()] == ["toy.toml"]
-
-
-def test_shipped_recipes_name_only_keys_that_exist(repo_root: Path) -> None:
-    for name in shipped_files(repo_root):
-        tables = tomllib.loads(recipe_text(name))
-        for table, keys in tables.items():
-            for key in keys if isinstance(keys, dict) else ():
-                assert f"{table}.{key}" in known_keys()

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Layer (the first name under `tagi`) -> what it may import besides itself and `EVERYONE_MAY`."""
 
 TEXT = {"task", "text", "encoding"}
-SEES_OF_DATA = {"hypernetwork": TEXT, "methods": {*TEXT, "batches", "denoising"}}
+SEES_OF_DATA = {"hypernetwork": TEXT, "methods": {*TEXT, "batches", "denoising", "pretraining"}}
 """Of `data`, models see the task model and how text becomes tokens and batches: never a reader of files."""
 NO_IMPORT_AT_ALL = {"errors"}
 

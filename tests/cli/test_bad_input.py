@@ -15,6 +15,9 @@ INSTRUCTION = "take the animal and the tool and translate each into zorbish ."
 INPUT = "pen king bear soup hill"
 
 
+ALONE = ("--set", "losses.kl=0", "--set", "losses.ins=0")  # no teachers
+
+
 def assert_refused(ran: Ran, *words: str) -> None:
     assert ran.code == 2
     assert ran.out == ""
@@ -123,7 +126,7 @@ def test_nothing_on_standard_input(run_tagi: Run, monkeypatch: pytest.MonkeyPatc
 
 def test_input_of_no_and_of_100_000_characters(run_tagi: Run, adapter: Path) -> None:
     assert_refused(run_tagi("predict", "-a", adapter, INPUT, ""), "input 2 of 2", "empty")
-    assert_refused(run_tagi("predict", "-a", adapter, "cat " * 25_000), "expected at most 32 tokens", "got 25001")
+    assert_refused(run_tagi("predict", "-a", adapter, "cat " * 25_000), "expected at most 64 tokens", "got 25001")
     assert run_tagi("predict", "-a", adapter, "cat " * 25_000, "--truncate").code == 0
 
 
@@ -132,7 +135,7 @@ def test_a_loss_that_is_not_finite(run_tagi: Run, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(tagi, "prediction_loss", lambda logits, labels: logits.sum() * torch.nan)
     out = tmp_path / "run"
-    short = ("--set", "training.steps=3", "--set", "data.instances_per_task=3")
+    short = ("--set", "training.steps=3", "--set", "data.instances_per_task=3", *ALONE)
     assert_refused(run_tagi("train", "finetune", "toy", "--out", out, *short), "step 1", "finite loss", "nan")
     assert not (out / "model").exists()
     assert not (out / "record.json").exists()
@@ -144,7 +147,8 @@ def test_a_folder_that_holds_something(run_tagi: Run, adapter: Path, tmp_path: P
     assert sorted(file.name for file in adapter.iterdir()) == before
     assert_refused(run_tagi("evaluate", "toy", "toy", "--out", adapter), "expected a new folder")
     (tmp_path / "checkpoints").mkdir()
-    assert_refused(run_tagi("train", "finetune", "toy", "--out", tmp_path), "--resume")
+    assert_refused(run_tagi("train", "finetune", "toy", "--out", tmp_path, *ALONE), "--resume")
+    assert_refused(run_tagi("train", "finetune", "toy", "--out", tmp_path / "new"), "losses", "--teachers")
 
 
 def test_a_file_where_a_folder_is_wanted(run_tagi: Run, tmp_path: Path) -> None:
@@ -163,5 +167,5 @@ def test_what_no_one_has(run_tagi: Run, tmp_path: Path) -> None:
     refused = run_tagi("generate", "-g", "no/such", "-i", INSTRUCTION, "--out", tmp_path / "out")
     assert_refused(refused, "no/such")
     assert_refused(run_tagi("describe", "t5-enormous"), "t5-base-lm-adapt", "t5-enormous")
-    refused = run_tagi("train", "finetune", "toy", "--set", "backbone.name=no/model", "--out", tmp_path / "run")
+    refused = run_tagi("train", "finetune", "toy", "--set", "backbone.name=no/model", "--out", tmp_path / "run", *ALONE)
     assert_refused(refused, "no/model")

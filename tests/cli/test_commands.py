@@ -9,7 +9,11 @@ from tests.commands import Run
 
 INSTRUCTION = "take the animal and the tool and translate each into zorbish ."
 INPUT = "pen king bear soup hill"
-SHORT = ("--set", "training.steps=3", "--set", "data.instances_per_task=7", "--set", "training.tasks_per_batch=5")
+ALONE = ("--set", "losses.kl=0", "--set", "losses.ins=0")  # no teachers
+SHORT = (
+    *("--set", "training.steps=3", "--set", "data.instances_per_task=7", "--set", "training.tasks_per_batch=5"),
+    *("--set", "training.metatrain.steps=3", *ALONE),
+)
 
 
 def test_generate_then_predict(run_tagi: Run, tmp_path: Path) -> None:
@@ -96,7 +100,7 @@ def test_own_tasks_from_a_configuration_made_backbone(run_tagi: Run, tmp_path: P
     )
     own = ("--set", "data.source=jsonl", "--set", f"data.path={tasks}", "--set", f"backbone.tokenizer={tokenizer}")
     out = tmp_path / "run"
-    small = ("--set", "training.steps=2", "--set", "backbone.config.vocab_size=251")
+    small = ("--set", "training.steps=2", "--set", "backbone.config.vocab_size=251", *ALONE)
     trained = run_tagi("train", "finetune", "sni-small", "--out", out, *own, *small)
     assert trained.code == 0, trained.err
     moved = tmp_path / "elsewhere"

@@ -33,6 +33,13 @@ def test_copy_then_check(run_tagi: Run, tmp_path: Path) -> None:
     assert again.err == f"error: {target}: expected a path that does not exist yet, got an existing file\n"
 
 
+def test_every_shipped_recipe_passes_the_check(run_tagi: Run) -> None:
+    names = [one.name for one in list_recipes()]
+    checked = run_tagi("recipes", "check", *names)
+    assert (checked.code, checked.err) == (0, "")
+    assert checked.out.splitlines() == [f"{name}: ok" for name in names]
+
+
 def test_check_names_every_fault_of_every_recipe(run_tagi: Run) -> None:
     ran = run_tagi("recipes", "check", "toy", "nowhere.toml", "sni-base", "--set", "data.path=x", "--set", "zzz=2")
     assert ran.code == 2

@@ -2,10 +2,11 @@
 
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from tagi.data.batches import Sample, TaskBatches, with_shuffled_inputs
+from tagi.data.batches import Sample, TaskBatches, hold_out, with_shuffled_inputs
 from tagi.data.task import Instance, Task
 from tagi.errors import DataError
 
@@ -21,7 +22,11 @@ TASKS = [
 ]
 
 
-def batches(tasks: list[Task] = TASKS, **changed: int) -> TaskBatches:
+# Categories of 11, 4 and 1 tasks, mixed.
+UNEVEN = [replace(TASKS[at % 5], name=f"u{at}", category=category) for at, category in enumerate("abaaabaacaaabbaa")]
+
+
+def batches(tasks: list[Task] = TASKS, **changed: Any) -> TaskBatches:
     return TaskBatches(tasks, **{"length": 13, "tasks_per_batch": 3, "queries_per_task": 4, "seed": 7, **changed})
 
 
@@ -76,6 +81,93 @@ def test_tasks_without_instances_are_refused() -> None:
         batches([])
     with pytest.raises(DataError, match="got t1 without"):
         batches([TASKS[0], replace(TASKS[1], instances=())])
+
+
+def test_the_natural_order_is_what_it_always_was() -> None:
+    assert list(batches(balance="natural")) == list(batches())
+    items = [(sample.instruction, sample.input, sample.target) for sample in batches(queries_per_task=2)[5]]
+    assert items == [
+        ("instruction 1", "input 1 3", "out 1 3"),
+        ("instruction 1", "input 1 7", "alt 1 7"),
+        ("paraphrase 4 2", "input 4 8", "out 4 8"),
+        ("paraphrase 4 2", "input 4 2", "out 4 2"),
+        ("paraphrase 3 2", "input 3 9", "out 3 9"),
+        ("paraphrase 3 2", "input 3 4", "alt 3 4"),
+    ]
+
+
+def test_categories_are_drawn_uniformly_and_then_their_tasks() -> None:
+    drawn = [
+        items[0].task
+        for items in batches(UNEVEN, length=3000, tasks_per_batch=1, queries_per_task=2, balance="category")
+    ]
+    categories = Counter(task.category for task in drawn)
+    assert all(900 < categories[category] < 1100 for category in "abc")
+    for category, size in (("a", 11), ("b", 4)):
+        counts = Counter(task.name for task in drawn if task.category == category)
+        assert len(counts) == size
+        assert max(counts.values()) < 1.5 * min(counts.values())
+
+
+@pytest.mark.parametrize("tasks_per_batch", [3, 7, 16, 19])
+def test_no_task_twice_and_every_category_while_it_has_tasks(tasks_per_batch: int) -> None:
+    seen = Counter[str]()
+    items = batches(UNEVEN, length=200, tasks_per_batch=tasks_per_batch, queries_per_task=2, balance="category")
+    for samples in items:
+        names = [sample.task.name for sample in samples[::2]]
+        assert len(set(names)) == len(names) == min(tasks_per_batch, 16)
+        assert names == [sample.task.name for sample in samples[1::2]]
+        seen.update(sample.task.category for sample in samples[::2])
+    # The small ones are used up by larger micro-batches, the only task of "c" in every one of 7 tasks but a few.
+    assert seen["c"] == 200 if tasks_per_batch >= 16 else 100 < seen["c"] < 200
+    assert seen["b"] > 1.1 * seen["c"]
+
+
+def test_balanced_items_depend_on_seed_and_index_alone() -> None:
+    one = batches(UNEVEN, balance="category")
+    two = batches(UNEVEN, length=99, balance="category")
+    backwards = [one[at] for at in reversed(range(13))]
+    assert backwards[::-1] == [two[at] for at in range(13)] == list(one)
+    assert len({str(item) for item in one}) == 13
+    assert one[3] != batches(UNEVEN, seed=8, balance="category")[3]
+    assert one[3] != batches(UNEVEN)[3]
+
+
+@pytest.mark.parametrize("count", range(16))
+def test_holding_out_spares_every_categorys_last_task(count: int) -> None:
+    for seed in range(20):
+        training, validation = hold_out(UNEVEN, count, seed)
+        assert len(validation) == count
+        assert sorted([*training, *validation], key=UNEVEN.index) == UNEVEN
+        for part in (training, validation):
+            assert list(part) == sorted(part, key=UNEVEN.index)
+        left = Counter(task.category for task in training)
+        held = Counter(task.category for task in validation)
+        if count <= 13:
+            assert set(left) == set("abc")
+        assert max(left.values()) == 1 or count <= 13
+        # Spread: one of each in turn, as long as it has one to give.
+        assert held["b"] >= min(count // 2, 3)
+        assert held["a"] - held["b"] <= 1 or held["b"] >= 3
+
+
+def test_holding_out_depends_on_seed_and_tasks_alone() -> None:
+    chosen = [frozenset(task.name for task in hold_out(UNEVEN, 5, seed)[1]) for seed in range(30)]
+    assert chosen == [frozenset(task.name for task in hold_out(UNEVEN[::-1], 5, seed)[1]) for seed in range(30)]
+    assert len(set(chosen)) > 20
+    assert {name for names in chosen for name in names} == {task.name for task in UNEVEN} - {"u8"}
+    # With one to give, it is now this category's and now that one's.
+    first = Counter(hold_out(UNEVEN, 1, seed)[1][0].category for seed in range(40))
+    assert min(first["a"], first["b"]) > 8
+
+
+def test_holding_out_leaves_something_to_train_on() -> None:
+    assert hold_out(UNEVEN, 0, 3) == (tuple(UNEVEN), ())
+    for tasks, count in ((UNEVEN, 16), (UNEVEN, -1), (UNEVEN[:1], 1), ([], 0)):
+        with pytest.raises(
+            DataError, match=f"hold-out: expected at least 0 and fewer than the {len(tasks)} tasks, got {count}"
+        ):
+            hold_out(tasks, count, 3)
 
 
 def test_shuffled_inputs_keep_everything_but_the_pairs() -> None:

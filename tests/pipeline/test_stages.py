@@ -9,7 +9,10 @@ from tagi.errors import ConfigError, TrainingError
 from tagi.methods import load_method
 from tagi.pipeline import load_tasks, train_stage
 
-SHORT = ["training.steps=2", "data.instances_per_task=3", "training.tasks_per_batch=3", "training.queries_per_task=2"]
+SHORT = [
+    *("training.steps=2", "data.instances_per_task=3", "training.tasks_per_batch=3", "training.queries_per_task=2"),
+    *("losses.kl=0", "losses.ins=0"),
+]
 
 
 def test_a_finished_run_is_left_alone_on_resume(tmp_path: Path) -> None:

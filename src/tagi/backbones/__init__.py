@@ -1,7 +1,15 @@
 """Language models as backbones."""
 
 from tagi.backbones.load import build_t5, load_backbone, locate, make_backbone, t5_config
-from tagi.backbones.protocol import Backbone, BaseModel, KeysValues, Reduction, Site, count_parameters
+from tagi.backbones.protocol import (
+    Backbone,
+    BaseModel,
+    KeysValues,
+    Reduction,
+    Site,
+    count_parameters,
+    initial_factors,
+)
 from tagi.backbones.t5 import T5Backbone, score_cached
 
 __all__ = [
@@ -13,6 +21,7 @@ __all__ = [
     "T5Backbone",
     "build_t5",
     "count_parameters",
+    "initial_factors",
     "load_backbone",
     "locate",
     "make_backbone",

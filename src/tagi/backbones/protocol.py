@@ -1,6 +1,7 @@
 """What the rest of the project needs of a language model, whatever its architecture."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,6 +44,15 @@ class BaseModel:
 
     def __str__(self) -> str:
         return f"{self.name} ({self.revision})"
+
+
+def initial_factors(sites: Sequence[Site], rank: int, seed: int) -> dict[str, Float[Tensor, "rank _d_in"]]:
+    """A0 of every site by path: what all teachers' A, and the generator's, start from (B starts at zero).
+
+    PEFT's own start, Kaiming uniform with a = sqrt(5); a function of the sites, the rank and the seed alone.
+    """
+    random = torch.Generator().manual_seed(seed)
+    return {site.path: (torch.rand(rank, site.d_in, generator=random) * 2 - 1) / math.sqrt(site.d_in) for site in sites}
 
 
 class Backbone(nn.Module):

@@ -13,6 +13,8 @@ from tagi.cli.describe import describe
 from tagi.cli.evaluate import evaluate
 from tagi.cli.generate import generate
 from tagi.cli.predict import predict
+from tagi.cli.run import run
+from tagi.cli.sweep import sweep
 from tagi.cli.train import train
 from tagi.errors import TagiError
 
@@ -45,7 +47,7 @@ def _options(
 
 
 # The commands, in the order of the help: one module for each, or for each group.
-for _command in (demo, generate, predict, train, evaluate, describe):
+for _command in (demo, generate, predict, train, run, sweep, evaluate, describe):
     app.command()(_command)
 app.add_typer(recipes.app, name="recipes")
 

@@ -10,15 +10,21 @@ from tagi.cli.output import JsonFlag, Overrides, print_json
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
 StageName = Annotated[
     str,
-    typer.Argument(metavar="STAGE", help="finetune (TAGI), metatrain (instruction concatenated) or backbone."),
+    typer.Argument(metavar="STAGE", help="metatrain, teachers, pretrain, finetune or backbone: see below."),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the checkpoint and the record.")]
 Start = Annotated[
-    str | None, typer.Option("--from", metavar="CHECKPOINT", help="Begin with the parameters of this checkpoint.")
+    list[str] | None,
+    typer.Option("--from", metavar="CHECKPOINT", help="Begin with the parameters of this checkpoint; may be repeated."),
+]
+Teachers = Annotated[Path | None, typer.Option("--teachers", metavar="DIR", help="LoRA teachers, for finetune.")]
+Metatrained = Annotated[
+    str | None,
+    typer.Option("--metatrained", metavar="CHECKPOINT", help="The meta-trained model, if the recipe teaches by it."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Take up the run in DIR where it was interrupted.")]
 
-STAGES = ("backbone", "metatrain", "finetune")
+STAGES = ("backbone", "metatrain", "teachers", "pretrain", "finetune")
 
 
 def train(
@@ -26,11 +32,20 @@ def train(
     recipe: RecipeName,
     out: Out,
     start: Start = None,
+    teachers: Teachers = None,
+    metatrained: Metatrained = None,
     overrides: Overrides = None,
     resume: Resume = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train one stage of a recipe.
+    """Train one stage of a recipe (all of them in their order: tagi run).
+
+    
+      metatrain  the backbone, whole or by a LoRA, with the instruction concatenated (Tk-Instruct, T0)
+      teachers   one LoRA per category, reading instruction and input; DIR is then the catalogue
+      pretrain   the hypernetwork on unlabelled text
+      finetune   TAGI: prediction, distillation from a teacher, alignment with the LoRA teachers
+      backbone   a small backbone on the built-in family's text
 
     DIR/model is the checkpoint, DIR/record.json says how it was made.
 
@@ -39,6 +54,9 @@ def train(
       tagi train finetune toy --out runs/toy
       tagi train metatrain toy --out runs/toy-concatenated
       tagi train finetune toy --from runs/toy-concatenated --out runs/toy-continued
+      tagi train teachers toy-stages --out runs/toy-teachers
+      tagi train pretrain toy-stages --out runs/toy-pretrained
+      tagi train finetune toy-stages --from runs/toy-pretrained --teachers runs/toy-teachers --out runs/toy-distilled
       tagi train finetune sni-small --set data.path=natural-instructions \\
           --set backbone.tokenizer=google/t5-base-lm-adapt --out runs/sni
       tagi train finetune toy --out runs/toy --resume
@@ -51,9 +69,13 @@ def train(
         raise ConfigError(f"STAGE: expected one of {', '.join(STAGES)}, got {stage!r}")
     loaded = load_recipe(recipe, overrides or [])
     quiet()
-    from tagi.pipeline import train_stage
+    from tagi.pipeline import Sources, train_stage
+    from tagi.training import is_main_process
 
-    record = train_stage(loaded, stage, out, start=start, resume=resume)  # type: ignore[arg-type]
+    sources = Sources(tuple(start or ()), teachers, metatrained)
+    record = train_stage(loaded, stage, out, sources=sources, resume=resume)  # type: ignore[arg-type]
+    if not is_main_process():  # of several, one tells
+        return
     if as_json:
         print_json(record)
         return
@@ -68,7 +90,9 @@ def _print_summary(record: dict[str, Any], out: Path) -> None:
     if short:
         typer.echo(f"categories whose number of tasks is not Table 10's: {', '.join(short)}")
     typer.echo(f"{parameters['trained']:,} parameters trained, {parameters['frozen']:,} frozen")
-    losses = training["history"]
-    last = f", loss {losses[0]['loss']:.3f} -> {losses[-1]['loss']:.3f}" if losses else ""
+    losses = [entry["loss"] for entry in training["history"] if "loss" in entry]
+    last = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
     typer.echo(f"{training['steps']} steps in {training['seconds'] / 60:.1f} min{last}")
-    typer.echo(f"checkpoint: {out / 'model'}")
+    for teacher in record.get("teachers", []):
+        typer.echo(f"  {teacher['category']}: {teacher['steps']} steps, loss {teacher['final_loss'] or 0:.3f}")
+    typer.echo(f"catalogue: {out / 'catalogue.json'}" if "teachers" in record else f"checkpoint: {out / 'model'}")

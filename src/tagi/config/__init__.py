@@ -15,27 +15,44 @@ from tagi.config.schema import (
     EvaluationSettings,
     GeneratorSettings,
     Recipe,
-    Stage,
+)
+from tagi.config.sweeps import Point, grid_names, sweep_points
+from tagi.config.tables import STAGES, Stage
+from tagi.config.training import (
+    LossSettings,
+    MetatrainSettings,
+    PretrainingSettings,
+    RunSettings,
     StageSettings,
+    TeacherSettings,
     Training,
     TrainingSettings,
 )
 
 __all__ = [
+    "STAGES",
     "BackboneSettings",
     "DataSettings",
     "EvaluationSettings",
     "GeneratorSettings",
+    "LossSettings",
+    "MetatrainSettings",
+    "Point",
+    "PretrainingSettings",
     "Recipe",
     "RecipeSummary",
+    "RunSettings",
     "Stage",
     "StageSettings",
+    "TeacherSettings",
     "Training",
     "TrainingSettings",
     "check_recipe",
     "copy_recipe",
+    "grid_names",
     "list_recipes",
     "load_recipe",
     "recipe_names",
     "recipe_text",
+    "sweep_points",
 ]

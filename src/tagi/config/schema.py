@@ -4,30 +4,38 @@ A rule between keys of one table sits on the later key and sees the earlier ones
 beside every other fault and under that key.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
+
+from tagi.config.tables import (
+    SPLITS,
+    VALIDATED,
+    Count,
+    Positive,
+    Share,
+    Stage,
+    Table,
+    Text,
+    Tune,
+    faults_below,
+)
+from tagi.config.training import (
+    LossSettings,
+    MetatrainSettings,
+    PretrainingSettings,
+    RunSettings,
+    StageSettings,
+    TeacherSettings,
+    Training,
+    TrainingSettings,
+)
 
 if TYPE_CHECKING:
     from pydantic import ValidationInfo
 else:
     ValidationInfo = Any  # a protocol that the tests' runtime type checks cannot check
-
-Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-
-Optimizer = Literal["adamw", "adafactor"]
-Schedule = Literal["linear", "constant", "cosine"]
-Stage = Literal["backbone", "metatrain", "finetune"]
-
-
-class Table(BaseModel):
-    """A table of a recipe: unknown keys and values of another type are faults, nothing is converted."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class T5Fields(Table):
@@ -106,7 +114,7 @@ class GeneratorSettings(Table):
     fusion: Literal["both", "attention", "concatenation", "none"] = "both"
     fusion_norm: Literal["pre", "post"] = "pre"
     fusion_init: Literal["t5", "cross"] = "t5"
-    tune: Literal["none", "norms+embeddings", "ffn", "all"] = "none"
+    tune: Tune = "none"
     state_dropout: Share = 0.0
 
     @field_validator("heads")
@@ -121,10 +129,12 @@ class GeneratorSettings(Table):
 class DataSettings(Table):
     """Which tasks, how they become text, and the limits in tokens.
 
-    `shuffle_inputs` is a control: inputs change places among a task's instances, so that they tell nothing.
+    `task_split` keeps only the training tasks of the largest categories (Figure 3). `validation_tasks` training tasks
+    are held out of training for choosing the best checkpoint. `shuffle_inputs` is a control: inputs change places among
+    a task's instances, so that they tell nothing.
     """
 
-    source: Literal["toy", "sni", "jsonl"]
+    source: Literal["toy", "sni", "p3", "jsonl"]
     path: Text | None = Field(default=None, validate_default=True)
     encoding: Literal["tk-instruct", "plain"] = "tk-instruct"
     positives: Annotated[int, Field(ge=0, le=8)] = 0
@@ -135,66 +145,31 @@ class DataSettings(Table):
     max_target_tokens: Count = 128
     truncate: bool = False
     shuffle_inputs: bool = False
+    task_split: Count | None = Field(default=None, validate_default=True)
+    validation_tasks: Annotated[int, Field(ge=0)] = 0
+    validation_instances: Count = 10
+
+    @field_validator("task_split")
+    @classmethod
+    def _split_of_the_source(cls, value: int | None, info: ValidationInfo) -> int | None:
+        source = info.data.get("source")
+        if value is None or source is None:
+            return value
+        if source not in SPLITS:
+            raise ValueError(f"expected no split with data.source = {source!r}, got {value}")
+        if value not in SPLITS[source]:
+            raise ValueError(f"expected one of {', '.join(map(str, SPLITS[source]))} with {source}, got {value}")
+        return value
 
     @field_validator("path")
     @classmethod
     def _path_unless_built_in(cls, value: str | None, info: ValidationInfo) -> str | None:
         source = info.data.get("source")
-        if value is None and source in ("sni", "jsonl"):
+        if value is None and source in ("sni", "p3", "jsonl"):
             raise ValueError(f"expected a path with data.source = {source!r}, got nothing")
         if value is not None and source == "toy":
             raise ValueError(f"expected no path with data.source = 'toy', got {value!r}")
         return value
-
-
-class TrainingSettings(Table):
-    """One stage of training. A step sees `accumulation * tasks_per_batch * queries_per_task` examples."""
-
-    steps: Count
-    tasks_per_batch: Count
-    queries_per_task: Count
-    accumulation: Count = 1
-    learning_rate: Positive
-    optimizer: Optimizer = "adamw"
-    weight_decay: NotNegative = 0.0
-    schedule: Schedule = "linear"
-    warmup_ratio: Share = 0.02
-    max_grad_norm: Positive = 1.0
-    dropout: Share | None = None
-    bf16: bool = False
-    gradient_checkpointing: bool = False
-    save_every: Count = 1000
-    keep_checkpoints: Count = 2
-    log_every: Count = 50
-
-
-class StageSettings(Table):
-    """What one stage does otherwise than `[training]` says; a key left out is as there."""
-
-    steps: Count | None = None
-    tasks_per_batch: Count | None = None
-    queries_per_task: Count | None = None
-    accumulation: Count | None = None
-    learning_rate: Positive | None = None
-    optimizer: Optimizer | None = None
-    weight_decay: NotNegative | None = None
-    schedule: Schedule | None = None
-    warmup_ratio: Share | None = None
-    max_grad_norm: Positive | None = None
-    dropout: Share | None = None
-    bf16: bool | None = None
-    gradient_checkpointing: bool | None = None
-    save_every: Count | None = None
-    keep_checkpoints: Count | None = None
-    log_every: Count | None = None
-
-
-class Training(TrainingSettings):
-    """`[training]`, and under it a table for each stage that differs."""
-
-    backbone: StageSettings = StageSettings()
-    metatrain: StageSettings = StageSettings()
-    finetune: StageSettings = StageSettings()
 
 
 class EvaluationSettings(Table):
@@ -207,7 +182,7 @@ class EvaluationSettings(Table):
 
 
 class Recipe(Table):
-    """A whole run: backbone, generator, data, training, evaluation."""
+    """A whole run: backbone, generator, data, losses, every stage's training, evaluation."""
 
     name: Text
     description: str = ""
@@ -216,10 +191,98 @@ class Recipe(Table):
     generator: GeneratorSettings
     data: DataSettings
     training: Training
+    metatrain: MetatrainSettings = MetatrainSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    pretraining: PretrainingSettings | None = None
+    losses: LossSettings = LossSettings()
+    run: RunSettings = Field(default=RunSettings(), validate_default=True)
     evaluation: EvaluationSettings = EvaluationSettings()
 
+    @field_validator("training")
+    @classmethod
+    def _validation_has_tasks(cls, value: Training, info: ValidationInfo) -> Training:
+        data = info.data.get("data")
+        faults = dict(_unheard_patience(value))
+        if data is not None and not data.validation_tasks:
+            faults |= {key: _no_tasks(every) for key, every in _validations(value)}
+        if faults:
+            raise faults_below(faults)
+        return value
+
+    @field_validator("losses")
+    @classmethod
+    def _split_of_the_source(cls, value: LossSettings, info: ValidationInfo) -> LossSettings:
+        data = info.data.get("data")
+        if data is not None and value.alignment_split is not None:
+            sizes = SPLITS.get(data.source, ())
+            if value.alignment_split not in sizes:
+                wanted = f"one of {', '.join(map(str, sizes))}" if sizes else "none"
+                got = value.alignment_split
+                message = f"expected {wanted} with data.source = {data.source!r}, got {got}"
+                raise faults_below({"alignment_split": message})
+        return value
+
+    @field_validator("run")
+    @classmethod
+    def _stages_have_what_they_need(cls, value: RunSettings, info: ValidationInfo) -> RunSettings:
+        missing = [
+            f"{stage!r} among stages ({reason})"
+            for stage, reason in _needs(value, info.data)
+            if stage not in value.stages and len(value.stages) > 1
+        ]
+        if "pretrain" in value.stages and "pretraining" in info.data and info.data["pretraining"] is None:
+            missing.append("a table [pretraining] (stage pretrain)")
+        faults = {}
+        if missing:
+            faults["stages"] = f"expected {', '.join(missing)}, got {', '.join(value.stages)}"
+        generator = info.data.get("generator")
+        if value.start == "metatrained" and generator is not None and generator.tune != "all":
+            wanted = "expected generator.tune = 'all' to start on the meta-trained model"
+            faults["start"] = f"{wanted}, got {generator.tune!r}"
+        if faults:
+            raise faults_below(faults)
+        return value
+
     def training_for(self, stage: Stage) -> TrainingSettings:
-        """`[training]` with what `[training.<stage>]` says otherwise."""
+        """`[training]` with what `[training.<stage>]` says otherwise, and no validation where there are no tasks."""
         shared = self.training.model_dump(include=set(TrainingSettings.model_fields))
         own: StageSettings = getattr(self.training, stage)
-        return TrainingSettings.model_validate({**shared, **own.model_dump(exclude_none=True)})
+        unheard = {} if stage in VALIDATED else {"validate_every": None, "patience": None}
+        return TrainingSettings.model_validate({**shared, **own.model_dump(exclude_none=True), **unheard})
+
+
+def _validations(training: Training) -> Iterator[tuple[str, int]]:
+    """Every key that asks for validation, and how often."""
+    tables = {"": training, **{f"{stage}.": getattr(training, stage) for stage in VALIDATED}}
+    for prefix, table in tables.items():
+        if table.validate_every is not None:
+            yield f"{prefix}validate_every", table.validate_every
+
+
+def _no_tasks(every: int) -> str:
+    return f"expected data.validation_tasks of at least 1 with it, got {every} and no tasks"
+
+
+def _unheard_patience(training: Training) -> Iterator[tuple[str, str]]:
+    for stage in VALIDATED:
+        own: StageSettings = getattr(training, stage)
+        if own.patience is not None and own.validate_every is None and training.validate_every is None:
+            yield f"{stage}.patience", f"expected validate_every with it, got {own.patience} alone"
+
+
+def _needs(run: RunSettings, tables: dict[str, Any]) -> list[tuple[Stage, str]]:
+    """Stages that others rest on, and why."""
+    losses, teacher = tables.get("losses"), tables.get("teacher")
+    if losses is None or teacher is None:
+        return []
+    distilled = losses.kl > 0
+    needs: list[tuple[Stage, str]] = []
+    if losses.ins > 0:
+        needs.append(("teachers", "losses.ins"))
+    elif distilled and losses.teacher == "lora":
+        needs.append(("teachers", "losses.kl with losses.teacher = 'lora'"))
+    if distilled and losses.teacher == "metatrained":
+        needs.append(("metatrain", "losses.teacher = 'metatrained'"))
+    elif teacher.base == "metatrained" and "teachers" in run.stages:
+        needs.append(("metatrain", "teacher.base = 'metatrained'"))
+    return needs

@@ -1,13 +1,16 @@
 """Checks that the readers of task files share; a fault is a `DataError` naming the place and the field."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tagi.errors import DataError
 
 _SHOWN = 60
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def shown(value: object) -> str:
@@ -59,6 +62,20 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     return value
 
 
+def json_lines(file: Iterable[bytes], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON object of every line that is not blank, with its place; `DataError` as from `parse_object`."""
+    offset = 0
+    # By bytes and at "\n" alone: other line separators may stand inside a JSON string.
+    for number, raw in enumerate(file, start=1):
+        start, offset = offset, offset + len(raw)
+        if number == 1 and raw.startswith(_BYTE_ORDER_MARK):
+            raw, start = raw[len(_BYTE_ORDER_MARK) :], start + len(_BYTE_ORDER_MARK)
+        if raw.strip():
+            where = f"{path}: line {number}"
+            # Without the line's end, which a fault at the very end of the line would point behind.
+            yield where, parse_object(decode_utf8(raw.rstrip(b"\r\n"), where, offset=start), where)
+
+
 def only_known(fields: dict[str, Any], known: Sequence[str], where: str) -> None:
     """Raises `DataError` naming the first field that is not known."""
     for name in fields:
@@ -80,7 +97,7 @@ def as_text(value: Any, field: str, where: str, *, filled: bool = False) -> str:
     if filled and not value.strip():
         raise DataError(f"{where}: field {field!r}: expected text, got an empty string")
     # JSON can spell half a surrogate pair, which no tokenizer and no file can take.
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+    if not value.isascii() and _SURROGATE.search(value):
         raise DataError(f"{where}: field {field!r}: expected Unicode text, got a lone surrogate")
     return value
 

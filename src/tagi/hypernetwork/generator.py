@@ -70,6 +70,19 @@ class Generator(nn.Module):
         """
         states = self.encode_instructions(instruction_ids, instruction_mask)
         bank = self.generate_bank(states, instruction_mask)
+        return self.logits(states, instruction_mask, bank, rows, input_ids, input_mask, labels), bank
+
+    def logits(
+        self,
+        states: Float[Tensor, "task token d_model"],
+        instruction_mask: Bool[Tensor, "task token"],
+        bank: LoraBank,
+        rows: Int[Tensor, " row"],
+        input_ids: Int[Tensor, "row input_token"],
+        input_mask: Bool[Tensor, "row input_token"],
+        labels: Int[Tensor, "row target"],
+    ) -> Float[Tensor, "row target vocabulary"]:
+        """Teacher-forced logits from instruction states and a bank already computed."""
         kept = self._kept(instruction_mask)[rows]
         hooks = [bank.hooks(self.backbone.site_modules, rows)]
         if self.fusion is not None:
@@ -81,7 +94,7 @@ class Generator(nn.Module):
             if self.settings.concatenates:
                 encoded = torch.cat([states[rows], encoded], dim=1)
                 mask = torch.cat([instruction_mask[rows] & kept[:, None], mask], dim=1)
-            return self.backbone.logits(encoded, mask, labels), bank
+            return self.backbone.logits(encoded, mask, labels)
 
     def _kept(self, mask: Bool[Tensor, "task token"]) -> Bool[Tensor, " task"]:
         """Which tasks of a batch keep their instruction states: all, but for `state_dropout` in training.

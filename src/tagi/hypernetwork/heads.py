@@ -1,6 +1,5 @@
 """What both generators share: a two-layer MLP per layer that turns features into rows of A and B (eq. 2)."""
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tagi.adapters import LoraBank
-from tagi.backbones import Site
+from tagi.backbones import Site, initial_factors
 
 Part = Literal["A", "B"]
 _PARTS: tuple[Part, Part] = ("A", "B")
@@ -42,10 +41,8 @@ class RowHeads(nn.Module):
         for key, (part, width_out, layers, _) in self._groups.items():
             std = 0.1 * (hidden * width_out) ** -0.5 if part == "A" else 0.0
             self.heads[key] = nn.Parameter(_normal((len(layers), width_out, hidden), std, random))
-        for site in self.sites:
-            bound = 1 / math.sqrt(site.d_in)  # PEFT's own start: Kaiming uniform with a = sqrt(5)
-            start = (torch.rand(rank, site.d_in, generator=random) * 2 - 1) * bound
-            self.register_buffer(_buffer_name(site.path), start)
+        for path, start in initial_factors(self.sites, rank, seed).items():
+            self.register_buffer(_buffer_name(path), start)
 
     def _group_by_width(self) -> dict[str, tuple[Part, int, list[int], list[int]]]:
         """Heads of equal shape stacked: key -> (part, width, layers, projections)."""

@@ -18,6 +18,7 @@ from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.data.text import TextEncoder, TextSettings
 from tagi.errors import CheckpointError
+from tagi.methods.lora import LoraShape, inject_lora
 from tagi.methods.losses import prediction_loss
 from tagi.methods.protocol import Batch, Method
 
@@ -30,13 +31,19 @@ class Prompts:
 
 
 class Concatenation(Method):
-    """Instruction and input in one text, read anew for every input."""
+    """Instruction and input in one text, read anew for every input.
+
+    All of the backbone is trained, or with `lora` a PEFT LoRA on its sites alone.
+    """
 
     name = "concatenation"
 
-    def __init__(self, backbone: T5Backbone, text: TextSettings) -> None:
+    def __init__(self, backbone: T5Backbone, text: TextSettings, lora: LoraShape | None = None) -> None:
         super().__init__()
         self.backbone = backbone
+        self.lora = lora
+        if lora is not None:
+            inject_lora(backbone, lora)
         self.text = TextEncoder(backbone.tokenizer, text)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -122,7 +129,10 @@ class Concatenation(Method):
             folder,
             method=self.name,
             base=self.backbone.identity,
-            settings={"text": self.text.settings.as_dict()},
+            settings={
+                "text": self.text.settings.as_dict(),
+                "lora": None if self.lora is None else self.lora.as_dict(),
+            },
             tensors=self.trained_tensors(),
             extra=extra,
         )
@@ -135,7 +145,10 @@ class Concatenation(Method):
             raise CheckpointError(f"{folder}: expected method {cls.name!r}, got {config['method']!r}")
         base = base_of(config)
         backbone = load_backbone(base.name, revision=base.revision, relative_to=folder)
-        method = cls(backbone, TextSettings.from_dict(config["text"]))
+        lora = config.get("lora")
+        method = cls(
+            backbone, TextSettings.from_dict(config["text"]), None if lora is None else LoraShape.from_dict(lora)
+        )
         expected = method.trained_tensors()
         with torch.no_grad():
             for name, tensor in read_tensors(folder, expected).items():

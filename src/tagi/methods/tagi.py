@@ -20,7 +20,8 @@ from tagi.hypernetwork import (
     save_generator,
     score,
 )
-from tagi.methods.losses import prediction_loss
+from tagi.methods.losses import contrast_loss, prediction_loss, row_losses
+from tagi.methods.objective import Objective
 from tagi.methods.protocol import Batch, Method
 
 
@@ -29,19 +30,22 @@ class TAGI(Method):
 
     name = "tagi"
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, objective: Objective | None = None) -> None:
         super().__init__()
         self.generator = generator
+        self.objective = objective or Objective()
         self.text = generator.text
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Each distinct instruction of the batch stands once; `rows` says which row has which."""
         distinct: dict[tuple[str, str], int] = {}
-        rows, instructions = [], []
+        rows: list[int] = []
+        instructions, tasks = [], []
         for sample in samples:
             key = (sample.task.name, sample.instruction)
             if key not in distinct:
                 distinct[key] = len(distinct)
+                tasks.append(sample.task)
                 instructions.append(self.text.instruction(sample.instruction, sample.task.examples, truncate=True))
             rows.append(distinct[key])
         instruction_ids, instruction_mask = self.text.batch(instructions)
@@ -53,6 +57,7 @@ class TAGI(Method):
             "input_ids": input_ids,
             "input_mask": input_mask,
             "labels": self.text.labels([self.text.target(sample.target) for sample in samples]),
+            **self.objective.collate(samples, tasks),
         }
 
     def forward(
@@ -63,11 +68,29 @@ class TAGI(Method):
         input_ids: Int[Tensor, "row input_token"],
         input_mask: Bool[Tensor, "row input_token"],
         labels: Int[Tensor, "row target"],
+        **given: Tensor,
     ) -> dict[str, Float[Tensor, ""]]:
-        """The finetuning loss (eq. 6) and its terms."""
-        logits, _ = self.generator(instruction_ids, instruction_mask, rows, input_ids, input_mask, labels)
-        prediction = prediction_loss(logits, labels)
-        return {"loss": prediction, "prediction": prediction.detach()}
+        """The finetuning loss (eq. 6) and its terms, each before its weight.
+
+        `given` is what the objective's terms need, as its `collate` makes it.
+        """
+        weights, inputs = self.objective.weights, (input_ids, input_mask, labels)
+        states = self.generator.encode_instructions(instruction_ids, instruction_mask)
+        bank = self.generator.generate_bank(states, instruction_mask)
+        logits = self.generator.logits(states, instruction_mask, bank, rows, *inputs)
+        terms = {"prediction": prediction_loss(logits, labels)}
+        if weights.kl:
+            terms["kl"] = self.objective.distillation(logits, labels, given)
+        if weights.ins:
+            terms["ins"] = self.objective.alignment(bank, given["categories"])
+        if weights.contrast and instruction_mask.shape[0] > 1:
+            other = (rows + 1) % instruction_mask.shape[0]
+            wrong = self.generator.logits(states, instruction_mask, bank, other, *inputs)
+            terms["contrast"] = contrast_loss(
+                row_losses(logits, labels), row_losses(wrong, labels), weights.contrast_margin
+            )
+        loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
+        return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> TaskStates:
         """All tasks' instructions in one pass."""

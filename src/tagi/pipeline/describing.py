@@ -9,7 +9,7 @@ from tagi.config import Recipe
 from tagi.data.text import TextSettings
 from tagi.errors import ConfigError
 from tagi.hypernetwork import Generator
-from tagi.pipeline.stages import generator_settings
+from tagi.pipeline.building import generator_settings
 
 _SHARED: dict[str, Any] = {
     "vocab_size": 32128,

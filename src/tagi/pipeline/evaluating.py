@@ -1,6 +1,6 @@
 """Scoring a checkpoint on a recipe's test tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,13 @@ def evaluate(
     channels: bool = False,
     limit: int | None = None,
     progress: bool = True,
+    extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Score a checkpoint on the recipe's test tasks; with `out`, write `record.json` and the predictions there.
 
     `conditions` say which instruction is given (`right`, `paraphrase`, `other`, `none`; those that the tasks have no
     words for are left out); `channels` adds LoRA and instruction states crossed and alone. `limit` bounds the
-    instances of each task.
+    instances of each task; `extra` goes into the record.
     """
     folder = find_checkpoint(checkpoint)
     method = load_method(folder)
@@ -46,12 +47,13 @@ def evaluate(
     wanted = {name: make for name, make in instruction_conditions(method, tasks).items() if name in conditions}
     if channels:
         wanted |= channel_conditions(method, tasks)
-    metric: Metric = "exact" if recipe.data.source == "toy" else "rouge"
+    metric = _metric(recipe)
     results, answers = {}, {}
     for name, make in wanted.items():
         answers[name] = _answers(method, make(), tasks, recipe, name, progress)
         results[name] = summarize(answers[name], metric)
     content = {
+        **(extra or {}),
         "checkpoint": checkpoint,
         "method": method.name,
         "data": {**loaded.summary, "limit": limit, "instances": sum(len(task.instances) for task in tasks)},
@@ -63,6 +65,17 @@ def evaluate(
     for name, own in answers.items():
         write_answers(own, out / f"predictions-{name.replace(' ', '-').replace(',', '')}.jsonl")
     return write_record(out / "record.json", recipe, content)
+
+
+def validation_score(method: Method, tasks: Sequence[Task], recipe: Recipe) -> float:
+    """Mean score in percent over held-out tasks with their own instruction: ROUGE-L, or exact matches of toy tasks."""
+    answers = _answers(method, method.prepare(tasks, truncate=True), tasks, recipe, "validation", False)
+    summary = summarize(answers, _metric(recipe))
+    return float(summary["overall"][summary["metric"]])
+
+
+def _metric(recipe: Recipe) -> Metric:
+    return "exact" if recipe.data.source == "toy" else "rouge"
 
 
 def _answers(

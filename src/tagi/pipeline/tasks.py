@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tagi.config import Recipe
-from tagi.data.batches import with_shuffled_inputs
+from tagi.data.batches import hold_out, with_shuffled_inputs
 from tagi.data.jsonl import read_jsonl
+from tagi.data.p3 import read_p3
 from tagi.data.sni import read_sni
-from tagi.data.splits import compare_with_table10
+from tagi.data.splits import compare_with_table10, limit_to_split
 from tagi.data.task import Task
 from tagi.data.toy import toy_tasks
+from tagi.errors import ConfigError
 
 _TOY_WORDINGS = 64
 """Wordings of each toy task: training draws one of them for each batch."""
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,34 @@ class LoadedTasks:
 
 
 def load_tasks(recipe: Recipe, split: Split) -> LoadedTasks:
-    """Read the recipe's tasks: those trained on, or those it is tested on.
+    """Read the recipe's tasks: those trained on, those held out of them for choosing a checkpoint, or the test tasks.
 
-    An own JSON Lines file has no split: both are the whole file.
+    `data.task_split` limits training tasks to the largest categories before any are held out. An own JSON Lines file
+    has no split: training and test are the whole file.
     """
+    read = _read(recipe, "test" if split == "test" else "train")
+    if split == "test":
+        return read
+    data, tasks = recipe.data, read.tasks
+    if data.task_split is not None and data.source in ("sni", "p3"):
+        tasks = limit_to_split(tasks, data.source, data.task_split)
+    if data.validation_tasks:
+        training, validation = hold_out(tasks, data.validation_tasks, recipe.seed)
+        tasks = training if split == "train" else validation
+    if len(tasks) == len(read.tasks):
+        return read
+    left = {"tasks": len(tasks), "instances": sum(len(task.instances) for task in tasks), "categories": _counts(tasks)}
+    return replace(read, tasks=tasks, summary={**read.summary, **left})
+
+
+def _read(recipe: Recipe, split: Literal["train", "test"]) -> LoadedTasks:
     data = recipe.data
     count = data.instances_per_task if split == "train" else data.test_instances_per_task
+    if data.source == "p3":
+        if split == "test":
+            raise ConfigError("data.source: expected a source with test tasks, got 'p3', whose reader is for training")
+        rendered = read_p3(Path(str(data.path)), instances_per_task=count)
+        return LoadedTasks(_shuffled(recipe, rendered.tasks), rendered.summary(), rendered.warning)
     if data.source == "sni":
         read = read_sni(Path(str(data.path)), split, instances_per_task=count)
         summary = read.summary()
@@ -55,14 +79,17 @@ def load_tasks(recipe: Recipe, split: Split) -> LoadedTasks:
 
 
 def _summary(source: str, split: Split, tasks: tuple[Task, ...]) -> dict[str, Any]:
-    counts = Counter(task.category for task in tasks)
     return {
         "source": source,
         "split": split,
         "tasks": len(tasks),
         "instances": sum(len(task.instances) for task in tasks),
-        "categories": dict(counts.most_common()),
+        "categories": _counts(tasks),
     }
+
+
+def _counts(tasks: tuple[Task, ...]) -> dict[str, int]:
+    return dict(Counter(task.category for task in tasks).most_common())
 
 
 def _shuffled(recipe: Recipe, tasks: tuple[Task, ...]) -> tuple[Task, ...]:

@@ -1,81 +1,31 @@
-"""The one trainer: transformers' Trainer over any `Trainable`, resumable to the bit."""
+"""The one way to train any `Trainable`: resumable to the bit, on any number of processes."""
 
 import hashlib
 import json
 import math
-from collections import defaultdict
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+from transformers.optimization import Adafactor
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
 from tagi.backbones import Backbone
 from tagi.errors import TrainingError
 from tagi.files import write_text
 from tagi.methods.protocol import Trainable
-from tagi.training.checkpoints import mark_complete, newest_complete
+from tagi.training import distributed
+from tagi.training.checkpoints import WEIGHTS, checkpoint_at, newest_complete, read_marker
+from tagi.training.loop import MethodTrainer
 from tagi.training.progress import Progress
 from tagi.training.settings import TrainingSettings
+from tagi.training.trackers import TensorBoard, peak_memory, trackers
 
-_WEIGHTS = "model.safetensors"
-
-
-class MethodTrainer(Trainer):
-    """Takes micro-batches in their own order, logs every named loss term, saves trained tensors alone."""
-
-    def __init__(self, *args: Any, fingerprint: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fingerprint = fingerprint
-        self._terms: dict[str, list[Tensor]] = defaultdict(list)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        # The data set is a function of the index already: its order is the training order, on any number of ranks.
-        dataset: Sized = self.train_dataset if train_dataset is None else train_dataset
-        return SequentialSampler(dataset)
-
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **_: Any) -> Any:
-        """All of a step's computation is in the method's forward; here it is only checked and noted."""
-        terms: dict[str, Tensor] = model(**inputs)
-        loss = terms["loss"]
-        if not math.isfinite(float(loss.detach())):
-            raise TrainingError(
-                f"step {self.state.global_step + 1}: expected a finite loss, got {float(loss.detach())}; "
-                "the newest checkpoint is from before it: resume with a smaller training.learning_rate"
-            )
-        for name, value in terms.items():
-            if name != "loss":
-                self._terms[name].append(value.detach())
-        return (loss, terms) if return_outputs else loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of every loss term since the last log."""
-        for name, values in self._terms.items():
-            logs[name] = float(torch.stack(values).mean())
-        self._terms.clear()
-        super().log(logs, start_time)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = self.accelerator.unwrap_model(self.model).trained_tensors()
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / _WEIGHTS)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        target = self.accelerator.unwrap_model(self.model if model is None else model).trained_tensors()
-        with torch.no_grad():
-            for name, tensor in load_file(Path(resume_from_checkpoint) / _WEIGHTS).items():
-                target[name].copy_(tensor)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            mark_complete(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}", self.fingerprint)
+_LOGS = "logs"
 
 
 def fingerprint(*parts: Any) -> str:
@@ -92,60 +42,178 @@ def train(
     identity: str,
     resume: bool = False,
     progress: bool = True,
+    validate: Callable[[], float] | None = None,
 ) -> dict[str, Any]:
-    """Train to the end and return the log: losses by step, seconds, examples.
+    """Train to the end, leave the weights in `model`, and return the record, also written to `folder/training.json`.
 
-    `batches[i]` is micro-batch i. Checkpoints go to `folder/checkpoint-STEP`; with `resume` the newest complete one
-    of the same `identity` is taken up, and the result is the same as without the interruption. Raises
-    `TrainingError` if the loss is not finite or if a checkpoint is of another run.
+    `batches[i]` is micro-batch i; there must be steps x accumulation x `process_count()` of them. Checkpoints go to
+    `folder/checkpoint-STEP`, TensorBoard's files to `folder/logs`; with `resume` the newest complete checkpoint of the
+    same `identity` is taken up, and the result is the same as without the interruption.
+
+    `validate` is asked every `settings.validate_every` steps and after the last, and tells how good `model` is at that
+    moment, higher being better. The weights of the best step are what is left in `model`, and its checkpoint is kept.
+    Training goes on as if it had not been asked.
+
+    Launched in several processes, all call this alike: `validate` too, whose score on the main process counts, and
+    every process has the weights in its `model` afterwards. Only the main process writes files; they must share the
+    folder. Under FSDP and DeepSpeed a copy is trained, and `model` keeps to the CPU but while it is validated.
+
+    Record: `steps`, `seconds` and `tokens` (read and predicted) of all parts of a resumed run, `tokens_per_second`,
+    `peak_memory` in bytes (the largest of the processes in this part), `processes`, `best` (`step` and `score`, or
+    None), `stopped_early`, and `history`: entries with `step` and either `loss` and its terms, or `validation`.
+
+    Raises `TrainingError` if a loss or score is not finite, if a checkpoint is of another run, or cannot be written.
     """
-    checkpoint = newest_complete(folder, identity) if resume else None
-    arguments = _arguments(settings, folder)
+    _check(settings, batches, validate)
+    processes = distributed.process_count()
+    checkpoint = newest_complete(folder, identity, processes=processes) if resume else None
+    step, seconds = (0, 0.0) if checkpoint is None else _take_up(checkpoint, model)
     if settings.gradient_checkpointing:
         for module in model.modules():
             if isinstance(module, Backbone):
                 module.checkpoint_gradients()
+    trained = distributed.shardable(model) if distributed.is_sharded() else model
+    reports = trackers(settings.report_to, folder / _LOGS, step)
     trainer = MethodTrainer(
-        model=model,
-        args=arguments,
+        model=trained,
+        args=_arguments(settings, folder),
         train_dataset=batches,
+        eval_dataset=batches,  # never read: `evaluate` asks `validate`
         data_collator=lambda items: model.collate(items[0]),
-        fingerprint=identity,
+        optimizer_cls_and_kwargs=_optimizer(settings),
+        callbacks=[*reports, *([Progress()] if progress and distributed.is_main_process() else [])],
+        whole=model,
+        identity=identity,
+        settings=settings,
+        validate=validate,
+        seconds=seconds,
     )
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
-    if progress:
-        trainer.add_callback(Progress())
-    torch.manual_seed(settings.seed)
-    outcome = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    record = {"steps": trainer.state.global_step, "seconds": outcome.metrics["train_runtime"], "history": history}
-    write_text(folder / "training.json", json.dumps(record, indent=2) + "\n")
+    distributed.leave_at_exit()
+    distributed.prepare_fsdp(trainer.accelerator, settings.bf16)
+    torch.manual_seed(settings.seed + distributed.process_index())  # every process drops out what it will
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    finally:
+        for report in reports:
+            if isinstance(report, TensorBoard):
+                report.close()
+    _leave_weights(trainer, model)
+    return _record(trainer)
+
+
+def _check(settings: TrainingSettings, batches: Sequence[Any], validate: Callable[[], float] | None) -> None:
+    processes = distributed.process_count()
+    wanted = settings.steps * settings.accumulation * processes
+    if len(batches) < wanted:
+        raise TrainingError(
+            f"expected {wanted} micro-batches ({settings.steps} steps x {settings.accumulation} x {processes} "
+            f"process(es)), got {len(batches)}"
+        )
+    if distributed.is_sharded() and settings.optimizer != "adamw":
+        raise TrainingError(
+            f"training.optimizer: expected 'adamw' with FSDP or DeepSpeed, got {settings.optimizer!r}, which needs "
+            "every matrix whole"
+        )
+    if settings.validate_every is None and settings.patience is not None:
+        raise TrainingError("training.patience: expected training.validate_every beside it, got none")
+    if settings.validate_every is not None and validate is None:
+        raise TrainingError("training.validate_every: expected something to validate on, got none")
+
+
+def _take_up(checkpoint: Path, model: Trainable) -> tuple[int, float]:
+    """Read a checkpoint's weights; its step, and the seconds that led to it."""
+    state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+    best = state.best_global_step
+    if best is not None and read_marker(checkpoint_at(checkpoint.parent, best)) is None:
+        raise TrainingError(
+            f"{checkpoint_at(checkpoint.parent, best)}: expected the checkpoint of the best validation, got none that "
+            "is whole: begin anew"
+        )
+    distributed.copy_into(model, load_file(checkpoint / WEIGHTS))
+    marker = read_marker(checkpoint)
+    return state.global_step, marker["seconds"] if marker else 0.0
+
+
+def _leave_weights(trainer: MethodTrainer, model: Trainable) -> None:
+    """Put the best weights, or else the last, into a model in one piece, free of what training wrapped around it."""
+    trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
+    trainer.accelerator.wait_for_everyone()
+    best = trainer.state.best_global_step
+    if best is not None:
+        distributed.copy_into(model, load_file(checkpoint_at(trainer.folder, best) / WEIGHTS))
+    elif model is not trainer.model:
+        distributed.copy_into(model, distributed.full_tensors(trainer.model, model))
+    distributed.forget_launch()
+    model.to(trainer.accelerator.device)
     model.eval()
+
+
+def _record(trainer: MethodTrainer) -> dict[str, Any]:
+    trainer.count_tokens()
+    state, seconds = trainer.state, trainer.seconds
+    best = None if state.best_global_step is None else {"step": state.best_global_step, "score": state.best_metric}
+    record = {
+        "steps": state.global_step,
+        "seconds": round(seconds, 3),
+        "tokens": state.num_input_tokens_seen,
+        "tokens_per_second": round(state.num_input_tokens_seen / seconds, 1),
+        "peak_memory": max(distributed.of_all_processes(peak_memory())),
+        "processes": trainer.accelerator.num_processes,
+        "best": best,
+        "stopped_early": state.global_step < state.max_steps,
+        "history": [entry for entry in state.log_history if "loss" in entry or "validation" in entry],
+    }
+    if distributed.is_main_process():
+        write_text(trainer.folder / "training.json", json.dumps(record, indent=2) + "\n")
     return record
 
 
+def _optimizer(settings: TrainingSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """The optimizer's class and arguments; which parameters decay is the Trainer's own rule."""
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW, {"lr": settings.learning_rate}
+    scaled = settings.optimizer == "adafactor-scaled"
+    return Adafactor, {"lr": settings.learning_rate, "scale_parameter": scaled, "relative_step": False}
+
+
 def _arguments(settings: TrainingSettings, folder: Path) -> TrainingArguments:
-    return TrainingArguments(
+    distributed.settle_launch(settings.bf16)
+    validated: dict[str, Any] = {}
+    if settings.validate_every is not None:
+        validated = {
+            "eval_strategy": "steps",
+            "eval_steps": settings.validate_every,
+            "metric_for_best_model": "validation",
+            "greater_is_better": True,
+        }
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
         per_device_train_batch_size=1,  # one item of the data set is a whole micro-batch
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
-        optim="adamw_torch" if settings.optimizer == "adamw" else "adafactor",
         lr_scheduler_type=settings.schedule,
         warmup_steps=math.ceil(settings.warmup_ratio * settings.steps),
         max_grad_norm=settings.max_grad_norm,
         bf16=settings.bf16,
+        use_cpu=not torch.accelerator.is_available(),
         seed=settings.seed,
         logging_steps=settings.log_every,
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=settings.save_every,
-        save_total_limit=settings.keep_checkpoints,
+        save_total_limit=None,  # the Trainer would delete an older checkpoint before the new one is whole
         report_to="none",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
+        **validated,
     )
+    if arguments.n_gpu > 1:  # one process takes one GPU: the Trainer would split micro-batches over all it sees
+        arguments._n_gpu = 1
+    return arguments

@@ -6,7 +6,7 @@ one of many wordings. Unseen tasks combine a selection of kinds and a map that t
 without the instruction, for no two programs agree.
 """
 
-from tagi.data.toy.corpus import toy_corpus
+from tagi.data.toy.corpus import ToyDocuments, toy_corpus
 from tagi.data.toy.family import (
     InputSplit,
     TaskSplit,
@@ -41,6 +41,7 @@ __all__ = [
     "Inventory",
     "Program",
     "TaskSplit",
+    "ToyDocuments",
     "all_programs",
     "all_wordings",
     "input_split",

@@ -1,11 +1,12 @@
-"""Unlabelled text of the toy family, for pretraining."""
+"""Unlabelled text of the toy family: for pretraining its backbone, and a hypernetwork on it."""
 
 import random
 from collections.abc import Iterator
 
+from tagi.data.pretraining import Document
 from tagi.data.toy.language import wording
 from tagi.data.toy.lexicon import FACT_TABLES, FACTS, KINDS, MAPS, PAIRS, WORDS
-from tagi.data.toy.programs import train_programs
+from tagi.data.toy.programs import Program, train_programs
 
 _LISTS_PER_DOCUMENT = 3
 _SHORTEST, _LONGEST_TARGET = 15, 30  # the last sentence adds at most 30 words
@@ -20,6 +21,42 @@ def toy_corpus(seed: int, holdout: int = 0) -> Iterator[str]:
     rng = random.Random(f"toy corpus {seed}")
     while True:
         yield _document(rng, holdout)
+
+
+class ToyDocuments:
+    """Documents that keep to a theme, as real ones do: what stands early in them tells of what stands late.
+
+    A theme is a training program. Its document describes it, states facts of its word map, and lists words of its kinds
+    in its form; the words that a list was made from are nowhere in the document's lists, so nothing is labelled.
+    """
+
+    def __init__(self, seed: int, holdout: int = 0) -> None:
+        self.seed = seed
+        self.holdout = holdout
+
+    def read(self, start: int, count: int) -> list[Document]:
+        """Documents number `start` to `start + count - 1`; each depends on the seed and its number alone."""
+        return [Document(index, self._text(index)) for index in range(start, start + count)]
+
+    def _text(self, index: int) -> str:
+        rng = random.Random(f"toy documents {self.seed} {index}")
+        theme = rng.choice(train_programs(self.holdout))
+        lists = _theme_lists(theme, rng)
+        fact = theme.mapping if theme.mapping in FACTS else "kind"
+        sentences = [wording(theme, rng), _fact(rng, fact), *lists]
+        if rng.random() < 0.5:  # the description need not come first
+            rng.shuffle(sentences)
+        return " ".join(sentences)
+
+
+def _theme_lists(theme: Program, rng: random.Random) -> list[str]:
+    """Lists of words of the theme's kinds in its form and order, from pairs of their own."""
+    pairs = {kind: rng.sample(PAIRS[kind], len(PAIRS[kind])) for kind in theme.kinds}
+    table = MAPS[theme.mapping]
+    return [
+        " ".join([*(table[rng.choice(pairs[kind][number])] for kind in theme.kinds), "."])
+        for number in range(_LISTS_PER_DOCUMENT)
+    ]
 
 
 def _document(rng: random.Random, holdout: int) -> str:
@@ -37,8 +74,8 @@ def _document(rng: random.Random, holdout: int) -> str:
     return " ".join(words)
 
 
-def _fact(rng: random.Random) -> str:
-    name = rng.choice(tuple(FACTS))
+def _fact(rng: random.Random, name: str | None = None) -> str:
+    name = name or rng.choice(tuple(FACTS))
     word = rng.choice(WORDS)
     return rng.choice(FACTS[name]).format(x=word, y=FACT_TABLES[name][word])
 

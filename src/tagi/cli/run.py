@@ -1,0 +1,57 @@
+"""`tagi run`: every stage of a recipe, then its scores."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tagi.cli.output import JsonFlag, Overrides, print_table
+
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for all stages, one under it for each.")]
+First = Annotated[str | None, typer.Option("--from", metavar="STEP", help="Begin with this step.")]
+Last = Annotated[str | None, typer.Option("--until", metavar="STEP", help="End with this step.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run and what it would take; run nothing.")]
+Speed = Annotated[
+    float | None,
+    typer.Option("--tflops", min=0.001, help="Speed that --dry-run assumes, in TFLOP/s; measured here by default."),
+]
+
+
+def run(
+    recipe: RecipeName,
+    out: Out = Path("runs"),
+    first: First = None,
+    last: Last = None,
+    dry_run: DryRun = False,
+    tflops: Speed = None,
+    overrides: Overrides = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Run a recipe's stages in their order, then score what they trained.
+
+    Run it again to go on where it was interrupted: a step whose output is complete is skipped. A step's output made by
+    another recipe is an error, never overwritten.
+
+    \b
+    Examples:
+      tagi run toy-stages --out runs/stages
+      tagi run toy-stages --out runs/stages --until pretrain
+      tagi run sni-xl --dry-run --tflops 300
+    """
+    from tagi.cli.quiet import quiet
+    from tagi.config import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    quiet()
+    if dry_run:
+        from tagi.pipeline import estimate
+
+        print_table(estimate(loaded, out, first=first, last=last, tflops=tflops), as_json=as_json)
+        return
+    from tagi.pipeline import run as run_recipe
+    from tagi.training import is_main_process
+
+    rows = run_recipe(loaded, out, first=first, last=last)
+    if is_main_process():
+        print_table(rows, as_json=as_json)

@@ -1,0 +1,96 @@
+"""The text that rows made from one template share: the template, as far as its rows tell."""
+
+import re
+from collections.abc import Sequence
+
+FIELD = "[...]"
+"""Stands where rows differ. Square brackets, because T5's vocabulary has no curly ones."""
+
+_SAMPLE = 48
+_TOKEN = re.compile(r"\w+|\W")
+_BETWEEN = "\x1f"
+"""Between tokens, so that a run of whole tokens is found as fast as any text."""
+
+_Row = list[str]
+
+
+def shared_text(rows: Sequence[str]) -> str:
+    """What all of a sample of rows share, with `FIELD` where they differ; "" if they share no word.
+
+    Shared is what all of them begin with, what all end with, and in between every run of words that stands
+    exactly once in each of them and in the same order. (What long rows have in common by chance, such as
+    "of the", stands in them any number of times.) The sample are up to 48 different rows spread evenly, as
+    neighbours often share more than their template: a passage that several questions are asked about.
+    """
+    distinct = list(dict.fromkeys(rows))
+    if len(distinct) < 2:
+        return ""
+    step = max(1.0, len(distinct) / _SAMPLE)
+    sample = [distinct[int(at * step)].replace(_BETWEEN, " ") for at in range(min(len(distinct), _SAMPLE))]
+    text = _shared([_TOKEN.findall(row) for row in sample], head=True, tail=True)
+    return text if re.search(r"[^\W\d_]", text.replace(FIELD, "")) else ""
+
+
+def _shared(rows: list[_Row], *, head: bool = False, tail: bool = False) -> str:
+    """The shared text of tokenised rows; `head` and `tail` say that what they begin or end with may count."""
+    if not any(rows):
+        return ""
+    if head:
+        length = _common_start(rows)
+        return "".join(rows[0][:length]) + _shared([row[length:] for row in rows], tail=tail)
+    if tail:
+        length = _common_start([row[::-1] for row in rows])
+        start = _shared([row[: len(row) - length] for row in rows])
+        return start + "".join(rows[0][len(rows[0]) - length :])
+    run = _longest_once(rows)
+    if not run:
+        return FIELD
+    key = _join(run)
+    starts = [text.count(_BETWEEN, 0, text.index(key)) for text in map(_join, rows)]
+    before = _shared([row[:start] for row, start in zip(rows, starts, strict=True)])
+    after = _shared([row[start + len(run) :] for row, start in zip(rows, starts, strict=True)])
+    return before + "".join(run) + after
+
+
+def _common_start(rows: list[_Row]) -> int:
+    """How many tokens all rows begin with."""
+    length = 0
+    for tokens in zip(*rows, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        length += 1
+    return length
+
+
+def _longest_once(rows: list[_Row]) -> _Row:
+    """The run of tokens with most in words that stands exactly once in every row; empty if there is none."""
+    reference = min(rows, key=len)
+    common = set(reference).intersection(*rows)
+    best: _Row = []
+    if not _in_words(list(common)):
+        return best
+    texts = [_join(row) for row in rows]
+    end = 0
+    # A run is common if the one a token longer is: so the end of the longest from each start only moves on.
+    for start in range(len(reference)):
+        reached = end
+        end = max(end, start)
+        while end < len(reference) and reference[end] in common:
+            key = _join(reference[start : end + 1])
+            if not all(key in text for text in texts):
+                break
+            end += 1
+        run = reference[start:end]
+        if end > reached and _in_words(run) > _in_words(best):
+            key = _join(run)
+            if all(text.count(key) == 1 for text in texts):
+                best = run
+    return best
+
+
+def _in_words(run: _Row) -> int:
+    return sum(len(token) for token in run if token[0].isalnum())
+
+
+def _join(tokens: _Row) -> str:
+    return _BETWEEN + _BETWEEN.join(tokens) + _BETWEEN

@@ -1,0 +1,39 @@
+"""Documents cut at random points, the pretraining task of hypernetworks on unlabelled text (eq. 3 of the paper)."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from tagi.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """An unlabelled text and its number in an endless stream: read a second time it has another number."""
+
+    index: int
+    text: str
+
+
+@runtime_checkable
+class Documents(Protocol):
+    """An endless stream of documents that can be read anywhere."""
+
+    def read(self, start: int, count: int) -> list[Document]:
+        """Documents number `start` to `start + count - 1`: a function of the arguments alone."""
+        ...
+
+
+def cut(ids: Sequence[int], parts: int, seed: int, index: int) -> list[list[int]]:
+    """Cut token ids at `parts` - 1 different points drawn uniformly; the parts in order are `ids`, none is empty.
+
+    Three parts are a, b and c of eq. 3; four are HyperTuning's A, B, C and D. The points depend on `seed`, the
+    document's `index`, the number of ids and of parts, and on nothing else. Raises `DataError` when there are
+    fewer ids than parts.
+    """
+    if parts < 1 or len(ids) < parts:
+        raise DataError(f"document {index}: expected at least {max(parts, 1)} tokens for {parts} parts, got {len(ids)}")
+    rng = random.Random(f"cut {seed} {index}")
+    points = sorted(rng.sample(range(1, len(ids)), parts - 1))
+    return [list(ids[start:end]) for start, end in zip([0, *points], [*points, len(ids)], strict=True)]

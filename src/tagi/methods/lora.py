@@ -1,0 +1,67 @@
+"""A PEFT LoRA inside a backbone while it is trained, and out of it as a bank."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from tagi.adapters import LoraBank
+from tagi.backbones import T5Backbone, initial_factors
+from tagi.errors import CheckpointError
+
+_ADAPTER = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraShape:
+    """Rank and alpha of a LoRA on every site; its A starts from the factors of `seed`."""
+
+    rank: int
+    alpha: float
+    seed: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "LoraShape":
+        """The inverse of `as_dict`; anything else is a `CheckpointError`."""
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise CheckpointError(f"lora: expected rank, alpha and seed, got {values!r}") from error
+
+
+def inject_lora(backbone: T5Backbone, shape: LoraShape) -> None:
+    """Put PEFT's LoRA layers at every site, the only trained parameters of the backbone from then on."""
+    targets = [site.path for site in backbone.sites]
+    config = LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=targets, lora_dropout=0.0)
+    inject_adapter_in_model(config, backbone.model)
+    reset_lora(backbone, shape)
+
+
+@torch.no_grad()
+def reset_lora(backbone: T5Backbone, shape: LoraShape) -> None:
+    """A back to its start, B back to zero: the update is nothing again."""
+    start = initial_factors(backbone.sites, shape.rank, shape.seed)
+    for path, (a, b) in _factors(backbone).items():
+        a.copy_(start[path])
+        b.zero_()
+
+
+def lora_bank(backbone: T5Backbone, shape: LoraShape) -> LoraBank:
+    """The injected LoRA as a bank of one task; tensors are copies."""
+    factors = {
+        path: (a.detach().clone().unsqueeze(0), b.detach().clone().unsqueeze(0))
+        for path, (a, b) in _factors(backbone).items()
+    }
+    return LoraBank(factors, shape.alpha / shape.rank)
+
+
+def _factors(backbone: T5Backbone) -> Mapping[str, tuple[nn.Parameter, nn.Parameter]]:
+    layers: dict[str, Any] = dict(backbone.site_modules)
+    return {path: (layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight) for path, layer in layers.items()}

@@ -1,0 +1,265 @@
+"""From a recipe to what a stage trains: backbones, methods, teachers and their data."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tagi.backbones import BaseModel, T5Backbone, load_backbone, make_backbone
+from tagi.backbones.load import folder_revision
+from tagi.config import Recipe, Stage
+from tagi.config import TrainingSettings as StageTable
+from tagi.data.batches import TaskBatches
+from tagi.data.c4 import C4Documents, DocumentBatches
+from tagi.data.denoising import DenoisingBatches
+from tagi.data.splits import p3_datasets, sni_categories
+from tagi.data.text import TextSettings
+from tagi.data.toy import ToyDocuments, toy_corpus, toy_tokenizer
+from tagi.errors import ConfigError
+from tagi.hypernetwork import Generator, GeneratorSettings
+from tagi.methods import TAGI, Concatenation, Denoiser, Method, Trainable, load_method
+from tagi.methods.lora import LoraShape
+from tagi.methods.objective import LossWeights, Objective
+from tagi.methods.pretraining import Pretraining
+from tagi.methods.teachers import CATALOGUE, Catalogue, ConcatenatedTeacher, Teacher, freeze, read_catalogue
+from tagi.pipeline.caching import cached_teacher
+from tagi.pipeline.finding import MODEL, find_checkpoint
+from tagi.pipeline.tasks import LoadedTasks, load_tasks
+from tagi.training import TrainingSettings, once, process_count
+
+_BACKBONE = "backbone"
+_CORPUS_STRIDE = 1_000_003  # documents of different micro-batches come from different seeds
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What a stage rests on: checkpoints to start from, in order; LoRA teachers; the meta-trained model."""
+
+    start: tuple[str, ...] = ()
+    teachers: Path | None = None
+    metatrained: str | None = None
+
+    def revisions(self) -> dict[str, Any]:
+        """Digests of all of them: a run that rests on others is another run."""
+        return {
+            "start": [folder_revision(find_checkpoint(name)) for name in self.start],
+            "teachers": None if self.teachers is None else catalogue_revision(self.teachers),
+            "metatrained": None if self.metatrained is None else folder_revision(find_checkpoint(self.metatrained)),
+        }
+
+
+@dataclass(frozen=True)
+class StageParts:
+    """What a stage trains, its micro-batches, what its data is, and the tasks that choose its best checkpoint."""
+
+    model: Trainable
+    batches: Sequence[Any]
+    data: dict[str, Any]
+    validation: LoadedTasks | None = None
+
+
+def build_stage(recipe: Recipe, stage: Stage, out: Path, sources: Sources) -> StageParts:
+    """Everything that one stage but `teachers` trains with."""
+    settings = recipe.training_for(stage)
+    length = _micro_batches(settings)
+    size = settings.tasks_per_batch * settings.queries_per_task
+    backbone = load_recipe_backbone(recipe, out, settings.dropout)
+    if stage == "backbone":
+        if recipe.data.source != "toy":
+            raise ConfigError(f"data.source: the stage 'backbone' needs 'toy', got {recipe.data.source!r}")
+        batches = DenoisingBatches(
+            lambda seed, index: _documents(seed * _CORPUS_STRIDE + index, size), length=length, seed=recipe.seed
+        )
+        return StageParts(
+            Denoiser(backbone, seed=recipe.seed), batches, {"source": "toy corpus", "documents": size * length}
+        )
+    if stage == "pretrain":
+        return _pretraining(recipe, backbone, length, size)
+    loaded = load_tasks(recipe, "train")
+    task_batches = task_batches_of(recipe, stage, loaded)
+    model = _method(recipe, stage, backbone, task_batches, out, sources)
+    return StageParts(model, task_batches, data_record(loaded), _validation(recipe, settings.validate_every))
+
+
+def task_batches_of(recipe: Recipe, stage: Stage, loaded: LoadedTasks) -> TaskBatches:
+    """Micro-batches of a stage that is trained on tasks."""
+    settings = recipe.training_for(stage)
+    return TaskBatches(
+        loaded.tasks,
+        length=_micro_batches(settings),
+        tasks_per_batch=settings.tasks_per_batch,
+        queries_per_task=settings.queries_per_task,
+        seed=recipe.seed,
+        balance=settings.balance,
+    )
+
+
+def load_recipe_backbone(recipe: Recipe, out: Path, dropout: float | None = None) -> T5Backbone:
+    """The recipe's backbone; one made from a configuration is written to `out/backbone` first, and pinned there."""
+    wanted = recipe.backbone
+    dtype = getattr(torch, wanted.dtype)
+    if wanted.name != "config":
+        return load_backbone(
+            wanted.name, revision=wanted.revision, dtype=dtype, tokenizer=wanted.tokenizer, dropout=dropout
+        )
+    folder = out / _BACKBONE
+    once((folder / "config.json").exists, lambda: _make_backbone(recipe, out, folder))
+    # Named as the finished checkpoint beside it will find it, wherever both are moved.
+    return load_backbone(f"../{_BACKBONE}", relative_to=out / MODEL, dtype=dtype, dropout=dropout)
+
+
+def _make_backbone(recipe: Recipe, out: Path, folder: Path) -> None:
+    tokenizer = str(recipe.backbone.tokenizer)
+    if tokenizer == "toy":
+        tokenizer = str(out / "tokenizer")
+        toy_tokenizer().save_pretrained(tokenizer)
+    make_backbone(recipe.backbone.config or {}, tokenizer, recipe.seed, folder)
+
+
+def text_settings(recipe: Recipe) -> TextSettings:
+    """The recipe's encoding and limits."""
+    data = recipe.data
+    return TextSettings(
+        data.encoding, data.positives, data.max_instruction_tokens, data.max_input_tokens, data.max_target_tokens
+    )
+
+
+def generator_settings(recipe: Recipe) -> GeneratorSettings:
+    """The recipe's generator."""
+    return GeneratorSettings(**recipe.generator.model_dump(), seed=recipe.seed)
+
+
+def lora_shape(recipe: Recipe) -> LoraShape:
+    """The LoRA that is generated, and so that of the teachers."""
+    return LoraShape(recipe.generator.rank, recipe.generator.alpha, recipe.seed)
+
+
+def training_settings(recipe: Recipe, stage: Stage) -> TrainingSettings:
+    """The trainer's share of a stage's table."""
+    other = {"tasks_per_batch", "queries_per_task", "balance", "dropout"}
+    values = recipe.training_for(stage).model_dump(exclude=other)
+    return TrainingSettings(**{**values, "report_to": tuple(values["report_to"])}, seed=recipe.seed)
+
+
+def data_record(loaded: LoadedTasks) -> dict[str, Any]:
+    """What was read, for a record."""
+    return {**loaded.summary, "warning": loaded.warning}
+
+
+def teacher_backbone(recipe: Recipe, out: Path, metatrained: str | None) -> T5Backbone:
+    """What LoRA teachers are trained on: the vanilla backbone, or the meta-trained model under its own identity."""
+    if recipe.teacher.base == "backbone":
+        return load_recipe_backbone(recipe, out, recipe.training_for("teachers").dropout)
+    return _metatrained(recipe, metatrained, "teacher.base = 'metatrained'").backbone
+
+
+def catalogue_revision(folder: Path) -> str:
+    """A digest over a catalogue and its teachers."""
+    digest = hashlib.sha256()
+    if not (folder / CATALOGUE).is_file():
+        raise ConfigError(f"{folder}: expected LoRA teachers with a {CATALOGUE}, got none")
+    for path in sorted([folder / CATALOGUE, *folder.glob("*/adapter_model.safetensors")]):
+        digest.update(path.read_bytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _micro_batches(settings: StageTable) -> int:
+    """How many a stage takes on all processes together."""
+    return settings.steps * settings.accumulation * process_count()
+
+
+def _pretraining(recipe: Recipe, backbone: T5Backbone, length: int, size: int) -> StageParts:
+    wanted = recipe.pretraining
+    if wanted is None:
+        raise ConfigError("pretraining: expected a table [pretraining] for the stage 'pretrain', got none")
+    settings = generator_settings(recipe)
+    if wanted.tune is not None:
+        settings = replace(settings, tune=wanted.tune)
+    method = TAGI(Generator(backbone, settings, text_settings(recipe)))
+    documents = ToyDocuments(recipe.seed) if wanted.source == "toy" else C4Documents(Path(str(wanted.path)))
+    model = Pretraining(method, max_tokens=wanted.max_tokens, parts=wanted.parts, seed=recipe.seed)
+    data = {"source": wanted.source, "documents": length * size, "parts": wanted.parts}
+    return StageParts(model, DocumentBatches(documents, length=length, size=size), data)
+
+
+def _method(
+    recipe: Recipe, stage: Stage, backbone: T5Backbone, batches: TaskBatches, out: Path, sources: Sources
+) -> Method:
+    if stage == "metatrain":
+        lora = lora_shape(recipe) if recipe.metatrain.tune == "lora" else None
+        return Concatenation(backbone, text_settings(recipe), lora)
+    generator = Generator(backbone, generator_settings(recipe), text_settings(recipe))
+    return TAGI(generator, _objective(recipe, generator, batches, out, sources))
+
+
+def _objective(recipe: Recipe, student: Generator, batches: TaskBatches, out: Path, sources: Sources) -> Objective:
+    wanted = recipe.losses
+    weights = LossWeights(
+        prediction=wanted.prediction,
+        kl=wanted.kl,
+        temperature=wanted.temperature,
+        ins=wanted.ins,
+        alignment=wanted.alignment,
+        contrast=wanted.contrast,
+        contrast_margin=wanted.contrast_margin,
+    )
+    catalogue, base = None, None
+    if wanted.ins or (wanted.kl and wanted.teacher == "lora"):
+        if sources.teachers is None:
+            raise ConfigError(
+                "losses: expected --teachers DIR for losses.ins, or losses.kl with LoRA teachers, got none"
+            )
+        base = teacher_backbone(recipe, out, sources.metatrained)
+        scale = recipe.generator.alpha / recipe.generator.rank
+        catalogue = read_catalogue(sources.teachers, base.identity, rank=recipe.generator.rank, scale=scale)
+    teacher = None
+    if wanted.kl:
+        made = _teacher(recipe, student, base, catalogue, sources)
+        teacher = cached_teacher(recipe, made, student.text, batches, out) if wanted.top_k else made
+    return Objective(weights, teacher=teacher, catalogue=catalogue if wanted.ins else None, aligned=_aligned(recipe))
+
+
+def _teacher(
+    recipe: Recipe, student: Generator, base: T5Backbone | None, catalogue: Catalogue | None, sources: Sources
+) -> Teacher:
+    if recipe.losses.teacher == "metatrained":
+        method = _metatrained(recipe, sources.metatrained, "losses.teacher = 'metatrained'")
+        freeze(method)
+        return ConcatenatedTeacher(method.backbone, method.text.settings, revision=method.backbone.identity.revision)
+    assert base is not None
+    untouched = recipe.generator.tune == "none" and recipe.teacher.base == "backbone"
+    # A backbone that nothing tunes is the student's own as well: one copy in memory serves both.
+    backbone = student.backbone if untouched else base
+    if not untouched:
+        freeze(backbone)
+    return ConcatenatedTeacher(backbone, text_settings(recipe), catalogue, base.identity.revision)
+
+
+def _metatrained(recipe: Recipe, checkpoint: str | None, reason: str) -> Concatenation:
+    if checkpoint is None:
+        raise ConfigError(f"{reason}: expected --metatrained CHECKPOINT, got none")
+    folder = find_checkpoint(checkpoint)
+    method = load_method(folder)
+    if not isinstance(method, Concatenation):
+        raise ConfigError(f"{checkpoint}: expected a meta-trained model (concatenation), got method {method.name!r}")
+    method.backbone.identity = BaseModel(str(folder), folder_revision(folder))
+    return method
+
+
+def _aligned(recipe: Recipe) -> tuple[str, ...] | None:
+    size = recipe.losses.alignment_split
+    if size is None:
+        return None
+    return sni_categories(size) if recipe.data.source == "sni" else p3_datasets(size)
+
+
+def _validation(recipe: Recipe, every: int | None) -> LoadedTasks | None:
+    return load_tasks(recipe, "validation") if every else None
+
+
+def _documents(seed: int, count: int) -> list[str]:
+    corpus = toy_corpus(seed)
+    return [next(corpus) for _ in range(count)]

@@ -1,0 +1,193 @@
+"""What a run would take, from shapes alone: parameters, tokens, time and memory.
+
+Arithmetic per token is 2 FLOPs a parameter forward and 4 backward where gradients flow; embeddings are looked up, the
+head is a product. These are estimates for planning, within a factor of two; measured costs are the business of records.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tagi.backbones import BaseModel, T5Backbone, build_t5, count_parameters, load_backbone
+from tagi.config import Recipe, Stage
+from tagi.data.text import TextSettings
+from tagi.errors import ConfigError
+from tagi.hypernetwork import Generator
+from tagi.pipeline.building import generator_settings
+from tagi.pipeline.describing import PUBLISHED
+from tagi.pipeline.running import chosen, plan
+from tagi.pipeline.stages import RECORD
+
+_HUB = {
+    **{f"google/{name}": name for name in PUBLISHED},
+    "qinyuany/my-t0-base": "t5-base-lm-adapt",
+    "qinyuany/my-t0-large": "t5-large-lm-adapt",
+    "qinyuany/my-t0-3b": "t5-xl-lm-adapt",
+}
+"""Models on the hub whose dimensions are known here, so that estimating needs no network."""
+
+_EFFICIENCY = 0.4
+"""Share of a device's matrix-product speed that training reaches."""
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Parameters by part, and the shape that activations have."""
+
+    backbone: int
+    embeddings: int
+    generator: int
+    tuned: int
+    lora: int
+    d_model: int
+    layers: int
+
+
+def estimate(
+    recipe: Recipe, out: Path, *, first: str | None = None, last: str | None = None, tflops: float | None = None
+) -> list[dict[str, Any]]:
+    """A row per step that `run` would do: state, parameters, tokens at the longest, hours and GPU memory.
+
+    `tflops` is the device's speed in TFLOP/s, of which training is taken to reach 40%; by default that of matrix
+    products here, measured now. Tokens are counted as if every text were as long as its limit, an upper bound.
+    """
+    sizes = _sizes(recipe)
+    speed = (tflops or _measured_tflops()) * 1e12 * _EFFICIENCY
+    rows = []
+    for step in chosen(plan(recipe, out), first, last):
+        done = (step.folder / RECORD).exists()
+        row: dict[str, Any] = {"step": step.name, "state": "complete" if done else "to do"}
+        if step.evaluates:
+            rows.append({**row, "steps": "", "trained": "", "frozen": "", "tokens": "", "hours": "", "memory_gib": ""})
+            continue
+        trained, frozen = _parameters(recipe, step.stage, sizes)
+        tokens, flops = _work(recipe, step.stage, sizes, trained)
+        rows.append(
+            {
+                **row,
+                "steps": recipe.training_for(step.stage).steps,
+                "trained": f"{trained:,}",
+                "frozen": f"{frozen:,}",
+                "tokens": f"{tokens:.3g}",
+                "hours": f"{flops / speed / 3600:.3g}",
+                "memory_gib": f"{_memory(recipe, step.stage, sizes, trained, frozen) / _GIB:.3g}",
+            }
+        )
+    return rows
+
+
+def _sizes(recipe: Recipe) -> _Sizes:
+    settings = generator_settings(recipe)
+    backbone = _shapes(recipe)
+    with torch.device("meta"):
+        generator = Generator(backbone, settings, TextSettings())
+    own = sum(count_parameters(part) for part in (generator.hypernetwork, generator.fusion) if part is not None)
+    embeddings = sum(p.numel() for name, p in backbone.model.named_parameters() if "shared" in name or "embed" in name)
+    return _Sizes(
+        backbone=count_parameters(backbone),
+        embeddings=embeddings,
+        generator=own,
+        tuned=count_parameters(backbone, trained=True),
+        lora=sum(settings.rank * (site.d_in + site.d_out) for site in backbone.sites),
+        d_model=backbone.d_model,
+        layers=len(backbone.model.encoder.block) + len(backbone.model.decoder.block),
+    )
+
+
+def _shapes(recipe: Recipe) -> T5Backbone:
+    name = recipe.backbone.name
+    if name == "config" or name in _HUB:
+        fields = recipe.backbone.config or PUBLISHED[_HUB[name]]
+        with torch.device("meta"):
+            return T5Backbone(build_t5(fields), _NoTokenizer(), BaseModel(name, "no weights"))
+    if name != "toy" and not Path(name).exists():
+        raise ConfigError(f"backbone.name: expected a folder or one of {', '.join(_HUB)} to estimate, got {name!r}")
+    return load_backbone(name, revision=recipe.backbone.revision, tokenizer=recipe.backbone.tokenizer)
+
+
+def _parameters(recipe: Recipe, stage: Stage, sizes: _Sizes) -> tuple[int, int]:
+    """Trained and frozen parameters in memory while a stage trains, teachers included."""
+    if stage == "backbone" or (stage == "metatrain" and recipe.metatrain.tune == "all"):
+        return sizes.backbone, 0
+    if stage in ("metatrain", "teachers"):
+        return sizes.lora, sizes.backbone
+    trained = sizes.generator + sizes.tuned
+    frozen = sizes.backbone - sizes.tuned
+    losses = recipe.losses
+    if stage == "finetune" and losses.kl and not losses.top_k and (losses.teacher == "metatrained" or sizes.tuned):
+        frozen += sizes.backbone
+    return trained, frozen
+
+
+def _work(recipe: Recipe, stage: Stage, sizes: _Sizes, trained: int) -> tuple[float, float]:
+    """Tokens that enter the model and FLOPs of a stage, texts as long as their limits."""
+    settings, data, losses = recipe.training_for(stage), recipe.data, recipe.losses
+    micro_batches = settings.steps * settings.accumulation
+    rows = settings.tasks_per_batch * settings.queries_per_task
+    body = sizes.backbone - sizes.embeddings
+    per_token = 6 if trained >= sizes.backbone else 4  # a frozen layer still passes gradients back
+    if stage == "pretrain" and recipe.pretraining is not None:
+        tokens = float(micro_batches * rows * recipe.pretraining.max_tokens)
+        return tokens, tokens * body * per_token + micro_batches * rows * 6 * sizes.lora
+    if stage == "teachers":
+        micro_batches *= _categories(recipe)
+    given = rows * (data.max_input_tokens + data.max_target_tokens)
+    if stage != "finetune":
+        return float(micro_batches * given), float(micro_batches * given * body * per_token)
+    read = settings.tasks_per_batch * data.max_instruction_tokens
+    tokens = float(micro_batches * (given + read))
+    flops = tokens * body * per_token + micro_batches * settings.tasks_per_batch * 6 * sizes.lora
+    if losses.kl and not losses.top_k:  # the teacher reads instruction and input together, forward only
+        flops += micro_batches * given * body * 2
+    return tokens, float(flops)
+
+
+def _categories(recipe: Recipe) -> int:
+    if recipe.data.task_split is not None:
+        return recipe.data.task_split
+    return {"sni": 60, "p3": 36, "toy": 6}.get(recipe.data.source, 1)
+
+
+def _memory(recipe: Recipe, stage: Stage, sizes: _Sizes, trained: int, frozen: int) -> float:
+    """Bytes: weights, gradients, optimizer state, activations of one micro-batch; one device, nothing sharded."""
+    settings = recipe.training_for(stage)
+    wide = 2 if recipe.backbone.dtype == "bfloat16" else 4
+    state = 8 if settings.optimizer == "adamw" else 1  # Adafactor keeps rows and columns alone
+    weights = trained * (4 + 4 + state) + frozen * wide
+    rows = settings.tasks_per_batch * settings.queries_per_task
+    length = recipe.data.max_input_tokens + recipe.data.max_target_tokens
+    if stage == "pretrain" and recipe.pretraining is not None:
+        length = recipe.pretraining.max_tokens
+    elif stage == "finetune":
+        length += recipe.data.max_instruction_tokens * settings.tasks_per_batch // rows
+    kept = 2 if settings.gradient_checkpointing else 34  # numbers per token, layer and channel that backward needs
+    number = 2 if settings.bf16 else 4
+    activations = rows * length * sizes.layers * sizes.d_model * kept * number
+    logits = rows * recipe.data.max_target_tokens * (sizes.embeddings // sizes.d_model) * 4 * 2
+    return float(weights + activations + logits)
+
+
+def _measured_tflops(size: int = 1024) -> float:
+    """Speed of square matrix products on the device at hand, in TFLOP/s."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    size = size * (8 if device.type == "cuda" else 1)
+    matrix = torch.randn(size, size, device=device, dtype=dtype)
+    times = []
+    for _ in range(4):
+        begun = time.perf_counter()
+        product = matrix @ matrix
+        float(product[0, 0])  # waits for the device
+        times.append(time.perf_counter() - begun)
+    return 2 * size**3 / min(times) / 1e12
+
+
+class _NoTokenizer:
+    """Stands where nothing is read."""
+
+    pad_token_id = 0

@@ -1,0 +1,169 @@
+"""Training in several processes: who writes, and whole tensors out of sharded ones."""
+
+import atexit
+import copy
+import os
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object, get_int_from_env  # type: ignore[import-untyped]
+from torch import Tensor, nn
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from tagi.errors import TrainingError
+from tagi.methods.protocol import Trainable
+
+# Whatever launches processes (accelerate, torchrun, an MPI) names them in one of these.
+_RANK = ["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"]
+_SIZE = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
+
+
+def process_index() -> int:
+    """Which process this is, from 0; known before anything is set up."""
+    return max(get_int_from_env(_RANK, 0), 0)
+
+
+def process_count() -> int:
+    """How many processes train together."""
+    return max(get_int_from_env(_SIZE, 1), 1)
+
+
+def is_main_process() -> bool:
+    """Whether this is the process that writes files; true where there is only one."""
+    return process_index() == 0
+
+
+def once(done: Callable[[], bool], make: Callable[[], object]) -> None:
+    """Have the main process make what is not there yet; the others wait until it is.
+
+    For files that every process reads before processes know of each other; `done` must turn true at once, as a rename
+    does. If the main process fails, the launcher ends those that wait.
+    """
+    if is_main_process():
+        if not done():
+            make()
+        return
+    while not done():
+        time.sleep(0.2)
+
+
+def is_sharded() -> bool:
+    """Whether the launcher asked for FSDP or DeepSpeed, which take a model's tensors apart."""
+    return _asked_for("FSDP") or _asked_for("DEEPSPEED")
+
+
+def leave_at_exit() -> None:
+    """Have this process leave the group before it ends: its threads would abort it, and the launcher all others."""
+    if torch.distributed.is_initialized():
+        atexit.unregister(_leave)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def _asked_for(name: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true"
+
+
+def settle_launch(bf16: bool) -> None:
+    """Let the settings decide about bf16, and find our own DeepSpeed configurations, whatever folder this is."""
+    if "ACCELERATE_MIXED_PRECISION" in os.environ:
+        os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bf16 else "no"
+    named = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
+    ours = resources.files("tagi") / "assets" / "accelerate" / named
+    if named and not Path(named).exists() and ours.is_file():
+        os.environ["ACCELERATE_DEEPSPEED_CONFIG_FILE"] = str(ours)
+
+
+def shardable(model: Trainable) -> Trainable:
+    """A copy that FSDP and DeepSpeed can take apart: they need every tensor to have a dimension."""
+    taken = copy.deepcopy(model)
+    for module in taken.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.dim() == 0:
+                line = nn.Parameter(parameter.detach().reshape(1), requires_grad=parameter.requires_grad)
+                module._parameters[name] = line
+    layers = {name for module in taken.modules() for name in getattr(module, "_no_split_modules", None) or ()}
+    present = {type(module).__name__ for module in taken.modules()}
+    taken._no_split_modules = sorted(layers & present)  # type: ignore[assignment]  # what FSDP takes apart singly
+    return taken
+
+
+def prepare_fsdp(accelerator: Any, bf16: bool) -> None:
+    """Set what a launch configuration may leave open. Raises `TrainingError` for FSDP 1, and for FSDP without GPUs."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None:
+        if _asked_for("FSDP"):
+            raise TrainingError("FSDP: expected GPUs to spread the model over, got none: launch without it")
+        return
+    if plugin.fsdp_version != 2:
+        raise TrainingError(f"FSDP: expected fsdp_version: 2 in the launch configuration, got {plugin.fsdp_version}")
+    # Every process has the weights already, and making them anew would part embeddings that are one.
+    plugin.cpu_ram_efficient_loading = False
+    if bf16:  # gradients are summed in fp32, and the loss is not rounded on its way out
+        plugin.mixed_precision_policy = torch.distributed.fsdp.MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32
+        )
+
+
+def keep_gathered(model: nn.Module) -> None:
+    """Have ZeRO 3 hold, for the length of a step, what is in no layer of a backbone, as FSDP does.
+
+    It gathers a module's weights again when the gradient reaches the module's output, and does not see into a bank.
+    Nothing without ZeRO 3.
+    """
+    if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return
+    from deepspeed.runtime.zero import register_external_parameter  # type: ignore[import-not-found]
+
+    layers = [module for module in model.modules() if type(module).__name__ in model._no_split_modules]  # type: ignore[operator]
+    inside = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    for parameter in model.parameters():
+        if id(parameter) not in inside:
+            register_external_parameter(model, parameter)
+
+
+def full_tensors(model: Trainable, whole: Trainable) -> dict[str, Tensor]:
+    """The trained tensors, shaped as in `whole`, on the CPU; every process must ask at the same time."""
+    shapes = {name: tensor.shape for name, tensor in whole.trained_tensors().items()}
+    return {
+        name: _full(tensor).detach().cpu().reshape(shapes[name]).contiguous()
+        for name, tensor in model.trained_tensors().items()
+    }
+
+
+def _full(tensor: Tensor) -> Tensor:
+    if hasattr(tensor, "full_tensor"):  # FSDP's
+        whole: Tensor = tensor.full_tensor()
+        return whole
+    if hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping"):  # DeepSpeed's: the fp32 that it keeps is the truth
+        from deepspeed.utils import safe_get_full_fp32_param  # type: ignore[import-not-found]
+
+        return safe_get_full_fp32_param(tensor)
+    return tensor
+
+
+@torch.no_grad()
+def copy_into(model: Trainable, tensors: dict[str, Tensor]) -> None:
+    """Overwrite the trained tensors of a model that is in one piece."""
+    own = model.trained_tensors()
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
+
+
+def forget_launch() -> None:
+    """Let models that are loaded after training be in one piece: transformers would take them apart for ZeRO 3, too."""
+    if _asked_for("DEEPSPEED"):
+        unset_hf_deepspeed_config()
+
+
+def of_all_processes(value: Any) -> list[Any]:
+    """A picklable value of every process, in order; every process must ask at the same time."""
+    return list(gather_object([value]))

@@ -1,0 +1,181 @@
+"""A whole run: its order, what is skipped, what is shared, what is refused; and what it is estimated to take."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tagi.adapters.peft_format import read_peft
+from tagi.config import Recipe, load_recipe
+from tagi.errors import ConfigError, DataError, TrainingError
+from tagi.pipeline import Sources, estimate, run, train_stage
+from tagi.pipeline.running import plan
+from tagi.pipeline.stages import stage_identity
+from tagi.pipeline.teaching import folder_name, train_teachers
+from tests.commands import Run
+
+TINY = [
+    *(f"training.{stage}steps=2" for stage in ("", "metatrain.", "teachers.", "pretrain.")),
+    *("training.tasks_per_batch=3", "training.queries_per_task=2", "training.report_to=[]"),
+    *("data.instances_per_task=4", "data.test_instances_per_task=1", "training.log_every=1"),
+]
+SET = [part for setting in TINY for part in ("--set", setting)]
+STEPS = ["metatrain", "teachers", "pretrain", "finetune", "evaluate", "evaluate-metatrain"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run of the toy recipe, two steps a stage. Never write into it."""
+    out = tmp_path_factory.mktemp("run") / "toy"
+    rows = run(load_recipe("toy", TINY), out, progress=False)
+    assert [(row["step"], row["state"]) for row in rows] == [(step, "done") for step in STEPS]
+    return out
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_record_and_an_output_for_every_stage(finished: Path) -> None:
+    records = {step: json.loads((finished / step / "record.json").read_text()) for step in STEPS}
+    assert [records[step].get("stage", "scores") for step in STEPS] == [*STEPS[:4], "scores", "scores"]
+    teachers = json.loads((finished / "teachers" / "catalogue.json").read_text())["teachers"]
+    assert len(teachers) == 6
+    for teacher in teachers:
+        assert read_peft(finished / "teachers" / teacher["path"]).rank == 8
+        assert teacher["steps"] == 2
+    assert not list((finished / "teachers" / "checkpoints").iterdir())
+    finetuned = records["finetune"]
+    assert finetuned["start"]["teachers"].startswith("sha256:")
+    assert finetuned["start"]["parameters"][0] > 1_000_000  # what pretraining trained
+    assert {"prediction", "kl", "ins"} <= set(finetuned["training"]["history"][-1])
+    assert finetuned["training"]["tokens"] > 0
+    assert finetuned["training"]["peak_memory"] > 0
+    assert set(records["evaluate"]["results"]) == {"right", "paraphrase", "other", "none"}
+
+
+def test_run_again_it_does_nothing(finished: Path) -> None:
+    before = times(finished)
+    rows = run(load_recipe("toy", TINY), finished, progress=False)
+    assert {row["state"] for row in rows} == {"skipped: complete"}
+    assert times(finished) == before
+
+
+def test_another_recipe_is_refused_where_it_differs(finished: Path) -> None:
+    before = times(finished)
+    other = load_recipe("toy", [*TINY, "losses.kl=0.25"])
+    rows = run(other, finished, last="pretrain", progress=False)
+    assert {row["state"] for row in rows} == {"skipped: complete"}
+    with pytest.raises(TrainingError, match="finetune: expected a run of this recipe"):
+        run(other, finished, first="finetune", progress=False)
+    with pytest.raises(ConfigError, match="evaluate: expected scores of this recipe"):
+        run(load_recipe("toy", [*TINY, "evaluation.num_beams=2"]), finished, first="evaluate", progress=False)
+    assert times(finished) == before
+
+
+def test_stages_are_the_same_where_their_tables_are(tmp_path: Path) -> None:
+    def identities(*overrides: str) -> dict[str, str]:
+        recipe = load_recipe("toy", [*TINY, *overrides])
+        return {stage: stage_identity(recipe, stage, Sources()) for stage in recipe.run.stages}
+
+    base = identities()
+    changes = {
+        "losses.ins=0.5": {"finetune"},
+        "training.pretrain.steps=3": {"pretrain"},
+        "generator.fusion=none": {"pretrain", "finetune"},
+        "generator.rank=4": set(base) - {"metatrain"},
+        "metatrain.tune=lora": {"metatrain"},
+        "seed=1": set(base),
+        "data.test_instances_per_task=2": set(),
+        "training.finetune.keep_checkpoints=5": set(),
+        "teacher.base=metatrained": {"teachers"},
+    }
+    for override, expected in changes.items():
+        found = identities(override)
+        assert {stage for stage in base if base[stage] != found[stage]} == expected, override
+
+
+def test_a_step_needs_those_before_it(tmp_path: Path) -> None:
+    recipe = load_recipe("toy", TINY)
+    with pytest.raises(ConfigError, match="finetune: expected the finished stage 'teachers'"):
+        run(recipe, tmp_path, first="finetune", progress=False)
+    with pytest.raises(ConfigError, match="evaluate: expected the finished stage 'finetune'"):
+        run(recipe, tmp_path, first="evaluate", progress=False)
+    with pytest.raises(ConfigError, match=r"--until: expected one of this recipe's steps .*got 'finetun'"):
+        run(recipe, tmp_path, last="finetun", progress=False)
+    with pytest.raises(ConfigError, match="the first step before the last"):
+        run(recipe, tmp_path, first="finetune", last="metatrain", progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def sources_of(recipe: Recipe, out: Path) -> dict[str, Sources]:
+    return {step.name: step.sources for step in plan(recipe, out)}
+
+
+def test_stages_rest_on_what_the_recipe_says(tmp_path: Path) -> None:
+    given = sources_of(load_recipe("toy"), tmp_path)
+    assert given["finetune"] == Sources((str(tmp_path / "pretrain"),), tmp_path / "teachers", None)
+    assert given["teachers"] == given["pretrain"] == given["metatrain"] == Sources()
+    metatrained = str(tmp_path / "metatrain")
+    on = sources_of(load_recipe("toy", ["run.start=metatrained", "teacher.base=metatrained"]), tmp_path)
+    assert on["teachers"] == Sources(metatrained=metatrained)
+    assert on["pretrain"] == Sources(start=(metatrained,))
+    assert on["finetune"] == Sources((metatrained, str(tmp_path / "pretrain")), tmp_path / "teachers", metatrained)
+    plain = sources_of(load_recipe("toy", ["losses.ins=0", "losses.teacher=metatrained"]), tmp_path)
+    assert plain["finetune"] == Sources((str(tmp_path / "pretrain"),), None, metatrained)
+    alone = sources_of(load_recipe("toy", ["losses.ins=0", "losses.kl=0", "run.stages=['finetune']"]), tmp_path)
+    assert alone == {"finetune": Sources(), "evaluate": Sources()}
+
+
+def test_an_interrupted_catalogue_keeps_what_is_finished(finished: Path, tmp_path: Path) -> None:
+    import shutil
+
+    out = tmp_path / "teachers"
+    shutil.copytree(finished / "teachers", out)
+    (out / "record.json").unlink()
+    shutil.rmtree(out / "plural")
+    kept = times(out / "kelvan")
+    recipe = load_recipe("toy", TINY)
+    record = train_stage(recipe, "teachers", out, resume=True, progress=False)
+    assert times(out / "kelvan") == kept
+    assert len(record["teachers"]) == 6
+    whole, again = (read_peft(folder / "plural") for folder in (finished / "teachers", out))
+    for site, (a, b) in whole.factors.items():
+        assert (a.numpy().tobytes(), b.numpy().tobytes()) == tuple(x.numpy().tobytes() for x in again.factors[site])
+
+
+def test_categories_that_would_share_a_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tagi.pipeline import teaching
+
+    assert folder_name("Question Answering") == "question-answering"
+    monkeypatch.setattr(teaching, "folder_name", lambda category: "same")
+    with pytest.raises(DataError, match="'copy' and 'kelvan'"):
+        train_teachers(load_recipe("toy", TINY), tmp_path, Sources(), identity="x", resume=False, progress=False)
+
+
+def test_run_from_the_command_line(run_tagi: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    dry = run_tagi("run", "toy", "--out", out, "--dry-run", "--tflops", "1", "--json", *SET)
+    assert dry.code == 0, dry.err
+    assert [row["step"] for row in json.loads(dry.out)] == STEPS
+    assert not out.exists()
+    first = run_tagi("run", "toy", "--out", out, "--until", "metatrain", *SET)
+    assert first.code == 0, first.err
+    assert "metatrain" in first.out
+    assert "done" in first.out
+    second = run_tagi("run", "toy", "--out", out, "--until", "metatrain", "--json", *SET)
+    assert json.loads(second.out)[0]["state"] == "skipped: complete"
+    wrong = run_tagi("run", "toy", "--out", out, "--from", "nothing", *SET)
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
+
+
+def test_estimates_follow_shapes(tmp_path: Path) -> None:
+    rows = {row["step"]: row for row in estimate(load_recipe("sni-base"), tmp_path, tflops=100.0)}
+    assert rows["metatrain"]["trained"] == "247,577,856"  # T5-LM-adapt base
+    assert rows["teachers"]["trained"] == "3,538,944"  # 72 sites x 32 x (768 + 768)
+    half = {row["step"]: row for row in estimate(load_recipe("sni-base"), tmp_path, tflops=200.0)}
+    assert float(rows["finetune"]["hours"]) == pytest.approx(2 * float(half["finetune"]["hours"]), rel=0.02)
+    longer = estimate(load_recipe("sni-base", ["training.steps=40000"]), tmp_path, tflops=100.0)
+    assert float(longer[3]["hours"]) == pytest.approx(2 * float(rows["finetune"]["hours"]), rel=0.02)
+    with pytest.raises(ConfigError, match=r"backbone.name: expected a folder or one of google/t5-base-lm-adapt"):
+        estimate(load_recipe("sni-base", ["backbone.name=some/model"]), tmp_path)
