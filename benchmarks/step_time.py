@@ -27,12 +27,12 @@ from tagi.hypernetwork import Generator, GeneratorSettings
 from tagi.methods import TAGI, Concatenation
 
 FIELDS: dict[str, Any] = {
-    "d_model": 256,
-    "d_kv": 32,
-    "d_ff": 640,
-    "num_layers": 4,
-    "num_heads": 6,
-    "vocab_size": 8000,
+    "d_model": 128,
+    "d_kv": 24,
+    "d_ff": 320,
+    "num_layers": 3,
+    "num_heads": 4,
+    "vocab_size": 4000,
     "feed_forward_proj": "gated-gelu",
     "dropout_rate": 0.0,
 }
