@@ -45,6 +45,7 @@ def test_a_record_and_an_output_for_every_stage(finished: Path) -> None:
         assert read_peft(finished / "teachers" / teacher["path"]).rank == 8
         assert teacher["steps"] == 2
     assert not list((finished / "teachers" / "checkpoints").iterdir())
+    assert records["teachers"]["training"]["tokens"] == sum(teacher["tokens"] for teacher in teachers) > 0
     finetuned = records["finetune"]
     assert finetuned["start"]["teachers"].startswith("sha256:")
     assert finetuned["start"]["parameters"][0] > 1_000_000  # what pretraining trained

@@ -65,9 +65,13 @@ def train_teachers(
         entries.append(entry)
         if is_main_process():
             _write_catalogue(out, recipe, backbone, entries)
+    seconds, tokens = (sum(entry[key] for entry in entries) for key in ("seconds", "tokens"))
     training = {
         "steps": sum(entry["steps"] for entry in entries),
-        "seconds": sum(entry["seconds"] for entry in entries),
+        "seconds": seconds,
+        "tokens": tokens,
+        "tokens_per_second": round(tokens / seconds, 1),
+        "peak_memory": max(entry["peak_memory"] for entry in entries),
         "history": [],
     }
     trained = sum(parameter.numel() for parameter in method.trained_tensors().values())
@@ -128,6 +132,8 @@ def _train_one(
         "tasks": len(tasks),
         "steps": outcome["steps"],
         "seconds": outcome["seconds"],
+        "tokens": outcome["tokens"],
+        "peak_memory": outcome["peak_memory"],
         "first_loss": losses[0]["loss"] if losses else None,
         "final_loss": sum(last) / len(last) if last else None,
     }
