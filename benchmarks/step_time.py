@@ -141,7 +141,7 @@ def draw(by_tasks: dict[int, dict[str, float]], by_length: dict[int, dict[str, f
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
     panels = zip(axes, (by_tasks, by_length), ("tasks per batch", "instruction tokens, 4 tasks"), strict=True)
     for axis, table, label in panels:
         for name in next(iter(table.values())):
