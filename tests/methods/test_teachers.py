@@ -12,7 +12,7 @@ from tagi.adapters.peft_format import write_peft
 from tagi.backbones import BaseModel, T5Backbone, initial_factors
 from tagi.data.batches import Sample
 from tagi.data.task import Task
-from tagi.errors import CheckpointError
+from tagi.errors import CheckpointError, ConfigError
 from tagi.methods import Concatenation
 from tagi.methods.lora import LoraShape, inject_lora, lora_bank, reset_lora
 from tagi.methods.teachers import CATALOGUE, Catalogue, ConcatenatedTeacher, read_catalogue
@@ -199,3 +199,5 @@ def test_injection_trains_nothing_else() -> None:
     inject_lora(backbone, LoraShape(RANK, ALPHA))
     trained = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
     assert len(trained) == 2 * len(backbone.sites)
+    with pytest.raises(ConfigError, match="a LoRA itself"):
+        inject_lora(backbone, LoraShape(RANK, ALPHA))

@@ -35,8 +35,8 @@ def run(
 
     \b
     Examples:
-      tagi run toy-stages --out runs/stages
-      tagi run toy-stages --out runs/stages --until pretrain
+      tagi run toy --out runs/toy
+      tagi run toy --out runs/toy --until pretrain
       tagi run sni-xl --dry-run --tflops 300
     """
     from tagi.cli.quiet import quiet

@@ -51,15 +51,14 @@ def train(
 
     \b
     Examples:
-      tagi train finetune toy --out runs/toy
       tagi train metatrain toy --out runs/toy-concatenated
-      tagi train finetune toy --from runs/toy-concatenated --out runs/toy-continued
-      tagi train teachers toy-stages --out runs/toy-teachers
-      tagi train pretrain toy-stages --out runs/toy-pretrained
-      tagi train finetune toy-stages --from runs/toy-pretrained --teachers runs/toy-teachers --out runs/toy-distilled
-      tagi train finetune sni-small --set data.path=natural-instructions \\
+      tagi train finetune toy-lora-only --from runs/toy-concatenated --out runs/toy-lora-only
+      tagi train teachers toy --out runs/toy-teachers
+      tagi train pretrain toy --out runs/toy-pretrained
+      tagi train finetune toy --from runs/toy-pretrained --teachers runs/toy-teachers --out runs/toy
+      tagi train finetune toy --from runs/toy-pretrained --teachers runs/toy-teachers --out runs/toy --resume
+      tagi train metatrain sni-small --set data.path=natural-instructions \\
           --set backbone.tokenizer=google/t5-base-lm-adapt --out runs/sni
-      tagi train finetune toy --out runs/toy --resume
     """
     from tagi.cli.quiet import quiet
     from tagi.config import load_recipe

@@ -10,7 +10,7 @@ from torch import nn
 
 from tagi.adapters import LoraBank
 from tagi.backbones import T5Backbone, initial_factors
-from tagi.errors import CheckpointError
+from tagi.errors import CheckpointError, ConfigError
 
 _ADAPTER = "default"
 
@@ -37,7 +37,15 @@ class LoraShape:
 
 
 def inject_lora(backbone: T5Backbone, shape: LoraShape) -> None:
-    """Put PEFT's LoRA layers at every site, the only trained parameters of the backbone from then on."""
+    """Put PEFT's LoRA layers at every site, the only trained parameters of the backbone from then on.
+
+    Raises `ConfigError` if the backbone has some already: they would be taken over and reset.
+    """
+    if any(hasattr(module, "lora_A") for module in backbone.site_modules.values()):
+        raise ConfigError(
+            "teacher.base = 'metatrained': expected a meta-trained model of whole weights (metatrain.tune = 'all'), "
+            "got one that is a LoRA itself"
+        )
     targets = [site.path for site in backbone.sites]
     config = LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=targets, lora_dropout=0.0)
     inject_adapter_in_model(config, backbone.model)
