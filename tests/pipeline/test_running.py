@@ -137,6 +137,9 @@ def test_an_interrupted_catalogue_keeps_what_is_finished(finished: Path, tmp_pat
     shutil.rmtree(out / "plural")
     kept = times(out / "kelvan")
     recipe = load_recipe("toy", TINY)
+    with pytest.raises(TrainingError, match="expected a teacher of this recipe"):
+        train_stage(load_recipe("toy", [*TINY, "seed=3"]), "teachers", out, resume=True, progress=False)
+    assert times(out / "kelvan") == kept
     record = train_stage(recipe, "teachers", out, resume=True, progress=False)
     assert times(out / "kelvan") == kept
     assert len(record["teachers"]) == 6

@@ -16,7 +16,7 @@ from tagi.adapters.peft_format import write_peft
 from tagi.backbones import T5Backbone
 from tagi.config import Recipe
 from tagi.data.task import Task
-from tagi.errors import DataError
+from tagi.errors import DataError, TrainingError
 from tagi.files import new_folder, write_text
 from tagi.methods import Concatenation
 from tagi.methods.lora import lora_bank, reset_lora
@@ -157,7 +157,10 @@ def _finished(folder: Path, identity: str) -> dict[str, Any] | None:
         state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # written last: without it the teacher is not finished
         return None
-    return {key: value for key, value in state.items() if key != "identity"} if state["identity"] == identity else None
+    if not isinstance(state, dict) or state.get("identity") != identity:
+        found = state.get("identity") if isinstance(state, dict) else state
+        raise TrainingError(f"{folder}: expected a teacher of this recipe ({identity}), got one of another ({found})")
+    return {key: value for key, value in state.items() if key != "identity"}
 
 
 def _write_catalogue(out: Path, recipe: Recipe, backbone: T5Backbone, entries: list[dict[str, Any]]) -> None:
