@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tagi.adapters import Attachment, LoraBank, delta_variance, stack_banks
+from tagi.adapters import Attachment, LoraBank, delta_products, delta_variance, stack_banks
 from tagi.backbones import Site
 from tests.models import ROUNDING, rounding
 
@@ -132,7 +132,22 @@ def test_variance_of_updates() -> None:
     assert delta_variance(bank.zero()) == 0
     mixed = LoraBank({"q": opposite.factors["q"], "v": tuple(f[[1, 1]] for f in bank.factors["v"])}, bank.scale)
     assert 0 < delta_variance(mixed) < 1
-    assert delta_variance(mixed, ["v"]) < ROUNDING
-    deltas = torch.stack([bank.delta("q", task) for task in range(TASKS)])
-    by_hand = deltas.var(0, correction=0).sum() / deltas.square().mean(0).sum()
-    assert delta_variance(bank, ["q"]) == pytest.approx(float(by_hand))
+    assert delta_variance(LoraBank({"v": mixed.factors["v"]}, bank.scale)) < ROUNDING
+    flat = flat_updates(bank)
+    by_hand = flat.var(0, correction=0).sum() / flat.square().mean(0).sum()
+    assert delta_variance(bank) == pytest.approx(float(by_hand))
+
+
+def flat_updates(bank: LoraBank) -> torch.Tensor:
+    """Delta W of every site, one row a task."""
+    return torch.stack(
+        [torch.cat([bank.delta(site, task).flatten() for site in bank.factors]) for task in range(bank.tasks)]
+    )
+
+
+def test_inner_products_of_updates() -> None:
+    bank = make_bank()
+    flat = flat_updates(bank)
+    found = delta_products(bank)
+    assert found.shape == (TASKS, TASKS)
+    assert rounding(found, flat @ flat.T) < ROUNDING

@@ -1,81 +1,38 @@
-"""Answers keep their order whatever the batches; conditions give what they say."""
+"""Answers keep their order whatever the batches, and are kept in the form that others read."""
 
-from collections.abc import Sequence
+import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from torch import Tensor
 
-from tagi.data.task import Instance, Task
-from tagi.errors import DataError
-from tagi.evaluation.answers import answer_tasks, write_answers
-from tagi.evaluation.conditions import instruction_conditions, other_task
-from tagi.evaluation.report import category_rows, summarize
-from tagi.methods import Method
+from tagi.evaluation.answers import Answer, answer_task
+from tagi.evaluation.summary import category_rows, summarize
+from tests.evaluation.echo import Echo, tasks
 
 
-class Echo(Method):
-    """A method whose answer is its instruction and the input."""
-
-    name = "echo"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.batches: list[int] = []
-
-    def collate(self, samples: Sequence[Any]) -> dict[str, Tensor]:
-        raise AssertionError("evaluation does not train")
-
-    def score_choices(self, *_: Any, **__: Any) -> list[list[float]]:
-        raise AssertionError("nothing here has choices")
-
-    def save(self, folder: Path, extra: Any = None) -> None:
-        raise AssertionError("evaluation does not save")
-
-    @classmethod
-    def load(cls, folder: Path) -> "Echo":
-        return cls()
-
-    def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> list[str]:
-        return [task.instruction for task in tasks]
-
-    def without_instruction(self, states: list[str]) -> list[str]:
-        return ["-"] * len(states)
-
-    def predict(self, states: list[str], rows: Tensor, inputs: Sequence[str], **_: Any) -> list[str]:
-        self.batches.append(len(inputs))
-        return [f"{states[row]} {text}" for row, text in zip(rows.tolist(), inputs, strict=True)]
-
-
-def tasks() -> list[Task]:
-    return [
-        Task(
-            name,
-            category,
-            f"do {name}",
-            tuple(
-                Instance(f"{name}{i}", "x" * (9 - 2 * i), (f"do {name} " + "x" * (9 - 2 * i),)) for i in range(count)
-            ),
-            paraphrases=(f"please {name}",),
-        )
-        for name, category, count in (("a", "odd", 1), ("b", "even", 4), ("c", "odd", 2))
-    ]
-
-
-def ask(instructions: Any, batch_size: int) -> tuple[list[Any], Echo]:
+def ask(instructions: list[str], batch_size: int) -> tuple[list[Answer], Echo]:
     method = Echo()
-    answers = answer_tasks(method, instructions, tasks(), batch_size=batch_size, max_new_tokens=5)
+    answers = [
+        answer
+        for task, instruction in zip(tasks(), instructions, strict=True)
+        for answer in answer_task(method, [instruction], task, batch_size=batch_size, max_new_tokens=5)
+    ]
     return answers, method
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_order_does_not_depend_on_batches(batch_size: int) -> None:
-    answers, method = ask(Echo().prepare(tasks()), batch_size)
+    answers, method = ask(["do a", "do b", "do c"], batch_size)
     assert [answer.id for answer in answers] == ["a0", "b0", "b1", "b2", "b3", "c0", "c1"]
     assert all(answer.prediction == answer.references[0] for answer in answers)
     assert sum(method.batches) == 7
-    assert max(method.batches) <= batch_size
+    assert max(method.batches) == min(batch_size, 4)
+
+
+def test_batches_hold_inputs_of_like_length() -> None:
+    method = Echo()
+    answer_task(method, ["do b"], tasks()[1], batch_size=3, max_new_tokens=5)
+    assert method.lengths == [[3, 5, 7], [9]]
 
 
 def test_scores_and_rows() -> None:
@@ -89,30 +46,11 @@ def test_scores_and_rows() -> None:
     assert [row["category"] for row in category_rows(summary)] == ["even", "odd", "all"]
 
 
-def test_conditions() -> None:
-    made = {name: make() for name, make in instruction_conditions(Echo(), tasks()).items()}
-    assert made == {
-        "right": ["do a", "do b", "do c"],
-        "paraphrase": ["please a", "please b", "please c"],
-        "other": ["do b", "do c", "do a"],
-        "none": ["-", "-", "-"],
-    }
-
-
-def test_another_task_is_never_the_same() -> None:
-    for count in (2, 5, 24):
-        others = other_task(tasks()[:1] * count)
-        assert sorted(others) == list(range(count))
-        assert all(index != other for index, other in enumerate(others))
-    with pytest.raises(DataError, match="at least 2"):
-        other_task(tasks()[:1])
-
-
-def test_answers_are_written_as_json_lines(tmp_path: Any) -> None:
-    import json
-
+def test_a_line_holds_an_answer_under_the_names_that_natural_instructions_reads(tmp_path: Path) -> None:
     answers, _ = ask(["ü", "b", "c"], 3)
-    write_answers(answers, tmp_path / "predictions.jsonl")
-    lines = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 7
-    assert json.loads(lines[0])["prediction"].startswith("ü ")
+    line = json.loads(json.dumps(answers[0].as_line()))
+    assert line["prediction"].startswith("ü ")
+    # `evaluation.py` of natural-instructions: predictions have the first two, references have the others and `id`.
+    assert {"id", "prediction", "references", "task_id", "task_category", "track"} <= set(line)
+    assert (line["id"], line["references"], line["track"]) == ("a0", ["do a " + "x" * 9], "default")
+    assert Answer.from_line(line) == answers[0]

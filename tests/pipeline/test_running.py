@@ -38,7 +38,8 @@ def times(folder: Path) -> dict[str, int]:
 
 def test_a_record_and_an_output_for_every_stage(finished: Path) -> None:
     records = {step: json.loads((finished / step / "record.json").read_text()) for step in STEPS}
-    assert [records[step].get("stage", "scores") for step in STEPS] == [*STEPS[:4], "scores", "scores"]
+    assert [records[step]["stage"] for step in STEPS] == [*STEPS[:4], "finetune", "metatrain"]
+    assert [records[step]["kind"] for step in STEPS] == ["training"] * 4 + ["evaluation"] * 2
     teachers = json.loads((finished / "teachers" / "catalogue.json").read_text())["teachers"]
     assert len(teachers) == 6
     for teacher in teachers:

@@ -1,6 +1,6 @@
 """The LoRA bank: generated factors for every site of a backbone, for several tasks at once."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -106,17 +106,29 @@ def stack_banks(banks: Sequence[LoraBank]) -> LoraBank:
     return LoraBank(factors, first.scale)
 
 
-def delta_variance(bank: LoraBank, sites: Iterable[str] | None = None) -> float:
-    """How far tasks' updates differ: sum over sites of E_task ||Delta W - mean||^2 over E_task ||Delta W||^2.
+def delta_products(bank: LoraBank) -> Float[Tensor, "task task"]:
+    """Inner products of the tasks' updates, `<Delta W_i, Delta W_j>` summed over all sites, in fp64.
+
+    From r-by-r products, `scale^2 sum (B_i^T B_j) * (A_i A_j^T)`: Delta W is not formed.
+    """
+    products = torch.zeros(bank.tasks, bank.tasks, dtype=torch.float64)
+    for a, b in bank.factors.values():
+        down, up = a.detach().cpu().double(), b.detach().cpu().double()
+        joined_down = down.flatten(0, 1) @ down.flatten(0, 1).T
+        joined_up = up.permute(0, 2, 1).flatten(0, 1) @ up.permute(1, 0, 2).flatten(1)
+        shape = (bank.tasks, bank.rank, bank.tasks, bank.rank)
+        products += (joined_down.view(shape) * joined_up.view(shape)).sum((1, 3))
+    return bank.scale**2 * products
+
+
+def delta_variance(bank: LoraBank) -> float:
+    """How far tasks' updates differ: E_task ||Delta W - mean||^2 over E_task ||Delta W||^2, all sites together.
 
     0 when every task gets the same update; near 1 when the updates share nothing.
     """
-    spread = total = 0.0
-    for site in sites or bank.factors:
-        deltas = torch.stack([bank.delta(site, task) for task in range(bank.tasks)])
-        spread += float((deltas - deltas.mean(0)).square().sum())
-        total += float(deltas.square().sum())
-    return spread / total if total else 0.0
+    products = delta_products(bank)
+    total = float(products.diagonal().mean())
+    return max(0.0, total - float(products.mean())) / total if total else 0.0
 
 
 def _shared_hook(a: Float[Tensor, "rank d_in"], b: Float[Tensor, "d_out rank"], scale: float) -> OutputHook:

@@ -21,7 +21,12 @@ Conditions = Annotated[
     bool, typer.Option("--conditions", help="Also score paraphrases, other tasks' instructions and none.")
 ]
 Channels = Annotated[bool, typer.Option("--channels", help="Also score LoRA and instruction states crossed and alone.")]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--tasks", metavar="NAME", help="Only test tasks of this name or pattern; may be repeated."),
+]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Instances of each task.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the evaluation in DIR where it was interrupted.")]
 
 
 def evaluate(
@@ -31,36 +36,45 @@ def evaluate(
     overrides: Overrides = None,
     conditions: Conditions = False,
     channels: Channels = False,
+    tasks: Tasks = None,
     limit: Limit = None,
+    resume: Resume = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Score a checkpoint on a recipe's test tasks.
+
+    DIR/predictions-*.jsonl hold an answer a line, in the form that natural-instructions' own evaluation reads, both as
+    its predictions and as its references. They grow by the task; an interrupted evaluation goes on with --resume.
 
     \b
     Examples:
       tagi evaluate toy toy --conditions --channels
       tagi evaluate runs/sni sni-small --set data.path=natural-instructions --limit 20 --out scores
+      tagi evaluate runs/sni sni-small --set data.path=natural-instructions --tasks 'task1*' --out scores-1
     """
     from tagi.cli.quiet import quiet
     from tagi.config import load_recipe
     from tagi.errors import InputError
 
-    if out is not None and out.exists() and (out.is_file() or any(out.iterdir())):
-        raise InputError(f"--out: expected a new folder, got {out}, which is a file or holds files")
+    if out is not None and out.is_file():
+        raise InputError(f"--out: expected a new folder, got {out}, which is a file")
+    if resume and out is None:
+        raise InputError("--resume: expected --out DIR, the folder to go on in, got none")
     loaded = load_recipe(recipe, overrides or [])
     quiet()
+    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS
+    from tagi.pipeline import Asked
     from tagi.pipeline import evaluate as run
-    from tagi.pipeline.evaluating import CONDITIONS
 
-    wanted = CONDITIONS if conditions else CONDITIONS[:1]
-    record = run(checkpoint, loaded, out=out, conditions=wanted, channels=channels, limit=limit)
+    wanted = (INSTRUCTIONS if conditions else INSTRUCTIONS[:1]) + (CHANNELS if channels else ())
+    record = run(checkpoint, loaded, asked=Asked(wanted, tuple(tasks or ()), limit), out=out, resume=resume)
     if as_json:
         print_json(record)
         return
     data = record["data"]
     typer.echo(f"{data['tasks']} tasks, {data['instances']} instances")
     if len(record["results"]["right"]["per_category"]) > 1:
-        from tagi.evaluation.report import category_rows
+        from tagi.evaluation.summary import category_rows
 
         print_table(category_rows(record["results"]["right"]), as_json=False)
     print_table(condition_rows(record), as_json=False)
@@ -68,15 +82,13 @@ def evaluate(
 
 def condition_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     """One row per condition: what was given, the score in percent with its interval, and how many answers."""
-    from tagi.evaluation.conditions import DESCRIPTIONS
-
     rows = []
     for name, result in record["results"].items():
         low, high = result["interval"]
         rows.append(
             {
                 "condition": name,
-                "given": DESCRIPTIONS[name],
+                "given": result["given"],
                 result["metric"]: f"{result['overall'][result['metric']]:.1f}",
                 "95%": f"{low:.1f} to {high:.1f}",
                 "n": result["n"],

@@ -1,16 +1,13 @@
-"""Asking any method for its answers to tasks' instances."""
+"""Asking any method for its answers to a task's instances."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from tagi.data.task import Task
 from tagi.evaluation.metrics import Prediction
-from tagi.files import write_text
 from tagi.methods.protocol import Method
 
 
@@ -29,29 +26,54 @@ class Answer:
         """What scoring needs of it."""
         return Prediction(self.task, self.category, self.prediction, self.references)
 
+    def as_line(self) -> dict[str, Any]:
+        """For JSON Lines, under the names that natural-instructions' own `evaluation.py` reads.
 
-def answer_tasks(
+        It takes such a file both for its `--prediction_file` and for its `--reference_file`.
+        """
+        return {
+            "id": self.id,
+            "prediction": self.prediction,
+            "references": list(self.references),
+            "task_id": self.task,
+            "task_category": self.category,
+            "track": "default",
+            "input": self.input,
+        }
+
+    @classmethod
+    def from_line(cls, line: Mapping[str, Any]) -> "Answer":
+        """The inverse of `as_line`."""
+        return cls(
+            line["task_id"],
+            line["task_category"],
+            line["id"],
+            line["input"],
+            tuple(line["references"]),
+            line["prediction"],
+        )
+
+
+def answer_task(
     method: Method,
     states: Any,
-    tasks: Sequence[Task],
+    task: Task,
     *,
     batch_size: int,
     max_new_tokens: int,
     num_beams: int = 1,
     advance: Callable[[int], None] | None = None,
 ) -> list[Answer]:
-    """Answers to every instance of every task, in order; `states` hold one entry per task.
+    """Answers to every instance of a task, in order; `states` hold that one task.
 
-    Batches mix tasks and go by length of the input, so that little is padding. `advance` hears of each batch's size.
+    Batches go by length of the input, so that little is padding. `advance` hears of each batch's size.
     """
-    places = [(row, instance) for row, task in enumerate(tasks) for instance in task.instances]
-    order = sorted(range(len(places)), key=lambda index: len(places[index][1].input))
-    texts = [""] * len(places)
-    for batch in _batches(order, batch_size):
+    texts = [""] * len(task.instances)
+    for batch in by_length([instance.input for instance in task.instances], batch_size):
         answers = method.predict(
             states,
-            torch.tensor([places[index][0] for index in batch]),
-            [places[index][1].input for index in batch],
+            torch.zeros(len(batch), dtype=torch.long),
+            [task.instances[index].input for index in batch],
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
             truncate=True,
@@ -61,16 +83,13 @@ def answer_tasks(
         if advance is not None:
             advance(len(batch))
     return [
-        Answer(tasks[row].name, tasks[row].category, instance.id, instance.input, instance.outputs, text)
-        for (row, instance), text in zip(places, texts, strict=True)
+        Answer(task.name, task.category, instance.id, instance.input, instance.outputs, text)
+        for instance, text in zip(task.instances, texts, strict=True)
     ]
 
 
-def write_answers(answers: Sequence[Answer], path: Path) -> None:
-    """JSON Lines, one answer a line."""
-    write_text(path, "".join(json.dumps(asdict(answer), ensure_ascii=False) + "\n" for answer in answers))
-
-
-def _batches(order: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+def by_length(texts: Sequence[str], size: int) -> Iterator[list[int]]:
+    """Indices of the texts in batches of `size`, texts of like length together."""
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     for start in range(0, len(order), size):
         yield order[start : start + size]

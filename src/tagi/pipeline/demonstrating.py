@@ -4,7 +4,8 @@ from typing import Any
 
 from tagi.config import load_recipe
 from tagi.data.toy import toy_tasks, train_programs
-from tagi.pipeline.evaluating import CONDITIONS, evaluate
+from tagi.evaluation.conditions import INSTRUCTIONS
+from tagi.pipeline.evaluating import Asked, evaluate
 from tagi.pipeline.generating import open_generator
 
 _SHOWN_EVERY = 5  # unseen tasks are sorted by name: this spreads the shown ones over the family
@@ -12,7 +13,7 @@ _SHOWN_EVERY = 5  # unseen tasks are sorted by name: this spreads the shown ones
 
 def demonstrate(*, limit: int, generator: str = "toy") -> dict[str, Any]:
     """Scores under every instruction condition, and answers to read: one input of every few unseen tasks."""
-    record = evaluate(generator, load_recipe("toy", []), conditions=CONDITIONS, limit=limit)
+    record = evaluate(generator, load_recipe("toy", []), asked=Asked(INSTRUCTIONS, limit=limit))
     tasks = toy_tasks("unseen", instances_per_task=1)[::_SHOWN_EVERY]
     adapters = open_generator(generator).adapt([task.instruction for task in tasks])
     answers = []

@@ -18,8 +18,8 @@ from tagi.errors import ConfigError
 from tagi.hypernetwork import Generator
 from tagi.pipeline.building import generator_settings
 from tagi.pipeline.describing import PUBLISHED
+from tagi.pipeline.records import RECORD
 from tagi.pipeline.running import chosen, plan
-from tagi.pipeline.stages import RECORD
 
 _HUB = {
     **{f"google/{name}": name for name in PUBLISHED},

@@ -1,104 +1,205 @@
 """Scoring a checkpoint on a recipe's test tasks."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tagi.adapters import delta_variance
+from tagi.adapters import delta_variance, stack_banks
+from tagi.backbones.load import folder_revision
 from tagi.config import Recipe
+from tagi.data.digest import tasks_digest
 from tagi.data.task import Task
-from tagi.evaluation.answers import Answer, answer_tasks, write_answers
-from tagi.evaluation.conditions import channel_conditions, instruction_conditions
-from tagi.evaluation.report import Metric, summarize
+from tagi.errors import ConfigError, InputError
+from tagi.evaluation.conditions import INSTRUCTIONS, Condition, conditions
+from tagi.evaluation.scoring import Advance, InWords, Scoring
+from tagi.evaluation.task_log import TaskLog
+from tagi.files import write_text
 from tagi.methods import TAGI, Method, load_method
 from tagi.pipeline.finding import find_checkpoint
-from tagi.pipeline.records import write_record
-from tagi.pipeline.tasks import load_tasks
+from tagi.pipeline.records import RECORD, write_record
+from tagi.pipeline.tasks import LoadedTasks, load_tasks
+from tagi.training import fingerprint
 
-CONDITIONS = ("right", "paraphrase", "other", "none")
+_CLAIM = "evaluation.json"
+"""What an evaluation is of, written before its first answer, so that only the same one goes on with its files."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an evaluation is asked to do: which conditions, which of the recipe's test tasks, how much of each.
+
+    `tasks` are names or patterns (`task1*`), all tasks if empty; `limit` bounds the instances of each.
+    """
+
+    conditions: tuple[str, ...] = INSTRUCTIONS[:1]
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None
+
+    @property
+    def partial(self) -> bool:
+        """Whether less was asked for than the recipe's own test set."""
+        return bool(self.tasks) or self.limit is not None
 
 
 def evaluate(
     checkpoint: str,
     recipe: Recipe,
     *,
+    asked: Asked | None = None,
     out: Path | None = None,
-    conditions: Sequence[str] = ("right",),
-    channels: bool = False,
-    limit: int | None = None,
+    resume: bool = False,
     progress: bool = True,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Score a checkpoint on the recipe's test tasks; with `out`, write `record.json` and the predictions there.
+    """Score a checkpoint on the recipe's test tasks and return the record.
 
-    `conditions` say which instruction is given (`right`, `paraphrase`, `other`, `none`; those that the tasks have no
-    words for are left out); `channels` adds LoRA and instruction states crossed and alone. `limit` bounds the
-    instances of each task; `extra` goes into the record.
+    With `out`, `record.json` and the predictions of every condition lie there. Tasks are done one after the other, so
+    that memory does not grow with their number; with `resume` an interrupted evaluation goes on with the next task, and
+    a finished one is left alone. `extra` goes into the record.
     """
+    asked = asked or Asked()
     folder = find_checkpoint(checkpoint)
-    method = load_method(folder)
     loaded = load_tasks(recipe, "test")
-    limit = limit or recipe.evaluation.limit
-    tasks = [replace(task, instances=task.instances[:limit]) for task in loaded.tasks]
-    wanted = {name: make for name, make in instruction_conditions(method, tasks).items() if name in conditions}
-    if channels:
-        wanted |= channel_conditions(method, tasks)
-    metric = _metric(recipe)
-    results, answers = {}, {}
-    for name, make in wanted.items():
-        answers[name] = _answers(method, make(), tasks, recipe, name, progress)
-        results[name] = summarize(answers[name], metric)
+    tasks = select_tasks(loaded.tasks, asked.tasks, asked.limit or recipe.evaluation.limit)
+    digest, revision = tasks_digest(tasks), folder_revision(folder)
+    identity = fingerprint(revision, digest, recipe.evaluation.model_dump(mode="json"), asked.conditions)
+    finished = None if out is None else _claim(out, identity, resume)
+    if finished is not None:
+        return finished
+    method = load_method(folder).to(_device())
+    scoring = scoring_of(recipe)
+    results = {
+        condition.name: {
+            "given": condition.given,
+            **scoring.summarize(_given(method, condition, tasks, scoring, out, progress)),
+        }
+        for condition in conditions(method, tasks, asked.conditions)
+    }
     content = {
+        "kind": "evaluation",
+        "evaluation": identity,
         **(extra or {}),
         "checkpoint": checkpoint,
+        "revision": revision,
         "method": method.name,
-        "data": {**loaded.summary, "limit": limit, "instances": sum(len(task.instances) for task in tasks)},
+        "partial": asked.partial,
+        "data": _data(loaded, tasks, digest, asked.limit or recipe.evaluation.limit),
         "results": results,
         "delta_variance": _delta_variance(method, tasks),
     }
-    if out is None:
-        return content
-    for name, own in answers.items():
-        write_answers(own, out / f"predictions-{name.replace(' ', '-').replace(',', '')}.jsonl")
-    return write_record(out / "record.json", recipe, content)
+    return content if out is None else write_record(out / RECORD, recipe, content)
 
 
 def validation_score(method: Method, tasks: Sequence[Task], recipe: Recipe) -> float:
     """Mean score in percent over held-out tasks with their own instruction: ROUGE-L, or exact matches of toy tasks."""
-    answers = _answers(method, method.prepare(tasks, truncate=True), tasks, recipe, "validation", False)
-    summary = summarize(answers, _metric(recipe))
+    scoring = scoring_of(recipe)
+    (right,) = conditions(method, tasks, INSTRUCTIONS[:1])
+    summary = scoring.summarize(_given(method, right, tasks, scoring, None, False))
     return float(summary["overall"][summary["metric"]])
 
 
-def _metric(recipe: Recipe) -> Metric:
-    return "exact" if recipe.data.source == "toy" else "rouge"
-
-
-def _answers(
-    method: Method, states: Any, tasks: Sequence[Task], recipe: Recipe, name: str, progress: bool
-) -> list[Answer]:
+def scoring_of(recipe: Recipe) -> Scoring[Any]:
+    """How the recipe's tasks are scored."""
     settings = recipe.evaluation
+    return InWords(
+        "exact" if recipe.data.source == "toy" else "rouge",
+        settings.batch_size,
+        settings.max_new_tokens,
+        settings.num_beams,
+    )
+
+
+def select_tasks(tasks: Sequence[Task], patterns: Sequence[str], limit: int | None) -> list[Task]:
+    """Tasks whose names fit a pattern (all without patterns), each with its first `limit` instances.
+
+    Raises `InputError` for a pattern that fits none.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(task.name, pattern) for task in tasks):
+            raise InputError(f"--tasks: expected names or patterns of {len(tasks)} test tasks, got {pattern!r}")
+    chosen = [task for task in tasks if not patterns or any(fnmatchcase(task.name, one) for one in patterns)]
+    return [replace(task, instances=task.instances[:limit]) for task in chosen]
+
+
+def _claim(out: Path, identity: str, resume: bool) -> dict[str, Any] | None:
+    """Take `out` for this evaluation; its record if it is finished there. Anything else's files are an error."""
+    claim, record = out / _CLAIM, out / RECORD
+    if not out.exists() or not any(out.iterdir()):
+        write_text(claim, json.dumps({"evaluation": identity}) + "\n")
+        return None
+    if not resume:
+        raise ConfigError(f"{out}: expected a new folder, got one that holds files: go on with --resume")
+    try:
+        found: dict[str, Any] = json.loads((record if record.exists() else claim).read_text(encoding="utf-8"))
+        other = found["evaluation"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{out}: expected an evaluation to go on with, got: {error}") from error
+    if other != identity:
+        raise ConfigError(
+            f"{out}: expected an evaluation of this checkpoint, recipe and data ({identity}), got one of others "
+            f"({other}): remove the folder to score anew"
+        )
+    return found if record.exists() else None
+
+
+def _given(
+    method: Method, condition: Condition, tasks: Sequence[Task], scoring: Scoring[Any], out: Path | None, progress: bool
+) -> list[Any]:
+    """What the method gives to every instance under a condition; kept in a file by the task if there is `out`."""
+    log = None
+    if out is not None:
+        file = re.sub(r"[^\w]+", "-", condition.name)
+        log = TaskLog(out / f"predictions-{file}.jsonl", {task.name: len(task.instances) for task in tasks})
+    given: list[Any] = []
+    with _bar(condition.name, sum(len(task.instances) for task in tasks), progress) as advance:
+        for index, task in enumerate(tasks):
+            if log is not None and task.name in log:
+                given += [scoring.read(line) for line in log.lines(task.name)]
+                advance(len(task.instances))
+                continue
+            own = scoring.ask(method, condition.prepare(index), task, advance)
+            if log is not None:
+                log.append(task.name, [one.as_line() for one in own])
+            given += own
+    return given
+
+
+@contextmanager
+def _bar(name: str, total: int, progress: bool) -> Iterator[Advance]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
-        shown = bar.add_task(name, total=sum(len(task.instances) for task in tasks))
-        return answer_tasks(
-            method,
-            states,
-            tasks,
-            batch_size=settings.batch_size,
-            max_new_tokens=settings.max_new_tokens,
-            num_beams=settings.num_beams,
-            advance=lambda count: bar.advance(shown, count),
-        )
+        shown = bar.add_task(name, total=total)
+        yield lambda count: bar.advance(shown, count)
+
+
+def _data(loaded: LoadedTasks, tasks: Sequence[Task], digest: str, limit: int | None) -> dict[str, Any]:
+    return {
+        **loaded.summary,
+        "warning": loaded.warning,
+        "digest": digest,
+        "limit": limit,
+        "tasks": len(tasks),
+        "instances": sum(len(task.instances) for task in tasks),
+    }
 
 
 def _delta_variance(method: Method, tasks: Sequence[Task]) -> float | None:
     """How far the adapters of the test tasks differ: 0 when all tasks get the same."""
     if not isinstance(method, TAGI):
         return None
-    return delta_variance(method.prepare(tasks, truncate=True).bank)
+    banks = [method.prepare([task], truncate=True).bank.map(torch.Tensor.cpu) for task in tasks]
+    return delta_variance(stack_banks(banks))
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -11,8 +11,13 @@ import torch
 
 from tagi import __version__
 from tagi.config import Recipe
+from tagi.errors import CheckpointError
 from tagi.files import write_text
 
+RECORD = "record.json"
+"""The record in a run's folder, the last of its files."""
+FORMAT = 1
+"""Version of the record's form: records of another cannot be compared with these."""
 _PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "rouge-score", "numpy")
 
 
@@ -29,9 +34,27 @@ def environment() -> dict[str, Any]:
 
 
 def write_record(path: Path, recipe: Recipe, content: dict[str, Any]) -> dict[str, Any]:
-    """Write a run's record as JSON and return it."""
-    record = {"recipe": recipe.model_dump(mode="json"), "environment": environment(), **content}
+    """Write a run's record as JSON and return it. `content` says its `kind` (`training`, `evaluation`, ...)."""
+    record = {
+        "format": FORMAT,
+        "kind": content["kind"],
+        "seed": recipe.seed,
+        "recipe": recipe.model_dump(mode="json"),
+        "environment": environment(),
+        **content,
+    }
     write_text(path, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return record
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A record of this project's, whole; `CheckpointError` if the file is anything else."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected a run's record, got: {error}") from error
+    if not isinstance(record, dict) or "recipe" not in record:
+        raise CheckpointError(f"{path}: expected a run's record, got JSON without 'recipe'")
     return record
 
 

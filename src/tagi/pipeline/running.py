@@ -1,6 +1,5 @@
 """A recipe from its first stage to its scores, every stage resumable and skipped when it is done."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +7,11 @@ from typing import Any
 
 from tagi.config import STAGES, Recipe, Stage
 from tagi.errors import ConfigError
+from tagi.evaluation.conditions import INSTRUCTIONS
 from tagi.pipeline.building import Sources
-from tagi.pipeline.evaluating import CONDITIONS, evaluate
-from tagi.pipeline.stages import RECORD, stage_identity, train_stage
+from tagi.pipeline.evaluating import Asked, evaluate
+from tagi.pipeline.records import RECORD, read_record
+from tagi.pipeline.stages import stage_identity, train_stage
 from tagi.training import fingerprint, is_main_process
 
 EVALUATE = "evaluate"
@@ -137,7 +138,7 @@ def _evaluate(step: Step, recipe: Recipe, progress: bool) -> dict[str, Any]:
     identity = score_identity(recipe, stage_identity(recipe, step.stage, step.sources))
     path = step.folder / RECORD
     if path.exists():
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record = read_record(path)
         if record.get("identity") == identity:
             return record
         raise ConfigError(
@@ -145,7 +146,13 @@ def _evaluate(step: Step, recipe: Recipe, progress: bool) -> dict[str, Any]:
             f"({record.get('identity')}): remove the folder to score anew"
         )
     return evaluate(
-        str(trained), recipe, out=step.folder, conditions=CONDITIONS, progress=progress, extra={"identity": identity}
+        str(trained),
+        recipe,
+        asked=Asked(INSTRUCTIONS),
+        out=step.folder,
+        resume=True,
+        progress=progress,
+        extra={"identity": identity, "stage": step.stage},
     )
 
 

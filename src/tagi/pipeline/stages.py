@@ -1,6 +1,5 @@
 """Training stages: each turns a recipe into a checkpoint and a record of how it came about."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +14,10 @@ from tagi.methods import Method, Trainable, start_from
 from tagi.pipeline.building import Sources, StageParts, build_stage, training_settings
 from tagi.pipeline.evaluating import validation_score
 from tagi.pipeline.finding import MODEL, find_checkpoint
-from tagi.pipeline.records import write_record
+from tagi.pipeline.records import RECORD, read_record, write_record
 from tagi.pipeline.teaching import train_teachers
 from tagi.training import fingerprint, is_main_process, once, train
 
-RECORD = "record.json"
 CHECKPOINTS = "checkpoints"
 
 _NOT_OUTCOME = {"keep_checkpoints", "report_to"}
@@ -50,7 +48,7 @@ def train_stage(
         return finished
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    common = {"stage": stage, "identity": identity}
+    common = {"kind": "training", "stage": stage, "identity": identity}
     if stage == "teachers":
         content = train_teachers(recipe, out, sources, identity=identity, resume=resume, progress=progress)
         return _write(out, recipe, {**common, "start": sources.revisions(), **content})
@@ -82,8 +80,7 @@ def train_stage(
 def _write(out: Path, recipe: Recipe, content: dict[str, Any]) -> dict[str, Any]:
     """Write the record, the last of a stage's files; no process goes on to another stage before it is there."""
     once((out / RECORD).exists, lambda: write_record(out / RECORD, recipe, content))
-    record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
-    return record
+    return read_record(out / RECORD)
 
 
 def stage_identity(recipe: Recipe, stage: Stage, sources: Sources) -> str:
@@ -115,7 +112,7 @@ def _earlier_run(out: Path, identity: str, resume: bool) -> dict[str, Any] | Non
         raise TrainingError(f"{out}: expected a new folder, got one that holds a run: take it up with --resume")
     if not (out / RECORD).exists():
         return None
-    record: dict[str, Any] = json.loads((out / RECORD).read_text(encoding="utf-8"))
+    record = read_record(out / RECORD)
     if record.get("identity") != identity:
         found = record.get("identity")
         raise TrainingError(

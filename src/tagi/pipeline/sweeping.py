@@ -11,8 +11,9 @@ from tagi.config import Point, Recipe, Stage, load_recipe
 from tagi.errors import ConfigError
 from tagi.files import write_text
 from tagi.pipeline.building import Sources
+from tagi.pipeline.records import RECORD, read_record
 from tagi.pipeline.running import EVALUATE, FolderOf, Step, plan, run, score_identity
-from tagi.pipeline.stages import RECORD, stage_identity
+from tagi.pipeline.stages import stage_identity
 from tagi.training import is_main_process
 
 SHARED = "shared"
@@ -121,7 +122,7 @@ def _known(out: Path) -> list[dict[str, Any]]:
 
 
 def _result(recipe: Recipe, steps: Sequence[Step]) -> dict[str, Any]:
-    records = {step.name: json.loads((step.folder / RECORD).read_text(encoding="utf-8")) for step in steps}
+    records = {step.name: read_record(step.folder / RECORD) for step in steps}
     training = records["finetune"]["training"]
     if EVALUATE in records:
         right = records[EVALUATE]["results"]["right"]

@@ -1,0 +1,65 @@
+"""JSON Lines that grow by a task at a time, so that an interrupted evaluation goes on with the next task."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tagi.errors import DataError
+from tagi.files import write_text
+
+
+class TaskLog:
+    """Lines of finished tasks in a file; every line is an object that names its task under `task_id`.
+
+    `sizes` says how many lines each task has. What an interrupted run left of a task is dropped when the file is
+    opened, a last line that was cut too.
+    """
+
+    def __init__(self, path: Path, sizes: Mapping[str, int]) -> None:
+        self.path = path
+        self._sizes = dict(sizes)
+        self._lines: dict[str, list[dict[str, Any]]] = {}
+        if path.exists():
+            self._read()
+
+    def __contains__(self, task: str) -> bool:
+        return task in self._lines
+
+    def lines(self, task: str) -> list[dict[str, Any]]:
+        """A finished task's lines."""
+        return self._lines[task]
+
+    def append(self, task: str, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Add a task's lines, and return when they are on the disk."""
+        if len(lines) != self._sizes[task]:
+            raise ValueError(f"expected {self._sizes[task]} lines of task {task!r}, got {len(lines)}")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write("".join(_text(line) for line in lines))
+            file.flush()
+            os.fsync(file.fileno())
+        self._lines[task] = [dict(line) for line in lines]
+
+    def _read(self) -> None:
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        whole, _, cut = text.rpartition("\n")
+        found: dict[str, list[dict[str, Any]]] = {}
+        for number, line in enumerate(whole.split("\n") if whole else (), start=1):  # text may hold other ends of lines
+            try:
+                content = json.loads(line)
+                found.setdefault(content["task_id"], []).append(content)
+            except (ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{self.path}, line {number}: expected an answer as JSON, got {line[:60]!r}") from error
+        foreign = sorted(set(found) - set(self._sizes))
+        if foreign:
+            raise DataError(f"{self.path}: expected answers to this evaluation's tasks, got some to {foreign[0]!r}")
+        self._lines = {task: lines for task, lines in found.items() if len(lines) == self._sizes[task]}
+        if cut or len(self._lines) < len(found):
+            kept = (_text(line) for lines in self._lines.values() for line in lines)
+            write_text(self.path, "".join(kept))
+
+
+def _text(line: Mapping[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False) + "\n"
