@@ -15,6 +15,16 @@ BROKEN = [
         ["training.optimizer=adam"],
         "training.optimizer: expected 'adamw', 'adafactor' or 'adafactor-scaled', got 'adam'",
     ),
+    (
+        "toy",
+        ["losses.contrast=0.1", "training.finetune.tasks_per_batch=1"],
+        "losses.contrast: expected training.finetune.tasks_per_batch of at least 2 with it, got 1",
+    ),
+    (
+        "toy",
+        ["run.start=metatrained", "metatrain.tune=lora"],
+        "run.start: expected metatrain.tune = 'all' to start on the whole model, got 'lora'",
+    ),
     ("sni-base", ["training.patience=3"], "training.patience: expected validate_every with it, got 3 alone"),
     (
         "sni-base",

@@ -140,7 +140,8 @@ def write_catalogue(folder: Path, bank: LoraBank, **changed: Any) -> None:
         one = bank.select(torch.tensor([at]))
         write_peft(teacher, one, base="tiny", revision=None, task_type="SEQ_2_SEQ_LM", linears=list(bank.factors))
         entries.append({"category": category, "path": category})
-    content = {"base_model": {"name": IDENTITY.name, "revision": IDENTITY.revision}, "teachers": entries, **changed}
+    content = {"base_model": {"name": IDENTITY.name, "revision": IDENTITY.revision}, "planned": bank.tasks}
+    content |= {"teachers": entries, **changed}
     (folder / CATALOGUE).write_text(json.dumps(content))
 
 
@@ -175,6 +176,12 @@ def test_a_damaged_catalogue_is_refused(tmp_path: Path) -> None:
     weights = tmp_path / CATEGORIES[1] / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match=f"{CATEGORIES[1]}: expected a PEFT adapter"):
+        read_catalogue(tmp_path, IDENTITY, rank=RANK, scale=ALPHA / RANK)
+
+
+def test_a_catalogue_whose_training_is_not_finished_is_refused(tmp_path: Path) -> None:
+    write_catalogue(tmp_path, random_bank(tiny_backbone().sites, tasks=2), planned=5)
+    with pytest.raises(CheckpointError, match=r"expected all 5 teachers, got 2: .* --resume"):
         read_catalogue(tmp_path, IDENTITY, rank=RANK, scale=ALPHA / RANK)
 
 

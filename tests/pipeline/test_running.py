@@ -9,8 +9,8 @@ from tagi.adapters.peft_format import read_peft
 from tagi.config import Recipe, load_recipe
 from tagi.errors import ConfigError, DataError, TrainingError
 from tagi.pipeline import Sources, estimate, run, train_stage
+from tagi.pipeline.identity import stage_identity
 from tagi.pipeline.running import plan
-from tagi.pipeline.stages import stage_identity
 from tagi.pipeline.teaching import folder_name, train_teachers
 from tests.commands import Run
 
@@ -90,6 +90,7 @@ def test_stages_are_the_same_where_their_tables_are(tmp_path: Path) -> None:
         "seed=1": set(base),
         "data.test_instances_per_task=2": set(),
         "training.finetune.keep_checkpoints=5": set(),
+        "evaluation.max_new_tokens=3": set(),
         "teacher.base=metatrained": {"teachers"},
     }
     for override, expected in changes.items():
@@ -147,6 +148,39 @@ def test_an_interrupted_catalogue_keeps_what_is_finished(finished: Path, tmp_pat
     whole, again = (read_peft(folder / "plural") for folder in (finished / "teachers", out))
     for site, (a, b) in whole.factors.items():
         assert (a.numpy().tobytes(), b.numpy().tobytes()) == tuple(x.numpy().tobytes() for x in again.factors[site])
+
+
+def test_an_odd_teacher_is_named(finished: Path, tmp_path: Path) -> None:
+    import shutil
+
+    out = tmp_path / "teachers"
+    shutil.copytree(finished / "teachers", out)
+    (out / "record.json").unlink()
+    for odd in ("[]", "{}"):
+        (out / "kelvan" / "teacher.json").write_text(odd)
+        with pytest.raises(TrainingError, match=r"teacher\.json: expected what is known of a finished teacher"):
+            train_stage(load_recipe("toy", TINY), "teachers", out, resume=True, progress=False)
+
+
+def test_alignment_with_nothing_is_refused_and_with_something_is_counted(finished: Path, tmp_path: Path) -> None:
+    import shutil
+
+    record = json.loads((finished / "finetune" / "record.json").read_text())
+    assert record["data"]["aligned_tasks"] == record["data"]["tasks"] == 96
+    out = tmp_path / "teachers"
+    shutil.copytree(finished / "teachers", out)
+    catalogue = json.loads((out / "catalogue.json").read_text())
+    for entry in catalogue["teachers"]:
+        entry["category"] += " elsewhere"
+    (out / "catalogue.json").write_text(json.dumps(catalogue))
+    with pytest.raises(ConfigError, match=r"losses\.ins: expected a LoRA teacher .*got none"):
+        train_stage(
+            load_recipe("toy", [*TINY, "losses.kl=0"]),
+            "finetune",
+            tmp_path / "finetune",
+            sources=Sources(teachers=out),
+            progress=False,
+        )
 
 
 def test_categories_that_would_share_a_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from tagi.config import load_recipe
-from tagi.errors import ConfigError, TrainingError
+from tagi.errors import CheckpointError, ConfigError, TrainingError
 from tagi.methods import load_method
 from tagi.pipeline import load_tasks, train_stage
+from tagi.pipeline.building import load_recipe_backbone
 
 SHORT = [
     *("training.steps=2", "data.instances_per_task=3", "training.tasks_per_batch=3", "training.queries_per_task=2"),
@@ -56,3 +57,35 @@ def test_the_backbone_stage_needs_the_toy_family(tmp_path: Path) -> None:
     recipe = load_recipe("toy", [*SHORT, "data.source=jsonl", f"data.path={tmp_path / 'tasks.jsonl'}"])
     with pytest.raises(ConfigError, match="the stage 'backbone' needs 'toy'"):
         train_stage(recipe, "backbone", tmp_path / "out", progress=False)
+
+
+MADE = [
+    *("backbone.name=config", "backbone.tokenizer=toy", "backbone.config.d_model=12", "backbone.config.d_kv=5"),
+    *("backbone.config.d_ff=17", "backbone.config.num_layers=1", "backbone.config.num_heads=2"),
+    "backbone.config.vocab_size=251",
+]
+
+
+def test_a_backbone_left_by_another_recipe_is_refused(tmp_path: Path) -> None:
+    load_recipe_backbone(load_recipe("toy", MADE), tmp_path)
+    assert load_recipe_backbone(load_recipe("toy", MADE), tmp_path).d_model == 12
+    for change, named in (("seed=1", "seed 1, got one of 0"), ("backbone.config.d_ff=19", "made of config")):
+        with pytest.raises(ConfigError, match=named):
+            load_recipe_backbone(load_recipe("toy", [*MADE, change]), tmp_path)
+    (tmp_path / "backbone" / "made_of.json").write_text("[")
+    with pytest.raises(ConfigError, match="expected what the backbone was made of"):
+        load_recipe_backbone(load_recipe("toy", MADE), tmp_path)
+
+
+def test_more_of_a_teacher_than_there_is_is_refused(tmp_path: Path) -> None:
+    overrides = [*SHORT, "losses.kl=1", "losses.teacher=metatrained", "losses.top_k=100000"]
+    with pytest.raises(ConfigError, match=r"losses\.top_k: expected at most the vocabulary's"):
+        train_stage(load_recipe("toy", overrides), "finetune", tmp_path, progress=False)
+
+
+def test_a_cut_record_is_named(tmp_path: Path) -> None:
+    recipe = load_recipe("toy", SHORT)
+    for content in ("{", "[]", '{"identity": "x"}'):
+        (tmp_path / "record.json").write_text(content)
+        with pytest.raises(CheckpointError, match=r"record\.json: expected a run's record"):
+            train_stage(recipe, "finetune", tmp_path, resume=True, progress=False)

@@ -73,6 +73,12 @@ class Backbone(nn.Module):
         return {site.path: self.model.get_submodule(site.path) for site in self.sites}
 
     @property
+    def vocabulary(self) -> int:
+        """Tokens that logits are over."""
+        size: int = self.model.config.vocab_size
+        return size
+
+    @property
     def device(self) -> torch.device:
         """Where the model's parameters are."""
         device: torch.device = self.model.device

@@ -12,6 +12,8 @@ Overrides = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, such as training.steps=10."),
 ]
 
+_PIPED_WIDTH = 10_000
+
 
 def print_table(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     """Rows with the same keys in the same order, to stdout: a table headed by the keys, or a JSON list."""
@@ -29,7 +31,10 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
         table.add_column(key.replace("_", " "), justify="right" if numeric else "left")
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row.values()))
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:  # nobody's screen to fit: numbers are not cut
+        console.width = _PIPED_WIDTH
+    console.print(table)
 
 
 def print_json(value: Any) -> None:

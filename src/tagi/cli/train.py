@@ -93,5 +93,9 @@ def _print_summary(record: dict[str, Any], out: Path) -> None:
     last = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
     typer.echo(f"{training['steps']} steps in {training['seconds'] / 60:.1f} min{last}")
     for teacher in record.get("teachers", []):
-        typer.echo(f"  {teacher['category']}: {teacher['steps']} steps, loss {teacher['final_loss'] or 0:.3f}")
+        typer.echo(f"  {teacher['category']}: {teacher['steps']} steps, loss {_shown(teacher['final_loss'])}")
     typer.echo(f"catalogue: {out / 'catalogue.json'}" if "teachers" in record else f"checkpoint: {out / 'model'}")
+
+
+def _shown(loss: float | None) -> str:
+    return "not logged" if loss is None else f"{loss:.3f}"

@@ -222,6 +222,17 @@ class Recipe(Table):
                 raise faults_below({"alignment_split": message})
         return value
 
+    @field_validator("losses")
+    @classmethod
+    def _contrast_needs_another_task(cls, value: LossSettings, info: ValidationInfo) -> LossSettings:
+        training: Training | None = info.data.get("training")
+        if training is not None and value.contrast:
+            tasks = training.finetune.tasks_per_batch or training.tasks_per_batch
+            if tasks < 2:
+                message = f"expected training.finetune.tasks_per_batch of at least 2 with it, got {tasks}"
+                raise faults_below({"contrast": message})
+        return value
+
     @field_validator("run")
     @classmethod
     def _stages_have_what_they_need(cls, value: RunSettings, info: ValidationInfo) -> RunSettings:
@@ -239,6 +250,9 @@ class Recipe(Table):
         if value.start == "metatrained" and generator is not None and generator.tune != "all":
             wanted = "expected generator.tune = 'all' to start on the meta-trained model"
             faults["start"] = f"{wanted}, got {generator.tune!r}"
+        metatrain = info.data.get("metatrain")
+        if value.start == "metatrained" and metatrain is not None and metatrain.tune != "all":
+            faults["start"] = f"expected metatrain.tune = 'all' to start on the whole model, got {metatrain.tune!r}"
         if faults:
             raise faults_below(faults)
         return value

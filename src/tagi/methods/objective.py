@@ -85,6 +85,10 @@ class Objective(nn.Module):
             return -1
         return self.catalogue.index(task.category)
 
+    def aligned_tasks(self, tasks: Sequence[Task]) -> int:
+        """How many of the tasks have a LoRA teacher that L_ins aligns them with."""
+        return 0 if self.catalogue is None else sum(self._index(task) >= 0 for task in tasks)
+
     def distillation(self, logits: Tensor, labels: Tensor, given: Batch) -> Tensor:
         """L_kl (eq. 5) from the teacher itself or from what a cache kept of it."""
         if "top_values" in given:

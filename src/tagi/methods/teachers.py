@@ -52,16 +52,21 @@ class Catalogue(nn.Module):
 def read_catalogue(folder: Path, base: BaseModel, *, rank: int, scale: float) -> Catalogue:
     """The teachers that a training run left in `folder`.
 
-    Raises `CheckpointError` if one is missing or damaged, or was made for another base model, rank or alpha / rank:
-    parameters can be aligned only between equal shapes.
+    Raises `CheckpointError` if their training is not finished, if one is missing or damaged, or was made for another
+    base model, rank or alpha / rank: parameters can be aligned only between equal shapes.
     """
     path = folder / CATALOGUE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         made_for = BaseModel(**content["base_model"])
         entries = [(str(entry["category"]), folder / entry["path"]) for entry in content["teachers"]]
+        planned = int(content["planned"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: expected a catalogue of LoRA teachers, got: {error}") from error
+    if len(entries) != planned:
+        raise CheckpointError(
+            f"{path}: expected all {planned} teachers, got {len(entries)}: go on training them with --resume"
+        )
     if made_for.revision != base.revision:
         raise CheckpointError(f"{path}: expected teachers for base model {base}, got {made_for}")
     banks = []

@@ -1,6 +1,7 @@
 """From a recipe to what a stage trains: backbones, methods, teachers and their data."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +16,12 @@ from tagi.config import TrainingSettings as StageTable
 from tagi.data.batches import TaskBatches
 from tagi.data.c4 import C4Documents, DocumentBatches
 from tagi.data.denoising import DenoisingBatches
+from tagi.data.digest import tasks_digest
 from tagi.data.splits import p3_datasets, sni_categories
 from tagi.data.text import TextSettings
 from tagi.data.toy import ToyDocuments, toy_corpus, toy_tokenizer
 from tagi.errors import ConfigError
+from tagi.files import write_text
 from tagi.hypernetwork import Generator, GeneratorSettings
 from tagi.methods import TAGI, Concatenation, Denoiser, Method, Trainable, load_method
 from tagi.methods.lora import LoraShape
@@ -31,6 +34,8 @@ from tagi.pipeline.tasks import LoadedTasks, load_tasks
 from tagi.training import TrainingSettings, once, process_count
 
 _BACKBONE = "backbone"
+_MADE_OF = "made_of.json"
+"""In the folder of a backbone that was made here, its last file: configuration, tokenizer and seed."""
 _CORPUS_STRIDE = 1_000_003  # documents of different micro-batches come from different seeds
 
 
@@ -81,7 +86,10 @@ def build_stage(recipe: Recipe, stage: Stage, out: Path, sources: Sources) -> St
     loaded = load_tasks(recipe, "train")
     task_batches = task_batches_of(recipe, stage, loaded)
     model = _method(recipe, stage, backbone, task_batches, out, sources)
-    return StageParts(model, task_batches, data_record(loaded), _validation(recipe, settings.validate_every))
+    data = data_record(loaded)
+    if isinstance(model, TAGI) and model.objective.weights.ins:
+        data["aligned_tasks"] = model.objective.aligned_tasks(loaded.tasks)
+    return StageParts(model, task_batches, data, _validation(recipe, settings.validate_every))
 
 
 def task_batches_of(recipe: Recipe, stage: Stage, loaded: LoadedTasks) -> TaskBatches:
@@ -106,7 +114,8 @@ def load_recipe_backbone(recipe: Recipe, out: Path, dropout: float | None = None
             wanted.name, revision=wanted.revision, dtype=dtype, tokenizer=wanted.tokenizer, dropout=dropout
         )
     folder = out / _BACKBONE
-    once((folder / "config.json").exists, lambda: _make_backbone(recipe, out, folder))
+    once((folder / _MADE_OF).exists, lambda: _make_backbone(recipe, out, folder))
+    _check_made_of(recipe, folder)
     # Named as the finished checkpoint beside it will find it, wherever both are moved.
     return load_backbone(f"../{_BACKBONE}", relative_to=out / MODEL, dtype=dtype, dropout=dropout)
 
@@ -117,6 +126,26 @@ def _make_backbone(recipe: Recipe, out: Path, folder: Path) -> None:
         tokenizer = str(out / "tokenizer")
         toy_tokenizer().save_pretrained(tokenizer)
     make_backbone(recipe.backbone.config or {}, tokenizer, recipe.seed, folder)
+    write_text(folder / _MADE_OF, json.dumps(_made_of(recipe), indent=2) + "\n")
+
+
+def _made_of(recipe: Recipe) -> dict[str, Any]:
+    return {"config": recipe.backbone.config, "tokenizer": recipe.backbone.tokenizer, "seed": recipe.seed}
+
+
+def _check_made_of(recipe: Recipe, folder: Path) -> None:
+    """What an earlier run left is used only if this recipe would make the same."""
+    try:
+        found = json.loads((folder / _MADE_OF).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{folder / _MADE_OF}: expected what the backbone was made of, got: {error}") from error
+    for key, wanted in _made_of(recipe).items():
+        if not isinstance(found, dict) or found.get(key) != wanted:
+            got = found.get(key) if isinstance(found, dict) else found
+            raise ConfigError(
+                f"{folder}: expected a backbone made of {key} {wanted}, got one of {got}: remove it or choose another "
+                "folder"
+            )
 
 
 def text_settings(recipe: Recipe) -> TextSettings:
@@ -146,7 +175,7 @@ def training_settings(recipe: Recipe, stage: Stage) -> TrainingSettings:
 
 def data_record(loaded: LoadedTasks) -> dict[str, Any]:
     """What was read, for a record."""
-    return {**loaded.summary, "warning": loaded.warning}
+    return {**loaded.summary, "warning": loaded.warning, "digest": tasks_digest(loaded.tasks)}
 
 
 def teacher_backbone(recipe: Recipe, out: Path, metatrained: str | None) -> T5Backbone:
@@ -216,10 +245,27 @@ def _objective(recipe: Recipe, student: Generator, batches: TaskBatches, out: Pa
         scale = recipe.generator.alpha / recipe.generator.rank
         catalogue = read_catalogue(sources.teachers, base.identity, rank=recipe.generator.rank, scale=scale)
     teacher = None
+    vocabulary = student.backbone.vocabulary
+    if wanted.top_k is not None and wanted.top_k > vocabulary:
+        raise ConfigError(f"losses.top_k: expected at most the vocabulary's {vocabulary} tokens, got {wanted.top_k}")
     if wanted.kl:
         made = _teacher(recipe, student, base, catalogue, sources)
         teacher = cached_teacher(recipe, made, student.text, batches, out) if wanted.top_k else made
-    return Objective(weights, teacher=teacher, catalogue=catalogue if wanted.ins else None, aligned=_aligned(recipe))
+    objective = Objective(
+        weights, teacher=teacher, catalogue=catalogue if wanted.ins else None, aligned=_aligned(recipe)
+    )
+    _check_alignment(objective, batches)
+    return objective
+
+
+def _check_alignment(objective: Objective, batches: TaskBatches) -> None:
+    """L_ins without a single task to align would be 0 for ever."""
+    if objective.weights.ins and not objective.aligned_tasks(batches.tasks):
+        categories = ", ".join(sorted({task.category for task in batches.tasks})[:3])
+        raise ConfigError(
+            f"losses.ins: expected a LoRA teacher for at least one category that is trained on ({categories}, ...), "
+            "got none"
+        )
 
 
 def _teacher(

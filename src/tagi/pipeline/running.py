@@ -10,9 +10,10 @@ from tagi.errors import ConfigError
 from tagi.evaluation.conditions import INSTRUCTIONS
 from tagi.pipeline.building import Sources
 from tagi.pipeline.evaluating import Asked, evaluate
+from tagi.pipeline.identity import score_identity, stage_identity
 from tagi.pipeline.records import RECORD, read_record
-from tagi.pipeline.stages import stage_identity, train_stage
-from tagi.training import fingerprint, is_main_process
+from tagi.pipeline.stages import train_stage
+from tagi.training import is_main_process
 
 EVALUATE = "evaluate"
 
@@ -90,11 +91,6 @@ def chosen(steps: Sequence[Step], first: str | None, last: str | None) -> list[S
     if start >= end:
         raise ConfigError(f"--from {first} --until {last}: expected the first step before the last")
     return list(steps[start:end])
-
-
-def score_identity(recipe: Recipe, trained: str) -> str:
-    """A digest of all that decides the scores of a stage whose own identity is `trained`."""
-    return fingerprint("evaluate", trained, recipe.model_dump(mode="json", include={"data", "evaluation"}))
 
 
 def _sources(recipe: Recipe, stage: Stage, folders: Mapping[Stage, Path]) -> Sources:

@@ -14,14 +14,12 @@ from tagi.methods import Method, Trainable, start_from
 from tagi.pipeline.building import Sources, StageParts, build_stage, training_settings
 from tagi.pipeline.evaluating import validation_score
 from tagi.pipeline.finding import MODEL, find_checkpoint
+from tagi.pipeline.identity import stage_identity
 from tagi.pipeline.records import RECORD, read_record, write_record
 from tagi.pipeline.teaching import train_teachers
-from tagi.training import fingerprint, is_main_process, once, train
+from tagi.training import is_main_process, once, train
 
 CHECKPOINTS = "checkpoints"
-
-_NOT_OUTCOME = {"keep_checkpoints", "report_to"}
-"""Keys of a stage's table that change nothing in what it trains."""
 
 
 def train_stage(
@@ -81,27 +79,6 @@ def _write(out: Path, recipe: Recipe, content: dict[str, Any]) -> dict[str, Any]
     """Write the record, the last of a stage's files; no process goes on to another stage before it is there."""
     once((out / RECORD).exists, lambda: write_record(out / RECORD, recipe, content))
     return read_record(out / RECORD)
-
-
-def stage_identity(recipe: Recipe, stage: Stage, sources: Sources) -> str:
-    """A digest of all that decides a stage's outcome: its own tables of the recipe and what it rests on.
-
-    Two recipes that differ elsewhere share the stage's output.
-    """
-    tables = recipe.model_dump(mode="json")
-    data = {key: value for key, value in tables["data"].items() if not key.startswith("test_")}
-    text = {key: value for key, value in data.items() if key.startswith("max_") or key in ("encoding", "positives")}
-    lora = {key: tables["generator"][key] for key in ("rank", "alpha")}
-    metatrained_by = lora if recipe.metatrain.tune == "lora" else None
-    depends: dict[str, Any] = {
-        "backbone": {"data": data["source"]},
-        "metatrain": {"data": data, "metatrain": tables["metatrain"], "lora": metatrained_by},
-        "teachers": {"data": data, "teacher": tables["teacher"], "lora": lora},
-        "pretrain": {"text": text, "generator": tables["generator"], "pretraining": tables["pretraining"]},
-        "finetune": {"data": data, "generator": tables["generator"], "losses": tables["losses"]},
-    }
-    settings = recipe.training_for(stage).model_dump(mode="json", exclude=_NOT_OUTCOME)
-    return fingerprint(stage, tables["seed"], tables["backbone"], settings, depends[stage], sources.revisions())
 
 
 def _earlier_run(out: Path, identity: str, resume: bool) -> dict[str, Any] | None:

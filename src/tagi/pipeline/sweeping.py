@@ -11,9 +11,9 @@ from tagi.config import Point, Recipe, Stage, load_recipe
 from tagi.errors import ConfigError
 from tagi.files import write_text
 from tagi.pipeline.building import Sources
+from tagi.pipeline.identity import score_identity, stage_identity
 from tagi.pipeline.records import RECORD, read_record
-from tagi.pipeline.running import EVALUATE, FolderOf, Step, plan, run, score_identity
-from tagi.pipeline.stages import stage_identity
+from tagi.pipeline.running import EVALUATE, FolderOf, Step, plan, run
 from tagi.training import is_main_process
 
 SHARED = "shared"
@@ -87,7 +87,8 @@ def sweep_plan(
 
 def _folder_of(recipe: Recipe, out: Path) -> FolderOf:
     def folder(name: str, stage: Stage, sources: Sources) -> Path:
-        identity = stage_identity(recipe, stage, _Planned(sources.start, sources.teachers, sources.metatrained))
+        planned = _Planned(sources.start, sources.teachers, sources.metatrained)
+        identity = stage_identity(recipe, stage, planned, content=False)
         if name != stage:
             identity = score_identity(recipe, identity)
         return out / SHARED / f"{name}-{identity}"

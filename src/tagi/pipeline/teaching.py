@@ -36,6 +36,7 @@ from tagi.training import fingerprint, is_main_process, train
 _STATE = "teacher.json"
 _CHECKPOINTS = "checkpoints"
 _LAST = 50
+_KEPT = {"identity", "category", "path", "tasks", "steps", "seconds", "tokens", "peak_memory", "final_loss"}
 
 
 def train_teachers(
@@ -64,7 +65,7 @@ def train_teachers(
             entry = _train_one(recipe, category, groups[category], method, linears, out, own, resume, progress)
         entries.append(entry)
         if is_main_process():
-            _write_catalogue(out, recipe, backbone, entries)
+            _write_catalogue(out, recipe, backbone, entries, len(groups))
     seconds, tokens = (sum(entry[key] for entry in entries) for key in ("seconds", "tokens"))
     training = {
         "steps": sum(entry["steps"] for entry in entries),
@@ -157,18 +158,23 @@ def _finished(folder: Path, identity: str) -> dict[str, Any] | None:
         state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # written last: without it the teacher is not finished
         return None
-    if not isinstance(state, dict) or state.get("identity") != identity:
-        found = state.get("identity") if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not state.keys() >= _KEPT:
+        raise TrainingError(f"{folder / _STATE}: expected what is known of a finished teacher, got {state!r:.80}")
+    if state["identity"] != identity:
+        found = state["identity"]
         raise TrainingError(f"{folder}: expected a teacher of this recipe ({identity}), got one of another ({found})")
     return {key: value for key, value in state.items() if key != "identity"}
 
 
-def _write_catalogue(out: Path, recipe: Recipe, backbone: T5Backbone, entries: list[dict[str, Any]]) -> None:
+def _write_catalogue(
+    out: Path, recipe: Recipe, backbone: T5Backbone, entries: list[dict[str, Any]], planned: int
+) -> None:
     shape = lora_shape(recipe)
     content = {
         "base_model": {"name": backbone.identity.name, "revision": backbone.identity.revision},
         "trained_on": recipe.teacher.base,
         "lora": shape.as_dict(),
+        "planned": planned,
         "teachers": entries,
     }
     write_text(out / CATALOGUE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
