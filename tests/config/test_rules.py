@@ -116,6 +116,16 @@ BROKEN = [
         ["backbone.tokenizer="],
         "backbone.tokenizer: expected a folder or hub name with backbone.name = 'config', got nothing",
     ),
+    (
+        "p3-base",
+        ["data.source=sni"],
+        "data.test_path: expected no test_path with data.source = 'sni', got 'p3/eval'",
+    ),
+    ("p3-base", ["data.test_path="], "data.templates: expected data.test_path with it, got 'p3/templates' alone"),
+    ("sni-base", ["data.templates=here"], "data.templates: expected data.test_path with it, got 'here' alone"),
+    ("toy", ["data.prompts=all"], "data.prompts: expected data.test_path with it, got 'all' alone"),
+    ("p3-base", ["data.prompts=some"], "data.prompts: expected 'original' or 'all', got 'some'"),
+    ("p3-xl", ["evaluation.choice_score=max"], "evaluation.choice_score: expected 'sum' or 'mean', got 'max'"),
     ("p3-base", ["data.path="], "data.path: expected a path with data.source = 'p3', got nothing"),
 ]
 

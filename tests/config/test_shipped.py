@@ -97,6 +97,25 @@ def test_the_rest_that_the_paper_states() -> None:
         assert recipe.run.start == "backbone"
 
 
+def test_p3_is_tested_on_raw_sets_in_t0s_prompts() -> None:
+    for name in [*PAPER, "p3-small"]:
+        recipe = load_recipe(name)
+        p3 = recipe.data.source == "p3"
+        assert recipe.data.prompts == "original"  # appendix A.2
+        assert recipe.evaluation.choice_score == "sum"
+        paths = (recipe.data.test_path, recipe.data.templates)
+        assert paths == (("p3/eval", "p3/templates") if p3 else (None, None))
+        if name in PAPER and p3:
+            assert (
+                recipe.data.test_instances_per_task > 10_042
+            )  # Table 5: whole sets, of which HellaSwag is the largest
+
+
+def test_the_hubs_rendered_prompts_need_no_templates() -> None:
+    recipe = load_recipe("p3-base", ["data.templates=", "data.prompts=all", "data.test_path=p3/hub"])
+    assert (recipe.data.test_path, recipe.data.templates, recipe.data.prompts) == ("p3/hub", None, "all")
+
+
 @pytest.mark.parametrize("name", [name for name in PAPER if not name.endswith("t0")])
 def test_the_hypernetwork_is_under_a_tenth_of_the_backbone(name: str) -> None:
     recipe = load_recipe(name)

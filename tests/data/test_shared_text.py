@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tagi.data._shared_text import FIELD, shared_text
+from tagi.data._shared_text import FIELD, merged_text, shared_text
 
 WORDS = ["the", "of", "and", "in", "to", "a", "was", "one", "for", "it", "or", ".", ",", "?", "paris", "green", "runs"]
 
@@ -79,3 +79,21 @@ def test_rows_that_share_no_word() -> None:
 def test_an_empty_field_and_the_separator_as_text() -> None:
     assert shared_text(["Say: ", "Say: x", "Say: \x1f y"]) == "Say: [...]"
     assert shared_text(["a\x1f\x1fb Title c", "d Title\x1fe"]) == "[...] Title [...]"
+
+
+@pytest.mark.parametrize(
+    ("texts", "merged"),
+    [
+        ([], ""),
+        (["as it is."], "as it is."),
+        (["the same", "the same"], "the same"),
+        ([" because... ", " so... "], f" {FIELD}... "),
+        (["it is a cause", "they are a cause"], f"{FIELD} a cause"),
+        (["a", "b", "c"], FIELD),
+        (["", "some words"], FIELD),
+        (["1, 2", "3, 4"], FIELD),
+        (["1 or 2?", "3 or 4?"], f"{FIELD} or {FIELD}?"),
+    ],
+)
+def test_what_a_few_texts_share(texts: list[str], merged: str) -> None:
+    assert merged_text(texts) == merged

@@ -130,6 +130,19 @@ def test_clusters_weigh_by_their_instances():
     assert clustered_bootstrap_interval(values, tasks, seed=0, level=0.9) == (0.0, 1.0)
 
 
+def test_weights_make_a_weighted_mean():
+    # As above, but "b" weighs three times as much: both once is (1 + 1 + 1 + 3 * 0) / 6.
+    values, tasks, weights = [1, 0, 1, 1], ["a", "b", "a", "a"], [1, 3, 1, 1]
+    assert clustered_bootstrap_interval(values, tasks, seed=0, level=0.2, weights=weights) == (0.5, 0.5)
+    drawn = np.random.default_rng(2).normal(size=40)
+    clusters = [index % 13 for index in range(40)]
+    plain = clustered_bootstrap_interval(drawn, clusters, seed=3)
+    assert clustered_bootstrap_interval(drawn, clusters, seed=3, weights=[0.25] * 40) == pytest.approx(plain)
+    for wrong in ([1.0] * 39, [1.0] * 39 + [0.0]):
+        with pytest.raises(ValueError, match="expected a positive weight for each of 40 values"):
+            clustered_bootstrap_interval(drawn, clusters, seed=3, weights=wrong)
+
+
 def test_intervals_of_nothing():
     for values in ([], [1.0, float("nan")], [[1.0], [2.0]]):
         with pytest.raises(ValueError, match="expected a sequence of finite values"):

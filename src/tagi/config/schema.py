@@ -129,6 +129,9 @@ class GeneratorSettings(Table):
 class DataSettings(Table):
     """Which tasks, how they become text, and the limits in tokens.
 
+    `test_path` is P3's folder of evaluation sets: raw ones, rendered by the prompt templates in the folder `templates`,
+    or without that key the hub's, a file for each prompt. `prompts` are those for the original task of a data set, as
+    T0 is evaluated, or all.
     `task_split` keeps only the training tasks of the largest categories (Figure 3). `validation_tasks` training tasks
     are held out of training for choosing the best checkpoint. `shuffle_inputs` is a control: inputs change places among
     a task's instances, so that they tell nothing.
@@ -136,6 +139,9 @@ class DataSettings(Table):
 
     source: Literal["toy", "sni", "p3", "jsonl"]
     path: Text | None = Field(default=None, validate_default=True)
+    test_path: Text | None = None
+    templates: Text | None = None
+    prompts: Literal["original", "all"] = "original"
     encoding: Literal["tk-instruct", "plain"] = "tk-instruct"
     positives: Annotated[int, Field(ge=0, le=8)] = 0
     instances_per_task: Count = 100
@@ -161,6 +167,28 @@ class DataSettings(Table):
             raise ValueError(f"expected one of {', '.join(map(str, SPLITS[source]))} with {source}, got {value}")
         return value
 
+    @field_validator("test_path")
+    @classmethod
+    def _test_path_of_p3(cls, value: str | None, info: ValidationInfo) -> str | None:
+        source = info.data.get("source")
+        if value is not None and source not in ("p3", None):
+            raise ValueError(f"expected no test_path with data.source = {source!r}, got {value!r}")
+        return value
+
+    @field_validator("templates")
+    @classmethod
+    def _templates_of_test_sets(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and "test_path" in info.data and info.data["test_path"] is None:
+            raise ValueError(f"expected data.test_path with it, got {value!r} alone")
+        return value
+
+    @field_validator("prompts")
+    @classmethod
+    def _prompts_of_test_sets(cls, value: str, info: ValidationInfo) -> str:
+        if value != "original" and "test_path" in info.data and info.data["test_path"] is None:
+            raise ValueError(f"expected data.test_path with it, got {value!r} alone")
+        return value
+
     @field_validator("path")
     @classmethod
     def _path_unless_built_in(cls, value: str | None, info: ValidationInfo) -> str | None:
@@ -173,11 +201,15 @@ class DataSettings(Table):
 
 
 class EvaluationSettings(Table):
-    """How predictions are made for scoring; `limit` is instances per task."""
+    """How predictions are made for scoring; `limit` is instances per task.
+
+    A choice's score is the log-probability of its tokens: their sum, or their mean.
+    """
 
     batch_size: Count = 32
     max_new_tokens: Count = 128
     num_beams: Count = 1
+    choice_score: Literal["sum", "mean"] = "sum"
     limit: Count | None = None
 
 

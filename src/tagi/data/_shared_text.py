@@ -31,6 +31,12 @@ def shared_text(rows: Sequence[str]) -> str:
     return text if re.search(r"[^\W\d_]", text.replace(FIELD, "")) else ""
 
 
+def merged_text(texts: Sequence[str]) -> str:
+    """What a few texts share, as `shared_text` has it, with `FIELD` where they differ, even if it is no word."""
+    rows = [_TOKEN.findall(text) for text in dict.fromkeys(texts)]
+    return _shared(rows, head=True, tail=True) if len(rows) > 1 else "".join(texts[:1])
+
+
 def _shared(rows: list[_Row], *, head: bool = False, tail: bool = False) -> str:
     """The shared text of tokenised rows; `head` and `tail` say that what they begin or end with may count."""
     if not any(rows):

@@ -2,23 +2,18 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
-from tagi.data._checks import as_text, as_texts, json_lines, required
-from tagi.data._shared_text import shared_text
+from tagi.data._p3_files import TEMPLATE_ROWS, hub_rows, instruction_of, template_files
 from tagi.data.splits import p3_key, table11
 from tagi.data.task import Instance, Task
 from tagi.errors import DataError
 
 _log = logging.getLogger(__name__)
-
-_ENDINGS = (".json", ".jsonl")
-_TEMPLATE_ROWS = 200
-"""An instruction is made of a template's first rows, however many instances are asked for: so it stays the same."""
 
 # Training datasets of T0, T0+ and T0++ that Table 11 does not list.
 _OTHER_DATASETS = (
@@ -125,7 +120,7 @@ def read_p3(folder: str | Path, *, instances_per_task: int | None, datasets: Seq
     if instances_per_task is not None and instances_per_task < 1:
         raise DataError(f"instances_per_task: expected at least 1, got {instances_per_task}")
     folder = Path(folder)
-    files = _files(folder)
+    files = template_files(folder)
     groups = template_datasets(list(files))
     known = {p3_key(name): name for name in (*groups.values(), *table11())}
     for name in datasets or ():
@@ -176,22 +171,6 @@ def template_datasets(names: Sequence[str]) -> dict[str, str]:
     return {name: found[name] for name in names}
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """Template name -> file, in alphabetical order."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: expected a folder with a file for each prompt template, got no folder")
-    files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.suffix not in _ENDINGS or path.name.startswith(".") or path.stem.endswith("_score_eval"):
-            continue
-        if path.stem in files:
-            raise DataError(f"{path}: expected one file for each template, got {files[path.stem].name} too")
-        files[path.stem] = path
-    if not files:
-        raise DataError(f"{folder}: expected files {' or '.join('*' + end for end in _ENDINGS)}, got none")
-    return files
-
-
 @dataclass(frozen=True)
 class _Template:
     task: Task
@@ -204,11 +183,11 @@ def _read_template(path: Path, name: str, dataset: str, limit: int | None) -> _T
     inputs: list[str] = []
     instances: list[Instance] = []
     skipped = dropped = 0
-    for row, (text, target, choices) in enumerate(_rows(path)):
+    for row, (text, target, choices) in enumerate(hub_rows(path)):
         full = limit is not None and len(instances) >= limit
-        if full and row >= _TEMPLATE_ROWS:
+        if full and row >= TEMPLATE_ROWS:
             break
-        if row < _TEMPLATE_ROWS:
+        if row < TEMPLATE_ROWS:
             inputs.append(text)
         if full:
             continue
@@ -220,25 +199,5 @@ def _read_template(path: Path, name: str, dataset: str, limit: int | None) -> _T
         instances.append(Instance(f"{name}-{row}", text, (target,), choices))
     if not inputs:
         raise DataError(f"{path}: expected rows, one JSON object a line, got an empty file")
-    instruction = shared_text(inputs).strip()
-    own = name[len(dataset) :].strip("_") or name
-    words = " ".join(own.replace("_", " ").split())
-    return _Template(Task(name, dataset, instruction or words, tuple(instances)), not instruction, skipped, dropped)
-
-
-def _rows(path: Path) -> Iterator[tuple[str, str, tuple[str, ...] | None]]:
-    """Input, target and choices of every row; the latter two stripped."""
-    try:
-        with path.open("rb") as file:
-            for where, fields in json_lines(file, path):
-                text = required(fields, "inputs_pretokenized", where)
-                target = required(fields, "targets_pretokenized", where)
-                choices = fields.get("answer_choices")
-                yield (
-                    as_text(text, "inputs_pretokenized", where, filled=True),
-                    as_text(target, "targets_pretokenized", where).strip(),
-                    # The hub writes no choices as null or as an empty list.
-                    tuple(c.strip() for c in as_texts(choices, "answer_choices", where)) if choices else None,
-                )
-    except OSError as fault:
-        raise DataError(f"{path}: cannot be read ({fault.strerror})") from fault
+    instruction, named = instruction_of(inputs, name, dataset)
+    return _Template(Task(name, dataset, instruction, tuple(instances)), named, skipped, dropped)

@@ -147,20 +147,25 @@ def clustered_bootstrap_interval(
     seed: int,
     resamples: int = 1000,
     level: float = 0.95,
+    weights: Values | None = None,
 ) -> tuple[float, float]:
     """Bootstrap interval of the mean of `values` when clusters (tasks) are drawn, each with all its values.
 
     `clusters` names the cluster of each value. Instances of one task are alike, so this interval is the one
-    that speaks of unseen tasks. Raises `ValueError` as `bootstrap_interval` does, and on lengths that differ.
+    that speaks of unseen tasks. With `weights`, positive ones, it is of the weighted mean. Raises `ValueError`
+    as `bootstrap_interval` does, and on lengths that differ.
     """
     array = _checked(values, resamples, level)
     if len(clusters) != len(array):
         raise ValueError(f"expected a cluster for each of {len(array)} values, got {len(clusters)}")
+    shares = np.ones_like(array) if weights is None else _checked(weights, resamples, level)
+    if len(shares) != len(array) or (shares <= 0).any():
+        raise ValueError(f"expected a positive weight for each of {len(array)} values, got {weights}")
     numbers: dict[Hashable, int] = {}
     member = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
     sums = np.zeros(len(numbers))
-    np.add.at(sums, member, array)
-    return _interval(sums, np.bincount(member).astype(np.float64), seed, resamples, level)
+    np.add.at(sums, member, array * shares)
+    return _interval(sums, np.bincount(member, weights=shares).astype(np.float64), seed, resamples, level)
 
 
 def _checked(values: Values, resamples: int, level: float) -> FloatArray:
