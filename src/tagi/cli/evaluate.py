@@ -50,6 +50,7 @@ def evaluate(
     Examples:
       tagi evaluate toy toy --conditions --channels
       tagi evaluate runs/sni sni-small --set data.path=natural-instructions --limit 20 --out scores
+      tagi evaluate runs/p3 p3-small --set data.test_path=p3/eval --set data.templates=p3/templates --limit 50
       tagi evaluate runs/sni sni-small --set data.path=natural-instructions --tasks 'task1*' --out scores-1
     """
     from tagi.cli.quiet import quiet
@@ -78,6 +79,21 @@ def evaluate(
 
         print_table(category_rows(record["results"]["right"]), as_json=False)
     print_table(condition_rows(record), as_json=False)
+    for line in _rank_lines(record["results"]["right"]):
+        typer.echo(line)
+
+
+def _rank_lines(result: dict[str, Any]) -> list[str]:
+    """Of rank classification: how choices were scored, ties, and the averages of P3's evaluation sets."""
+    if "choice_score" not in result:
+        return []
+    averages = [
+        f"{name}: {average['value']:.1f}"
+        if average["value"] is not None
+        else f"{name}: not given, missing {', '.join(average['missing'])}"
+        for name, average in result.get("averages", {}).items()
+    ]
+    return [f"choices by the {result['choice_score']} of their log-probabilities, {result['ties']} ties", *averages]
 
 
 def condition_rows(record: dict[str, Any]) -> list[dict[str, Any]]:

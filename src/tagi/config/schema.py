@@ -203,12 +203,15 @@ class DataSettings(Table):
 class EvaluationSettings(Table):
     """How predictions are made for scoring; `limit` is instances per task.
 
-    A choice's score is the log-probability of its tokens: their sum, or their mean.
+    `metric`: "exact" equality, "rouge" (ROUGE-L and exact match as Tk-Instruct scores them) or "rank" of the choices;
+    by default exact for toy, rank for P3's evaluation sets, rouge for the others. A choice's score is the
+    log-probability of its tokens: their sum, or their mean.
     """
 
     batch_size: Count = 32
     max_new_tokens: Count = 128
     num_beams: Count = 1
+    metric: Literal["exact", "rouge", "rank"] | None = None
     choice_score: Literal["sum", "mean"] = "sum"
     limit: Count | None = None
 

@@ -20,15 +20,18 @@ from tagi.data.digest import tasks_digest
 from tagi.data.task import Task
 from tagi.errors import ConfigError, InputError
 from tagi.evaluation.conditions import INSTRUCTIONS, Condition, conditions
+from tagi.evaluation.p3_scores import p3_averages
+from tagi.evaluation.ranking import ByRank
 from tagi.evaluation.scoring import Advance, InWords, Scoring
 from tagi.evaluation.task_log import TaskLog
 from tagi.files import write_text
 from tagi.methods import TAGI, Method, load_method
 from tagi.pipeline.finding import find_checkpoint
 from tagi.pipeline.records import RECORD, write_record
-from tagi.pipeline.tasks import LoadedTasks, load_tasks
+from tagi.pipeline.tasks import LoadedTasks, Split, load_tasks
 from tagi.training import fingerprint
 
+_METRICS = {"toy": "exact", "sni": "rouge", "p3": "rank", "jsonl": "rouge"}
 _CLAIM = "evaluation.json"
 """What an evaluation is of, written before its first answer, so that only the same one goes on with its files."""
 
@@ -84,6 +87,9 @@ def evaluate(
         }
         for condition in conditions(method, tasks, asked.conditions)
     }
+    if recipe.data.source == "p3" and isinstance(scoring, ByRank):
+        for result in results.values():
+            result["averages"] = p3_averages(result)
     content = {
         "kind": "evaluation",
         "evaluation": identity,
@@ -101,20 +107,23 @@ def evaluate(
 
 def validation_score(method: Method, tasks: Sequence[Task], recipe: Recipe) -> float:
     """Mean score in percent over held-out tasks with their own instruction: ROUGE-L, or exact matches of toy tasks."""
-    scoring = scoring_of(recipe)
+    scoring = scoring_of(recipe, "validation")
     (right,) = conditions(method, tasks, INSTRUCTIONS[:1])
     summary = scoring.summarize(_given(method, right, tasks, scoring, None, False))
     return float(summary["overall"][summary["metric"]])
 
 
-def scoring_of(recipe: Recipe) -> Scoring[Any]:
-    """How the recipe's tasks are scored."""
+def scoring_of(recipe: Recipe, split: Split = "test") -> Scoring[Any]:
+    """How the recipe's tasks are scored: as it says, else as is usual for their source.
+
+    Training tasks of P3 are not all classification: held-out ones are scored by ROUGE.
+    """
     settings = recipe.evaluation
+    metric = settings.metric or _METRICS[recipe.data.source]
+    if metric == "rank" and (split == "test" or settings.metric):
+        return ByRank(settings.batch_size, settings.choice_score)
     return InWords(
-        "exact" if recipe.data.source == "toy" else "rouge",
-        settings.batch_size,
-        settings.max_new_tokens,
-        settings.num_beams,
+        "exact" if metric == "exact" else "rouge", settings.batch_size, settings.max_new_tokens, settings.num_beams
     )
 
 

@@ -51,7 +51,7 @@ def plan(recipe: Recipe, out: Path, folder_of: FolderOf | None = None) -> list[S
         steps[stage] = Step(stage, folder_of(stage, stage, sources), stage, sources)
         folders[stage] = steps[stage].folder
     scored: list[Stage] = [stage for stage in ("finetune", "metatrain") if stage in steps]
-    if recipe.data.source == "p3":  # its reader is for training: there are no test tasks to score
+    if recipe.data.source == "p3" and recipe.data.test_path is None:  # nothing to score on
         scored = []
     return [*steps.values(), *(_evaluation(steps[stage], folder_of) for stage in scored)]
 

@@ -9,6 +9,7 @@ from tagi.config import Recipe
 from tagi.data.batches import hold_out, with_shuffled_inputs
 from tagi.data.jsonl import read_jsonl
 from tagi.data.p3 import read_p3
+from tagi.data.p3_eval import read_p3_eval
 from tagi.data.sni import read_sni
 from tagi.data.splits import compare_with_table10, limit_to_split
 from tagi.data.task import Task
@@ -56,7 +57,7 @@ def _read(recipe: Recipe, split: Literal["train", "test"]) -> LoadedTasks:
     count = data.instances_per_task if split == "train" else data.test_instances_per_task
     if data.source == "p3":
         if split == "test":
-            raise ConfigError("data.source: expected a source with test tasks, got 'p3', whose reader is for training")
+            return _read_p3_tests(recipe)
         rendered = read_p3(Path(str(data.path)), instances_per_task=count)
         return LoadedTasks(_shuffled(recipe, rendered.tasks), rendered.summary(), rendered.warning)
     if data.source == "sni":
@@ -76,6 +77,17 @@ def _read(recipe: Recipe, split: Literal["train", "test"]) -> LoadedTasks:
             for task in read_jsonl(Path(str(data.path)), require_instances=True)
         )
     return LoadedTasks(_shuffled(recipe, tasks), _summary(data.source, split, tasks))
+
+
+def _read_p3_tests(recipe: Recipe) -> LoadedTasks:
+    data = recipe.data
+    if data.test_path is None:
+        raise ConfigError("data.test_path: expected a folder of P3's evaluation sets to score on, got nothing")
+    templates = None if data.templates is None else Path(data.templates)
+    read = read_p3_eval(
+        Path(data.test_path), templates=templates, prompts=data.prompts, limit=data.test_instances_per_task
+    )
+    return LoadedTasks(_shuffled(recipe, read.tasks), read.summary(), read.warning)
 
 
 def _summary(source: str, split: Split, tasks: tuple[Task, ...]) -> dict[str, Any]:
