@@ -1,6 +1,6 @@
 """Language models as backbones."""
 
-from tagi.backbones.load import build_t5, load_backbone, locate, make_backbone, t5_config
+from tagi.backbones.load import build_t5, load_backbone, load_tokenizer, locate, make_backbone, t5_config
 from tagi.backbones.protocol import (
     Backbone,
     BaseModel,
@@ -23,6 +23,7 @@ __all__ = [
     "count_parameters",
     "initial_factors",
     "load_backbone",
+    "load_tokenizer",
     "locate",
     "make_backbone",
     "score_cached",

@@ -79,10 +79,7 @@ def load_backbone(
 
 def make_backbone(config: dict[str, Any], tokenizer: str, seed: int, folder: Path) -> Path:
     """Write a randomly initialised T5 of the given `T5Config` fields, with a tokenizer, as a backbone."""
-    try:
-        tokens = AutoTokenizer.from_pretrained(tokenizer)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"backbone.tokenizer: cannot load {tokenizer!r}: {first_line(error)}") from error
+    tokens = load_tokenizer(tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_t5(config)
@@ -95,6 +92,14 @@ def make_backbone(config: dict[str, Any], tokenizer: str, seed: int, folder: Pat
         model.save_pretrained(temporary)
         tokens.save_pretrained(temporary)
     return folder
+
+
+def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
+    """A tokenizer alone: a built-in backbone's, a folder's or the hub's. Raises `ConfigError` if there is none."""
+    try:
+        return AutoTokenizer.from_pretrained(locate(name), revision=revision or "main")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"backbone.tokenizer: cannot load {name!r}: {first_line(error)}") from error
 
 
 def build_t5(fields: dict[str, Any]) -> T5ForConditionalGeneration:

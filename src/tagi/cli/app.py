@@ -11,6 +11,7 @@ from tagi.cli import recipes
 from tagi.cli.demo import demo
 from tagi.cli.describe import describe
 from tagi.cli.evaluate import evaluate
+from tagi.cli.flops import flops
 from tagi.cli.generate import generate
 from tagi.cli.predict import predict
 from tagi.cli.run import run
@@ -47,7 +48,7 @@ def _options(
 
 
 # The commands, in the order of the help: one module for each, or for each group.
-for _command in (demo, generate, predict, train, run, sweep, evaluate, describe):
+for _command in (demo, generate, predict, train, run, sweep, evaluate, describe, flops):
     app.command()(_command)
 app.add_typer(recipes.app, name="recipes")
 

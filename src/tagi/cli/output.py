@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,6 +36,14 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     if not console.is_terminal:  # nobody's screen to fit: numbers are not cut
         console.width = _PIPED_WIDTH
     console.print(table)
+
+
+def refuse_used(out: Path | None) -> None:
+    """Raise `InputError` if `--out` names a file, or a folder that holds something."""
+    from tagi.errors import InputError
+
+    if out is not None and out.exists() and (out.is_file() or any(out.iterdir())):
+        raise InputError(f"--out: expected a new folder, got {out}, which is a file or holds files")
 
 
 def print_json(value: Any) -> None:

@@ -1,9 +1,21 @@
 """Methods: ways to do tasks from instructions, behind one protocol."""
 
 from tagi.methods.concatenation import Concatenation
+from tagi.methods.costs import Components, Cost, Lengths
 from tagi.methods.denoiser import Denoiser
 from tagi.methods.load import load_method, start_from
 from tagi.methods.protocol import Method, Trainable
 from tagi.methods.tagi import TAGI
 
-__all__ = ["TAGI", "Concatenation", "Denoiser", "Method", "Trainable", "load_method", "start_from"]
+__all__ = [
+    "TAGI",
+    "Components",
+    "Concatenation",
+    "Cost",
+    "Denoiser",
+    "Lengths",
+    "Method",
+    "Trainable",
+    "load_method",
+    "start_from",
+]

@@ -18,9 +18,11 @@ from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.data.text import TextEncoder, TextSettings
 from tagi.errors import CheckpointError
+from tagi.methods.costs import Cost, Lengths
 from tagi.methods.lora import LoraShape, inject_lora
 from tagi.methods.losses import prediction_loss
 from tagi.methods.protocol import Batch, Method
+from tagi.methods.t5_costs import T5Shapes, concatenation_cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +124,11 @@ class Concatenation(Method):
                 sequences.append(self.text.concatenated(task.instruction, task.examples, text, truncate=truncate))
         ids, mask = self.text.batch(sequences)
         return ids.to(self.backbone.device), mask.to(self.backbone.device)
+
+    def cost(self, lengths: Lengths) -> Cost:
+        """Instruction and input read together for every example; a LoRA is not merged."""
+        shapes = T5Shapes.of(self.backbone.model.config)
+        return concatenation_cost(shapes, lengths, None if self.lora is None else self.lora.rank)
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
         """Write the trained tensors; the base model by name and revision."""

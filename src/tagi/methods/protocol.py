@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tagi.backbones import Reduction
 from tagi.data.task import Task
 from tagi.data.text import TextEncoder
+from tagi.methods.costs import Cost, Lengths
 
 Batch = dict[str, Tensor]
 
@@ -75,6 +76,10 @@ class Method(Trainable):
         truncate: bool = False,
     ) -> list[list[float]]:
         """Log-probability of every choice of every input, end of sequence included."""
+
+    @abstractmethod
+    def cost(self, lengths: Lengths) -> Cost:
+        """FLOPs of answering a task's inputs, its own work included: from shapes alone, weights are not read."""
 
     @classmethod
     @abstractmethod

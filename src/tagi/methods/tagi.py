@@ -20,9 +20,11 @@ from tagi.hypernetwork import (
     save_generator,
     score,
 )
+from tagi.methods.costs import Cost, Lengths
 from tagi.methods.losses import contrast_loss, prediction_loss, row_losses
 from tagi.methods.objective import Objective
 from tagi.methods.protocol import Batch, Method
+from tagi.methods.t5_costs import T5Shapes, tagi_cost
 
 
 class TAGI(Method):
@@ -148,6 +150,11 @@ class TAGI(Method):
         device = self.generator.backbone.device
         ids, mask = self.text.batch([self.text.input(text, truncate=truncate) for text in inputs])
         return rows_runner(self.generator, states, rows.to(device)), ids.to(device), mask.to(device)
+
+    def cost(self, lengths: Lengths, *, merged: bool = True) -> Cost:
+        """The instruction's work once, then the input alone; LoRA `merged`, as in `TaskAdapter`, or as in `predict`."""
+        backbone, settings = self.generator.backbone, self.generator.settings
+        return tagi_cost(T5Shapes.of(backbone.model.config), backbone.sites, settings, lengths, merged=merged)
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
         """Write the generator."""

@@ -1,6 +1,7 @@
 """What the commands do: recipes in, checkpoints, records and tables out."""
 
 from tagi.pipeline.building import Sources
+from tagi.pipeline.costing import flops
 from tagi.pipeline.describing import describe
 from tagi.pipeline.estimating import estimate
 from tagi.pipeline.evaluating import Asked, evaluate
@@ -17,6 +18,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "find_checkpoint",
+    "flops",
     "load_tasks",
     "run",
     "train_stage",

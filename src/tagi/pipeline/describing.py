@@ -32,10 +32,9 @@ def describe(name: str, recipe: Recipe) -> dict[str, Any]:
 
     No weights are made or loaded.
     """
-    fields = _fields(name, recipe)
     settings = generator_settings(recipe)
+    backbone = shapes_of(name, recipe)
     with torch.device("meta"):
-        backbone = T5Backbone(build_t5(fields), _NoTokenizer(), BaseModel(name, "no weights"))
         generator = Generator(backbone, settings, TextSettings())
     total, tuned = count_parameters(backbone), count_parameters(backbone, trained=True)
     hypernetwork = count_parameters(generator.hypernetwork)
@@ -57,6 +56,13 @@ def describe(name: str, recipe: Recipe) -> dict[str, Any]:
         "backbone_frozen": total - tuned,
         "trained": hypernetwork + fusion + tuned,
     }
+
+
+def shapes_of(name: str, recipe: Recipe) -> T5Backbone:
+    """`name` (a published T5 or the recipe's own backbone) without weights, on torch's meta device."""
+    fields = _fields(name, recipe)
+    with torch.device("meta"):
+        return T5Backbone(build_t5(fields), _NoTokenizer(), BaseModel(name, "no weights"))
 
 
 def _fields(name: str, recipe: Recipe) -> dict[str, Any]:

@@ -1,0 +1,28 @@
+"""How long tasks' texts are, in tokens as methods read them: what costs are computed from."""
+
+from statistics import fmean
+
+from tagi.data.task import Task
+from tagi.data.text import TextEncoder
+from tagi.errors import DataError
+from tagi.methods import Lengths
+
+
+def task_lengths(text: TextEncoder, task: Task, examples: int = 100) -> Lengths:
+    """Tokens of a task's instruction with its demonstrations, and means over its instances.
+
+    Of the input, of the outputs (an instance with several counts with their mean), and of instruction and input in one
+    text. Special tokens count, and texts over their limits are cut, as in evaluation. `examples` inputs are then to be
+    answered, however many were measured. Raises `DataError` for a task without instances.
+    """
+    if not task.instances:
+        raise DataError(f"{task.name}: expected instances to measure, got none")
+    instruction, shown = task.instruction, task.examples
+    inputs = [instance.input for instance in task.instances]
+    return Lengths(
+        instruction=len(text.instruction(instruction, shown, truncate=True)),
+        input=fmean(len(text.input(one, truncate=True)) for one in inputs),
+        output=fmean(fmean(len(text.target(one)) for one in instance.outputs) for instance in task.instances),
+        examples=examples,
+        concatenated=fmean(len(text.concatenated(instruction, shown, one, truncate=True)) for one in inputs),
+    )

@@ -1,0 +1,132 @@
+"""FLOPs of methods on a T5, from its shapes alone.
+
+Answers are decoded greedily with a cache, one token a step: step j attends to j positions of its own and to all of the
+encoder's output, so that o tokens make o(o + 1)/2 pairs in self-attention (o^2 where a target is teacher-forced at
+once). The encoder attends both ways: L^2 pairs for L tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tagi.backbones import Site
+from tagi.hypernetwork import GeneratorSettings
+from tagi.methods.costs import Components, Cost, Lengths, Number
+from tagi.methods.generation_costs import applying_flops, generation_flops, merging_flops
+
+
+@dataclass(frozen=True, slots=True)
+class T5Shapes:
+    """What a T5's arithmetic depends on; `inner` is heads x d_kv, `gated` a feed-forward of three matrices, not two."""
+
+    d_model: int
+    inner: int
+    d_ff: int
+    gated: bool
+    encoder_layers: int
+    decoder_layers: int
+    vocabulary: int
+
+    @classmethod
+    def of(cls, config: Any) -> "T5Shapes":
+        """The shapes of a transformers `T5Config` or `MT5Config`."""
+        return cls(
+            d_model=config.d_model,
+            inner=config.num_heads * config.d_kv,
+            d_ff=config.d_ff,
+            gated=config.is_gated_act,
+            encoder_layers=config.num_layers,
+            decoder_layers=config.num_decoder_layers,
+            vocabulary=config.vocab_size,
+        )
+
+    def encoder(self, tokens: Number) -> Number:
+        """All encoder layers over one text."""
+        layer = self.projections(4, tokens) + self.attention(tokens, tokens) + self._feed_forward(tokens)
+        return self.encoder_layers * layer
+
+    def fusion_memory(self, tokens: Number) -> Number:
+        """Keys and values of all fusion layers over an instruction."""
+        return self.encoder_layers * self.projections(2, tokens)
+
+    def fusion(self, tokens: Number, memory: Number) -> Number:
+        """Queries, attention and output of all fusion layers: a text of `tokens` over an instruction of `memory`."""
+        return self.encoder_layers * (self.projections(2, tokens) + self.attention(tokens, memory))
+
+    def decoder_memory(self, tokens: Number) -> Number:
+        """Keys and values of all cross-attentions over `tokens` of what the decoder reads."""
+        return self.decoder_layers * self.projections(2, tokens)
+
+    def decoder(self, tokens: Number, memory: Number) -> Number:
+        """All decoder layers, step by step for `tokens`, over `memory` whose keys and values are there."""
+        own = self.projections(4, tokens) + self.attention((tokens + 1) / 2, tokens)
+        cross = self.projections(2, tokens) + self.attention(tokens, memory)
+        return self.decoder_layers * (own + cross + self._feed_forward(tokens))
+
+    def head(self, tokens: Number) -> Number:
+        """Scores of the whole vocabulary for every token."""
+        return 2 * tokens * self.d_model * self.vocabulary
+
+    def lora(self, rank: int, read: Number, written: Number) -> Number:
+        """Unmerged LoRA on every query and value projection: over `read` tokens encoded, `written` tokens decoded.
+
+        The decoder's cross-attention projects queries of what is written and values of what is read.
+        """
+        positions = self.encoder_layers * 2 * read + self.decoder_layers * (3 * written + read)
+        return applying_flops(self.d_model, self.inner, rank, positions)
+
+    def lora_memory(self, rank: int, tokens: Number) -> Number:
+        """Unmerged LoRA on the values of all cross-attentions over an instruction."""
+        return self.decoder_layers * applying_flops(self.d_model, self.inner, rank, tokens)
+
+    def projections(self, count: int, tokens: Number) -> Number:
+        """`count` of query, key, value and output."""
+        return count * 2 * tokens * self.d_model * self.inner
+
+    def attention(self, queries: Number, keys: Number) -> Number:
+        """Scores of every pair, and the sums of values that they weigh."""
+        return 2 * 2 * queries * keys * self.inner
+
+    def _feed_forward(self, tokens: Number) -> Number:
+        return (3 if self.gated else 2) * 2 * tokens * self.d_model * self.d_ff
+
+
+def concatenation_cost(shapes: T5Shapes, lengths: Lengths, lora_rank: int | None = None) -> Cost:
+    """Instruction and input encoded together for every example (Tk-Instruct, No FT); `lora_rank` of one not merged."""
+    read, written = lengths.prompt, lengths.output
+    each = Components(
+        adapter=0 if lora_rank is None else shapes.lora(lora_rank, read, written),
+        encoder=shapes.encoder(read),
+        decoder=shapes.decoder_memory(read) + shapes.decoder(written, read),
+        head=shapes.head(written),
+    )
+    return Cost(Components(), each, lengths.examples)
+
+
+def tagi_cost(
+    shapes: T5Shapes, sites: Sequence[Site], settings: GeneratorSettings, lengths: Lengths, *, merged: bool = True
+) -> Cost:
+    """The instruction encoded and its adapter generated once, then the input alone for every example.
+
+    Keys and values over the instruction, of fusion and of the decoder, are computed once. With `merged` the LoRA is
+    added to the weights once, as `TaskAdapter` does, and costs nothing more; else its products run beside the sites',
+    as `TAGI.predict` does, whose batches may mix tasks. The decoder's values over the instruction are made before
+    merging, in either case by LoRA's own products.
+    """
+    seen, read, written = lengths.instruction, lengths.input, lengths.output
+    kept = seen if settings.concatenates else 0
+    once = Components(
+        instruction=shapes.encoder(seen),
+        generation=generation_flops(sites, shapes.d_model, settings, seen),
+        adapter=shapes.lora_memory(settings.rank, kept) + (merging_flops(sites, settings.rank) if merged else 0),
+        fusion=shapes.fusion_memory(seen) if settings.fuses else 0,
+        decoder=shapes.decoder_memory(kept),
+    )
+    each = Components(
+        adapter=0 if merged else shapes.lora(settings.rank, read, written),
+        fusion=shapes.fusion(read, seen) if settings.fuses else 0,
+        encoder=shapes.encoder(read),
+        decoder=shapes.decoder_memory(read) + shapes.decoder(written, kept + read),
+        head=shapes.head(written),
+    )
+    return Cost(once, each, lengths.examples)
