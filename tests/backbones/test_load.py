@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tagi.backbones import BaseModel, build_t5, load_backbone, locate, make_backbone
-from tagi.backbones.load import folder_revision
+from tagi.backbones import BaseModel, CausalBackbone, T5Backbone, build_t5, load_backbone, locate, make_backbone
+from tagi.backbones.load import CAUSAL, folder_revision
 from tagi.errors import CheckpointError, ConfigError, TagiError
+from tests.causal_models import causal_tokenizer, tiny_causal_model
 from tests.models import DECODER, ENCODER, SIZES, tiny_model, tokenizer
 
 WEIGHTS = "model.safetensors"
@@ -86,9 +87,38 @@ def test_a_hub_name_without_a_network_is_one_line() -> None:
 
 def test_another_kind_of_model_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "bart"}')
-    assert "expected a model of type mt5, t5, got 'bart'" in fault(ConfigError, str(folder))
+    supported = ", ".join(sorted(["t5", "mt5", *CAUSAL]))
+    assert f"{folder}: expected a model of type {supported}, got 'bart'" == fault(ConfigError, str(folder))
     (folder / "config.json").write_text('{"model_type": "unheard-of"}')
     assert "unheard-of" in fault(ConfigError, str(folder))
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_a_decoder_only_model_is_loaded_and_pinned(kind: str, tmp_path: Path) -> None:
+    model = tiny_causal_model(kind)
+    model.save_pretrained(tmp_path)
+    causal_tokenizer().save_pretrained(tmp_path)
+    backbone = load_backbone(str(tmp_path), revision=folder_revision(tmp_path), dropout=0.3)
+    assert isinstance(backbone, CausalBackbone)
+    assert backbone.identity == BaseModel(str(tmp_path), folder_revision(tmp_path))
+    assert type(backbone.model) is type(model)
+    own = model.state_dict()
+    assert all(torch.equal(tensor, own[name]) for name, tensor in backbone.model.state_dict().items())
+    rates = {name: rate for name, rate in backbone.model.config.to_dict().items() if re.search("dropout|pdrop", name)}
+    other = {name for name in rates if re.search("classifier|summary", name)}  # of heads that are not there
+    assert {rate for name, rate in rates.items() if name not in other} == {0.3}
+    assert backbone.tokenizer.get_vocab().items() >= causal_tokenizer().get_vocab().items()  # Qwen's adds padding
+    assert not backbone.model.training
+    typed = load_backbone(str(tmp_path), CausalBackbone, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in typed.parameters()} == {torch.bfloat16}
+    message = fault(ConfigError, str(tmp_path), family=T5Backbone)
+    assert message == f"{tmp_path}: expected a model of type mt5, t5, got {kind!r}"
+
+
+def test_an_encoder_decoder_is_no_causal_model(backbone_folder: Path) -> None:
+    assert isinstance(load_backbone(str(backbone_folder), T5Backbone), T5Backbone)
+    message = fault(ConfigError, str(backbone_folder), family=CausalBackbone)
+    assert message == f"{backbone_folder}: expected a model of type {', '.join(CAUSAL)}, got 't5'"
 
 
 def drop_tensor(folder: Path) -> None:

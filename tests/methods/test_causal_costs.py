@@ -15,12 +15,18 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from tagi.methods import Lengths
+from tagi.data.text import TextSettings
+from tagi.errors import ConfigError
+from tagi.methods import CausalConcatenation, Lengths
 from tagi.methods.causal_costs import CausalShapes, causal_concatenation_cost
+from tagi.methods.lora import LoraShape
+from tests import causal_models
 from tests.methods.counting import counting
 
 SEEN, READ, WRITTEN = 13, 7, 5
 """Tokens of instruction, input and answer."""
+
+TEXT = TextSettings(encoding="plain", max_input_tokens=29, max_target_tokens=7)
 
 GPT2 = CausalShapes(d_model=24, inner=24, key_value=24, d_ff=37, gated=False, layers=3, vocabulary=101)
 OPT = CausalShapes(d_model=20, inner=20, key_value=20, d_ff=33, gated=False, layers=2, vocabulary=89)
@@ -83,3 +89,36 @@ def test_a_measured_prompt_may_be_shorter_than_its_parts() -> None:
         assert found == causal_concatenation_cost(OPT, wanted, prefix_cached=cached)
     cut = replace(lengths, concatenated=SEEN - 3)
     assert causal_concatenation_cost(OPT, cut, prefix_cached=True).once.instruction == OPT.read(SEEN - 3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_shapes_are_found_in_a_model(name: str) -> None:
+    make, shapes = MODELS[name]
+    with torch.device("meta"):
+        assert CausalShapes.of(make()) == shapes
+
+
+@pytest.mark.parametrize("kind", causal_models.MODELS)
+@pytest.mark.parametrize("rank", [None, 2])
+def test_a_method_costs_what_it_does(kind: str, rank: int | None) -> None:
+    if rank is not None and kind in causal_models.FUSED:
+        with pytest.raises(ConfigError):
+            CausalConcatenation(causal_models.tiny_causal(kind), TEXT, LoraShape(rank, 3.0))
+        return
+    fields = {"word_embed_proj_dim": causal_models.HIDDEN} if kind == "opt" else {}
+    backbone = causal_models.tiny_causal(kind, **fields)
+    lora = None if rank is None else LoraShape(rank, 3.0)
+    method = CausalConcatenation(backbone, TEXT, lora).eval()
+    ids, mask = torch.randint(3, 80, (1, SEEN + READ)), torch.ones(1, SEEN + READ, dtype=torch.bool)
+    labels = torch.randint(3, 80, (1, 1))
+    with counting() as counted:
+        backbone.logits(ids, mask, labels)  # what gives the first token of an answer
+    cost = method.cost(Lengths(SEEN, READ, 1, 9))
+    assert cost.once.total == 0
+    assert cost.each.total == counted.total
+    assert (cost.each.adapter > 0) == (rank is not None)
+
+
+def test_layers_of_another_kind_are_not_costed() -> None:
+    with pytest.raises(ConfigError, match=r"FLOPs: expected layers .*got 'opt' with"):
+        CausalShapes.of(causal_models.tiny_causal("opt").model)

@@ -197,7 +197,8 @@ def test_a_method_that_is_not_known(backbone_folder: Path, tmp_path: Path) -> No
         Concatenation.load(tmp_path / "two")
     config = tmp_path / "one" / "config.json"
     config.write_text(config.read_text().replace('"concatenation"', '"telepathy"'))
-    with pytest.raises(CheckpointError, match="expected a method among tagi, concatenation, got 'telepathy'"):
+    known = "tagi, concatenation, causal-concatenation"
+    with pytest.raises(CheckpointError, match=f"expected a method among {known}, got 'telepathy'"):
         load_method(tmp_path / "one")
 
 

@@ -1,5 +1,6 @@
 """Language models as backbones."""
 
+from tagi.backbones.causal import CausalBackbone, Prefix, score_after
 from tagi.backbones.load import build_t5, load_backbone, load_tokenizer, locate, make_backbone, t5_config
 from tagi.backbones.protocol import (
     Backbone,
@@ -10,22 +11,27 @@ from tagi.backbones.protocol import (
     count_parameters,
     initial_factors,
 )
+from tagi.backbones.scores import choice_scores
 from tagi.backbones.t5 import T5Backbone, score_cached
 
 __all__ = [
     "Backbone",
     "BaseModel",
+    "CausalBackbone",
     "KeysValues",
+    "Prefix",
     "Reduction",
     "Site",
     "T5Backbone",
     "build_t5",
+    "choice_scores",
     "count_parameters",
     "initial_factors",
     "load_backbone",
     "load_tokenizer",
     "locate",
     "make_backbone",
+    "score_after",
     "score_cached",
     "t5_config",
 ]

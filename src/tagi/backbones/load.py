@@ -5,20 +5,22 @@ import os
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
     MT5ForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
 )
 
-from tagi.backbones.protocol import BaseModel
+from tagi.backbones.causal import CausalBackbone
+from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.backbones.t5 import T5Backbone
 from tagi.errors import CheckpointError, ConfigError
 from tagi.files import new_folder
@@ -26,42 +28,98 @@ from tagi.files import new_folder
 BUILT_IN = {"toy": "toy-backbone"}
 """Backbones shipped inside the package: name -> folder under `tagi/assets`."""
 
-_ARCHITECTURES = {"t5": T5ForConditionalGeneration, "mt5": MT5ForConditionalGeneration}
+CAUSAL = (
+    "gemma",
+    "gemma2",
+    "gemma3_text",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "llama",
+    "mistral",
+    "opt",
+    "phi",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+)
+"""Types of decoder-only models that are tested to give every row of a padded batch what it gets alone."""
+
+_ARCHITECTURES: dict[str, tuple[type[Backbone], Any]] = {
+    "t5": (T5Backbone, T5ForConditionalGeneration),
+    "mt5": (T5Backbone, MT5ForConditionalGeneration),
+    **dict.fromkeys(CAUSAL, (CausalBackbone, AutoModelForCausalLM)),
+}
+_DROPOUTS = (
+    "attention_dropout",
+    "attn_pdrop",
+    "dropout",
+    "dropout_rate",
+    "embd_pdrop",
+    "embed_dropout",
+    "hidden_dropout",
+    "resid_dropout",
+    "resid_pdrop",
+)
+"""What configurations call the rates of their dropouts."""
 _IDENTITY = ("config.json", "*.safetensors", "*.bin")
 _CONTENT = "sha256:"
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
+B = TypeVar("B", bound=Backbone)
+
+
+class _Options(TypedDict, total=False):
+    revision: str | None
+    dtype: torch.dtype
+    tokenizer: str | None
+    relative_to: Path | None
+    dropout: float | None
+
+
+@overload
+def load_backbone(name: str, **options: Unpack[_Options]) -> Backbone: ...
+
+
+@overload
+def load_backbone(name: str, family: type[B], **options: Unpack[_Options]) -> B: ...
+
+
 def load_backbone(
     name: str,
+    family: type[Backbone] = Backbone,
     *,
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
     tokenizer: str | None = None,
     relative_to: Path | None = None,
     dropout: float | None = None,
-) -> T5Backbone:
+) -> Backbone:
     """Load a backbone and its tokenizer; nothing is fetched unless `name` is neither built in nor a folder.
 
-    `relative_to` is the folder of a checkpoint that names its backbone: a folder beside it is found wherever
-    the whole was moved. `dropout` replaces the model's own rate. A model of another `revision`, or a damaged
-    one, is a `CheckpointError`; one that cannot be found or used is a `ConfigError`.
+    What kind of backbone it is the model's configuration says; `family` accepts one kind alone. `relative_to` is
+    the folder of a checkpoint that names its backbone: a folder beside it is found wherever the whole was moved.
+    `dropout` replaces the model's own rates. A model of another `revision`, or a damaged one, is a
+    `CheckpointError`; one that cannot be found or used is a `ConfigError`.
     """
     source = locate(name, relative_to)
     if isinstance(source, str) and revision is not None and revision.startswith(_CONTENT):
         raise CheckpointError(f"expected the folder of base model {BaseModel(name, revision)}, got no such folder")
     config = _read_config(name, source, revision)
-    architecture = _ARCHITECTURES.get(config.model_type)
-    if architecture is None:
-        supported = ", ".join(sorted(_ARCHITECTURES))
+    usable = {kind: parts for kind, parts in _ARCHITECTURES.items() if issubclass(parts[0], family)}
+    if config.model_type not in usable:
+        supported = ", ".join(sorted(usable))
         raise ConfigError(f"{name}: expected a model of type {supported}, got {config.model_type!r}")
+    backbone, architecture = usable[config.model_type]
     found = folder_revision(source) if isinstance(source, Path) else str(config._commit_hash)
     # On the hub a branch or a tag names a commit; everywhere else the revision is what was found.
     named = isinstance(source, str) and revision is not None and not _COMMIT.fullmatch(revision)
     if revision not in (None, found) and not named:
         raise CheckpointError(f"expected base model {BaseModel(name, str(revision))}, got {name} ({found})")
     at = found if isinstance(source, str) else "main"
-    changed = {} if dropout is None else {"dropout_rate": dropout}
+    changed = {} if dropout is None else dict.fromkeys(config.to_dict().keys() & set(_DROPOUTS), dropout)
     try:
         model, report = architecture.from_pretrained(
             source, dtype=dtype, revision=at, output_loading_info=True, **changed
@@ -74,7 +132,7 @@ def load_backbone(
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise CheckpointError(f"{name}: expected all weights, got none for {missing[0]!r} ({len(missing)} such)")
-    return T5Backbone(model, tokens, BaseModel(name, found))
+    return backbone(model, tokens, BaseModel(name, found))
 
 
 def make_backbone(config: dict[str, Any], tokenizer: str, seed: int, folder: Path) -> Path:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +13,8 @@ from tagi.adapters import reenter
 
 Projection = Literal["q", "v"]
 Reduction = Literal["sum", "mean"]
+IGNORED = -100
+"""The label of what is no token of a target: padding."""
 KeysValues = list[tuple[Float[Tensor, "_row heads _token d_kv"], Float[Tensor, "_row heads _token d_kv"]]]
 """Keys and values of one attention per layer, `(row, heads, token, d_kv)`; rows and tokens are the caller's."""
 
@@ -46,6 +48,24 @@ class BaseModel:
         return f"{self.name} ({self.revision})"
 
 
+def find_sites(model: nn.Module, *, query: str, key: str, value: str) -> tuple[Site, ...]:
+    """Query and value projections of every attention: of every module with three linear layers so named.
+
+    Layers are numbered in the model's order. T5-base has 36 attentions (encoder self, decoder self, decoder
+    cross), so 72 sites.
+    """
+    sites: list[Site] = []
+    for path, attention in model.named_modules():
+        if not all(isinstance(getattr(attention, name, None), nn.Linear) for name in (query, key, value)):
+            continue
+        layer = len(sites) // 2
+        named: tuple[tuple[Projection, str], ...] = (("q", query), ("v", value))
+        for projection, name in named:
+            linear = cast(nn.Linear, getattr(attention, name))
+            sites.append(Site(f"{path}.{name}", layer, projection, linear.in_features, linear.out_features))
+    return tuple(sites)
+
+
 def initial_factors(sites: Sequence[Site], rank: int, seed: int) -> dict[str, Float[Tensor, "rank _d_in"]]:
     """A0 of every site by path: what all teachers' A, and the generator's, start from (B starts at zero).
 
@@ -66,6 +86,12 @@ class Backbone(nn.Module):
     identity: BaseModel
     sites: tuple[Site, ...]
     d_model: int
+
+    def __init__(self, model: Any, tokenizer: Any, identity: BaseModel) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.identity = identity
 
     @property
     def site_modules(self) -> Mapping[str, nn.Module]:

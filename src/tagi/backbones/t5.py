@@ -8,44 +8,16 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from tagi.backbones.protocol import Backbone, BaseModel, KeysValues, Projection, Reduction, Site
-
-_PROJECTIONS = ("q", "k", "v", "o")
-_ADAPTED: tuple[Projection, ...] = ("q", "v")
-
-
-def attention_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """Every attention of a model in its own order: modules with query, key, value and output projections."""
-    return [
-        (path, module)
-        for path, module in model.named_modules()
-        if all(isinstance(getattr(module, name, None), nn.Linear) for name in _PROJECTIONS)
-    ]
-
-
-def find_sites(model: nn.Module) -> tuple[Site, ...]:
-    """Query and value projections of every attention; layers are numbered in the model's order.
-
-    T5-base has 36 attentions (encoder self, decoder self, decoder cross), so 72 sites.
-    """
-    sites = []
-    for layer, (path, attention) in enumerate(attention_modules(model)):
-        for projection in _ADAPTED:
-            linear = cast(nn.Linear, getattr(attention, projection))
-            name = f"{path}.{projection}"
-            sites.append(Site(name, layer, projection, linear.in_features, linear.out_features))
-    return tuple(sites)
+from tagi.backbones.protocol import Backbone, BaseModel, KeysValues, Reduction, find_sites
+from tagi.backbones.scores import choice_scores
 
 
 class T5Backbone(Backbone):
     """A `T5ForConditionalGeneration` (or `MT5ForConditionalGeneration`) with its tokenizer."""
 
     def __init__(self, model: Any, tokenizer: Any, identity: BaseModel) -> None:
-        super().__init__()
-        self.model = model
-        self.tokenizer = tokenizer
-        self.identity = identity
-        self.sites = find_sites(model)
+        super().__init__(model, tokenizer, identity)
+        self.sites = find_sites(model, query="q", key="k", value="v")
         config = model.config
         self.d_model: int = config.d_model
         self.heads: int = config.num_heads
@@ -159,14 +131,8 @@ def score_cached(
     """
     choices = labels.shape[1]
     spread = [(keys.repeat_interleave(choices, 0), values.repeat_interleave(choices, 0)) for keys, values in cross]
-    flat = labels.flatten(0, 1)
-    logits = backbone.logits_from_cache(spread, mask.repeat_interleave(choices, 0), flat)
-    chosen = logits.float().log_softmax(-1).gather(-1, flat.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    counted = flat != -100
-    total = (chosen * counted).sum(-1)
-    if reduction == "mean":
-        total = total / counted.sum(-1).clamp(min=1)
-    return total.unflatten(0, (-1, choices))
+    logits = backbone.logits_from_cache(spread, mask.repeat_interleave(choices, 0), labels.flatten(0, 1))
+    return choice_scores(logits, labels, reduction)
 
 
 def _cross_cache(cross: KeysValues) -> EncoderDecoderCache:

@@ -42,6 +42,8 @@ class Encoding(ABC):
     positives: int = 0
     name: ClassVar[str]
     separator: ClassVar[str]
+    cue: ClassVar[str]
+    """What ends a text after which, in the same text, its answer follows."""
 
     def __post_init__(self) -> None:
         if self.positives < 0:
@@ -123,6 +125,14 @@ class Encoding(ABC):
             )
         return counting.decode(counting.ids(prompt)[: counting.limit])
 
+    def cued(self, prompt: str) -> str:
+        """`prompt` as a decoder-only model reads it: its cue last, no space after it.
+
+        The space belongs to the answer: most tokenizers write " cat" as one token.
+        """
+        text = prompt.rstrip()
+        return text if text.endswith(self.cue) else text + self.cue
+
     def _with_examples(self, text: str, examples: Sequence[Example], fits: Callable[[str], bool]) -> str:
         """The instruction with the first examples, up to the first that does not fit."""
         head = self._definition(text)
@@ -155,6 +165,7 @@ class TkInstructEncoding(Encoding):
 
     name: ClassVar[str] = "tk-instruct"
     separator: ClassVar[str] = ""
+    cue: ClassVar[str] = "\nOutput:"
 
     def _definition(self, text: str) -> str:
         return _closed("Definition: " + text) + "\n\n"
@@ -169,10 +180,14 @@ class TkInstructEncoding(Encoding):
 
 @dataclass(frozen=True)
 class PlainEncoding(Encoding):
-    """No template: `a` is the instruction and a line "input -> output" per example; `b` is the input."""
+    """No template: `a` is the instruction and a line "input -> output" per example; `b` is the input.
+
+    Its cue is that of the examples: where an answer follows, an input without one would not show its end.
+    """
 
     name: ClassVar[str] = "plain"
     separator: ClassVar[str] = "\n"
+    cue: ClassVar[str] = " ->"
 
     def _definition(self, text: str) -> str:
         return text

@@ -1,6 +1,6 @@
 """Text to padded token batches: what a method reads of tasks, under the limits it was made with."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tagi.data.encoding import Encoding, encoding_from_name
+from tagi.data.encoding import Encoding, Tokenizer, encoding_from_name
 from tagi.data.task import Example
-from tagi.errors import CheckpointError, InputError
+from tagi.errors import CheckpointError, ConfigError, InputError
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +52,22 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.settings = settings
         self.encoding: Encoding = encoding_from_name(settings.encoding, settings.positives)
+        # How an instruction, and a text that wants an answer, become tokens.
+        self._told: Tokenizer = tokenizer
+        self._asked: Tokenizer = tokenizer
 
     def instruction(self, text: str, examples: Sequence[Example] = (), *, truncate: bool = False) -> list[int]:
         """Token ids of `a`: the instruction with its demonstrations."""
         limit = self.settings.max_instruction_tokens
-        a = self.encoding.instruction(text, examples, tokenizer=self.tokenizer, limit=limit, truncate=truncate)
-        return self._ids(a, limit)
+        a = self.encoding.instruction(text, examples, tokenizer=self._told, limit=limit, truncate=truncate)
+        return self._ids(a, limit, self._told)
 
     def input(self, text: str, *, truncate: bool = False) -> list[int]:
         """Token ids of `b`."""
         _not_empty(text)
         limit = self.settings.max_input_tokens
-        return self._ids(self.encoding.input(text, tokenizer=self.tokenizer, limit=limit, truncate=truncate), limit)
+        b = self.encoding.input(text, tokenizer=self._asked, limit=limit, truncate=truncate)
+        return self._ids(b, limit, self._asked)
 
     def concatenated(
         self, instruction: str, examples: Sequence[Example], text: str, *, truncate: bool = False
@@ -72,13 +76,13 @@ class TextEncoder:
         _not_empty(text)
         limit = self.settings.max_input_tokens
         joined = self.encoding.concatenated(
-            instruction, examples, text, tokenizer=self.tokenizer, limit=limit, truncate=truncate
+            instruction, examples, text, tokenizer=self._asked, limit=limit, truncate=truncate
         )
-        return self._ids(joined, limit)
+        return self._ids(joined, limit, self._asked)
 
     def target(self, text: str) -> list[int]:
         """Token ids of an output, cut at its limit."""
-        return self._ids(text, self.settings.max_target_tokens)
+        return self._ids(text, self.settings.max_target_tokens, self.tokenizer)
 
     def decode(self, ids: Int[Tensor, "row token"]) -> list[str]:
         """Answers as text, without special tokens and surrounding space."""
@@ -102,22 +106,81 @@ class TextEncoder:
             labels[index, len(row) :] = -100
         return labels
 
-    def _ids(self, text: str, limit: int) -> list[int]:
+    def _ids(self, text: str, limit: int, tokens: Tokenizer) -> list[int]:
         # Cut here: a fast tokenizer keeps its truncation as state, which two threads may not change at once.
-        ids: list[int] = self.tokenizer(text)["input_ids"]
+        ids: list[int] = tokens(text)["input_ids"]
         if len(ids) <= limit:
             return ids
-        end = ids[-1:] if ids[-1] == self.tokenizer.eos_token_id else []
+        end = self._kept(ids, tokens)
         return ids[: limit - len(end)] + end
 
+    def _kept(self, ids: list[int], tokens: Tokenizer) -> list[int]:
+        """What ends a text and stays when the text is cut."""
+        return ids[-1:] if ids[-1] == self.tokenizer.eos_token_id else []
 
-def _pad(sequences: Sequence[list[int]], filler: int) -> tuple[Tensor, Tensor]:
+
+class CausalTextEncoder(TextEncoder):
+    """Texts for a decoder-only model, which writes its answer after the prompt in the same text.
+
+    A prompt starts as the tokenizer starts texts, ends with the encoding's cue and never with end-of-sequence; a
+    target goes on from there and always ends with it. Prompts are padded on the left, by end-of-sequence where the
+    tokenizer has no padding. A tokenizer without end-of-sequence is a `ConfigError`.
+    """
+
+    def __init__(self, tokenizer: Any, settings: TextSettings) -> None:
+        super().__init__(tokenizer, settings)
+        if tokenizer.eos_token_id is None:
+            raise ConfigError("expected a tokenizer with an end-of-sequence token, got one without")
+        self._told = _Unclosed(tokenizer)
+        self._asked = _Unclosed(tokenizer, self.encoding.cued)
+        self._cue: list[int] = self._after("x", self.encoding.cue)
+
+    def target(self, text: str) -> list[int]:
+        """Token ids of an output as they follow a prompt, with the space between, cut at its limit."""
+        text = text.strip()
+        ids = self._after(self.encoding.cue.strip(), f" {text}") if text else []
+        return [*ids[: self.settings.max_target_tokens - 1], self.tokenizer.eos_token_id]
+
+    def batch(self, sequences: Sequence[list[int]]) -> tuple[Int[Tensor, "row token"], Bool[Tensor, "row token"]]:
+        """Sequences padded on the left, and which entries are not padding."""
+        pad = self.tokenizer.pad_token_id
+        return _pad(sequences, self.tokenizer.eos_token_id if pad is None else pad, left=True)
+
+    def _kept(self, ids: list[int], tokens: Tokenizer) -> list[int]:
+        return self._cue if tokens is self._asked else []
+
+    def _after(self, before: str, text: str) -> list[int]:
+        """Token ids of `text` where it follows `before`: some tokenizers mark the start of every text."""
+        start, whole, alone = (
+            self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, before + text, text)
+        )
+        return whole[len(start) :] if whole[: len(start)] == start else alone
+
+
+@dataclass(frozen=True)
+class _Unclosed:
+    """A tokenizer whose texts go on: `finish` brings a text to its end, and no token closes it."""
+
+    tokenizer: Any
+    finish: Callable[[str], str] = str
+
+    def __call__(self, text: str, /) -> Mapping[str, Any]:
+        ids: list[int] = self.tokenizer(self.finish(text))["input_ids"]
+        return {"input_ids": ids[:-1] if ids[-1] == self.tokenizer.eos_token_id else ids}
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        return text
+
+
+def _pad(sequences: Sequence[list[int]], filler: int, *, left: bool = False) -> tuple[Tensor, Tensor]:
     length = max(len(sequence) for sequence in sequences)
     ids = torch.full((len(sequences), length), filler, dtype=torch.long)
     mask = torch.zeros(len(sequences), length, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
-        mask[row, : len(sequence)] = True
+        place = slice(length - len(sequence), length) if left else slice(len(sequence))
+        ids[row, place] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, place] = True
     return ids, mask
 
 

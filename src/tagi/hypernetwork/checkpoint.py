@@ -58,7 +58,7 @@ def load_generator(folder: Path, *, backbone: T5Backbone | None = None) -> Gener
         raise CheckpointError(f"{folder}: expected a generator, got a checkpoint of method {config['method']!r}")
     base = base_of(config)
     if backbone is None:
-        backbone = load_backbone(base.name, revision=base.revision, relative_to=folder)
+        backbone = load_backbone(base.name, T5Backbone, revision=base.revision, relative_to=folder)
     elif backbone.identity.revision != base.revision:
         raise CheckpointError(f"{folder}: expected base model {base}, got {backbone.identity}")
     generator = Generator(

@@ -1,5 +1,6 @@
 """Methods: ways to do tasks from instructions, behind one protocol."""
 
+from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.costs import Components, Cost, Lengths
 from tagi.methods.denoiser import Denoiser
@@ -9,6 +10,7 @@ from tagi.methods.tagi import TAGI
 
 __all__ = [
     "TAGI",
+    "CausalConcatenation",
     "Components",
     "Concatenation",
     "Cost",

@@ -6,8 +6,17 @@ position per token given.
 """
 
 from dataclasses import dataclass
+from typing import Any, cast
 
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from tagi.errors import ConfigError
 from tagi.methods.costs import Components, Cost, Lengths, Number
+
+_D_FF = ("intermediate_size", "ffn_dim", "n_inner")
+"""How configurations name the feed-forward's width; without one it is four times the model's."""
+_MATRICES = (nn.Linear, Conv1D)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +34,34 @@ class CausalShapes:
     gated: bool
     layers: int
     vocabulary: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "CausalShapes":
+        """The shapes of a transformers causal model, from its matrices: families name their sizes each in its own way.
+
+        Raises `ConfigError` where the matrices are not those of an attention and a feed-forward in every layer.
+        """
+        causal = cast(Any, model)
+        config = causal.config
+        heads: int = config.num_attention_heads
+        width: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+        shared: int = getattr(config, "num_key_value_heads", None) or heads
+        d_ff: int = next((size for name in _D_FF if (size := getattr(config, name, None))), 4 * config.hidden_size)
+        layers, inner, key_value = config.num_hidden_layers, heads * width, shared * width
+        attention = config.hidden_size * (2 * inner + 2 * key_value)
+        in_layers = sum(
+            part.weight.numel()
+            for path, part in causal.base_model.named_modules()
+            if isinstance(part, _MATRICES) and "lora_" not in path  # a LoRA's own are another component
+        )
+        matrices = (in_layers / layers - attention) / (config.hidden_size * d_ff)
+        if matrices not in (2, 3):
+            raise ConfigError(
+                "FLOPs: expected layers of an attention and a feed-forward of 2 or 3 matrices, got "
+                f"{config.model_type!r} with {matrices:.2f}"
+            )
+        vocabulary: int = causal.get_output_embeddings().weight.shape[0]
+        return cls(config.hidden_size, inner, key_value, d_ff, matrices == 3, layers, vocabulary)
 
     def read(self, tokens: Number, before: Number = 0) -> Number:
         """All layers over `tokens` at once, after `before` whose keys and values are there."""
@@ -45,13 +82,21 @@ class CausalShapes:
         return self.layers * (projections + attention + feed_forward)
 
 
-def causal_concatenation_cost(shapes: CausalShapes, lengths: Lengths, *, prefix_cached: bool) -> Cost:
-    """Instruction and input in one prompt: read anew for every example, or the instruction's keys and values kept."""
+def causal_concatenation_cost(
+    shapes: CausalShapes, lengths: Lengths, *, prefix_cached: bool, per_token: Number = 0
+) -> Cost:
+    """Instruction and input in one prompt: read anew for every example, or the instruction's keys and values kept.
+
+    `per_token` are the FLOPs of a LoRA that is not merged, for each token that passes.
+    """
     steps = shapes.write(lengths.output - 1, lengths.prompt)
     head = shapes.head(lengths.output)
     if not prefix_cached:
-        return Cost(Components(), Components(decoder=shapes.read(lengths.prompt) + steps, head=head), lengths.examples)
+        adapter = per_token * (lengths.prompt + lengths.output - 1)
+        decoder = shapes.read(lengths.prompt) + steps
+        return Cost(Components(), Components(adapter=adapter, decoder=decoder, head=head), lengths.examples)
     own = lengths.prompt - min(lengths.instruction, lengths.prompt)
     kept = lengths.prompt - own
-    each = Components(decoder=shapes.read(own, before=kept) + steps, head=head)
-    return Cost(Components(instruction=shapes.read(kept)), each, lengths.examples)
+    adapter = per_token * (own + lengths.output - 1)
+    each = Components(adapter=adapter, decoder=shapes.read(own, before=kept) + steps, head=head)
+    return Cost(Components(instruction=shapes.read(kept), adapter=per_token * kept), each, lengths.examples)

@@ -7,11 +7,12 @@ from torch import Tensor
 
 from tagi.backbones.checkpoint import read_config, read_some_tensors
 from tagi.errors import CheckpointError
+from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.protocol import Method, Trainable
 from tagi.methods.tagi import TAGI
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (TAGI, Concatenation)}
+METHODS: dict[str, type[Method]] = {method.name: method for method in (TAGI, Concatenation, CausalConcatenation)}
 
 
 def load_method(folder: Path) -> Method:

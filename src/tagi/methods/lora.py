@@ -9,7 +9,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from tagi.adapters import LoraBank
-from tagi.backbones import T5Backbone, initial_factors
+from tagi.backbones import Backbone, initial_factors
 from tagi.errors import CheckpointError, ConfigError
 
 _ADAPTER = "default"
@@ -36,11 +36,16 @@ class LoraShape:
             raise CheckpointError(f"lora: expected rank, alpha and seed, got {values!r}") from error
 
 
-def inject_lora(backbone: T5Backbone, shape: LoraShape) -> None:
+def inject_lora(backbone: Backbone, shape: LoraShape) -> None:
     """Put PEFT's LoRA layers at every site, the only trained parameters of the backbone from then on.
 
-    Raises `ConfigError` if the backbone has some already: they would be taken over and reset.
+    Raises `ConfigError` if the backbone has no sites, or has such layers already: they would be taken over and reset.
     """
+    if not backbone.sites:
+        raise ConfigError(
+            "lora: expected a backbone with query and value projections of their own, "
+            f"got {backbone.identity.name}, which fuses them"
+        )
     if any(hasattr(module, "lora_A") for module in backbone.site_modules.values()):
         raise ConfigError(
             "teacher.base = 'metatrained': expected a meta-trained model of whole weights (metatrain.tune = 'all'), "
@@ -53,7 +58,7 @@ def inject_lora(backbone: T5Backbone, shape: LoraShape) -> None:
 
 
 @torch.no_grad()
-def reset_lora(backbone: T5Backbone, shape: LoraShape) -> None:
+def reset_lora(backbone: Backbone, shape: LoraShape) -> None:
     """A back to its start, B back to zero: the update is nothing again."""
     start = initial_factors(backbone.sites, shape.rank, shape.seed)
     for path, (a, b) in _factors(backbone).items():
@@ -61,7 +66,7 @@ def reset_lora(backbone: T5Backbone, shape: LoraShape) -> None:
         b.zero_()
 
 
-def lora_bank(backbone: T5Backbone, shape: LoraShape) -> LoraBank:
+def lora_bank(backbone: Backbone, shape: LoraShape) -> LoraBank:
     """The injected LoRA as a bank of one task; tensors are copies."""
     factors = {
         path: (a.detach().clone().unsqueeze(0), b.detach().clone().unsqueeze(0))
@@ -70,6 +75,6 @@ def lora_bank(backbone: T5Backbone, shape: LoraShape) -> LoraBank:
     return LoraBank(factors, shape.alpha / shape.rank)
 
 
-def _factors(backbone: T5Backbone) -> Mapping[str, tuple[nn.Parameter, nn.Parameter]]:
+def _factors(backbone: Backbone) -> Mapping[str, tuple[nn.Parameter, nn.Parameter]]:
     layers: dict[str, Any] = dict(backbone.site_modules)
     return {path: (layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight) for path, layer in layers.items()}

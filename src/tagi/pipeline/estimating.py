@@ -107,7 +107,7 @@ def _shapes(recipe: Recipe) -> T5Backbone:
             return T5Backbone(build_t5(fields), _NoTokenizer(), BaseModel(name, "no weights"))
     if name != "toy" and not Path(name).exists():
         raise ConfigError(f"backbone.name: expected a folder or one of {', '.join(_HUB)} to estimate, got {name!r}")
-    return load_backbone(name, revision=recipe.backbone.revision, tokenizer=recipe.backbone.tokenizer)
+    return load_backbone(name, T5Backbone, revision=recipe.backbone.revision, tokenizer=recipe.backbone.tokenizer)
 
 
 def _parameters(recipe: Recipe, stage: Stage, sizes: _Sizes) -> tuple[int, int]:

@@ -1,0 +1,27 @@
+"""Scores of given answers from the logits of their tokens."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tagi.backbones.protocol import IGNORED, Reduction
+
+
+def choice_scores(
+    logits: Float[Tensor, "row_choice target vocabulary"],
+    labels: Int[Tensor, "row choice target"],
+    reduction: Reduction,
+) -> Float[Tensor, "row choice"]:
+    """Log-probability of every choice of every row, in nats, summed over its tokens, or their mean.
+
+    A row's choices stand together in `logits`. Labels of -100 are padding; a choice of nothing else scores 0.
+    Computed in fp32 or better.
+    """
+    flat = labels.flatten(0, 1)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    chosen = wide.log_softmax(-1).gather(-1, flat.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    counted = flat != IGNORED
+    total = chosen.masked_fill(~counted, 0).sum(-1)
+    if reduction == "mean":
+        total = total / counted.sum(-1).clamp(min=1)
+    return total.unflatten(0, labels.shape[:2])
