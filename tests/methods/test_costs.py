@@ -27,7 +27,7 @@ def test_what_is_no_length(changed: dict[str, float], words: str) -> None:
 def test_a_prompt_is_the_sum_unless_measured() -> None:
     assert Lengths(7.0, 5.5, 3.0).prompt == 12.5
     assert Lengths(7.0, 5.5, 3.0, concatenated=11.5).prompt == 11.5
-    assert Lengths(0.0, 0.0, 1.0, concatenated=0.0).prompt == 0.0
+    assert Lengths(7.0, 5.5, 3.0, concatenated=0.0).prompt == 0.0
 
 
 def test_once_and_for_each() -> None:

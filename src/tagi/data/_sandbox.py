@@ -24,11 +24,13 @@ STEPS = 10_000
 """How often the loops of one rendering may go round, and how many numbers a `range` may have."""
 SIZE = 10_000_000
 """How many characters and elements a rendering may make, all together; the longest documents are well below."""
+DIGITS = 30
+"""How many digits before or after the point a number may be rounded to."""
 
 _STATEMENTS = (nodes.Output, nodes.If, nodes.For, nodes.Assign)
 _FILTERS = (
     *("abs", "capitalize", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items", "join"),
-    *("last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round"),
+    *("last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse"),
     *("select", "selectattr", "sort", "string", "sum", "title", "trim", "truncate", "unique", "upper", "wordcount"),
 )
 _METHODS: dict[type, tuple[str, ...]] = {
@@ -73,6 +75,7 @@ class PromptEnvironment(SandboxedEnvironment):
             "choice": lambda options: _now.get().draw(options),
             "most_frequent": _most_frequent,
             "join": _joined,
+            "round": _bounded_round(self.filters["round"]),
             "replace": lambda text, old, new, count=None: _replaced(str(text), str(old), str(new), count),
             "made": _made,
             "steps": _steps,
@@ -203,6 +206,15 @@ def _joined(environment: Environment, values: Iterable[Any], d: str = "", attrib
     texts = [str(value) for value in values]
     _make(len(texts) * len(str(d)) + sum(map(len, texts)))
     return str(d).join(texts)
+
+
+def _bounded_round(plain: Callable[..., Any]) -> Callable[..., Any]:
+    def rounded(value: Any, precision: int = 0, method: str = "common") -> Any:
+        if abs(precision) > DIGITS:
+            raise SecurityError(f"a prompt may round to {DIGITS} digits at most, got {precision}")
+        return plain(value, precision, method)
+
+    return rounded
 
 
 def _most_frequent(items: Iterable[Any]) -> list[Any] | None:
