@@ -17,9 +17,10 @@ from tagi.evaluation.metrics import bootstrap_interval, clustered_bootstrap_inte
 from tagi.evaluation.ranking import ByRank, RankedAnswer, rank_task, summarize_ranking
 from tagi.evaluation.scoring import Scoring
 from tagi.evaluation.summary import category_rows
-from tagi.methods import TAGI, Concatenation, Method
+from tagi.methods import TAGI, CausalConcatenation, Concatenation, Method
+from tests.causal_models import tiny_causal
 from tests.evaluation.echo import Echo
-from tests.models import INSTRUCTIONS, text_settings, tiny_backbone, tiny_generator, words
+from tests.models import INSTRUCTIONS, ROUNDING, text_settings, tiny_backbone, tiny_generator, words
 
 Score = Callable[[str, str], float]
 
@@ -257,6 +258,16 @@ def slow_concatenation(method: Concatenation, given: Task, text: str, labels: Te
     return method.backbone.logits(method.backbone.encode(ids, mask), mask, labels)
 
 
+def slow_llama(method: CausalConcatenation, given: Task, text: str, labels: Tensor) -> Tensor:
+    prompt, _ = method.text.batch([method.text.concatenated(given.instruction, (), text)])
+    read = torch.cat([prompt, labels[:, :-1]], dim=1)
+    return method.backbone.model(input_ids=read, use_cache=False).logits[:, prompt.shape[1] - 1 :]
+
+
+def llama() -> Method:
+    return CausalConcatenation(tiny_causal("llama"), text_settings(max_input_tokens=40))
+
+
 def tagi() -> Method:
     return TAGI(tiny_generator())
 
@@ -266,7 +277,9 @@ def concatenation() -> Method:
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-@pytest.mark.parametrize(("make", "slow"), [(tagi, slow_tagi), (concatenation, slow_concatenation)])
+@pytest.mark.parametrize(
+    ("make", "slow"), [(tagi, slow_tagi), (concatenation, slow_concatenation), (llama, slow_llama)]
+)
 def test_models_are_ranked_as_by_one_pass_for_each_choice(
     make: Callable[[], Method], slow: Any, reduction: Any
 ) -> None:
@@ -283,11 +296,10 @@ def test_models_are_ranked_as_by_one_pass_for_each_choice(
                 each = [float(logs[at, token]) for at, token in enumerate(labels[0].tolist())]
                 scores.append(sum(each) / (len(each) if reduction == "mean" else 1))
             wanted.append(scores)
-    rounding = 16 * torch.finfo(torch.float32).eps  # scores are summed in fp32
     for batch_size in (1, 3, 50):
         answers = rank_task(method, states, given, batch_size=batch_size, reduction=reduction)
         for answer, scores in zip(answers, wanted, strict=True):
-            assert answer.scores == pytest.approx(scores, rel=rounding)
+            assert answer.scores == pytest.approx(scores, rel=ROUNDING)
             assert answer.predicted == max(range(len(scores)), key=scores.__getitem__)
             assert not answer.tied
     predictions = {answer.predicted for answer in answers}
