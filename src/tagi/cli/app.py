@@ -8,12 +8,14 @@ import typer
 
 from tagi import __version__
 from tagi.cli import recipes
+from tagi.cli.compare import compare
 from tagi.cli.demo import demo
 from tagi.cli.describe import describe
 from tagi.cli.evaluate import evaluate
 from tagi.cli.flops import flops
 from tagi.cli.generate import generate
 from tagi.cli.predict import predict
+from tagi.cli.report import report
 from tagi.cli.run import run
 from tagi.cli.sweep import sweep
 from tagi.cli.train import train
@@ -48,7 +50,7 @@ def _options(
 
 
 # The commands, in the order of the help: one module for each, or for each group.
-for _command in (demo, generate, predict, train, run, sweep, evaluate, describe, flops):
+for _command in (demo, generate, predict, train, run, sweep, evaluate, compare, report, describe, flops):
     app.command()(_command)
 app.add_typer(recipes.app, name="recipes")
 

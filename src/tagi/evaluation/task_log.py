@@ -2,12 +2,28 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tagi.errors import DataError
 from tagi.files import write_text
+
+
+def predictions_file(condition: str) -> str:
+    """Name of the file that holds what a method gave under a condition, beside the evaluation's record."""
+    words = re.sub(r"[^\w]+", "-", condition)
+    return f"predictions-{words}.jsonl"
+
+
+def read_answers(path: Path) -> list[dict[str, Any]]:
+    """The lines of a finished file; `DataError` if there is none, or naming the line that is no answer."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise DataError(f"{path}: expected an evaluation's predictions, got: {error}") from error
+    return _answers(path, text.removesuffix("\n"))
 
 
 class TaskLog:
@@ -46,12 +62,8 @@ class TaskLog:
         text = self.path.read_text(encoding="utf-8", errors="replace")
         whole, _, cut = text.rpartition("\n")
         found: dict[str, list[dict[str, Any]]] = {}
-        for number, line in enumerate(whole.split("\n") if whole else (), start=1):  # text may hold other ends of lines
-            try:
-                content = json.loads(line)
-                found.setdefault(content["task_id"], []).append(content)
-            except (ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{self.path}, line {number}: expected an answer as JSON, got {line[:60]!r}") from error
+        for content in _answers(self.path, whole):
+            found.setdefault(content["task_id"], []).append(content)
         foreign = sorted(set(found) - set(self._sizes))
         if foreign:
             raise DataError(f"{self.path}: expected answers to this evaluation's tasks, got some to {foreign[0]!r}")
@@ -59,6 +71,18 @@ class TaskLog:
         if cut or len(self._lines) < len(found):
             kept = (_text(line) for lines in self._lines.values() for line in lines)
             write_text(self.path, "".join(kept))
+
+
+def _answers(path: Path, whole: str) -> list[dict[str, Any]]:
+    answers = []
+    for number, line in enumerate(whole.split("\n") if whole else (), start=1):  # text may hold other ends of lines
+        try:
+            content = json.loads(line)
+            content["task_id"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path}, line {number}: expected an answer as JSON, got {line[:60]!r}") from error
+        answers.append(content)
+    return answers
 
 
 def _text(line: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """Scoring a checkpoint on a recipe's test tasks."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,11 +22,11 @@ from tagi.evaluation.conditions import INSTRUCTIONS, Condition, conditions
 from tagi.evaluation.p3_scores import p3_averages
 from tagi.evaluation.ranking import ByRank
 from tagi.evaluation.scoring import Advance, InWords, Scoring
-from tagi.evaluation.task_log import TaskLog
+from tagi.evaluation.task_log import TaskLog, predictions_file
 from tagi.files import write_text
 from tagi.methods import TAGI, Method, load_method
 from tagi.pipeline.finding import find_checkpoint
-from tagi.pipeline.records import RECORD, write_record
+from tagi.pipeline.records import RECORD, trained_by, write_record
 from tagi.pipeline.tasks import LoadedTasks, Split, load_tasks
 from tagi.training import fingerprint
 
@@ -96,6 +95,7 @@ def evaluate(
         **(extra or {}),
         "checkpoint": checkpoint,
         "revision": revision,
+        "trained": trained_by(folder),
         "method": method.name,
         "partial": asked.partial,
         "data": _data(loaded, tasks, digest, asked.limit or recipe.evaluation.limit),
@@ -166,8 +166,7 @@ def _given(
     """What the method gives to every instance under a condition; kept in a file by the task if there is `out`."""
     log = None
     if out is not None:
-        file = re.sub(r"[^\w]+", "-", condition.name)
-        log = TaskLog(out / f"predictions-{file}.jsonl", {task.name: len(task.instances) for task in tasks})
+        log = TaskLog(out / predictions_file(condition.name), {task.name: len(task.instances) for task in tasks})
     given: list[Any] = []
     with _bar(condition.name, sum(len(task.instances) for task in tasks), progress) as advance:
         for index, task in enumerate(tasks):

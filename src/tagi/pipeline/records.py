@@ -58,6 +58,14 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def trained_by(checkpoint: Path) -> dict[str, Any] | None:
+    """`stage`, `seed` and `recipe` of the run that left a checkpoint, by the record beside it; None without one."""
+    if not (checkpoint.parent / RECORD).is_file():
+        return None
+    record = read_record(checkpoint.parent / RECORD)
+    return {key: record.get(key) for key in ("stage", "seed", "recipe")}
+
+
 def _commit() -> str | None:
     folder = Path(__file__).parent
     try:

@@ -1,0 +1,51 @@
+"""`tagi report`: all records under a folder as one page."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tagi.cli.output import JsonFlag, print_json, print_table
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder with records, at any depth.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The HTML page; by default DIR/report.html.")]
+Markdown = Annotated[
+    Path | None, typer.Option("--markdown", metavar="FILE", help="The same tables; by default beside the page, as .md.")
+]
+
+
+def report(folder: Folder, out: Out = None, markdown: Markdown = None, as_json: JsonFlag = False) -> None:
+    """Put all records under DIR together: scores by method and condition, in the shapes of the paper's tables.
+
+    The page needs no other file and no network. Runs that differ in their seed alone are one score. Records that are
+    broken, partial, interrupted, or not comparable with the others are named with the reason, and are in no number.
+
+    \b
+    Examples:
+      tagi report runs
+      tagi report runs/toy-table4 --out toy.html --markdown toy.md
+    """
+    from tagi.evaluation.reporting import have_charts
+    from tagi.pipeline.reporting import report as run
+
+    page = out or folder / "report.html"
+    table = markdown or page.with_suffix(".md")
+    made = run(folder, page=page, markdown=table)
+    if as_json:
+        print_json(
+            {
+                "page": str(page),
+                "markdown": str(table),
+                "used": [record.path for record in made.used],
+                "left_out": [{"path": one.path, "reason": one.reason, "detail": one.detail} for one in made.left_out],
+            }
+        )
+        return
+    typer.echo(made.summary)
+    if made.left_out:
+        counts = Counter(one.reason for one in made.left_out)
+        print_table([{"left out": reason, "records": count} for reason, count in sorted(counts.items())], as_json=False)
+    if not have_charts():
+        typer.echo("no charts: they take matplotlib (pip install 'tagi-adapters[plots]')", err=True)
+    typer.echo(f"wrote {page} and {table}")
