@@ -18,7 +18,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from tagi.data.sni import read_sni
 from tagi.evaluation.answers import Answer
-from tagi.evaluation.summary import summarize
+from tagi.evaluation.summary import answer_scores, summarize
 from tagi.files import write_text
 from tagi.pipeline.records import environment
 
@@ -46,7 +46,7 @@ def by_rouge_alone(given: list[Answer]) -> float:
 def by_us(given: list[Answer]) -> float:
     """Seconds that the whole summary takes: ROUGE-L, ROUGE-1, exact match, by task and category, interval."""
     begun = time.perf_counter()
-    summarize(given, "rouge")
+    summarize(given, answer_scores(given, "rouge"))
     return time.perf_counter() - begun
 
 

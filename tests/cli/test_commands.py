@@ -77,6 +77,17 @@ def test_train_then_evaluate(run_tagi: Run, tmp_path: Path, stage: str) -> None:
     assert json.loads((tmp_path / "scores" / "record.json").read_text())["results"] == record["results"]
 
 
+def test_sensitivity_on_screen(run_tagi: Run) -> None:
+    ran = run_tagi("evaluate", "toy", "toy", "--sensitivity", "--channels", "--tasks", "*-copy", "--limit", "1")
+    assert ran.code == 0, ran.err
+    rows = [line.split() for line in ran.out.splitlines()]
+    assert ["minus", "right"] in [row[3:5] for row in rows if row[:1] == ["condition"]]
+    assert ["empty", "0.0", "0.0", "to", "0.0", "-100.0", "-100.0", "to", "-100.0"] in rows
+    assert "other category" not in ran.out  # there is but one
+    assert "mean adapter              the tasks' mean LoRA, no states" in ran.out
+    assert ran.out.splitlines()[-1].startswith("variance of the adapters' updates over their mean square: 0.")
+
+
 def test_train_a_backbone_from_nothing(run_tagi: Run, tmp_path: Path) -> None:
     out = tmp_path / "backbone"
     short = ("--set", "training.steps=2", "--set", "training.tasks_per_batch=3")

@@ -134,3 +134,23 @@ def test_two_threads_may_encode_with_different_limits(text: TextEncoder) -> None
     for thread in threads:
         thread.join(60)
     assert faults == []
+
+
+def test_an_instruction_without_words_is_its_frame() -> None:
+    assert TextEncoder(tokenizer(), text_settings()).wordless_instruction() == [EOS]
+    framed = TextEncoder(tokenizer(), text_settings(encoding="tk-instruct"))
+    assert framed.encoding.frame() == "Definition: .\n\n"
+    assert framed.wordless_instruction() == tokenizer()("Definition: .")["input_ids"]
+    for encoder in (TextEncoder(tokenizer(), text_settings()), framed):  # not for what a user gives
+        with pytest.raises(InputError, match="got an empty text"):
+            encoder.instruction("  ")
+
+
+def test_an_instruction_without_words_is_never_without_tokens() -> None:
+    class NoEnd:
+        eos_token_id = 7
+
+        def __call__(self, text: str) -> dict[str, list[int]]:
+            return {"input_ids": [9] * len(text.split())}
+
+    assert TextEncoder(NoEnd(), text_settings()).wordless_instruction() == [7]

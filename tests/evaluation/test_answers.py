@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tagi.evaluation.answers import Answer, answer_task
-from tagi.evaluation.summary import category_rows, summarize
+from tagi.evaluation.summary import answer_scores, category_rows, summarize
 from tests.evaluation.echo import Echo, tasks
 
 
@@ -37,7 +37,7 @@ def test_batches_hold_inputs_of_like_length() -> None:
 
 def test_scores_and_rows() -> None:
     answers, _ = ask(["do a", "do b", "wrong"], 2)
-    summary = summarize(answers, "exact")
+    summary = summarize(answers, answer_scores(answers, "exact"))
     assert summary["n"] == 7
     assert summary["overall"]["accuracy"] == pytest.approx(100 * 5 / 7)
     assert summary["per_category"]["even"]["accuracy"] == 100

@@ -5,12 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tagi.errors import DataError
-from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, conditions, other_task
-from tagi.methods import TAGI
+from tagi.data.task import Example
+from tagi.errors import DataError, InputError
+from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, Condition, conditions, other_task
+from tagi.methods import TAGI, Concatenation
 from tests.evaluation.echo import Echo, tasks
 from tests.models import tasks as tiny_tasks
-from tests.models import tiny_generator
+from tests.models import text_settings, tiny_backbone, tiny_generator
 
 
 def test_every_instruction_condition() -> None:
@@ -72,3 +73,94 @@ def test_channels_are_crossed() -> None:
 def test_no_channels_without_states_to_cross() -> None:
     assert conditions(TAGI(tiny_generator(fusion="none")), tiny_tasks(), CHANNELS) == []
     assert conditions(Echo(), tasks(), CHANNELS) == []
+
+
+def given(condition: Condition) -> dict[str, str]:
+    return {tasks()[index].name: condition.prepare(index)[0] for index in condition.covered(tasks())}
+
+
+def test_every_wrong_instruction() -> None:
+    made = {condition.name: given(condition) for condition in conditions(Echo(), tasks(), SENSITIVITY)}
+    assert list(made) == ["right", "paraphrase", "same category", "other category", "shuffled", "random", "none"]
+    assert made["same category"] == {"a": "do c", "c": "do a"}  # b is alone in its category
+    assert made["other category"]["a"] == made["other category"]["c"] == "do b"
+    assert made["other category"]["b"] in ("do a", "do c")
+    assert made["shuffled"] == {"a": "a do", "b": "b do", "c": "c do"}
+    for name, words in made["random"].items():
+        assert len(words.split()) == 2, name
+        assert set(words.split()) <= {"do", "a", "b", "c"}
+
+
+@pytest.mark.parametrize("name", ["same category", "other category", "shuffled", "random"])
+def test_what_is_drawn_depends_on_the_seed(name: str) -> None:
+    own = [
+        replace(task, name=f"{task.name}{at}", instruction=f"do {task.name} {at}")
+        for task in tasks()
+        for at in range(3)
+    ]
+
+    def drawn(seed: int) -> list[str]:
+        (condition,) = conditions(Echo(), own, (name,), seed=seed)
+        return [condition.prepare(index)[0] for index in condition.covered(own)]
+
+    assert drawn(4) == drawn(4)
+    assert len({tuple(drawn(seed)) for seed in range(6)}) > 2
+
+
+def test_demonstrations_go_with_their_instruction() -> None:
+    class Shown(Echo):
+        def prepare(self, tasks, *, truncate=False):  # type: ignore[no-untyped-def]
+            return [" ".join(example.input for example in task.examples) for task in tasks]
+
+    own = [replace(task, examples=(Example(task.name, "out"),)) for task in tasks()]
+    made = {one.name: one.prepare(0)[0] for one in conditions(Shown(), own, (*INSTRUCTIONS, *SENSITIVITY))}
+    assert made == {
+        "right": "a",
+        "paraphrase": "a",
+        "other": "b",
+        "none": "-",
+        "same category": "c",
+        "other category": "b",
+        "shuffled": "",
+        "random": "",
+    }
+
+
+def test_no_adapters_no_conditions_of_them() -> None:
+    reader = Concatenation(tiny_backbone(), text_settings())
+    named = [condition.name for condition in conditions(reader, tiny_tasks(), SENSITIVITY)]
+    assert named == ["right", "same category", "shuffled", "random", "none"]
+    assert [one.name for one in conditions(TAGI(tiny_generator()), tiny_tasks()[:1], SENSITIVITY)] == [
+        "right",
+        "shuffled",
+        "empty",
+        "none",
+    ]
+
+
+@pytest.mark.parametrize("fusion", ["both", "none"])
+def test_the_mean_adapter_is_the_mean_of_the_updates(fusion: str) -> None:
+    method = TAGI(tiny_generator(fusion=fusion))
+    banks = [method.prepare([task]).bank for task in tiny_tasks()]
+    (made,) = conditions(method, tiny_tasks(), ("mean adapter",))
+    for index in range(3):
+        states = made.prepare(index)
+        assert (states.tasks, states.fusion, states.cross) == (1, None, None)
+        for site in banks[0].factors:
+            mean = torch.stack([bank.delta(site).double() for bank in banks]).mean(0)
+            torch.testing.assert_close(states.bank.delta(site).double(), mean, rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(mean, banks[index].delta(site).double(), rtol=1e-2)
+    inputs = [instance.input for instance in tiny_tasks()[0].instances[:2]]
+    assert len(method.predict(states, torch.tensor([0, 0]), inputs, max_new_tokens=3)) == 2
+
+
+def test_an_empty_instruction_is_the_end_alone() -> None:
+    method = TAGI(tiny_generator())
+    (made,) = conditions(method, tiny_tasks(), ("empty",))
+    states = made.prepare(1)
+    assert states.mask.tolist() == [[True]]
+    end = torch.tensor([[method.text.tokenizer.eos_token_id]])
+    torch.testing.assert_close(states.states, method.generator.encode_instructions(end, end > 0))
+    assert states.bank.delta(method.generator.backbone.sites[0].path).abs().max() > 0
+    with pytest.raises(InputError, match="got an empty text"):
+        method.prepare([replace(tiny_tasks()[0], instruction=" ")])

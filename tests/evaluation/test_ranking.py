@@ -232,7 +232,7 @@ def test_ranking_is_a_way_of_scoring() -> None:
     lines = [json.loads(json.dumps(answer.as_line())) for answer in given]
     assert [way.read(line) for line in lines] == given
     assert (lines[0]["task_id"], lines[0]["task_category"], lines[0]["prediction"]) == ("a", "c", "w")
-    assert way.summarize(given) == {**summarize_ranking(given), "choice_score": "mean"}
+    assert way.summarize(given, way.scores(given)) == {**summarize_ranking(given), "choice_score": "mean"}
 
 
 def model_task() -> Task:

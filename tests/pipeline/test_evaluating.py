@@ -1,18 +1,22 @@
 """Evaluations are resumed by the task, say what they are of, and never mix with another's files."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tagi.config import Recipe, load_recipe
+from tagi.data.task import Task
 from tagi.errors import ConfigError, InputError
 from tagi.evaluation.answers import Answer
+from tagi.evaluation.conditions import SENSITIVITY
+from tagi.evaluation.metrics import rouge_l
 from tagi.evaluation.task_log import TaskLog
 from tagi.pipeline import Asked, evaluate
 from tagi.pipeline.evaluating import select_tasks
-from tests.evaluation.echo import tasks
+from tests.evaluation.echo import Echo, tasks
 
 ASKED = Asked(conditions=("right", "none"), tasks=("*-partner", "*-copy"), limit=3)
 
@@ -106,3 +110,114 @@ def test_tasks_are_chosen_by_name_and_pattern() -> None:
     assert [(task.name, len(task.instances)) for task in chosen] == [("a", 1), ("b", 2), ("c", 2)]
     with pytest.raises(InputError, match="of 3 test tasks, got 'd'"):
         select_tasks(tasks(), ["a", "d"], None)
+
+
+class Deaf(Echo):
+    """It never listens to its instruction."""
+
+    def prepare(self, tasks: Any, *, truncate: bool = False) -> list[str]:
+        return ["x"] * len(tasks)
+
+    def without_instruction(self, states: list[str]) -> list[str]:
+        return states
+
+
+def lined(task: Task) -> str:
+    instances = [{"input": one.input, "outputs": list(one.outputs)} for one in task.instances]
+    content = {"task": task.name, "category": task.category, "instruction": task.instruction, "instances": instances}
+    return json.dumps(content) + "\n"
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Recipe:
+    """A recipe of three tasks: a and c of one category, b alone in another."""
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("".join(lined(task) for task in tasks()))
+    return load_recipe("sni-small", ["data.source=jsonl", f"data.path={path}"])
+
+
+def scored(method: Echo, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, out: Path | None = None) -> dict[str, Any]:
+    monkeypatch.setattr("tagi.pipeline.evaluating.load_method", lambda _: method)
+    return evaluate("toy", recipe, asked=Asked(SENSITIVITY, distances=True), out=out)
+
+
+def test_conditions_are_paired_with_the_right_instruction(
+    own: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = scored(Echo(), own, monkeypatch, tmp_path / "scores")
+    results = record["results"]
+    assert list(results) == ["right", "same category", "other category", "shuffled", "random", "none"]
+    assert "minus_right" not in results["right"]
+    assert results["right"]["overall"]["rougeL"] == 100
+    same = results["same category"]
+    assert (same["left_out"], same["n"]) == (["b"], 3)
+    lines = (tmp_path / "scores" / "predictions-same-category.jsonl").read_text().splitlines()
+    answers = [Answer.from_line(json.loads(line)) for line in lines]
+    assert [answer.task for answer in answers] == ["a", "c", "c"]
+    differences = [100 * rouge_l(answer.prediction, answer.references) - 100 for answer in answers]
+    assert same["minus_right"]["mean"] == pytest.approx(sum(differences) / 3)
+    assert same["minus_right"]["mean"] < -30
+    low, high = same["minus_right"]["interval"]
+    assert low <= same["minus_right"]["mean"] <= high < 0
+    assert (same["minus_right"]["tasks"], same["minus_right"]["n"]) == (2, 3)
+    assert "left_out" not in results["shuffled"]
+    assert "adapters" not in record  # a method without any
+    assert not (tmp_path / "scores" / "adapters.png").exists()
+    (tmp_path / "scores" / "record.json").unlink()
+    again = Echo()
+    monkeypatch.setattr("tagi.pipeline.evaluating.load_method", lambda _: again)
+    asked = Asked(SENSITIVITY, distances=True)
+    assert evaluate("toy", own, asked=asked, out=tmp_path / "scores", resume=True)["results"] == results
+    assert again.batches == []  # all of it was in the files, the condition that leaves a task out too
+
+
+def test_a_method_that_ignores_its_instruction_is_shown_to(own: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = scored(Deaf(), own, monkeypatch)["results"]
+    assert results["right"]["overall"]["rougeL"] < 100
+    for name, result in results.items():
+        if name != "right":
+            assert (result["minus_right"]["mean"], result["minus_right"]["interval"]) == (0, [0, 0]), name
+
+
+def test_the_right_instruction_need_not_be_asked_first_or_at_all(own: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tagi.pipeline.evaluating.load_method", lambda _: Echo())
+    results = evaluate("toy", own, asked=Asked(("none", "right")))["results"]
+    assert results["none"]["minus_right"]["mean"] < 0
+    assert "minus_right" not in evaluate("toy", own, asked=Asked(("none",)))["results"]["none"]
+
+
+def test_no_picture_can_be_drawn_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(InputError, match=r"pip install 'tagi-adapters\[plots\]'"):
+        evaluate("toy", toy(), asked=Asked(limit=1, distances=True), out=tmp_path / "scores")
+    assert not (tmp_path / "scores").exists()
+
+
+def test_the_shipped_generator_hears_its_instruction(tmp_path: Path) -> None:
+    asked = Asked((*SENSITIVITY, "LoRA alone"), ("*-partner", "*-copy"), 2, distances=True)
+    record = evaluate("toy", toy(), asked=asked, out=tmp_path / "scores")
+    results = record["results"]
+    assert list(results) == [*SENSITIVITY, "LoRA alone"]
+    for name in ("same category", "other category", "random", "empty", "mean adapter", "none"):
+        assert results[name]["minus_right"]["interval"][1] < -50, name
+    adapters = record["adapters"]
+    assert set(adapters["categories"]) == {"copy", "partner"}
+    assert len(adapters["tasks"]) == len(adapters["distances"]) == len(adapters["distances"][0]) == 8
+    squares = [distance**2 for row in adapters["distances"] for distance in row]
+    assert sum(squares) / len(squares) / 2 == pytest.approx(record["delta_variance"], abs=1e-5)
+    assert 0 < adapters["categories_apart"]["p"] <= 1
+    assert (tmp_path / "scores" / "adapters.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "scores" / "record.json").read_text())["adapters"] == adapters
+
+
+def test_the_recipes_seed_draws_what_is_given(own: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tagi.pipeline.evaluating.load_method", lambda _: Echo())
+
+    def drawn(seed: int) -> tuple[str, float]:
+        record = evaluate("toy", own.model_copy(update={"seed": seed}), asked=Asked(("random",)))
+        return record["evaluation"], record["results"]["random"]["overall"]["rougeL"]
+
+    assert drawn(0) == drawn(0)
+    identities, scores = zip(*(drawn(seed) for seed in range(5)), strict=True)
+    assert len(set(identities)) == 5
+    assert len(set(scores)) > 1

@@ -1,5 +1,6 @@
 """`tagi evaluate`: a checkpoint's scores on tasks it has not seen."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +16,20 @@ RecipeName = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option("--out", metavar="DIR", help="A new folder for record.json and the predictions."),
+    typer.Option("--out", metavar="DIR", help="A new folder for record.json, predictions and the picture."),
 ]
 Conditions = Annotated[
     bool, typer.Option("--conditions", help="Also score paraphrases, other tasks' instructions and none.")
 ]
 Channels = Annotated[bool, typer.Option("--channels", help="Also score LoRA and instruction states crossed and alone.")]
+Sensitivity = Annotated[
+    bool,
+    typer.Option(
+        "--sensitivity",
+        help="Also score wrong, shuffled, random and empty instructions and the mean adapter, and compare the tasks' "
+        "adapters with each other.",
+    ),
+]
 Tasks = Annotated[
     list[str] | None,
     typer.Option("--tasks", metavar="NAME", help="Only test tasks of this name or pattern; may be repeated."),
@@ -36,6 +45,7 @@ def evaluate(
     overrides: Overrides = None,
     conditions: Conditions = False,
     channels: Channels = False,
+    sensitivity: Sensitivity = False,
     tasks: Tasks = None,
     limit: Limit = None,
     resume: Resume = False,
@@ -45,10 +55,12 @@ def evaluate(
 
     DIR/predictions-*.jsonl hold an answer a line, in the form that natural-instructions' own evaluation reads, both as
     its predictions and as its references. They grow by the task; an interrupted evaluation goes on with --resume.
+    With --sensitivity, DIR/adapters.png shows the distances between the tasks' adapters.
 
     \b
     Examples:
       tagi evaluate toy toy --conditions --channels
+      tagi evaluate toy toy --sensitivity --limit 10 --out toy-sensitivity
       tagi evaluate runs/sni sni-small --set data.path=natural-instructions --limit 20 --out scores
       tagi evaluate runs/p3 p3-small --set data.test_path=p3/eval --set data.templates=p3/templates --limit 50
       tagi evaluate runs/sni sni-small --set data.path=natural-instructions --tasks 'task1*' --out scores-1
@@ -63,12 +75,17 @@ def evaluate(
         raise InputError("--resume: expected --out DIR, the folder to go on in, got none")
     loaded = load_recipe(recipe, overrides or [])
     quiet()
-    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS
+    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY
     from tagi.pipeline import Asked
     from tagi.pipeline import evaluate as run
 
-    wanted = (INSTRUCTIONS if conditions else INSTRUCTIONS[:1]) + (CHANNELS if channels else ())
-    record = run(checkpoint, loaded, asked=Asked(wanted, tuple(tasks or ()), limit), out=out, resume=resume)
+    wanted = [
+        *(INSTRUCTIONS if conditions else INSTRUCTIONS[:1]),
+        *(SENSITIVITY if sensitivity else ()),
+        *(CHANNELS if channels else ()),
+    ]
+    asked = Asked(tuple(dict.fromkeys(wanted)), tuple(tasks or ()), limit, distances=sensitivity)
+    record = run(checkpoint, loaded, asked=asked, out=out, resume=resume)
     if as_json:
         print_json(record)
         return
@@ -78,8 +95,10 @@ def evaluate(
         from tagi.evaluation.summary import category_rows
 
         print_table(category_rows(record["results"]["right"]), as_json=False)
-    print_table(condition_rows(record), as_json=False)
-    for line in _rank_lines(record["results"]["right"]):
+    alone = len(record["results"]) == 1
+    print_table(condition_rows(record) if alone else paired_rows(record), as_json=False)
+    lines = [] if alone else given_lines(record)
+    for line in [*lines, *_rank_lines(record["results"]["right"]), *adapter_lines(record)]:
         typer.echo(line)
 
 
@@ -98,16 +117,62 @@ def _rank_lines(result: dict[str, Any]) -> list[str]:
 
 def condition_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     """One row per condition: what was given, the score in percent with its interval, and how many answers."""
+    return [
+        {"condition": name, "given": result["given"], **_score(result), "n": result["n"]}
+        for name, result in record["results"].items()
+    ]
+
+
+def paired_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row per condition: its score, and the mean difference from `right` on the same instances, with intervals."""
     rows = []
     for name, result in record["results"].items():
-        low, high = result["interval"]
+        difference = result.get("minus_right")
         rows.append(
             {
                 "condition": name,
-                "given": result["given"],
-                result["metric"]: f"{result['overall'][result['metric']]:.1f}",
-                "95%": f"{low:.1f} to {high:.1f}",
-                "n": result["n"],
+                **_score(result),
+                "minus right": "" if difference is None else f"{difference['mean']:+.1f}",
+                "95% of it": "" if difference is None else _interval(difference["interval"]),
             }
         )
     return rows
+
+
+def given_lines(record: dict[str, Any]) -> list[str]:
+    """What each condition gave in the instruction's place, and for how many of the tasks if not for all."""
+    width = max(len(name) for name in record["results"])
+    lines = []
+    for name, result in record["results"].items():
+        left_out = len(result.get("left_out", ()))
+        tasks = record["data"]["tasks"]
+        some = f" ({tasks - left_out} of {tasks} tasks have one)" if left_out else ""
+        lines.append(f"{name:{width}}  {result['given']}{some}")
+    return [*lines, ""]
+
+
+def adapter_lines(record: dict[str, Any]) -> list[str]:
+    """What is said of the distances between adapters, if they were asked for."""
+    adapters = record.get("adapters")
+    if adapters is None:
+        return []
+    lines = [f"variance of the adapters' updates over their mean square: {record['delta_variance']:.2f}"]
+    apart = adapters["categories_apart"]
+    if apart is not None:
+        low, high = apart["chance"]
+        lines += [
+            f"mean distance of two tasks' updates: {apart['within']:.2f} in the same category, "
+            f"{apart['between']:.2f} in different ones",
+            f"a pair of the same category is the closer one {100 * apart['auc']:.1f}% of the time "
+            f"(by chance {100 * low:.1f} to {100 * high:.1f}; p = {apart['p']:.4f})",
+        ]
+    return lines
+
+
+def _score(result: dict[str, Any]) -> dict[str, str]:
+    return {result["metric"]: f"{result['overall'][result['metric']]:.1f}", "95%": _interval(result["interval"])}
+
+
+def _interval(bounds: Sequence[float]) -> str:
+    low, high = bounds
+    return f"{low:.1f} to {high:.1f}"

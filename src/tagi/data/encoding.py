@@ -74,6 +74,10 @@ class Encoding(ABC):
             return counting.shorten(text, self._definition)
         return self._with_examples(text, examples, counting.fits)
 
+    def frame(self) -> str:
+        """What stands around an instruction's words, without any."""
+        return self._definition("")
+
     def input(
         self,
         text: str,

@@ -62,6 +62,14 @@ class TextEncoder:
         a = self.encoding.instruction(text, examples, tokenizer=self._told, limit=limit, truncate=truncate)
         return self._ids(a, limit, self._told)
 
+    def wordless_instruction(self) -> list[int]:
+        """Token ids of an instruction that says nothing: its frame, if the encoding has one, and the end token.
+
+        What a user gives may not be empty; this is what evaluation compares with.
+        """
+        ids = self._ids(self.encoding.frame(), self.settings.max_instruction_tokens, self._told)
+        return ids or [self.tokenizer.eos_token_id]  # a tokenizer that adds no end of its own
+
     def input(self, text: str, *, truncate: bool = False) -> list[int]:
         """Token ids of `b`."""
         _not_empty(text)

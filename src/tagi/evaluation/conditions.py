@@ -2,12 +2,22 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 
 from tagi.data.task import Task
 from tagi.errors import DataError
+from tagi.evaluation.distances import generated_updates
+from tagi.evaluation.sensitivity import (
+    Substitutes,
+    of_other_category,
+    of_same_category,
+    random_words,
+    shuffled,
+)
+from tagi.hypernetwork import TaskStates
 from tagi.methods.protocol import Method
 from tagi.methods.tagi import TAGI
 
@@ -16,28 +26,49 @@ from tagi.methods.tagi import TAGI
 class Condition:
     """What a method is given in a task's place: `prepare(i)` makes the states of task i alone.
 
-    `given` says so in words.
+    `given` says so in words. `tasks` are the indices of the tasks for which there is such a thing, None for all.
     """
 
     name: str
     given: str
     prepare: Callable[[int], Any]
+    tasks: tuple[int, ...] | None = None
+
+    def covered(self, tasks: Sequence[Task]) -> list[int]:
+        """The indices of the tasks that it covers, in order."""
+        return list(range(len(tasks)) if self.tasks is None else self.tasks)
 
 
 INSTRUCTIONS = ("right", "paraphrase", "other", "none")
+SENSITIVITY = (
+    "right",
+    "paraphrase",
+    "same category",
+    "other category",
+    "shuffled",
+    "random",
+    "empty",
+    "mean adapter",
+    "none",
+)
 CHANNELS = ("right LoRA, other states", "other LoRA, right states", "LoRA alone", "states alone")
 
 
 def conditions(
-    method: Method, tasks: Sequence[Task], names: Iterable[str], *, truncate: bool = True
+    method: Method, tasks: Sequence[Task], names: Iterable[str], *, truncate: bool = True, seed: int = 0
 ) -> list[Condition]:
     """The conditions of these names, in that order; one that the tasks have no words for, or the method no part, is
-    left out.
+    left out. `seed` draws what is drawn.
     """
     known = {
         condition.name: condition
-        for made in (instruction_conditions, channel_conditions)
-        for condition in made(method, tasks, truncate=truncate)
+        for made in (
+            instruction_conditions(method, tasks, truncate=truncate),
+            wrong_instruction_conditions(method, tasks, seed, truncate=truncate),
+            adapter_conditions(method, tasks, truncate=truncate),
+            channel_conditions(method, tasks, truncate=truncate),
+        )
+        for condition in made
     }
     return [known[name] for name in names if name in known]
 
@@ -52,27 +83,65 @@ def other_task(tasks: Sequence[Task]) -> list[int]:
 def instruction_conditions(method: Method, tasks: Sequence[Task], *, truncate: bool = True) -> list[Condition]:
     """`right`, `paraphrase` (where every task has one), `other` (of two tasks or more) and `none`."""
 
-    def prepared(index: int, instruction: str) -> Any:
-        return method.prepare([replace(tasks[index], instruction=instruction)], truncate=truncate)
-
     def right(index: int) -> Any:
-        return prepared(index, tasks[index].instruction)
+        return method.prepare([tasks[index]], truncate=truncate)
+
+    def reworded(index: int) -> Any:
+        return method.prepare([replace(tasks[index], instruction=tasks[index].paraphrases[0])], truncate=truncate)
 
     made = [Condition("right", "the task's instruction", right)]
     if all(task.paraphrases for task in tasks):
-        made.append(
-            Condition(
-                "paraphrase", "the same in other words", lambda index: prepared(index, tasks[index].paraphrases[0])
-            )
-        )
+        made.append(Condition("paraphrase", "the same in other words", reworded))
     if len(tasks) > 1:
         other = other_task(tasks)
-        made.append(
-            Condition(
-                "other", "another task's instruction", lambda index: prepared(index, tasks[other[index]].instruction)
-            )
-        )
+        made.append(Condition("other", "another task's instruction", lambda index: right(other[index])))
     made.append(Condition("none", "no instruction, no adapter", lambda index: method.without_instruction(right(index))))
+    return made
+
+
+def wrong_instruction_conditions(
+    method: Method, tasks: Sequence[Task], seed: int, *, truncate: bool = True
+) -> list[Condition]:
+    """`same category`, `other category`, `shuffled` and `random`; each covers the tasks for which there is one.
+
+    Another task's instruction comes with that task's demonstrations, shuffled and random words with none: the task's
+    own would tell what it is.
+    """
+
+    def made_from(name: str, given: str, substitutes: Substitutes) -> list[Condition]:
+        def prepare(index: int) -> Any:
+            return method.prepare([substitutes[index]], truncate=truncate)
+
+        all_tasks = len(substitutes) == len(tasks)
+        return [Condition(name, given, prepare, None if all_tasks else tuple(substitutes))] if substitutes else []
+
+    return [
+        *made_from("same category", "another task's, of the same category", of_same_category(tasks, seed)),
+        *made_from("other category", "another task's, of another category", of_other_category(tasks, seed)),
+        *made_from("shuffled", "the instruction's words in another order", shuffled(tasks, seed)),
+        *made_from("random", "as many words, from all instructions", random_words(tasks, seed)),
+    ]
+
+
+def adapter_conditions(method: Method, tasks: Sequence[Task], *, truncate: bool = True) -> list[Condition]:
+    """`empty` and, of two tasks or more, `mean adapter`; nothing for a method that generates no adapters.
+
+    The mean adapter is the LoRA whose update is the mean of all tasks', the same for every task, without instruction
+    states: with the task's own states it would be told the task, and the score would not be the mean LoRA's. Its
+    counterpart with the task's own LoRA is `LoRA alone`.
+    """
+    if not isinstance(method, TAGI):
+        return []
+
+    @cache
+    def mean() -> TaskStates:
+        bank = generated_updates(method, tasks, truncate=truncate).mean()
+        bare = method.wordless().without_states()
+        return replace(bare, bank=bank.map(lambda factor: factor.to(bare.mask.device)))
+
+    made = [Condition("empty", "an instruction without words", lambda index: method.wordless())]
+    if len(tasks) > 1:
+        made.append(Condition("mean adapter", "the tasks' mean LoRA, no states", lambda index: mean()))
     return made
 
 

@@ -12,7 +12,7 @@ from tagi.backbones import Reduction
 from tagi.data.task import Instance, Task
 from tagi.errors import CheckpointError, DataError
 from tagi.evaluation.answers import by_length
-from tagi.evaluation.metrics import clustered_bootstrap_interval
+from tagi.evaluation.metrics import FloatArray, clustered_bootstrap_interval
 from tagi.evaluation.scoring import Advance
 from tagi.methods.protocol import Method
 
@@ -70,7 +70,11 @@ class ByRank:
         """A ranked answer from a file."""
         return RankedAnswer.from_line(line)
 
-    def summarize(self, given: Sequence[RankedAnswer]) -> dict[str, Any]:
+    def scores(self, given: Sequence[RankedAnswer]) -> dict[str, FloatArray]:
+        """Whether a right choice was predicted."""
+        return {"accuracy": np.array([100.0 * answer.correct for answer in given])}
+
+    def summarize(self, given: Sequence[RankedAnswer], scores: dict[str, FloatArray]) -> dict[str, Any]:
         """Accuracies with intervals and ties, and how choices were scored."""
         return {**summarize_ranking(given), "choice_score": self.reduction}
 

@@ -6,7 +6,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from tagi.data.task import Task
 from tagi.evaluation.answers import Answer, answer_task
-from tagi.evaluation.summary import Metric, summarize
+from tagi.evaluation.metrics import FloatArray
+from tagi.evaluation.summary import Metric, answer_scores, summarize
 from tagi.methods.protocol import Method
 
 Advance = Callable[[int], None]
@@ -36,8 +37,12 @@ class Scoring(Protocol[G]):
         """What `as_line` wrote."""
         ...
 
-    def summarize(self, given: Sequence[G]) -> dict[str, Any]:
-        """Means in percent with an interval, overall, per category and per task."""
+    def scores(self, given: Sequence[G]) -> dict[str, FloatArray]:
+        """Every score of every instance, in percent and in order; the first is the one that counts."""
+        ...
+
+    def summarize(self, given: Sequence[G], scores: dict[str, FloatArray]) -> dict[str, Any]:
+        """From these scores: means in percent with an interval, overall, per category and per task."""
         ...
 
 
@@ -66,6 +71,10 @@ class InWords:
         """An answer from a file."""
         return Answer.from_line(line)
 
-    def summarize(self, given: Sequence[Answer]) -> dict[str, Any]:
-        """Exact answers, or ROUGE and exact match as Tk-Instruct scores them."""
-        return summarize(given, self.metric)
+    def scores(self, given: Sequence[Answer]) -> dict[str, FloatArray]:
+        """Exactness, or ROUGE and exact match as Tk-Instruct scores them."""
+        return answer_scores(given, self.metric)
+
+    def summarize(self, given: Sequence[Answer], scores: dict[str, FloatArray]) -> dict[str, Any]:
+        """Means of them."""
+        return summarize(given, scores)

@@ -7,6 +7,7 @@ import numpy as np
 
 from tagi.evaluation.answers import Answer
 from tagi.evaluation.metrics import (
+    FloatArray,
     aggregate,
     clustered_bootstrap_interval,
     exact_accuracy,
@@ -16,21 +17,26 @@ from tagi.evaluation.metrics import (
 Metric = Literal["exact", "rouge"]
 
 
-def summarize(answers: Sequence[Answer], metric: Metric) -> dict[str, Any]:
-    """Means in percent, overall, per category and per task, and a 95% interval of the overall mean.
+def summarize(answers: Sequence[Answer], scores: dict[str, FloatArray]) -> dict[str, Any]:
+    """Means of `answer_scores`, overall, per category and per task, and a 95% interval of the overall mean.
 
-    `metric="exact"`: equality of the text. `"rouge"`: ROUGE-L, ROUGE-1 and exact match as Tk-Instruct scores them.
     The interval resamples tasks, each with all its instances: the claim is about unseen tasks.
     """
-    rows = [answer.as_prediction() for answer in answers]
-    if metric == "exact":
-        hits = [exact_accuracy(answer.prediction, answer.references) for answer in answers]
-        scores = {"accuracy": 100 * np.array(hits)}
-    else:
-        scores = instance_scores(rows)
     main = next(iter(scores))
     low, high = clustered_bootstrap_interval(scores[main], [answer.task for answer in answers], seed=0)
+    rows = [answer.as_prediction() for answer in answers]
     return {"n": len(answers), "metric": main, "interval": [low, high], **aggregate(rows, scores)}
+
+
+def answer_scores(answers: Sequence[Answer], metric: Metric) -> dict[str, FloatArray]:
+    """Every score of every answer, in percent and in order; the first is the one that counts.
+
+    `metric="exact"`: equality of the text. `"rouge"`: ROUGE-L, ROUGE-1 and exact match as Tk-Instruct scores them.
+    """
+    if metric == "exact":
+        hits = [exact_accuracy(answer.prediction, answer.references) for answer in answers]
+        return {"accuracy": 100 * np.array(hits)}
+    return instance_scores([answer.as_prediction() for answer in answers])
 
 
 def category_rows(summary: dict[str, Any]) -> list[dict[str, Any]]:

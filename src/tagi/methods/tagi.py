@@ -96,7 +96,15 @@ class TAGI(Method):
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> TaskStates:
         """All tasks' instructions in one pass."""
-        sequences = [self.text.instruction(task.instruction, task.examples, truncate=truncate) for task in tasks]
+        return self._prepared(
+            [self.text.instruction(task.instruction, task.examples, truncate=truncate) for task in tasks]
+        )
+
+    def wordless(self) -> TaskStates:
+        """States of one task whose instruction says nothing, to measure what an instruction's words do."""
+        return self._prepared([self.text.wordless_instruction()])
+
+    def _prepared(self, sequences: Sequence[list[int]]) -> TaskStates:
         ids, mask = self.text.batch(sequences)
         device = self.generator.backbone.device
         return self.generator.prepare(ids.to(device), mask.to(device))

@@ -8,18 +8,23 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tagi.adapters import delta_variance, stack_banks
+from tagi.adapters import delta_variance
+from tagi.backbones.checkpoint import read_config
 from tagi.backbones.load import folder_revision
 from tagi.config import Recipe
 from tagi.data.digest import tasks_digest
 from tagi.data.task import Task
 from tagi.errors import ConfigError, InputError
 from tagi.evaluation.conditions import INSTRUCTIONS, Condition, conditions
+from tagi.evaluation.distances import adapter_report, generated_updates
 from tagi.evaluation.p3_scores import p3_averages
+from tagi.evaluation.pairing import ByTask, by_task, paired_difference
+from tagi.evaluation.pictures import draw_adapters, needs_matplotlib
 from tagi.evaluation.ranking import ByRank
 from tagi.evaluation.scoring import Advance, InWords, Scoring
 from tagi.evaluation.task_log import TaskLog, predictions_file
@@ -31,6 +36,8 @@ from tagi.pipeline.tasks import LoadedTasks, Split, load_tasks
 from tagi.training import fingerprint
 
 _METRICS = {"toy": "exact", "sni": "rouge", "p3": "rank", "jsonl": "rouge"}
+PICTURE = "adapters.png"
+"""Of the adapters' distances, beside the record."""
 _CLAIM = "evaluation.json"
 """What an evaluation is of, written before its first answer, so that only the same one goes on with its files."""
 
@@ -39,12 +46,14 @@ _CLAIM = "evaluation.json"
 class Asked:
     """What an evaluation is asked to do: which conditions, which of the recipe's test tasks, how much of each.
 
-    `tasks` are names or patterns (`task1*`), all tasks if empty; `limit` bounds the instances of each.
+    `tasks` are names or patterns (`task1*`), all tasks if empty; `limit` bounds the instances of each. `distances` asks
+    for those between the tasks' generated updates too, where the method generates any.
     """
 
     conditions: tuple[str, ...] = INSTRUCTIONS[:1]
     tasks: tuple[str, ...] = ()
     limit: int | None = None
+    distances: bool = False
 
     @property
     def partial(self) -> bool:
@@ -64,28 +73,26 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a checkpoint on the recipe's test tasks and return the record.
 
-    With `out`, `record.json` and the predictions of every condition lie there. Tasks are done one after the other, so
-    that memory does not grow with their number; with `resume` an interrupted evaluation goes on with the next task, and
-    a finished one is left alone. `extra` goes into the record.
+    With `out`, `record.json` and the predictions of every condition lie there, and a picture of the distances if asked
+    for. Tasks are done one after the other, so that memory does not grow with their number; with `resume` an
+    interrupted evaluation goes on with the next task, and a finished one is left alone. `extra` goes into the record.
     """
     asked = asked or Asked()
     folder = find_checkpoint(checkpoint)
     loaded = load_tasks(recipe, "test")
     tasks = select_tasks(loaded.tasks, asked.tasks, asked.limit or recipe.evaluation.limit)
     digest, revision = tasks_digest(tasks), folder_revision(folder)
-    identity = fingerprint(revision, digest, recipe.evaluation.model_dump(mode="json"), asked.conditions)
+    settings = recipe.evaluation.model_dump(mode="json")
+    identity = fingerprint(revision, digest, settings, asked.conditions, asked.distances, recipe.seed)
+    if asked.distances and out is not None and read_config(folder)["method"] == TAGI.name:
+        needs_matplotlib(f"{out / PICTURE}")
     finished = None if out is None else _claim(out, identity, resume)
     if finished is not None:
         return finished
     method = load_method(folder).to(_device())
     scoring = scoring_of(recipe)
-    results = {
-        condition.name: {
-            "given": condition.given,
-            **scoring.summarize(_given(method, condition, tasks, scoring, out, progress)),
-        }
-        for condition in conditions(method, tasks, asked.conditions)
-    }
+    made = conditions(method, tasks, asked.conditions, seed=recipe.seed)
+    results = _results(method, made, tasks, scoring, out, progress)
     if recipe.data.source == "p3" and isinstance(scoring, ByRank):
         for result in results.values():
             result["averages"] = p3_averages(result)
@@ -100,7 +107,7 @@ def evaluate(
         "partial": asked.partial,
         "data": _data(loaded, tasks, digest, asked.limit or recipe.evaluation.limit),
         "results": results,
-        "delta_variance": _delta_variance(method, tasks),
+        **_adapters(method, tasks, asked, out, recipe.seed),
     }
     return content if out is None else write_record(out / RECORD, recipe, content)
 
@@ -109,7 +116,8 @@ def validation_score(method: Method, tasks: Sequence[Task], recipe: Recipe) -> f
     """Mean score in percent over held-out tasks with their own instruction: ROUGE-L, or exact matches of toy tasks."""
     scoring = scoring_of(recipe, "validation")
     (right,) = conditions(method, tasks, INSTRUCTIONS[:1])
-    summary = scoring.summarize(_given(method, right, tasks, scoring, None, False))
+    given = _given(method, right, tasks, scoring, None, False)
+    summary = scoring.summarize(given, scoring.scores(given))
     return float(summary["overall"][summary["metric"]])
 
 
@@ -160,6 +168,36 @@ def _claim(out: Path, identity: str, resume: bool) -> dict[str, Any] | None:
     return found if record.exists() else None
 
 
+def _results(
+    method: Method,
+    made: Sequence[Condition],
+    tasks: Sequence[Task],
+    scoring: Scoring[Any],
+    out: Path | None,
+    progress: bool,
+) -> dict[str, dict[str, Any]]:
+    """By condition: scores, tasks left out if any, and the difference from `right` on the same instances."""
+    results: dict[str, dict[str, Any]] = {}
+    values: dict[str, ByTask] = {}
+    for condition in made:
+        covered = [tasks[index] for index in condition.covered(tasks)]
+        given = _given(method, condition, tasks, scoring, out, progress)
+        scores = scoring.scores(given)
+        names = {task.name for task in covered}
+        left_out = [task.name for task in tasks if task.name not in names]
+        results[condition.name] = {
+            "given": condition.given,
+            **({"left_out": left_out} if left_out else {}),
+            **scoring.summarize(given, scores),
+        }
+        values[condition.name] = by_task(next(iter(scores.values())), covered)
+    right = values.get(INSTRUCTIONS[0])
+    for name, own in values.items():
+        if right is not None and own is not right:
+            results[name]["minus_right"] = paired_difference(own, right)
+    return results
+
+
 def _given(
     method: Method, condition: Condition, tasks: Sequence[Task], scoring: Scoring[Any], out: Path | None, progress: bool
 ) -> list[Any]:
@@ -168,8 +206,10 @@ def _given(
     if out is not None:
         log = TaskLog(out / predictions_file(condition.name), {task.name: len(task.instances) for task in tasks})
     given: list[Any] = []
-    with _bar(condition.name, sum(len(task.instances) for task in tasks), progress) as advance:
-        for index, task in enumerate(tasks):
+    covered = condition.covered(tasks)
+    with _bar(condition.name, sum(len(tasks[index].instances) for index in covered), progress) as advance:
+        for index in covered:
+            task = tasks[index]
             if log is not None and task.name in log:
                 given += [scoring.read(line) for line in log.lines(task.name)]
                 advance(len(task.instances))
@@ -201,12 +241,17 @@ def _data(loaded: LoadedTasks, tasks: Sequence[Task], digest: str, limit: int | 
     }
 
 
-def _delta_variance(method: Method, tasks: Sequence[Task]) -> float | None:
-    """How far the adapters of the test tasks differ: 0 when all tasks get the same."""
+def _adapters(method: Method, tasks: Sequence[Task], asked: Asked, out: Path | None, seed: int) -> dict[str, Any]:
+    """How far the adapters of the test tasks differ (0 when all tasks get the same); if asked, how each from each."""
     if not isinstance(method, TAGI):
-        return None
-    banks = [method.prepare([task], truncate=True).bank.map(torch.Tensor.cpu) for task in tasks]
-    return delta_variance(stack_banks(banks))
+        return {"delta_variance": None}
+    bank = generated_updates(method, tasks)
+    found: dict[str, Any] = {"delta_variance": delta_variance(bank)}
+    if asked.distances:
+        found["adapters"] = adapter_report(bank, tasks, seed)
+        if out is not None:
+            draw_adapters(out / PICTURE, np.array(found["adapters"]["distances"]), found["adapters"]["categories"])
+    return found
 
 
 def _device() -> torch.device:
