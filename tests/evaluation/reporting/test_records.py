@@ -43,7 +43,7 @@ def results(**changes: Any) -> dict[str, Any]:
 BROKEN: dict[str, tuple[Any, str, str]] = {
     "cut": ('{"format": 1, "rec', "broken", "not JSON"),
     "list": ([1, 2], "broken", "not a JSON object"),
-    "old": (without("format"), "another form", "expected a record of format 1, got None"),
+    "old": (without("format"), "another form", "expected a record of format 1, got one without a format"),
     "newer": (evaluation(90.0, seed=2, format=2), "another form", "got 2"),
     "time": (evaluation(90.0, seed=2, kind="time"), "another kind", "of kind 'time'"),
     "no digest": (without("data", "digest"), "broken", "data.digest: expected text, got None"),
@@ -78,7 +78,12 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
     "other settings": (
         evaluation(90.0, overrides=["evaluation.num_beams=4"], seed=2),
         "other evaluation settings",
-        "num_beams = 4, choice_score = sum, where 2 of 3 have max_new_tokens = 8, num_beams = 1",
+        "num_beams = 4, where 2 of 3 have max_new_tokens = 8, num_beams = 1",
+    ),
+    "ranked": (
+        results(choice_score="mean"),
+        "other evaluation settings",
+        "choice_score = mean, where 2 of 3 have max_",
     ),
     "other metric": (evaluation(90.0, seed=2, metric="rougeL"), "another metric", "rougeL, where 2 of 3 have accuracy"),
     "a seed again": (evaluation(90.0, seed=1, revision="sha256:other"), "counted once", "of the same setting and seed"),

@@ -44,7 +44,7 @@ def test_by_condition_has_every_setting_and_condition() -> None:
     assert table.columns == ("right", "none")
     assert [name for name, _ in table.rows] == ["TAGI (Def, toy)", "Meta-trained (Def, toy)"]
     assert [texts(cells) for _, cells in table.rows] == [["50.0", "4.0"], ["40.0", "missing"]]
-    assert table.rows[0][1][0].details == ("47.0 to 54.0, n 12", "seed 0")
+    assert table.rows[0][1][0].details == ("47.0 to 54.0, n\N{NO-BREAK SPACE}12", "seed 0")
     assert "none: nothing" in table.note
 
 
@@ -79,7 +79,7 @@ def test_table_2_at_the_papers_settings_has_the_papers_figures() -> None:
     assert cell(table, "HyperTuning", "Def, Base (250M)") == Cell("missing")
     (apart,) = [name for name, _ in table.rows if "not the paper's" in name]
     assert apart.endswith("(not the paper's: 200 steps)")
-    assert cell(table, apart, "Def, Base (250M)") == Cell("12.0", ("9.0 to 16.0, n 12", "seed 0"))
+    assert cell(table, apart, "Def, Base (250M)") == Cell("12.0", ("9.0 to 16.0, n\N{NO-BREAK SPACE}12", "seed 0"))
     assert "Table 2" in table.note
 
 
@@ -118,7 +118,7 @@ def test_table_3() -> None:
     assert cell(mtest11, "Full FT", "T0, XL (3B)") == Cell("missing", quoted="paper 61.4")
     assert cell(hypert5, "TAGI", "T5-LM, Base (250M)") == Cell("missing", quoted="paper 46.7")
     assert cell(hypert5, "TAGI", "T0, XL (3B)").text == "58.0"
-    assert cell(hypert5, "TAGI", "T0, XL (3B)").details == ("no interval, n 12", "seed 0")
+    assert cell(hypert5, "TAGI", "T0, XL (3B)").details == ("no interval, n\N{NO-BREAK SPACE}12", "seed 0")
 
 
 WITHOUT = {

@@ -11,8 +11,9 @@ from tagi.evaluation.reporting.training import LossCurves
 
 _WIDTH, _HEIGHT, _LEGEND_LINE = 5.2, 2.9, 0.19
 """Inches; the legend stands below the axes and takes room of its own."""
-_MAX_NAMED = 10
+_MAX_NAMED = 20
 """Names in a legend, as many as there are colours: of more lines the description tells."""
+_FEW = 10
 _DECADE = 10
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -65,16 +66,17 @@ def draw_curve(curve: Curve) -> Chart:
 
 def draw_losses(curves: LossCurves) -> Chart:
     """Losses by step, on a logarithmic axis where they span decades; seeds of one setting have one colour."""
+    from matplotlib import colormaps
     from matplotlib.ticker import LogLocator, NullFormatter
 
+    colours = colormaps["tab10" if len(curves.names) <= _FEW else "tab20"].colors  # type: ignore[attr-defined]
     figure, axes = _figure()
-    names = list(dict.fromkeys(line.name for line in curves.lines))
-    for name in names:
+    for at, name in enumerate(curves.names):
         own = [line for line in curves.lines if line.name == name]
         seeds = f" ({len(own)} runs)" if len(own) > 1 else ""
         for line in own:
             label = f"{name}{seeds}" if line is own[0] else None
-            axes.plot(*zip(*line.points, strict=True), color=f"C{names.index(name)}", label=label, linewidth=1.3)
+            axes.plot(*zip(*line.points, strict=True), color=colours[at % len(colours)], label=label, linewidth=1.3)
     losses = [loss for line in curves.lines for _, loss in line.points]
     if min(losses) > 0 and max(losses) > _DECADE * min(losses):
         axes.set_yscale("log", subs=range(2, 10))
@@ -86,7 +88,7 @@ def draw_losses(curves: LossCurves) -> Chart:
     told = "; ".join(
         f"{line.name}, seed {line.seed}: {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in curves.lines
     )
-    return _chart(figure, axes, curves.title, f"{curves.title}. {told}", named=len(names))
+    return _chart(figure, axes, curves.title, f"{curves.title}. {told}", named=len(curves.names))
 
 
 def _figure() -> tuple[Any, Any]:

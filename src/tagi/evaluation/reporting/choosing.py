@@ -7,8 +7,10 @@ from typing import Any
 from tagi.evaluation.reporting.records import LeftOut, Record
 from tagi.evaluation.reporting.settings import Setting, seed_of, setting_of
 
-_HOW = ("max_new_tokens", "num_beams", "choice_score")
-"""Keys of `[evaluation]` that decide a score."""
+_IN_WORDS = ("max_new_tokens", "num_beams")
+"""Keys of `[evaluation]` that decide the score of answers in words."""
+_RANKED = "choice_score"
+"""In a result, what ranked choices are ranked by."""
 
 
 def choose(records: Sequence[Record]) -> tuple[list[Record], list[LeftOut]]:
@@ -58,8 +60,11 @@ def _metrics(one: Record) -> str:
 
 
 def _how(one: Record) -> str:
+    ranked = sorted({str(found[_RANKED]) for found in one.content["results"].values() if _RANKED in found})
+    if ranked:
+        return f"{_RANKED} = {', '.join(ranked)}"
     settings: dict[str, Any] = one.content["recipe"]["evaluation"]
-    return ", ".join(f"{key} = {settings[key]}" for key in _HOW if settings.get(key) is not None)
+    return ", ".join(f"{key} = {settings.get(key)}" for key in _IN_WORDS)
 
 
 def _once(records: Iterable[Record], left_out: list[LeftOut]) -> list[Record]:

@@ -114,7 +114,8 @@ def _read(path: Path, name: str, form: int) -> Record | LeftOut | None:
         return None
     found = content.get("format")
     if found != form:
-        return LeftOut("another form", name, f"expected a record of format {form}, got {found!r}")
+        got = "one without a format" if found is None else f"{found!r}"
+        return LeftOut("another form", name, f"expected a record of format {form}, got {got}")
     if content.get("kind") not in KINDS:
         return LeftOut("another kind", name, f"of kind {content.get('kind')!r}: neither {' nor '.join(KINDS)}")
     fault = _fault(content)

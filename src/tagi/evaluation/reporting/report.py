@@ -140,7 +140,7 @@ def _environments(records: Sequence[Record]) -> Section:
                 str(environment.get("commit") or "none"),
                 str(environment.get("python")),
                 ", ".join(f"{name} {version}" for name, version in packages.items()),
-                f"{environment.get('device')}, {environment.get('threads')} threads",
+                f"{environment.get('device')}, threads: {environment.get('threads')}",
             )
         ] += 1
     columns = ("commit", "Python", "packages", "device", "records")

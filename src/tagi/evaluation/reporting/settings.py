@@ -13,7 +13,8 @@ from tagi.evaluation.reporting.records import Record
 TAGI = "TAGI"
 METATRAINED = "Meta-trained"
 METATRAINED_LORA = "Meta-trained by LoRA"
-_METHODS = {"tagi": TAGI, "concatenation": "Instruction concatenated"}
+_CONCATENATED = "Instruction concatenated"
+_METHODS = {"tagi": TAGI, "concatenation": _CONCATENATED, "causal-concatenation": _CONCATENATED}
 
 STEPS = "training.finetune.steps"
 SPLIT = "data.task_split"

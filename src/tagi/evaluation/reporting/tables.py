@@ -47,7 +47,7 @@ def score_cell(score: Score | None, quoted: float | None = None) -> Cell:
     if score is None:
         return Cell(MISSING, quoted=quote)
     interval = "no interval" if score.interval is None else f"{score.interval[0]:.1f} to {score.interval[1]:.1f}"
-    below = [f"{interval}, n {score.n:,}"]
+    below = [f"{interval}, n\N{NO-BREAK SPACE}{score.n:,}"]
     if score.spread is not None:
         seeds = ", ".join(f"{seed}: {value:.1f}" for seed, value in score.seeds.items())
         below.append(f"seeds {seeds}; s.d. {score.spread:.1f}")

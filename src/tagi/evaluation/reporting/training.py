@@ -28,6 +28,11 @@ class LossCurves:
     title: str
     lines: tuple[LossLine, ...]
 
+    @property
+    def names(self) -> list[str]:
+        """Of the settings, each once."""
+        return list(dict.fromkeys(line.name for line in self.lines))
+
 
 def training_table(records: Sequence[Record]) -> Table:
     """A row for each training run."""
