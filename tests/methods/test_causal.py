@@ -60,6 +60,19 @@ def prompt_of(row: int) -> list[int]:
     return [0, *(known[word] for word in f"{INSTRUCTIONS[ROW_TASKS[row]]} {INPUTS[row]} ->".split())]
 
 
+def test_no_answer_ends_before_the_least_length() -> None:
+    """With the first token that the model writes as its end, nothing else keeps it going."""
+    method = causal()
+    states, row, one = method.prepare(tasks()), torch.tensor([0]), INPUTS[:1]
+    first = method.predict(states, row, one, max_new_tokens=1)
+    end = causal_tokenizer().convert_tokens_to_ids(first[0])
+    method.backbone.model.generation_config.eos_token_id = end
+    assert method.predict(states, row, one, max_new_tokens=6) == first
+    (longer,) = method.predict(states, row, one, max_new_tokens=6, min_new_tokens=6)
+    assert len(longer.split()) == 6
+    assert first[0] not in longer.split()
+
+
 def target_of(text: str) -> list[int]:
     """An answer's tokens and the end."""
     return [*(causal_tokenizer().get_vocab()[word] for word in text.split()), 1]

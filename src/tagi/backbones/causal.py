@@ -124,11 +124,13 @@ class CausalBackbone(Backbone):
         mask: Bool[Tensor, "row token"],
         *,
         max_new_tokens: int,
+        min_new_tokens: int | None = None,
         num_beams: int = 1,
     ) -> Int[Tensor, "row answer"]:
         """Greedy or beam decoding after prompts padded on the left, one answer a row, without its prompt.
 
-        With beams, an attachment in force must be laid out for `row * num_beams` rows, each row's together.
+        No answer ends before `min_new_tokens`. With beams, an attachment in force must be laid out for
+        `row * num_beams` rows, each row's together.
         Raises `InputError` where prompt and answer would be longer than the model can read.
         """
         if ids.shape[1] + max_new_tokens > self.max_tokens:
@@ -139,6 +141,7 @@ class CausalBackbone(Backbone):
         ends, pad = self.end_tokens, self.tokenizer.pad_token_id
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
             num_beams=num_beams,
             do_sample=False,
             use_cache=True,

@@ -89,16 +89,24 @@ class T5Backbone(Backbone):
 
     @torch.no_grad()
     def generate(
-        self, cross: KeysValues, mask: Bool[Tensor, "row token"], *, max_new_tokens: int, num_beams: int = 1
+        self,
+        cross: KeysValues,
+        mask: Bool[Tensor, "row token"],
+        *,
+        max_new_tokens: int,
+        min_new_tokens: int | None = None,
+        num_beams: int = 1,
     ) -> Int[Tensor, "row answer"]:
         """Greedy or beam decoding from keys and values already computed, one answer a row.
 
-        With beams, an attachment in force must be laid out for `row * num_beams` rows, each row's together.
+        No answer ends before `min_new_tokens`. With beams, an attachment in force must be laid out for
+        `row * num_beams` rows, each row's together.
         """
         # transformers repeats masks and states for the beams, but not a cache that it is given.
         expanded = [tuple(part.repeat_interleave(num_beams, dim=0) for part in layer) for layer in cross]
         config = GenerationConfig(
             max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
             num_beams=num_beams,
             do_sample=False,
             use_cache=True,

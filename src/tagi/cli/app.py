@@ -18,6 +18,7 @@ from tagi.cli.predict import predict
 from tagi.cli.report import report
 from tagi.cli.run import run
 from tagi.cli.sweep import sweep
+from tagi.cli.time import time
 from tagi.cli.train import train
 from tagi.errors import TagiError
 
@@ -50,7 +51,7 @@ def _options(
 
 
 # The commands, in the order of the help: one module for each, or for each group.
-for _command in (demo, generate, predict, train, run, sweep, evaluate, compare, report, describe, flops):
+for _command in (demo, generate, predict, train, run, sweep, evaluate, compare, report, describe, flops, time):
     app.command()(_command)
 app.add_typer(recipes.app, name="recipes")
 

@@ -59,6 +59,21 @@ class Runner:
         ]
         return joined, torch.cat([self.states.mask.expand(rows, -1), mask], dim=1)
 
+    def decode(
+        self,
+        cross: KeysValues,
+        memory: Bool[Tensor, "row memory"],
+        *,
+        max_new_tokens: int,
+        min_new_tokens: int | None = None,
+        num_beams: int = 1,
+    ) -> Int[Tensor, "row answer"]:
+        """Greedy or beam answers as token ids from what `read` gave."""
+        with Attachment(*self.hooks(num_beams)).active():
+            return self.backbone.generate(
+                cross, memory, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
+            )
+
 
 @torch.no_grad()
 def merged_runner(generator: Generator, states: TaskStates) -> Runner:
@@ -83,12 +98,13 @@ def answer(
     mask: Bool[Tensor, "row token"],
     *,
     max_new_tokens: int,
+    min_new_tokens: int | None = None,
     num_beams: int = 1,
 ) -> Int[Tensor, "row answer"]:
-    """Greedy or beam answers as token ids."""
-    cross, memory = runner.read(ids, mask)
-    with Attachment(*runner.hooks(num_beams)).active():
-        return runner.backbone.generate(cross, memory, max_new_tokens=max_new_tokens, num_beams=num_beams)
+    """Greedy or beam answers as token ids, none of which ends before `min_new_tokens`."""
+    return runner.decode(
+        *runner.read(ids, mask), max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
+    )
 
 
 @torch.no_grad()

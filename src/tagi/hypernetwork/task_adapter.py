@@ -44,11 +44,12 @@ class TaskAdapter:
         inputs: str | Sequence[str],
         *,
         max_new_tokens: int | None = None,
+        min_new_tokens: int | None = None,
         num_beams: int = 1,
         batch_size: int = _BATCH,
         truncate: bool = False,
     ) -> str | list[str]:
-        """Answers to one input or to several, greedy or by beam search.
+        """Answers to one input or to several, greedy or by beam search, none that ends before `min_new_tokens`.
 
         Raises `InputError`, before anything is computed, for an empty input and for one over the generator's
         limit unless `truncate`.
@@ -59,7 +60,9 @@ class TaskAdapter:
         answers = [""] * len(texts)
         for batch in _by_length(tokens, batch_size):
             ids, mask = self._batch([tokens[i] for i in batch])
-            found = answer(self.runner(), ids, mask, max_new_tokens=limit, num_beams=num_beams)
+            found = answer(
+                self.runner(), ids, mask, max_new_tokens=limit, min_new_tokens=min_new_tokens, num_beams=num_beams
+            )
             for i, text in zip(batch, self.generator.text.decode(found), strict=True):
                 answers[i] = text
         return answers[0] if isinstance(inputs, str) else answers

@@ -40,9 +40,17 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         return self.backbone.logits(ids, mask, labels)
 
     def _answers(
-        self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"], max_new_tokens: int, num_beams: int
+        self,
+        ids: Int[Tensor, "row token"],
+        mask: Bool[Tensor, "row token"],
+        *,
+        max_new_tokens: int,
+        min_new_tokens: int | None,
+        num_beams: int,
     ) -> Int[Tensor, "row answer"]:
-        return self.backbone.generate(ids, mask, max_new_tokens=max_new_tokens, num_beams=num_beams)
+        return self.backbone.generate(
+            ids, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
+        )
 
     def _scores(
         self,

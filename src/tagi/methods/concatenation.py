@@ -26,10 +26,18 @@ class Concatenation(Prompted[T5Backbone]):
         return self.backbone.logits(self.backbone.encode(ids, mask), mask, labels)
 
     def _answers(
-        self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"], max_new_tokens: int, num_beams: int
+        self,
+        ids: Int[Tensor, "row token"],
+        mask: Bool[Tensor, "row token"],
+        *,
+        max_new_tokens: int,
+        min_new_tokens: int | None,
+        num_beams: int,
     ) -> Int[Tensor, "row answer"]:
         cross = self.backbone.cross_keys_values(self.backbone.encode(ids, mask))
-        return self.backbone.generate(cross, mask, max_new_tokens=max_new_tokens, num_beams=num_beams)
+        return self.backbone.generate(
+            cross, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
+        )
 
     def _scores(
         self,

@@ -57,9 +57,15 @@ class Prompted(Method, Generic[B]):
 
     @abstractmethod
     def _answers(
-        self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"], max_new_tokens: int, num_beams: int
+        self,
+        ids: Int[Tensor, "row token"],
+        mask: Bool[Tensor, "row token"],
+        *,
+        max_new_tokens: int,
+        min_new_tokens: int | None,
+        num_beams: int,
     ) -> Int[Tensor, "row answer"]:
-        """Tokens of one answer per prompt."""
+        """Tokens of one answer per prompt, none of which ends before `min_new_tokens`."""
 
     @abstractmethod
     def _scores(
@@ -109,12 +115,16 @@ class Prompted(Method, Generic[B]):
         inputs: Sequence[str],
         *,
         max_new_tokens: int,
+        min_new_tokens: int | None = None,
         num_beams: int = 1,
         truncate: bool = False,
     ) -> list[str]:
         """Answers of a batch that may mix tasks."""
         ids, mask = self._read(states, rows, inputs, truncate)
-        return self.text.decode(self._answers(ids, mask, max_new_tokens, num_beams))
+        answers = self._answers(
+            ids, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
+        )
+        return self.text.decode(answers)
 
     @torch.no_grad()
     def score_choices(

@@ -59,10 +59,11 @@ class Method(Trainable):
         inputs: Sequence[str],
         *,
         max_new_tokens: int,
+        min_new_tokens: int | None = None,
         num_beams: int = 1,
         truncate: bool = False,
     ) -> list[str]:
-        """One answer per input, the whole batch at once."""
+        """One answer per input, the whole batch at once; none ends before `min_new_tokens`."""
 
     @abstractmethod
     def score_choices(

@@ -129,12 +129,16 @@ class TAGI(Method):
         inputs: Sequence[str],
         *,
         max_new_tokens: int,
+        min_new_tokens: int | None = None,
         num_beams: int = 1,
         truncate: bool = False,
     ) -> list[str]:
         """Answers of a batch that may mix tasks."""
         runner, ids, mask = self._ready(states, rows, inputs, truncate)
-        return self.text.decode(answer(runner, ids, mask, max_new_tokens=max_new_tokens, num_beams=num_beams))
+        answers = answer(
+            runner, ids, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
+        )
+        return self.text.decode(answers)
 
     def score_choices(
         self,

@@ -21,7 +21,7 @@ from tagi.pipeline.describing import PUBLISHED
 from tagi.pipeline.records import RECORD
 from tagi.pipeline.running import chosen, plan
 
-_HUB = {
+HUB = {
     **{f"google/{name}": name for name in PUBLISHED},
     "qinyuany/my-t0-base": "t5-base-lm-adapt",
     "qinyuany/my-t0-large": "t5-large-lm-adapt",
@@ -101,12 +101,12 @@ def _sizes(recipe: Recipe) -> _Sizes:
 
 def _shapes(recipe: Recipe) -> T5Backbone:
     name = recipe.backbone.name
-    if name == "config" or name in _HUB:
-        fields = recipe.backbone.config or PUBLISHED[_HUB[name]]
+    if name == "config" or name in HUB:
+        fields = recipe.backbone.config or PUBLISHED[HUB[name]]
         with torch.device("meta"):
             return T5Backbone(build_t5(fields), _NoTokenizer(), BaseModel(name, "no weights"))
     if name != "toy" and not Path(name).exists():
-        raise ConfigError(f"backbone.name: expected a folder or one of {', '.join(_HUB)} to estimate, got {name!r}")
+        raise ConfigError(f"backbone.name: expected a folder or one of {', '.join(HUB)} to estimate, got {name!r}")
     return load_backbone(name, T5Backbone, revision=recipe.backbone.revision, tokenizer=recipe.backbone.tokenizer)
 
 
