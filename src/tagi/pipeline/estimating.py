@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from tagi.backbones import BaseModel, T5Backbone, build_t5, count_parameters, load_backbone
+from tagi.backbones import T5Backbone, count_parameters, load_backbone
 from tagi.config import Recipe, Stage
 from tagi.data.text import TextSettings
 from tagi.errors import ConfigError
 from tagi.hypernetwork import Generator
 from tagi.pipeline.building import generator_settings
-from tagi.pipeline.describing import PUBLISHED
+from tagi.pipeline.describing import PUBLISHED, shapes_of
 from tagi.pipeline.records import RECORD
 from tagi.pipeline.running import chosen, plan
 
@@ -102,9 +102,7 @@ def _sizes(recipe: Recipe) -> _Sizes:
 def _shapes(recipe: Recipe) -> T5Backbone:
     name = recipe.backbone.name
     if name == "config" or name in HUB:
-        fields = recipe.backbone.config or PUBLISHED[HUB[name]]
-        with torch.device("meta"):
-            return T5Backbone(build_t5(fields), _NoTokenizer(), BaseModel(name, "no weights"))
+        return shapes_of("recipe" if recipe.backbone.config is not None else HUB[name], recipe)
     if name != "toy" and not Path(name).exists():
         raise ConfigError(f"backbone.name: expected a folder or one of {', '.join(HUB)} to estimate, got {name!r}")
     return load_backbone(name, T5Backbone, revision=recipe.backbone.revision, tokenizer=recipe.backbone.tokenizer)
@@ -185,9 +183,3 @@ def _measured_tflops(size: int = 1024) -> float:
         float(product[0, 0])  # waits for the device
         times.append(time.perf_counter() - begun)
     return 2 * size**3 / min(times) / 1e12
-
-
-class _NoTokenizer:
-    """Stands where nothing is read."""
-
-    pad_token_id = 0
