@@ -1,11 +1,15 @@
 """MTest11 and HyperT5 as the paper's Table 9 has them."""
 
+import math
+import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tagi.data.p3_eval import EVALUATION_SETS
-from tagi.evaluation.p3_scores import ANLI, MTEST11, P3Average, hypert5, mtest11, p3_averages
+from tagi.evaluation.p3_scores import ANLI, MTEST11, ByP3Rank, P3Average, hypert5, mtest11
+from tagi.evaluation.ranking import RankedAnswer
 
 # Rows of Table 9, R1 to SCloze, and its two averages.
 ROWS = {
@@ -65,9 +69,39 @@ def test_the_sets_are_those_that_are_read() -> None:
     assert MTEST11[:3] == ANLI
 
 
-def test_averages_of_a_summary() -> None:
-    summary = {"per_category": {name: {"accuracy": 3.0 * at} for at, name in enumerate(MTEST11[:-1])}}
-    assert p3_averages(summary) == {
-        "mtest11": {"value": None, "missing": ["story_cloze_2016"]},
-        "hypert5": {"value": pytest.approx((3 + 9 + 12 + 15 + 18 + 21 + 24 + 27) / 8), "missing": []},
-    }
+def answered(name: str, hits: Sequence[int], prompt: str = "p") -> list[RankedAnswer]:
+    return [
+        RankedAnswer(f"{name}-{prompt}", name, f"{name}-{at}", "x", ("y", "n"), (-1.0, -2.0), (1 - hit,), 0, False, "y")
+        for at, hit in enumerate(hits)
+    ]
+
+
+def test_averages_of_a_summary_with_intervals() -> None:
+    rng = random.Random(1)
+    hits = {name: [rng.randrange(2) for _ in range(20 + at)] for at, name in enumerate(MTEST11[:-1])}
+    answers = [answer for name, own in hits.items() for answer in answered(name, own)]
+    way = ByP3Rank(batch_size=3)
+    averages = way.summarize(answers, way.scores(answers))["averages"]
+    assert averages["mtest11"] == {"value": None, "missing": ["story_cloze_2016"], "interval": None}
+    own = averages["hypert5"]
+    means = {name: 100 * sum(values) / len(values) for name, values in hits.items()}
+    anli = sum(means[name] for name in ANLI) / 3
+    assert own["value"] == pytest.approx((anli + sum(means[name] for name in MTEST11[3:-1])) / 8)
+    # By the formula of a mean of independent means: a proportion's variance over its examples.
+    variances = {name: mean * (100 - mean) / len(hits[name]) for name, mean in means.items()}
+    shares = {name: (1 / 24 if name in ANLI else 1 / 8) for name in hits}
+    spread = math.sqrt(sum(shares[name] ** 2 * variances[name] for name in hits))
+    low, high = own["interval"]
+    assert low < own["value"] < high
+    assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.1)
+
+
+def test_prompts_of_the_same_examples_do_not_narrow_an_interval() -> None:
+    rng = random.Random(2)
+    hits = {name: [rng.randrange(2) for _ in range(25)] for name in MTEST11}
+    once = [answer for name, own in hits.items() for answer in answered(name, own)]
+    twice = [*once, *(answer for name, own in hits.items() for answer in answered(name, own, "q"))]
+    way = ByP3Rank(batch_size=3)
+    one, two = (way.summarize(given, way.scores(given))["averages"]["mtest11"] for given in (once, twice))
+    assert two["value"] == pytest.approx(one["value"])
+    assert two["interval"] == pytest.approx(one["interval"])

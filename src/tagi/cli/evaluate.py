@@ -107,7 +107,7 @@ def _rank_lines(result: dict[str, Any]) -> list[str]:
     if "choice_score" not in result:
         return []
     averages = [
-        f"{name}: {average['value']:.1f}"
+        f"{name}: {average['value']:.1f} ({average['interval'][0]:.1f} to {average['interval'][1]:.1f})"
         if average["value"] is not None
         else f"{name}: not given, missing {', '.join(average['missing'])}"
         for name, average in result.get("averages", {}).items()

@@ -138,7 +138,7 @@ def bootstrap_interval(values: Values, seed: int, resamples: int = 1000, level: 
     finite, or a `level` outside (0, 1).
     """
     array = _checked(values, resamples, level)
-    return _interval(array, np.ones_like(array), seed, resamples, level)
+    return interval_of(_resampled(array, np.ones_like(array), seed, resamples), level)
 
 
 def clustered_bootstrap_interval(
@@ -155,6 +155,18 @@ def clustered_bootstrap_interval(
     that speaks of unseen tasks. With `weights`, positive ones, it is of the weighted mean. Raises `ValueError`
     as `bootstrap_interval` does, and on lengths that differ.
     """
+    return interval_of(clustered_resamples(values, clusters, seed, resamples, level, weights), level)
+
+
+def clustered_resamples(
+    values: Values,
+    clusters: Sequence[Hashable],
+    seed: int,
+    resamples: int = 1000,
+    level: float = 0.95,
+    weights: Values | None = None,
+) -> FloatArray:
+    """The resamples' means of `clustered_bootstrap_interval`: what is drawn apart may be put together."""
     array = _checked(values, resamples, level)
     if len(clusters) != len(array):
         raise ValueError(f"expected a cluster for each of {len(array)} values, got {len(clusters)}")
@@ -165,7 +177,13 @@ def clustered_bootstrap_interval(
     member = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
     sums = np.zeros(len(numbers))
     np.add.at(sums, member, array * shares)
-    return _interval(sums, np.bincount(member, weights=shares).astype(np.float64), seed, resamples, level)
+    return _resampled(sums, np.bincount(member, weights=shares).astype(np.float64), seed, resamples)
+
+
+def interval_of(means: FloatArray, level: float = 0.95) -> tuple[float, float]:
+    """Interval (low, high) by percentiles of resamples' means."""
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _checked(values: Values, resamples: int, level: float) -> FloatArray:
@@ -177,8 +195,8 @@ def _checked(values: Values, resamples: int, level: float) -> FloatArray:
     return array
 
 
-def _interval(sums: FloatArray, counts: FloatArray, seed: int, resamples: int, level: float) -> tuple[float, float]:
-    """Percentiles of sum / count over resamples of units, unit u weighing `sums[u]` in `counts[u]` values."""
+def _resampled(sums: FloatArray, counts: FloatArray, seed: int, resamples: int) -> FloatArray:
+    """Sum / count of every resample of units, unit u weighing `sums[u]` in `counts[u]` values."""
     generator = np.random.default_rng(seed)
     units = len(sums)
     at_once = max(1, _DRAWN_AT_ONCE // units)
@@ -187,5 +205,4 @@ def _interval(sums: FloatArray, counts: FloatArray, seed: int, resamples: int, l
         stop = min(resamples, start + at_once)
         drawn = generator.integers(units, size=(stop - start, units))
         means[start:stop] = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return means

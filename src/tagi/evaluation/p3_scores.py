@@ -1,14 +1,19 @@
 """The paper's two averages over P3's evaluation sets: MTest11 and HyperT5 (Tables 3 and 9)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from tagi.data.p3_eval import EVALUATION_SETS
+from tagi.evaluation.metrics import FloatArray, interval_of
+from tagi.evaluation.ranking import ByRank, RankedAnswer, category_resamples
 
 MTEST11 = tuple(one.name for one in EVALUATION_SETS)
 """The 11 data sets; the rounds of ANLI are three."""
 ANLI = ("anli_r1", "anli_r2", "anli_r3")
+_RESAMPLES = 1000
 STORY_CLOZE = "story_cloze_2016"
 
 
@@ -34,14 +39,31 @@ def hypert5(scores: Mapping[str, float]) -> P3Average:
     return P3Average(average.value, missing)
 
 
-def p3_averages(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Both averages of what `summarize_ranking` returns, ready for JSON.
+def p3_averages(summary: Mapping[str, Any], answers: Sequence[RankedAnswer]) -> dict[str, Any]:
+    """Both averages of what `summarize_ranking` made of the answers, ready for JSON.
 
-    `{"mtest11": {"value": percent or None, "missing": [...]}, "hypert5": {...}}`.
+    `{"mtest11": {"value": percent or None, "missing": [...], "interval": [low, high] or None}, "hypert5": {...}}`. The
+    95% interval draws every data set's examples, each with all prompts that have it; the data sets are those they are.
     """
     scores = {name: group["accuracy"] for name, group in summary["per_category"].items()}
-    averages = {"mtest11": mtest11(scores), "hypert5": hypert5(scores)}
-    return {name: {"value": one.value, "missing": list(one.missing)} for name, one in averages.items()}
+    resamples = category_resamples(answers)
+    drawn = [{name: float(means[at]) for name, means in resamples.items()} for at in range(_RESAMPLES)]
+    averages = {}
+    for name, average in (("mtest11", mtest11), ("hypert5", hypert5)):
+        one = average(scores)
+        values = [average(resample).value for resample in drawn] if one.value is not None else None
+        interval = None if values is None else list(interval_of(np.array(values, dtype=np.float64)))
+        averages[name] = {"value": one.value, "missing": list(one.missing), "interval": interval}
+    return averages
+
+
+class ByP3Rank(ByRank):
+    """Rank classification of P3's evaluation sets, with their averages."""
+
+    def summarize(self, given: Sequence[RankedAnswer], scores: dict[str, FloatArray]) -> dict[str, Any]:
+        """As `ByRank`, and `averages`."""
+        summary = super().summarize(given, scores)
+        return {**summary, "averages": p3_averages(summary, given)}
 
 
 def _mean(scores: Mapping[str, float | None]) -> P3Average:

@@ -12,7 +12,7 @@ from tagi.backbones import Reduction
 from tagi.data.task import Instance, Task
 from tagi.errors import CheckpointError, DataError
 from tagi.evaluation.answers import by_length
-from tagi.evaluation.metrics import FloatArray, clustered_bootstrap_interval
+from tagi.evaluation.metrics import FloatArray, clustered_bootstrap_interval, clustered_resamples
 from tagi.evaluation.scoring import Advance
 from tagi.methods.protocol import Method
 
@@ -150,6 +150,23 @@ def summarize_ranking(answers: Sequence[RankedAnswer]) -> dict[str, Any]:
         "prompts": {name: len({answer.task for answer in own}) for name, own in categories.items()},
         "ties": sum(answer.tied for answer in answers),
         "ties_per_task": {name: sum(answer.tied for answer in own) for name, own in tasks.items()},
+    }
+
+
+def category_resamples(answers: Sequence[RankedAnswer]) -> dict[str, FloatArray]:
+    """A thousand resamples of every category's (data set's) accuracy in percent: its examples drawn, prompts kept.
+
+    Categories are drawn apart: means of them over resample i are resamples of their mean.
+    """
+    sizes = {name: len(own) for name, own in _grouped(answers, lambda answer: answer.task).items()}
+    return {
+        name: clustered_resamples(
+            [100.0 * answer.correct for answer in own],
+            [answer.id for answer in own],
+            seed=seed,
+            weights=[1 / sizes[answer.task] for answer in own],
+        )
+        for seed, (name, own) in enumerate(_grouped(answers, lambda answer: answer.category).items())
     }
 
 

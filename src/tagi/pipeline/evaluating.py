@@ -22,7 +22,7 @@ from tagi.data.task import Task
 from tagi.errors import ConfigError, InputError
 from tagi.evaluation.conditions import INSTRUCTIONS, Condition, conditions
 from tagi.evaluation.distances import adapter_report, generated_updates
-from tagi.evaluation.p3_scores import p3_averages
+from tagi.evaluation.p3_scores import ByP3Rank
 from tagi.evaluation.pairing import ByTask, by_task, paired_difference
 from tagi.evaluation.pictures import draw_adapters, needs_matplotlib
 from tagi.evaluation.ranking import ByRank
@@ -93,9 +93,6 @@ def evaluate(
     scoring = scoring_of(recipe)
     made = conditions(method, tasks, asked.conditions, seed=recipe.seed)
     results = _results(method, made, tasks, scoring, out, progress)
-    if recipe.data.source == "p3" and isinstance(scoring, ByRank):
-        for result in results.values():
-            result["averages"] = p3_averages(result)
     content = {
         "kind": "evaluation",
         "evaluation": identity,
@@ -129,7 +126,8 @@ def scoring_of(recipe: Recipe, split: Split = "test") -> Scoring[Any]:
     settings = recipe.evaluation
     metric = settings.metric or _METRICS[recipe.data.source]
     if metric == "rank" and (split == "test" or settings.metric):
-        return ByRank(settings.batch_size, settings.choice_score)
+        way = ByP3Rank if recipe.data.source == "p3" else ByRank
+        return way(settings.batch_size, settings.choice_score)
     return InWords(
         "exact" if metric == "exact" else "rouge", settings.batch_size, settings.max_new_tokens, settings.num_beams
     )
