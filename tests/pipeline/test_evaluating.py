@@ -16,6 +16,7 @@ from tagi.evaluation.metrics import rouge_l
 from tagi.evaluation.task_log import TaskLog
 from tagi.pipeline import Asked, evaluate
 from tagi.pipeline.evaluating import select_tasks
+from tagi.pipeline.records import trained_by
 from tests.evaluation.echo import Echo, tasks
 
 ASKED = Asked(conditions=("right", "none"), tasks=("*-partner", "*-copy"), limit=3)
@@ -102,6 +103,13 @@ def test_files_of_anything_else_are_refused(whole: Path, tmp_path: Path) -> None
     (tmp_path / "evaluation.json").write_text("{")
     with pytest.raises(ConfigError, match="expected an evaluation to go on with"):
         evaluate("toy", toy(), asked=ASKED, out=tmp_path, resume=True)
+
+
+def test_a_record_says_how_its_checkpoint_was_trained(tmp_path: Path) -> None:
+    assert trained_by(tmp_path / "model") is None
+    recipe = toy("seed=3").model_dump(mode="json")
+    (tmp_path / "record.json").write_text(json.dumps({"stage": "finetune", "recipe": recipe}))
+    assert trained_by(tmp_path / "model") == {"stage": "finetune", "seed": 3, "recipe": recipe}
 
 
 def test_tasks_are_chosen_by_name_and_pattern() -> None:

@@ -63,7 +63,7 @@ def trained_by(checkpoint: Path) -> dict[str, Any] | None:
     if not (checkpoint.parent / RECORD).is_file():
         return None
     record = read_record(checkpoint.parent / RECORD)
-    return {key: record.get(key) for key in ("stage", "seed", "recipe")}
+    return {"stage": record.get("stage"), "seed": record["recipe"].get("seed"), "recipe": record["recipe"]}
 
 
 def _commit() -> str | None:

@@ -175,6 +175,15 @@ def test_a_setting_counts_as_often_as_it_was_run() -> None:
     assert variant_names([once, often, often]) == {once: "TAGI, 7 steps", often: "TAGI"}
 
 
+def test_a_checkpoint_of_an_older_form_has_its_recipes_seed(tmp_path: Path) -> None:
+    trained = evaluation(seed=5)
+    older = {"recipe": trained["recipe"], "stage": "finetune", "seed": None}
+    (group,) = groups_of(tmp_path, evaluation(stage=None, trained=older))
+    score = group.score()
+    assert score is not None
+    assert list(score.seeds) == [5]
+
+
 def test_p3s_averages(tmp_path: Path) -> None:
     averages = {"mtest11": {"value": 45.5, "missing": []}, "HyperT5": None}
     right = {**result(FIRST), "averages": averages}

@@ -112,7 +112,10 @@ def trained_by(record: Record) -> Mapping[str, Any] | None:
 def seed_of(record: Record) -> int | None:
     """The seed of training; None if the record does not say."""
     trained = trained_by(record)
-    return None if trained is None else int(trained["seed"])
+    if trained is None:
+        return None
+    seed = trained["seed"] if trained["seed"] is not None else trained["recipe"].get("seed")  # records of an older form
+    return int(seed) if isinstance(seed, int) else None
 
 
 def setting_of(record: Record) -> Setting:
