@@ -23,7 +23,7 @@ def test_version(run_tagi: Run) -> None:
         (
             KeyboardInterrupt(),
             130,
-            "interrupted: nothing half-written is kept; training goes on with --resume\n",
+            "interrupted: what is whole is kept, and --resume goes on with it\n",
         ),
     ],
 )

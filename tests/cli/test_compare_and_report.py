@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.commands import Ran, Run
+from tests.evaluation.reporting.made_up import evaluation, write
 
 SMALL = ("--set", "data.test_instances_per_task=2")
 
@@ -160,3 +161,16 @@ def test_an_evaluation_says_how_its_checkpoint_was_trained(run_tagi: Run, tmp_pa
     assert "without L\\_kl and L\\_ins" not in text  # one setting is no ablation
     assert "seed 7" in text
     assert "training not recorded" not in text
+
+
+def test_nothing_but_an_earlier_report_is_overwritten(run_tagi: Run, tmp_path: Path) -> None:
+    write(tmp_path / "one", evaluation(20.0))
+    record = tmp_path / "one" / "record.json"
+    before = record.read_bytes()
+    for option in ("--out", "--markdown"):
+        ran = run_tagi("report", tmp_path, option, record)
+        assert (ran.code, ran.err.count("\n")) == (2, 1)
+        assert "expected a new file or an earlier report" in ran.err
+    assert record.read_bytes() == before
+    for _ in range(2):
+        assert run_tagi("report", tmp_path).code == 0

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tagi.evaluation.answers import Answer, answer_task
+from tagi.evaluation.answers import Answer, answer_task, line_fault
 from tagi.evaluation.summary import answer_scores, category_rows, summarize
 from tests.evaluation.echo import Echo, tasks
 
@@ -54,3 +54,32 @@ def test_a_line_holds_an_answer_under_the_names_that_natural_instructions_reads(
     assert {"id", "prediction", "references", "task_id", "task_category", "track"} <= set(line)
     assert (line["id"], line["references"], line["track"]) == ("a0", ["do a " + "x" * 9], "default")
     assert Answer.from_line(line) == answers[0]
+
+
+RANKED = {
+    **dict.fromkeys(("task_id", "task_category", "id", "input", "prediction"), "x"),
+    "choices": ["x", "y", "z"],
+    "scores": [-1.0, -2.0, -7],
+    "right": [1],
+    "predicted": 0,
+    "tied": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"choices": ["x"]}, "choices"),
+        ({"scores": [-1.0, -2.0]}, "scores"),
+        ({"scores": [-1.0, -2.0, float("nan")]}, "scores"),
+        ({"right": []}, "right"),
+        ({"right": [3]}, "right"),
+        ({"predicted": "x"}, "right"),
+        ({"predicted": True}, "right"),
+        ({"tied": None}, "tied"),
+        ({"references": ["x"]}, "references"),
+    ],
+)
+def test_ranked_lines_are_looked_at(change: dict[str, object], named: str) -> None:
+    assert line_fault(RANKED) is None
+    assert str(line_fault({**RANKED, **change})).startswith(named)

@@ -1,6 +1,7 @@
 """Evaluations are resumed by the task, say what they are of, and never mix with another's files."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ import pytest
 
 from tagi.config import Recipe, load_recipe
 from tagi.data.task import Task
-from tagi.errors import ConfigError, InputError
+from tagi.errors import CheckpointError, ConfigError, DataError, InputError
 from tagi.evaluation.answers import Answer
 from tagi.evaluation.conditions import SENSITIVITY
 from tagi.evaluation.metrics import rouge_l
 from tagi.evaluation.task_log import TaskLog
 from tagi.pipeline import Asked, evaluate
 from tagi.pipeline.evaluating import select_tasks
+from tagi.pipeline.evaluation_folder import alone
 from tagi.pipeline.records import trained_by
 from tests.evaluation.echo import Echo, tasks
 
@@ -101,8 +103,88 @@ def test_files_of_anything_else_are_refused(whole: Path, tmp_path: Path) -> None
         evaluate("toy", toy(), asked=Asked(limit=3), out=whole, resume=True)
     assert {file.name: file.read_bytes() for file in whole.iterdir()} == before
     (tmp_path / "evaluation.json").write_text("{")
-    with pytest.raises(ConfigError, match="expected an evaluation to go on with"):
+    with pytest.raises(ConfigError, match="expected what is evaluated here"):
         evaluate("toy", toy(), asked=ASKED, out=tmp_path, resume=True)
+    (tmp_path / "evaluation.json").rename(tmp_path / "mine.json")
+    for resume in (True, False):  # nothing to go on with: no advice to try
+        with pytest.raises(ConfigError, match=r"got one that holds files$"):
+            evaluate("toy", toy(), asked=ASKED, out=tmp_path, resume=resume)
+
+
+SMALL = Asked(limit=1, tasks=("*-copy",))
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "scores"
+    evaluate("toy", toy(), asked=SMALL, out=folder)
+    return folder
+
+
+def edited(small: Path, tmp_path: Path, **changes: Any) -> Path:
+    """An evaluation without its record whose first line was changed."""
+    out = tmp_path / "edited"
+    shutil.copytree(small, out)
+    (out / "record.json").unlink()
+    path = out / "predictions-right.jsonl"
+    first, *others = path.read_text().splitlines(keepends=True)
+    line = {key: value for key, value in {**json.loads(first), **changes}.items() if value is not ...}
+    path.write_text("".join([json.dumps(line) + "\n", *others]))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prediction": ...}, "prediction: expected text, got None"),
+        ({"prediction": 3}, "prediction: expected text, got 3"),
+        ({"references": [3]}, "references: expected a list of at least 1 text"),
+        ({"references": []}, "references: expected a list of at least 1 text"),
+        ({"references": ["cats"]}, "references: expected .* got .'cats'"),
+        ({"id": "x"}, "id: expected 'toy-.*, got 'x'"),
+        ({"task_category": None}, "task_category: expected text"),
+        ({"more": 1}, "more: expected no such key"),
+    ],
+)
+def test_lines_that_are_no_answers_to_these_instances_are_named(
+    small: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    out = edited(small, tmp_path, **changes)
+    with pytest.raises(DataError, match=rf"predictions-right\.jsonl: task 'toy-.*: {message}"):
+        evaluate("toy", toy(), asked=SMALL, out=out, resume=True)
+
+
+def test_a_damaged_record_is_named(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "damaged"
+    shutil.copytree(small, out)
+    record = json.loads((small / "record.json").read_text())
+    for damage in ({"results": {}}, {"data": None}, {"results": {"right": {"n": 1}}}):
+        (out / "record.json").write_text(json.dumps({**record, **damage}))
+        with pytest.raises(ConfigError, match="expected a finished evaluation's record"):
+            evaluate("toy", toy(), asked=SMALL, out=out, resume=True)
+    (out / "record.json").write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="expected a run's record"):
+        evaluate("toy", toy(), asked=SMALL, out=out, resume=True)
+
+
+def test_one_evaluation_at_a_time(small: Path, tmp_path: Path) -> None:
+    out = tmp_path / "busy"
+    shutil.copytree(small, out)
+    (out / "record.json").unlink()
+    before = (out / "predictions-right.jsonl").read_bytes()
+    with alone(out), pytest.raises(ConfigError, match="expected no other evaluation into it"):
+        evaluate("toy", toy(), asked=SMALL, out=out, resume=True)
+    assert (out / "predictions-right.jsonl").read_bytes() == before
+    assert evaluate("toy", toy(), asked=SMALL, out=out, resume=True)["results"]
+    with pytest.raises(KeyError), alone(tmp_path / "never"):
+        raise KeyError
+    assert not (tmp_path / "never").exists()
+
+
+def test_what_could_not_be_asked_is_named(small: Path) -> None:
+    asked = Asked(("right", "other", "LoRA alone"), ("toy-food-tool-copy",), 1)
+    assert evaluate("toy", toy(), asked=asked)["not_scored"] == ["other"]
+    assert json.loads((small / "record.json").read_text())["not_scored"] == []
 
 
 def test_a_record_says_how_its_checkpoint_was_trained(tmp_path: Path) -> None:

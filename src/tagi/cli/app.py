@@ -73,5 +73,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # typer's own reading of Ctrl-C, which it does in silence
-            print("interrupted: nothing half-written is kept; training goes on with --resume", file=sys.stderr)
+            print("interrupted: what is whole is kept, and --resume goes on with it", file=sys.stderr)
         raise

@@ -98,6 +98,8 @@ def evaluate(
     alone = len(record["results"]) == 1
     print_table(condition_rows(record) if alone else paired_rows(record), as_json=False)
     lines = [] if alone else given_lines(record)
+    if record["not_scored"]:
+        typer.echo(f"not scored, as tasks or method have nothing for it: {'; '.join(record['not_scored'])}")
     for line in [*lines, *_rank_lines(record["results"]["right"]), *adapter_lines(record)]:
         typer.echo(line)
 

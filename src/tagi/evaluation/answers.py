@@ -1,5 +1,6 @@
 """Asking any method for its answers to a task's instances."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +53,47 @@ class Answer:
             tuple(line["references"]),
             line["prediction"],
         )
+
+
+_TEXTS = ("task_id", "task_category", "id", "input", "prediction")
+_RANKED = ("choices", "scores", "right", "predicted", "tied")
+
+
+def line_fault(line: Mapping[str, Any]) -> str | None:
+    """What keeps a line of a file from being an answer in words or a ranked one; None if it is whole."""
+    for key in _TEXTS:
+        if not isinstance(line.get(key), str):
+            return f"{key}: expected text, got {line.get(key)!r:.60}"
+    ranked = "choices" in line
+    unknown = sorted(set(line) - {*_TEXTS, *(_RANKED if ranked else ("references", "track"))})
+    if unknown:
+        return f"{unknown[0]}: expected no such key"
+    return _ranked_fault(line) if ranked else _texts_fault(line, "references", 1)
+
+
+def _texts_fault(line: Mapping[str, Any], key: str, least: int) -> str | None:
+    value = line.get(key)
+    if isinstance(value, list) and len(value) >= least and all(isinstance(one, str) for one in value):
+        return None
+    return f"{key}: expected a list of at least {least} text(s), got {value!r:.60}"
+
+
+def _ranked_fault(line: Mapping[str, Any]) -> str | None:
+    fault = _texts_fault(line, "choices", 2)
+    if fault:
+        return fault
+    count = len(line["choices"])
+    scores, right, predicted = line.get("scores"), line.get("right"), line.get("predicted")
+    if not isinstance(scores, list) or len(scores) != count or not all(_is_finite(score) for score in scores):
+        return f"scores: expected {count} finite numbers, got {scores!r:.60}"
+    places = [*right, predicted] if isinstance(right, list) and right else [None]
+    if not all(type(place) is int and 0 <= place < count for place in places):
+        return f"right, predicted: expected places among {count} choices, got {right!r:.40} and {predicted!r:.40}"
+    return None if isinstance(line.get("tied"), bool) else f"tied: expected true or false, got {line.get('tied')!r:.40}"
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def answer_task(

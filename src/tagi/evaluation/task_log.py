@@ -78,8 +78,8 @@ def _answers(path: Path, whole: str) -> list[dict[str, Any]]:
     for number, line in enumerate(whole.split("\n") if whole else (), start=1):  # text may hold other ends of lines
         try:
             content = json.loads(line)
-            content["task_id"]
-        except (ValueError, KeyError, TypeError) as error:
+            hash(content["task_id"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(f"{path}, line {number}: expected an answer as JSON, got {line[:60]!r}") from error
         answers.append(content)
     return answers

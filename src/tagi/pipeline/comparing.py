@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tagi.errors import CheckpointError, DataError, InputError
+from tagi.evaluation.answers import line_fault
 from tagi.evaluation.comparing import Scored, compare_answers, score_lines
 from tagi.evaluation.task_log import predictions_file, read_answers
 from tagi.pipeline.records import FORMAT, RECORD, read_record
@@ -28,6 +29,10 @@ def compare(
         if condition not in record["results"]:
             known = ", ".join(record["results"])
             raise InputError(f"--condition: expected one of {folder} ({known}), got {condition!r}")
+    for folder, record in zip((a, b), records, strict=True):
+        result = record["results"][condition]
+        if not isinstance(result, dict) or not isinstance(result.get("n"), int) or "metric" not in result:
+            raise DataError(f"{folder}: expected results.{condition} with 'n' and 'metric', got {result!r:.60}")
     metric = metric or str(records[0]["results"][condition]["metric"])
     scored = [_scored(folder, record, condition, metric) for folder, record in zip((a, b), records, strict=True)]
     return {
@@ -46,7 +51,8 @@ def _evaluation(folder: Path) -> dict[str, Any]:
     if found != {"format": FORMAT, "kind": "evaluation"}:
         wanted = f"an evaluation's record of format {FORMAT}"
         raise CheckpointError(f"{path}: expected {wanted}, got kind {found['kind']!r} of format {found['format']!r}")
-    lacking = [key for key in ("results", "data") if not isinstance(record.get(key), dict)]
+    wanted_tables = ("results", "data", "recipe", "environment")
+    lacking = [key for key in wanted_tables if not isinstance(record.get(key), dict)]
     if lacking or "digest" not in record["data"]:
         raise CheckpointError(f"{path}: expected an evaluation's record, got one without {lacking or 'data.digest'}")
     return record
@@ -56,6 +62,10 @@ def _scored(folder: Path, record: dict[str, Any], condition: str, metric: str) -
     path = (folder if folder.is_dir() else folder.parent) / predictions_file(condition)
     lines = read_answers(path)
     count = record["results"][condition]["n"]
+    for number, line in enumerate(lines, start=1):
+        fault = line_fault(line)
+        if fault:
+            raise DataError(f"{path}, line {number}: {fault}")
     if len(lines) != count:
         raise DataError(f"{path}: expected {count} answers, as its record says, got {len(lines)}")
     try:

@@ -1,6 +1,5 @@
 """Scoring a checkpoint on a recipe's test tasks."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from tagi.backbones.load import folder_revision
 from tagi.config import Recipe
 from tagi.data.digest import tasks_digest
 from tagi.data.task import Task
-from tagi.errors import ConfigError, InputError
+from tagi.errors import InputError
 from tagi.evaluation.conditions import INSTRUCTIONS, Condition, conditions
 from tagi.evaluation.distances import adapter_report, generated_updates
 from tagi.evaluation.p3_scores import ByP3Rank
@@ -28,8 +27,8 @@ from tagi.evaluation.pictures import draw_adapters, needs_matplotlib
 from tagi.evaluation.ranking import ByRank
 from tagi.evaluation.scoring import Advance, InWords, Scoring
 from tagi.evaluation.task_log import TaskLog, predictions_file
-from tagi.files import write_text
 from tagi.methods import TAGI, Method, load_method
+from tagi.pipeline.evaluation_folder import alone, check_kept, claim
 from tagi.pipeline.finding import find_checkpoint
 from tagi.pipeline.records import RECORD, trained_by, write_record
 from tagi.pipeline.tasks import LoadedTasks, Split, load_tasks
@@ -38,8 +37,6 @@ from tagi.training import fingerprint
 _METRICS = {"toy": "exact", "sni": "rouge", "p3": "rank", "jsonl": "rouge"}
 PICTURE = "adapters.png"
 """Of the adapters' distances, beside the record."""
-_CLAIM = "evaluation.json"
-"""What an evaluation is of, written before its first answer, so that only the same one goes on with its files."""
 
 
 @dataclass(frozen=True)
@@ -86,27 +83,29 @@ def evaluate(
     identity = fingerprint(revision, digest, settings, asked.conditions, asked.distances, recipe.seed)
     if asked.distances and out is not None and read_config(folder)["method"] == TAGI.name:
         needs_matplotlib(f"{out / PICTURE}")
-    finished = None if out is None else _claim(out, identity, resume)
-    if finished is not None:
-        return finished
-    method = load_method(folder).to(_device())
-    scoring = scoring_of(recipe)
-    made = conditions(method, tasks, asked.conditions, seed=recipe.seed)
-    results = _results(method, made, tasks, scoring, out, progress)
-    content = {
-        "kind": "evaluation",
-        "evaluation": identity,
-        **(extra or {}),
-        "checkpoint": checkpoint,
-        "revision": revision,
-        "trained": trained_by(folder),
-        "method": method.name,
-        "partial": asked.partial,
-        "data": _data(loaded, tasks, digest, asked.limit or recipe.evaluation.limit),
-        "results": results,
-        **_adapters(method, tasks, asked, out, recipe.seed),
-    }
-    return content if out is None else write_record(out / RECORD, recipe, content)
+    with alone(out):
+        finished = None if out is None else claim(out, identity, resume)
+        if finished is not None:
+            return finished
+        method = load_method(folder).to(_device())
+        scoring = scoring_of(recipe)
+        made = conditions(method, tasks, asked.conditions, seed=recipe.seed)
+        results = _results(method, made, tasks, scoring, out, progress)
+        content = {
+            "kind": "evaluation",
+            "evaluation": identity,
+            **(extra or {}),
+            "checkpoint": checkpoint,
+            "revision": revision,
+            "trained": trained_by(folder),
+            "method": method.name,
+            "partial": asked.partial,
+            "data": _data(loaded, tasks, digest, asked.limit or recipe.evaluation.limit),
+            "results": results,
+            "not_scored": [name for name in asked.conditions if name not in results],
+            **_adapters(method, tasks, asked, out, recipe.seed),
+        }
+        return content if out is None else write_record(out / RECORD, recipe, content)
 
 
 def validation_score(method: Method, tasks: Sequence[Task], recipe: Recipe) -> float:
@@ -143,27 +142,6 @@ def select_tasks(tasks: Sequence[Task], patterns: Sequence[str], limit: int | No
             raise InputError(f"--tasks: expected names or patterns of {len(tasks)} test tasks, got {pattern!r}")
     chosen = [task for task in tasks if not patterns or any(fnmatchcase(task.name, one) for one in patterns)]
     return [replace(task, instances=task.instances[:limit]) for task in chosen]
-
-
-def _claim(out: Path, identity: str, resume: bool) -> dict[str, Any] | None:
-    """Take `out` for this evaluation; its record if it is finished there. Anything else's files are an error."""
-    claim, record = out / _CLAIM, out / RECORD
-    if not out.exists() or not any(out.iterdir()):
-        write_text(claim, json.dumps({"evaluation": identity}) + "\n")
-        return None
-    if not resume:
-        raise ConfigError(f"{out}: expected a new folder, got one that holds files: go on with --resume")
-    try:
-        found: dict[str, Any] = json.loads((record if record.exists() else claim).read_text(encoding="utf-8"))
-        other = found["evaluation"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{out}: expected an evaluation to go on with, got: {error}") from error
-    if other != identity:
-        raise ConfigError(
-            f"{out}: expected an evaluation of this checkpoint, recipe and data ({identity}), got one of others "
-            f"({other}): remove the folder to score anew"
-        )
-    return found if record.exists() else None
 
 
 def _results(
@@ -209,6 +187,7 @@ def _given(
         for index in covered:
             task = tasks[index]
             if log is not None and task.name in log:
+                check_kept(log, task)
                 given += [scoring.read(line) for line in log.lines(task.name)]
                 advance(len(task.instances))
                 continue

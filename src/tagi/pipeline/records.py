@@ -51,10 +51,10 @@ def read_record(path: Path) -> dict[str, Any]:
     """A record of this project's, whole; `CheckpointError` if the file is anything else."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: expected a run's record, got: {error}") from error
-    if not isinstance(record, dict) or "recipe" not in record:
-        raise CheckpointError(f"{path}: expected a run's record, got JSON without 'recipe'")
+    if not isinstance(record, dict) or not isinstance(record.get("recipe"), dict):
+        raise CheckpointError(f"{path}: expected a run's record, got JSON without the table 'recipe'")
     return record
 
 

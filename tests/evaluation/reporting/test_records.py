@@ -218,3 +218,27 @@ def test_of_one_seed_twice_the_record_with_more_conditions_counts(tmp_path: Path
     used, (one,) = chosen(tmp_path)
     assert [record.path for record in used] == ["more/record.json"]
     assert one == LeftOut("counted once", "later/record.json", "the same checkpoint's scores are in more/record.json")
+
+
+def test_the_same_checkpoint_on_other_data_counts_there(tmp_path: Path) -> None:
+    own = {"source": "jsonl", "digest": "sha256:two", "tasks": 3, "instances": 12, "warning": None}
+    write(tmp_path / "toy", evaluation(20.0))
+    overrides = ["data.source=jsonl", "data.path=own.jsonl"]
+    write(tmp_path / "own", evaluation(30.0, overrides=overrides, data=own))
+    used, left_out = chosen(tmp_path)
+    assert (len(used), left_out) == (2, [])
+
+
+@pytest.mark.parametrize("change", ["positives", "trained", "deep"])
+def test_a_recipe_that_was_edited_spoils_nothing_else(tmp_path: Path, change: str) -> None:
+    write(tmp_path / "whole", evaluation(20.0))
+    odd = evaluation(30.0, seed=1)
+    if change == "positives":
+        odd["recipe"]["data"]["positives"] = "two"
+    if change == "trained":
+        del odd["stage"]
+        odd["trained"] = {"stage": "finetune", "seed": 3, "recipe": {}}
+    write(tmp_path / "odd", "[" * 100_000 if change == "deep" else odd)
+    used, left_out = chosen(tmp_path)
+    assert [record.path for record in used] == ["whole/record.json"]
+    assert [(one.path, one.reason) for one in left_out] == [("odd/record.json", "broken")]

@@ -20,6 +20,7 @@ def choose(records: Sequence[Record]) -> tuple[list[Record], list[LeftOut]]:
     of, and scored as most are. Of as many on both sides, the newest record's side stays. Then no run counts twice.
     """
     left_out: list[LeftOut] = []
+    records = _readable(records, left_out)
     kept = _majority(records, lambda one: one.content["environment"]["tagi"], "another version", "tagi {}", left_out)
     trained = [one for one in kept if one.kind == "training"]
     by_data: dict[str, list[Record]] = {}
@@ -34,6 +35,20 @@ def choose(records: Sequence[Record]) -> tuple[list[Record], list[LeftOut]]:
     once = _once(evaluated, left_out)
     kept_ids = {id(one) for one in (*trained, *once)}
     return [one for one in records if id(one) in kept_ids], left_out
+
+
+def _readable(records: Sequence[Record], left_out: list[LeftOut]) -> list[Record]:
+    """Those whose setting can be read: a recipe that was edited may hold anything."""
+    readable = []
+    for one in records:
+        try:
+            setting, _ = setting_of(one), seed_of(one)
+            _ = one.data_set, setting.positives, setting.size, setting.family
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            left_out.append(LeftOut("broken", one.path, f"recipe: cannot be read ({type(error).__name__}: {error})"))
+        else:
+            readable.append(one)
+    return readable
 
 
 def _majority(
@@ -69,9 +84,9 @@ def _how(one: Record) -> str:
 
 def _once(records: Iterable[Record], left_out: list[LeftOut]) -> list[Record]:
     """Of runs of one setting and seed that with the most conditions, of those the newest."""
-    chosen: dict[tuple[Setting, int | None], Record] = {}
+    chosen: dict[tuple[str, Setting, int | None], Record] = {}
     for one in sorted(records, key=lambda one: (-len(one.content["results"]), -one.written, one.path)):
-        key = setting_of(one), seed_of(one)
+        key = one.data_set, setting_of(one), seed_of(one)
         first = chosen.setdefault(key, one)
         if first is not one:
             same = first.content["revision"] == one.content["revision"]

@@ -106,7 +106,7 @@ def _read(path: Path, name: str, form: int) -> Record | LeftOut | None:
         if path.name != RECORD and not all(mark in text for mark in _MARKS):
             return None
         content = json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return LeftOut("broken", name, f"not JSON: {error}")
     if not isinstance(content, dict):
         return LeftOut("broken", name, "not a JSON object") if path.name == RECORD else None
