@@ -1,4 +1,7 @@
-"""When each point of Table 4's grid learns: the step at which L_pred falls below half a nat, by seed, with a plot.
+"""What each point of Table 4's grid is worth: scores paired with the whole's, and when it learns, by seed, with a plot.
+
+A point's difference from the whole is taken task by task and averaged over seeds; its 95% interval draws tasks. When it
+learns is the step at which L_pred falls below half a nat.
 
     python studies/table4_learning.py OUT LEARNING
 
@@ -16,8 +19,11 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from tagi.evaluation.metrics import bootstrap_interval
+
 LEARNED = 0.5
 """Nats per target token; the points come from over 3 and end near 0.1."""
+CONDITIONS = ("right", "paraphrase")
 ORDER = (
     "the whole",
     "without pretraining",
@@ -52,6 +58,33 @@ def runs(out: Path) -> Iterator[tuple[str, int, list[dict[str, float]]]]:
         yield name_of(record["recipe"]), record["recipe"]["seed"], history
 
 
+def scores(out: Path) -> dict[str, dict[int, dict[str, dict[str, float]]]]:
+    """By name and seed: accuracy of every test task under every condition, in percent."""
+    found: dict[str, dict[int, dict[str, dict[str, float]]]] = {}
+    for table in sorted(out.glob("*/sweep.json")):
+        for point in json.loads(table.read_text())["points"]:
+            shared = table.parent / "shared"
+            trained = json.loads((shared / point["folders"]["finetune"] / "record.json").read_text())["recipe"]
+            results = json.loads((shared / point["folders"]["evaluate"] / "record.json").read_text())["results"]
+            by_task = {
+                condition: {task: own["accuracy"] for task, own in result["per_task"].items()}
+                for condition, result in results.items()
+            }
+            found.setdefault(name_of(trained), {})[trained["seed"]] = by_task
+    return found
+
+
+def difference(own: dict[int, dict[str, float]], whole: dict[int, dict[str, float]]) -> dict[str, Any]:
+    """Of the seeds that both have."""
+    seeds = sorted(own.keys() & whole.keys())
+    tasks = sorted(whole[seeds[0]])
+    gaps = [[own[seed][task] - whole[seed][task] for task in tasks] for seed in seeds]
+    means = [sum(column) / len(seeds) for column in zip(*gaps, strict=True)]
+    low, high = bootstrap_interval(means, seed=0)
+    by_seed = {str(seed): sum(gap) / len(gap) for seed, gap in zip(seeds, gaps, strict=True)}
+    return {"mean": sum(means) / len(means), "interval": [low, high], "by_seed": by_seed}
+
+
 def learned_at(history: list[dict[str, float]]) -> int | None:
     """The first logged step below `LEARNED`; None if there is none."""
     return next((int(entry["step"]) for entry in history if entry["prediction"] < LEARNED), None)
@@ -79,8 +112,21 @@ def main(out: Path, to: Path) -> None:
     curves: dict[str, dict[int, list[dict[str, float]]]] = {}
     for name, seed, history in runs(out):
         curves.setdefault(name, {})[seed] = history
+    found = scores(out)
     table = {
         name: {
+            "accuracy": {
+                condition: {
+                    str(seed): sum(of[condition].values()) / len(of[condition]) for seed, of in found[name].items()
+                }
+                for condition in CONDITIONS
+            },
+            "minus_whole": {
+                condition: difference(
+                    *({seed: of[condition] for seed, of in found[one].items()} for one in (name, ORDER[0]))
+                )
+                for condition in CONDITIONS
+            },
             "learned_at": {str(seed): learned_at(history) for seed, history in sorted(own.items())},
             "last": {
                 str(seed): {term: history[-1].get(term) for term in ("prediction", "kl", "ins")}
@@ -92,7 +138,11 @@ def main(out: Path, to: Path) -> None:
     to.with_suffix(".json").write_text(json.dumps(table, indent=1) + "\n")
     draw(curves, to.with_suffix(".png"))
     for name, own in table.items():
-        print(f"{name:34s} {own['learned_at']}")
+        gap = own["minus_whole"]["right"]
+        low, high = gap["interval"]
+        accuracy = ", ".join(f"{value:.1f}" for value in own["accuracy"]["right"].values())
+        steps = ", ".join(str(step) for step in own["learned_at"].values())
+        print(f"{name:34s} {accuracy:20s} {gap['mean']:+6.1f} ({low:+.1f} to {high:+.1f})   learned at {steps}")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,8 @@ def test_sensitivity_on_screen(run_tagi: Run) -> None:
     rows = [line.split() for line in ran.out.splitlines()]
     assert ["minus", "right"] in [row[3:5] for row in rows if row[:1] == ["condition"]]
     assert ["empty", "0.0", "0.0", "to", "0.0", "-100.0", "-100.0", "to", "-100.0"] in rows
-    assert "other category" not in ran.out  # there is but one
+    assert ["other", "category"] not in [row[:2] for row in rows]  # there is but one
+    assert "not scored, as tasks or method have nothing for it: other category" in ran.out
     assert "mean adapter              the tasks' mean LoRA, no states" in ran.out
     assert ran.out.splitlines()[-1].startswith("variance of the adapters' updates over their mean square: 0.")
 

@@ -61,7 +61,11 @@ def ranked(tasks: Sequence[Task], score: Callable[[str, str], float]) -> dict[st
         for task in tasks
         for answer in rank_task(Planted(task, score), [""], task, batch_size=4, reduction="sum")
     ]
-    return {"summary": summarize_ranking(answers), "predictions": [answer.prediction for answer in answers]}
+    return {
+        "summary": summarize_ranking(answers),
+        "answers": answers,
+        "predictions": [answer.prediction for answer in answers],
+    }
 
 
 def test_right_wrong_and_in_any_order(tasks: tuple[Task, ...]) -> None:
@@ -82,7 +86,7 @@ def test_right_wrong_and_in_any_order(tasks: tuple[Task, ...]) -> None:
     ]
     assert [one.instances for one in permuted] != [one.instances for one in tasks]
     assert ranked(permuted, likes)["predictions"] == found["predictions"]
-    averages = p3_averages(found["summary"])
+    averages = p3_averages(found["summary"], found["answers"])
     assert set(averages["mtest11"]["missing"]) == {"winogrande_winogrande_xl", "story_cloze_2016"}
     assert averages["mtest11"]["value"] is None
 
