@@ -15,6 +15,7 @@ from tagi.methods import Components, Cost, Lengths
         ({"input": math.nan}, "input: expected a finite length of at least 0, got nan"),
         ({"output": 0.5}, "output: expected a finite length of at least 1, got 0.5"),
         ({"output": math.inf}, "output: expected a finite length of at least 1, got inf"),
+        ({"instruction": 1e200}, "instruction: expected at most 1e\\+09, got 1e\\+200"),
         ({"examples": 0}, "examples: expected a finite length of at least 1, got 0"),
         ({"concatenated": -2.0}, "concatenated: expected a finite length of at least 0, got -2.0"),
     ],

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 
 from tagi.errors import InputError
 
+_LONGEST = 1e9
+"""Beyond it numbers of operations are no longer worth their digits."""
 Number = int | float
 """Tokens and FLOPs: whole for one text, a fraction for a mean."""
 
@@ -31,6 +33,8 @@ class Lengths:
         for field in fields(self):
             value = getattr(self, field.name)
             least = 1 if field.name in ("output", "examples") else 0
+            if value is not None and math.isfinite(value) and value > _LONGEST:
+                raise InputError(f"{field.name}: expected at most {_LONGEST:g}, got {value:g}")
             if value is not None and not (math.isfinite(value) and value >= least):
                 raise InputError(f"{field.name}: expected a finite length of at least {least}, got {value}")
 
