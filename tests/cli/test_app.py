@@ -55,4 +55,6 @@ def test_a_fault_of_ours_keeps_its_traceback(run_tagi: Run, monkeypatch: pytest.
 def test_misuse_is_code_2_on_stderr(run_tagi: Run, arguments: list[str]) -> None:
     ran = run_tagi(*arguments)
     assert (ran.code, ran.out) == (2, "")
-    assert "Error: " in ran.err
+    assert ran.err.startswith("error: ")
+    assert ran.err.count("\n") == 1
+    assert "--help)" in ran.err

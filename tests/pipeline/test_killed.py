@@ -56,10 +56,14 @@ def killed(arguments: list[str], moment: Callable[[], bool]) -> bool:
     return False
 
 
+def checkpoints(out: Path) -> list[Path]:
+    """Folders of checkpoints that are there at this moment; some may vanish while one looks."""
+    return [Path(at) / name for at, names, _ in os.walk(out) for name in names if name.startswith("checkpoint-")]
+
+
 def half_written(out: Path) -> bool:
     """Whether a checkpoint is being written at this moment."""
-    found = [path for path in out.rglob("checkpoint-*") if path.is_dir()]
-    return any(path.exists() and not (path / MARKER).exists() for path in found)
+    return any(path.exists() and not (path / MARKER).exists() for path in checkpoints(out))
 
 
 def weights(out: Path) -> dict[str, bytes]:
@@ -97,7 +101,7 @@ def test_killed_at_any_moment_it_ends_the_same(stage: str, tmp_path: Path, teach
         delay = rng.random() * 0.3
 
         def moment(wanted: int = wanted, delay: float = delay) -> bool:
-            steps = [int(path.name.split("-")[1]) for path in out.rglob("checkpoint-*")]
+            steps = [int(path.name.split("-")[1]) for path in checkpoints(out)]
             if max(steps, default=0) < wanted:
                 return False
             time.sleep(delay)

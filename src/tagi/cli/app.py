@@ -2,9 +2,10 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
+from typer.exceptions import TyperException
 
 from tagi import __version__
 from tagi.cli import recipes
@@ -62,16 +63,32 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0; 2 after one line on stderr for a user's mistake; 130 when interrupted."""
     try:
-        app(args=arguments, prog_name="tagi")
+        code = app(args=arguments, prog_name="tagi", standalone_mode=False)
     except TagiError as fault:
-        print(f"error: {' '.join(str(fault).splitlines())}", file=sys.stderr)
-        sys.exit(2)
+        _end(" ".join(str(fault).splitlines()))
+    except TyperException as fault:
+        _misused(fault)
+    except (typer.Abort, KeyboardInterrupt):
+        code = INTERRUPTED
     except OSError as fault:
         if fault.filename is None:  # not about a path that the user gave: a fault of ours
             raise
-        print(f"error: {fault.filename}: expected a path that can be used, got: {fault.strerror}", file=sys.stderr)
+        _end(f"{fault.filename}: expected a path that can be used, got: {fault.strerror}")
+    if code == INTERRUPTED:  # typer reads Ctrl-C itself, in silence
+        print("interrupted: what is whole is kept, and --resume goes on with it", file=sys.stderr)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _misused(fault: TyperException) -> NoReturn:
+    """An option or argument that is not as the command wants it; a command that wants arguments shows its help."""
+    message, context = fault.format_message(), getattr(fault, "ctx", None)
+    if message.startswith("Usage:"):
+        print(message, file=sys.stderr)
         sys.exit(2)
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # typer's own reading of Ctrl-C, which it does in silence
-            print("interrupted: what is whole is kept, and --resume goes on with it", file=sys.stderr)
-        raise
+    command = "tagi" if context is None else context.command_path
+    _end(f"{' '.join(message.split())} (see {command} --help)")
+
+
+def _end(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
