@@ -60,17 +60,14 @@ def conditions(
     """The conditions of these names, in that order; one that the tasks have no words for, or the method no part, is
     left out. `seed` draws what is drawn.
     """
-    known = {
-        condition.name: condition
-        for made in (
-            instruction_conditions(method, tasks, truncate=truncate),
-            wrong_instruction_conditions(method, tasks, seed, truncate=truncate),
-            adapter_conditions(method, tasks, truncate=truncate),
-            channel_conditions(method, tasks, truncate=truncate),
-        )
-        for condition in made
-    }
-    return [known[name] for name in names if name in known]
+    wanted = list(names)
+    made = instruction_conditions(method, tasks, truncate=truncate)
+    if not set(wanted) <= set(INSTRUCTIONS):  # substitutes compare every task with every other: only where asked for
+        made += wrong_instruction_conditions(method, tasks, seed, truncate=truncate)
+        made += adapter_conditions(method, tasks, truncate=truncate)
+        made += channel_conditions(method, tasks, truncate=truncate)
+    known = {condition.name: condition for condition in made}
+    return [known[name] for name in wanted if name in known]
 
 
 def other_task(tasks: Sequence[Task]) -> list[int]:

@@ -12,7 +12,7 @@ from tagi.data.text import TextEncoder
 from tagi.evaluation.memory import held_bytes
 from tagi.evaluation.timing import Chain
 from tagi.hypernetwork import Runner, TaskAdapter, TaskStates, merged_runner, rows_runner
-from tagi.methods import TAGI, Concatenation
+from tagi.methods import TAGI, Concatenation, Method
 
 Inputs = Sequence[str]
 WORDS, ENCODE, DECODE = "words", "encode", "decode"
@@ -57,6 +57,16 @@ class Contender(ABC):
                 return int(value.shape[1]) - 1
         raise AssertionError("a chain decodes")
 
+    def _predict(self, method: Method, states: Any, inputs: Inputs) -> list[str]:
+        return method.predict(
+            states,
+            _one_task(len(inputs)),
+            inputs,
+            max_new_tokens=self.output,
+            min_new_tokens=self.output,
+            truncate=True,
+        )
+
     def _words(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         ids, mask = self.text.batch(self.sequences(inputs))
         return ids.to(self.device), mask.to(self.device)
@@ -75,14 +85,7 @@ class Metatrained(Contender):
 
     def answer(self, inputs: Inputs) -> list[str]:
         """By `Concatenation.predict`."""
-        return self.method.predict(
-            self.states,
-            _one_task(len(inputs)),
-            inputs,
-            max_new_tokens=self.output,
-            min_new_tokens=self.output,
-            truncate=True,
-        )
+        return self._predict(self.method, self.states, inputs)
 
     def chain(self) -> Chain:
         """Words, encode, decode."""
@@ -180,26 +183,12 @@ class AdaptedRows(Adapted):
 
     def answer(self, inputs: Inputs) -> list[str]:
         """By `TAGI.predict` from states prepared before."""
-        return self.method.predict(
-            self.states,
-            _one_task(len(inputs)),
-            inputs,
-            max_new_tokens=self.output,
-            min_new_tokens=self.output,
-            truncate=True,
-        )
+        return self._predict(self.method, self.states, inputs)
 
     def cold(self, inputs: Inputs) -> list[str]:
         """By `TAGI.prepare`, then `TAGI.predict`."""
         states = self.method.prepare([self.task], truncate=True)
-        return self.method.predict(
-            states,
-            _one_task(len(inputs)),
-            inputs,
-            max_new_tokens=self.output,
-            min_new_tokens=self.output,
-            truncate=True,
-        )
+        return self._predict(self.method, states, inputs)
 
     def runner(self, rows: int) -> Runner:
         """Chosen anew for every batch, as `TAGI.predict` does."""

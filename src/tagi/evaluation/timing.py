@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 
 from tagi.errors import InputError
+from tagi.evaluation.metrics import interval_of
 
 Clock = Callable[[], float]
 ClockKind = Literal["wall", "processor"]
@@ -168,9 +169,7 @@ def whole_task_ratio(
     return float(ratio(everything)[0]), _interval(len(pairs), ratio, seed)
 
 
-def _interval(
-    count: int, statistic: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], seed: int, level: float = 0.95
-) -> tuple[float, float]:
+def _interval(count: int, statistic: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], seed: int) -> tuple[float, float]:
     """Percentiles of a statistic of resamples; it is given indices, a resample a row."""
     generator = np.random.default_rng(seed)
     at_once = max(1, _DRAWN_AT_ONCE // count)
@@ -180,8 +179,7 @@ def _interval(
             for start in range(0, _RESAMPLES, at_once)
         ]
     )
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return interval_of(found)
 
 
 @contextmanager
