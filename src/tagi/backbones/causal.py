@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import Cache, GenerationConfig
+from transformers import Cache
 
+from tagi.backbones.decoding import decode
 from tagi.backbones.protocol import IGNORED, Backbone, BaseModel, Reduction, find_sites
 from tagi.backbones.scores import choice_scores
 from tagi.errors import InputError
@@ -138,22 +139,16 @@ class CausalBackbone(Backbone):
                 f"expected at most {self.max_tokens} tokens of prompt and answer together (the model's positions), "
                 f"got {ids.shape[1]} and {max_new_tokens}"
             )
-        ends, pad = self.end_tokens, self.tokenizer.pad_token_id
-        config = GenerationConfig(
+        pad = self.tokenizer.pad_token_id
+        answer = decode(
+            self.model,
+            {"pad_token_id": self.tokenizer.eos_token_id if pad is None else pad, "eos_token_id": self.end_tokens},
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens,
             num_beams=num_beams,
-            do_sample=False,
-            use_cache=True,
-            early_stopping=num_beams > 1,
-            pad_token_id=self.tokenizer.eos_token_id if pad is None else pad,
-            eos_token_id=ends,
+            input_ids=ids,
+            attention_mask=mask.long(),
         )
-        # What a configuration leaves open transformers takes from the model's own, which on the hub may hold
-        # penalties and lengths: this call's view of the model has an empty one.
-        view = copy.copy(self.model)
-        view.generation_config = GenerationConfig()
-        answer: Tensor = view.generate(generation_config=config, input_ids=ids, attention_mask=mask.long())
         return answer[:, ids.shape[1] :]
 
 

@@ -5,9 +5,10 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
+from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from tagi.backbones.decoding import decode
 from tagi.backbones.protocol import Backbone, BaseModel, KeysValues, Reduction, find_sites
 from tagi.backbones.scores import choice_scores
 
@@ -104,24 +105,18 @@ class T5Backbone(Backbone):
         """
         # transformers repeats masks and states for the beams, but not a cache that it is given.
         expanded = [tuple(part.repeat_interleave(num_beams, dim=0) for part in layer) for layer in cross]
-        config = GenerationConfig(
+        config = self.model.config
+        special = {key: getattr(config, key) for key in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
+        return decode(
+            self.model,
+            special,
             max_new_tokens=max_new_tokens,
             min_new_tokens=min_new_tokens,
             num_beams=num_beams,
-            do_sample=False,
-            use_cache=True,
-            early_stopping=num_beams > 1,
-            pad_token_id=self.model.config.pad_token_id,
-            eos_token_id=self.model.config.eos_token_id,
-            decoder_start_token_id=self.model.config.decoder_start_token_id,
-        )
-        answer: Tensor = self.model.generate(
-            generation_config=config,
             encoder_outputs=_states_in_cache(mask, cross),
             attention_mask=mask.long(),
             past_key_values=_cross_cache(expanded),  # type: ignore[arg-type]
         )
-        return answer
 
 
 def score_cached(
