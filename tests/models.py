@@ -1,5 +1,6 @@
 """Tiny models made from configurations, and texts for them. Every dimension differs from every other."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -12,11 +13,12 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import MT5Config, MT5ForConditionalGeneration, PreTrainedTokenizerFast
 
-from tagi.adapters import LoraBank
+from tagi.adapters import Bank, LoraBank
 from tagi.backbones import BaseModel, Site, T5Backbone, build_t5
-from tagi.data.task import Instance, Task
+from tagi.data.task import Example, Instance, Task
 from tagi.data.text import TextSettings
-from tagi.hypernetwork import Generator, GeneratorSettings
+from tagi.hypernetwork import Generator, GeneratorSettings, targets_of
+from tagi.hypernetwork.targets import blank_bank
 
 D_MODEL, D_KV, HEADS, D_FF, ENCODER, DECODER = 24, 5, 3, 37, 3, 2
 RANK, ALPHA, HIDDEN, WIDTH, QUERY_HEADS = 4, 10.0, 11, 14, 2
@@ -73,9 +75,20 @@ ROW_TASKS = (2, 0, 1, 1, 2, 0, 2)
 CHOICES = tuple(tuple(words(40 + row + 9 * at, 1 + at) for at in range(1 + row % 4)) for row in range(ROWS))
 
 
+SHOTS = tuple(
+    tuple(
+        Example(words(80 + 7 * task + at, 2 + (task + at) % 3), words(110 + 5 * task + at, 1 + at))
+        for at in range(count)
+    )
+    for task, count in enumerate((2, 1, 3))
+)
+
+
 def tasks(instructions: Sequence[str] = INSTRUCTIONS) -> list[Task]:
     instances = tuple(Instance(f"i{at}", text, (words(60 + at, 2),)) for at, text in enumerate(INPUTS))
-    return [Task(f"task{at}", "c", text, instances) for at, text in enumerate(instructions)]
+    return [
+        Task(f"task{at}", "c", text, instances, shots=SHOTS[at % len(SHOTS)]) for at, text in enumerate(instructions)
+    ]
 
 
 def tiny_model(variant: str = "v1.0", seed: int = 0, **fields: Any) -> Any:
@@ -119,8 +132,10 @@ def tiny_generator(backbone: T5Backbone | None = None, **changed: Any) -> Genera
     random = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, parameter in generator.named_parameters():
-            if "heads.heads.B" in name:
+            if re.search(r"\.(B|up|down_bias|up_bias)_[qv]*_?\d+$", name):
                 parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.2)
+            elif re.search(r"heads\.(keys|values)_\d+$", name):
+                parameter.mul_(9)
             elif name.endswith("gate"):
                 parameter.copy_(torch.rand((), generator=random) + 0.5)
     return generator
@@ -137,6 +152,25 @@ def random_bank(sites: Sequence[Site], tasks: int = TASKS, seed: int = 3, scale:
         for site in sites
     }
     return LoraBank(factors, scale)
+
+
+MODULES: dict[str, dict[str, Any]] = {
+    "bottleneck": {"module": "bottleneck", "bottleneck": 7},
+    "parallel bottleneck": {"module": "bottleneck", "placement": "ffn", "bottleneck": 7},
+    "prefix": {"module": "prefix", "prefix": 2},
+    "bottleneck+prefix": {"module": "bottleneck+prefix", "placement": "ffn", "bottleneck": 7, "prefix": 2},
+}
+"""What is generated besides LoRA, as settings say it."""
+
+
+def random_module(backbone: T5Backbone, name: str, tasks: int = TASKS, seed: int = 6) -> Bank:
+    """A bank of `MODULES` whose numbers are large enough for what it does to be far above rounding."""
+    random = torch.Generator().manual_seed(seed)
+    blank = blank_bank(targets_of(backbone, settings(**MODULES[name])))
+    if "prefix" in name:
+        backbone.take_prefixes()
+    shapes = {key: tensor.shape[1:] for key, tensor in blank.tensors().items()}
+    return blank.like({key: torch.randn(tasks, *shape, generator=random) * 0.4 for key, shape in shapes.items()})
 
 
 def rounding(found: Tensor, wanted: Tensor) -> float:

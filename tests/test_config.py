@@ -55,7 +55,7 @@ def write(folder: Path, text: str) -> Path:
             "alpha = 6.0\nheads = 5",
             "generator.heads: expected a divisor of generator.width (64), got 5",
         ),
-        ('"query"', '"queries"', "generator.kind: expected 'pooled' or 'query', got 'queries'"),
+        ('"query"', '"queries"', "generator.kind: expected 'pooled', 'query' or 'component', got 'queries'"),
         ('name = "toy"', 'name = ""', "backbone.name: expected some text, got ''"),
         (
             'name = "toy"',
@@ -114,7 +114,7 @@ def test_a_made_backbone_is_checked_field_by_field() -> None:
     ]
     missing = check_recipe("sni-small", ["backbone.config="])
     assert missing == [
-        "backbone.config: expected a table of T5Config fields with backbone.name = 'config', got nothing"
+        "backbone.config: expected a table of the model's fields with backbone.name = 'config', got nothing"
     ]
 
 

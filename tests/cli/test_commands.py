@@ -141,3 +141,44 @@ def test_describe_matches_the_published_sizes(run_tagi: Run) -> None:
     assert base["generated_per_adapter"] == 72 * 32 * (768 + 768)
     assert [one["backbone_parameters"] for one in (base, xl, xxl)] == [247_577_856, 2_849_757_184, 11_135_332_352]
     assert all(one["hypernetwork"] <= 0.1 * one["backbone_parameters"] for one in (base, xl, xxl))
+
+
+def test_describe_says_what_is_generated(run_tagi: Run) -> None:
+    changed = ["generator.module=bottleneck+prefix", "generator.kind=component", "generator.placement=ffn"]
+    changed.append("losses.ins=0")
+    ran = run_tagi("describe", "t5-xl-lm-adapt", *(part for one in changed for part in ("--set", one)), "--json")
+    assert ran.code == 0, ran.err
+    (xl,) = json.loads(ran.out)
+    assert (xl["generator"], xl["module"]) == ("component", "bottleneck+prefix")
+    assert xl["generates"] == (
+        "bottleneck adapters 64 wide beside feed-forwards, 48 in all; prefixes of 30 tokens for 72 attentions"
+    )
+    assert xl["generated_per_adapter"] == 48 * (2 * 64 * 2048 + 64 + 2048) + 72 * 2 * 30 * 2048
+    assert "rank" not in xl
+    table = run_tagi("describe", "t5-xl-lm-adapt")
+    assert "LoRA of rank 32" in table.out
+
+
+def test_a_generator_of_bottlenecks_and_prefixes_from_end_to_end(run_tagi: Run, tmp_path: Path) -> None:
+    hint = ("generator.module=bottleneck+prefix", "generator.kind=component", "generator.prefix=3")
+    changed = tuple(part for one in (*hint, "generator.placement=ffn") for part in ("--set", one))
+    trained = run_tagi("train", "finetune", "toy", "--out", tmp_path / "run", *SHORT, *changed)
+    assert trained.code == 0, trained.err
+    made = run_tagi("generate", "-g", tmp_path / "run", "-i", INSTRUCTION, "--out", tmp_path / "adapter", "--json")
+    assert made.code == 0, made.err
+    (row,) = json.loads(made.out)
+    assert (row["module"], row["places"]) == ("bottleneck+prefix", 6 + 9)
+    files = {file.name for file in (tmp_path / "adapter").iterdir()}
+    assert "generated_module.safetensors" in files
+    assert not any(name.startswith("adapter_") for name in files)  # nothing that PEFT would take for its own
+    found, wanted = (
+        run_tagi("predict", *how, INPUT)
+        for how in (("-a", tmp_path / "adapter"), ("-g", tmp_path / "run", "-i", INSTRUCTION))
+    )
+    assert found.code == 0, found.err
+    assert found.out == wanted.out
+    scored = run_tagi("evaluate", tmp_path / "run", "toy", "--sensitivity", "--limit", "1", "--json")
+    assert scored.code == 0, scored.err
+    record = json.loads(scored.out)
+    assert record["delta_variance"] is None  # of LoRA alone
+    assert "mean adapter" in record["results"]

@@ -54,6 +54,8 @@ def test_random_weights_of_a_recipe_and_lengths_that_are_given(run_tagi: Run, tm
         "input": 7,
         "concatenated": 17,  # one end, not two
         "output": 5,
+        "shots": 0,
+        "demonstration": 0,
         "examples": 4,
     }
     assert timing["batches"] == [3, 1]

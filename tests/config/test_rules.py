@@ -66,14 +66,13 @@ BROKEN = [
     (
         "toy",
         ['run.stages=["pretrain", "metatrain", "finetune"]'],
-        "run.stages: expected some of metatrain, teachers, pretrain, finetune in this order, ending in finetune, "
+        "run.stages: expected some of metatrain, teachers, pretrain, finetune, single in this order, "
         "got pretrain, metatrain, finetune",
     ),
     (
         "toy",
-        ['run.stages=["metatrain", "teachers"]'],
-        "run.stages: expected some of metatrain, teachers, pretrain, finetune in this order, ending in finetune, "
-        "got metatrain, teachers",
+        ["run.stages=[]"],
+        "run.stages: expected some of metatrain, teachers, pretrain, finetune, single in this order, got none",
     ),
     (
         "p3-base",
@@ -126,6 +125,57 @@ BROKEN = [
     ("toy", ["data.prompts=all"], "data.prompts: expected data.test_path with it, got 'all' alone"),
     ("p3-base", ["data.prompts=some"], "data.prompts: expected 'original' or 'all', got 'some'"),
     ("p3-xl", ["evaluation.choice_score=max"], "evaluation.choice_score: expected 'sum' or 'mean', got 'max'"),
+    (
+        "toy",
+        ["metatrain.method=fid"],
+        "metatrain.method: expected 'concatenation', 'fid-icl', 'concat-icl' or 'ensemble-icl', got 'fid'",
+    ),
+    ("toy", ["shots.count=0"], "shots.count: expected at least 1, got 0"),
+    ("toy", ["shots.path=sets"], "shots.path: expected data.test_path with it, got 'sets' alone"),
+    ("toy", ["shots.number=4"], "shots.number: unknown key"),
+    ("toy", ["generator.reads=both"], "generator.reads: expected 'instruction' or 'demonstrations', got 'both'"),
+    (
+        "p3-base",
+        ["generator.reads=demonstrations", "data.positives=2"],
+        "data.positives: expected 0 with generator.reads = 'demonstrations', since P3's tasks have shots alone, got 2",
+    ),
+    (
+        "toy",
+        ["losses.teacher=fid-icl"],
+        "run.stages: expected metatrain.method = 'fid-icl' among them (losses.teacher = 'fid-icl'), "
+        "got 'concatenation'",
+    ),
+    (
+        "p3-base",
+        ["metatrain.method=concat-icl"],
+        "run.stages: expected metatrain.method = 'concatenation' among them (losses.teacher = 'metatrained'), "
+        "got 'concat-icl'",
+    ),
+    (
+        "toy",
+        ["metatrain.method=fid-icl", "teacher.base=metatrained"],
+        "run.stages: expected metatrain.method = 'concatenation' among them (teacher.base = 'metatrained'), "
+        "got 'fid-icl'",
+    ),
+    (
+        "toy",
+        ["losses.teacher=fid-icl", 'run.stages=["teachers", "finetune"]'],
+        "run.stages: expected 'metatrain' among stages (losses.teacher = 'fid-icl'), got teachers, finetune",
+    ),
+    (
+        "p3-base",
+        ["generator.module=bottleneck+prefix"],
+        "losses.ins: expected generator.module = 'lora' to align with LoRA teachers, got 'bottleneck+prefix'",
+    ),
+    (
+        "p3-base",
+        ["generator.module=adapter"],
+        "generator.module: expected 'lora', 'bottleneck', 'prefix' or 'bottleneck+prefix', got 'adapter'",
+    ),
+    ("sni-base", ["generator.placement=cross"], "generator.placement: expected 'attention' or 'ffn', got 'cross'"),
+    ("sni-base", ["generator.prefix=0"], "generator.prefix: expected at least 1, got 0"),
+    ("sni-base", ["generator.bottleneck=0"], "generator.bottleneck: expected at least 1, got 0"),
+    ("sni-base", ["generator.kind=deep"], "generator.kind: expected 'pooled', 'query' or 'component', got 'deep'"),
     ("p3-base", ["data.path="], "data.path: expected a path with data.source = 'p3', got nothing"),
 ]
 
@@ -171,3 +221,15 @@ def test_validation_is_of_the_stages_that_are_scored() -> None:
     assert check_recipe("toy", ["training.finetune.patience=2", "training.finetune.validate_every=7"]) == [
         "training.finetune.validate_every: expected data.validation_tasks of at least 1 with it, got 7 and no tasks"
     ]
+
+
+@pytest.mark.parametrize("module", ["bottleneck", "prefix", "bottleneck+prefix"])
+def test_what_is_generated_is_chosen_by_its_keys(module: str) -> None:
+    """With no LoRA to align; sizes and places of what is not generated are no faults."""
+    changed = [f"generator.module={module}", "losses.ins=0", "generator.placement=ffn", "generator.prefix=7"]
+    generator = load_recipe("p3-base", changed).generator
+    assert (generator.module, generator.placement, generator.prefix, generator.bottleneck) == (module, "ffn", 7, 64)
+    plain = load_recipe("p3-base").generator
+    assert (plain.module, plain.placement, plain.prefix, plain.bottleneck) == ("lora", "attention", 30, 64)
+    odd = load_recipe("toy", ["generator.kind=component", "generator.heads=3"]).generator  # of the query kind alone
+    assert (odd.kind, odd.heads) == ("component", 3)

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tagi.data.batches import Sample, TaskBatches, hold_out, with_shuffled_inputs
-from tagi.data.task import Instance, Task
+from tagi.data.batches import Sample, TaskBatches, drawn, hold_out, with_shuffled_inputs
+from tagi.data.digest import tasks_digest
+from tagi.data.task import Example, Instance, Task
 from tagi.errors import DataError
 
 TASKS = [
@@ -179,3 +180,65 @@ def test_shuffled_inputs_keep_everything_but_the_pairs() -> None:
         found = [one.input for one in after.instances]
         assert sorted(found) == sorted(one.input for one in before.instances)
         assert found != [one.input for one in before.instances]
+
+
+def episodes(batch: list[Sample]) -> dict[str, list[Sample]]:
+    by_task: dict[str, list[Sample]] = {}
+    for sample in batch:
+        by_task.setdefault(sample.task.name, []).append(sample)
+    return by_task
+
+
+def test_an_episode_shows_what_it_does_not_ask() -> None:
+    seen: set[str] = set()
+    for batch in batches(shots=3, length=60):
+        for rows in episodes(batch).values():
+            assert len(rows) == 4
+            task, shots = rows[0].task, rows[0].shots
+            assert all(row.shots is shots for row in rows)
+            assert len({shot.input for shot in shots}) == len(shots) == 3
+            assert not {shot.input for shot in shots} & {row.input for row in rows}
+            answers = {instance.input: instance.outputs for instance in task.instances}
+            assert all(shot.output in answers[shot.input] for shot in shots)
+            assert rows[0].asked == replace(task, instruction=rows[0].instruction, shots=shots)
+            seen |= {shot.input for shot in shots}
+    assert len(seen) == 5 * 11
+
+
+def test_an_episode_of_a_small_task_shows_what_is_left() -> None:
+    small = [replace(task, instances=task.instances[:3]) for task in TASKS]
+    sizes = set()
+    for batch in batches(small, shots=7, length=60):
+        for rows in episodes(batch).values():
+            left = {one.input for one in rows[0].task.instances} - {row.input for row in rows}
+            assert {shot.input for shot in rows[0].shots} == left
+            sizes.add(len(left))
+    assert sizes == {1, 2}  # one is kept whatever is asked
+    twins = (replace(small[1].instances[0], id="a"), replace(small[1].instances[0], id="b"))
+    with pytest.raises(DataError, match="t1: expected instances of at least 2 different inputs"):
+        batches([small[0], replace(small[1], instances=twins)], shots=1)
+    assert batches([replace(small[1], instances=twins)])[0]
+
+
+def test_without_shots_nothing_is_drawn_for_them() -> None:
+    assert list(batches(shots=0)) == list(batches())
+    assert batches(shots=2)[3] == batches(shots=2, length=99)[3] != batches(shots=2, seed=8)[3]
+
+
+def test_an_order_of_examples_is_each_ones_own() -> None:
+    instances = TASKS[2].instances
+    order = drawn("t2", instances, 5)
+    assert sorted(order, key=str) == sorted((Example(one.input, one.outputs[0]) for one in instances), key=str)
+    assert drawn("t2", instances[::-1], 5) == order
+    assert drawn("t2", (*instances, replace(instances[0], id="twin", outputs=("other",))), 5) == order
+    fewer = drawn("t2", instances[3:], 5)
+    assert fewer == [one for one in order if one in fewer]
+    others = [drawn(name, instances, seed) for name, seed in (("t2", 6), ("t3", 5))]
+    assert order != others[0] != others[1] != order
+
+
+def test_a_digest_sees_shots_and_nothing_where_there_are_none() -> None:
+    shown = [replace(TASKS[0], shots=(Example("a", "b"),)), *TASKS[1:]]
+    assert tasks_digest(TASKS) != tasks_digest(shown)
+    # As it was before tasks had shots.
+    assert tasks_digest(TASKS[:2]) == "sha256:40b99c5cb86466b9"

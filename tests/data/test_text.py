@@ -1,11 +1,13 @@
 """Text to token batches: limits, padding, labels."""
 
 import threading
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
-from tagi.data.task import Example
+from tagi.data.task import Example, Task
 from tagi.data.text import TextEncoder, TextSettings
 from tagi.errors import CheckpointError, ConfigError, InputError
 from tests.models import text_settings, tokenizer, words
@@ -28,6 +30,17 @@ def test_settings_travel_as_json() -> None:
             TextSettings.from_dict(wrong)
     with pytest.raises(CheckpointError, match="expected an object, got 3"):
         TextSettings.from_dict(3)
+
+
+def test_a_checkpoint_of_an_older_form_reads_instructions() -> None:
+    settings = text_settings()
+    assert "reads" not in settings.as_dict()
+    assert TextSettings.from_dict(settings.as_dict()).reads == "instruction"
+    other = text_settings(reads="demonstrations")
+    assert other.as_dict() == {**settings.as_dict(), "reads": "demonstrations"}
+    assert TextSettings.from_dict(other.as_dict()) == other
+    with pytest.raises(CheckpointError, match="expected reads instruction or demonstrations, got 'minds'"):
+        TextSettings.from_dict({**settings.as_dict(), "reads": "minds"})
 
 
 def test_an_unknown_encoding_is_refused() -> None:
@@ -154,3 +167,55 @@ def test_an_instruction_without_words_is_never_without_tokens() -> None:
             return {"input_ids": [9] * len(text.split())}
 
     assert TextEncoder(NoEnd(), text_settings()).wordless_instruction() == [7]
+
+
+FIRST, SECOND = Example(words(4, 2), words(5, 1)), Example(words(6, 3), words(7, 2))
+
+
+def shown_by(positives: int = 0, **changed: Any) -> TextEncoder:
+    return TextEncoder(tokenizer(), text_settings(reads="demonstrations", positives=positives, **changed))
+
+
+def test_demonstrations_in_the_instructions_place() -> None:
+    """Marks of three words each stand before input and output; no word of the instruction is read."""
+    known = tokenizer().get_vocab()
+    mark = [known["<unk>"]] * 3
+    ids = {
+        text: [known[word] for word in text.split()] for text in (words(4, 2), words(5, 1), words(6, 3), words(7, 2))
+    }
+    first = [*mark, *ids[words(4, 2)], *mark, *ids[words(5, 1)]]
+    second = [*mark, *ids[words(6, 3)], *mark, *ids[words(7, 2)]]
+    task = Task("t", "c", words(1, 3), (), (FIRST,), shots=(SECOND,))
+    assert shown_by().of_task(task) == [*second, EOS]
+    assert shown_by(1).of_task(task) == [*first, EOS]
+    both = replace(task, examples=(FIRST, SECOND))
+    assert shown_by(1).of_task(both) == [*first, EOS]
+    assert shown_by(2, max_instruction_tokens=21).of_task(both) == [*first, *second, EOS]
+    assert shown_by(2, max_instruction_tokens=20).of_task(both) == [*first, EOS]
+    assert TextEncoder(tokenizer(), text_settings(positives=1)).of_task(task)[:3] == ids_of(words(1, 3))
+    assert shown_by().demonstration(SECOND) == second
+    cut = shown_by(max_input_tokens=2, max_target_tokens=1).demonstration(SECOND)
+    assert cut == [*mark, *ids[words(6, 3)][:2], *mark, *ids[words(7, 2)][:1]]
+    assert shown_by().wordless_instruction() == [EOS]
+
+
+def ids_of(text: str) -> list[int]:
+    return [tokenizer().get_vocab()[word] for word in text.split()]
+
+
+def test_tk_instructs_own_form_of_demonstrations() -> None:
+    encoding = TextEncoder(tokenizer(), text_settings(encoding="tk-instruct", reads="demonstrations")).encoding
+    assert encoding.demonstrations([Example(" in ", "out"), Example("a.", "b!")]) == (
+        "Positive Example 1 -\nInput: in.\n Output: out.\n\n Positive Example 2 -\nInput: a.\n Output: b!"
+    )
+
+
+def test_no_demonstrations_and_too_long_ones() -> None:
+    for task in (Task("bare", "c", words(1, 3), ()), Task("bare", "c", words(1, 3), (), (FIRST,))):
+        with pytest.raises(InputError, match=r"^bare: expected demonstrations, .* got none$"):
+            shown_by().of_task(task, truncate=True)
+    long = Task("long", "c", "", (), shots=(Example(words(8, 30), words(9, 1)), FIRST))
+    with pytest.raises(InputError, match=r"^long: expected at most 17 tokens, got 38: shorten the demonstration"):
+        shown_by().of_task(long)
+    cut = shown_by().of_task(long, truncate=True)
+    assert cut == [*shown_by().demonstration(long.shots[0])[:16], EOS]

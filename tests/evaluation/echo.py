@@ -7,7 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from tagi.data.task import Instance, Task
+from tagi.data.text import TextEncoder
 from tagi.methods import Method
+from tests.models import text_settings, tokenizer
 
 
 class Echo(Method):
@@ -17,6 +19,7 @@ class Echo(Method):
 
     def __init__(self) -> None:
         super().__init__()
+        self.text = TextEncoder(tokenizer(), text_settings())
         self.batches: list[int] = []
         self.lengths: list[list[int]] = []
         self.prepared: list[str] = []

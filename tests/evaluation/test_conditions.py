@@ -10,8 +10,8 @@ from tagi.errors import DataError, InputError
 from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, Condition, conditions, other_task
 from tagi.methods import TAGI, Concatenation
 from tests.evaluation.echo import Echo, tasks
+from tests.models import MODULES, text_settings, tiny_backbone, tiny_generator
 from tests.models import tasks as tiny_tasks
-from tests.models import text_settings, tiny_backbone, tiny_generator
 
 
 def test_every_instruction_condition() -> None:
@@ -164,3 +164,24 @@ def test_an_empty_instruction_is_the_end_alone() -> None:
     assert states.bank.delta(method.generator.backbone.sites[0].path).abs().max() > 0
     with pytest.raises(InputError, match="got an empty text"):
         method.prepare([replace(tiny_tasks()[0], instruction=" ")])
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_conditions_of_what_is_not_lora(name: str) -> None:
+    """A mean adapter there is, but no Delta W to cross with states."""
+    method = TAGI(tiny_generator(**MODULES[name]))
+    made = {one.name: one for one in conditions(method, tiny_tasks(), (*SENSITIVITY, *CHANNELS))}
+    assert set(made) == set(conditions_of_lora()) - set(CHANNELS)
+    given = made["mean adapter"]
+    assert given.given == f"the tasks' mean {method.generator.settings.module}, no states"
+    states = given.prepare(1)
+    assert (states.tasks, states.fusion, states.cross) == (1, None, None)
+    inputs = [instance.input for instance in tiny_tasks()[0].instances[:2]]
+    answers = [
+        method.predict(one, torch.tensor([0, 0]), inputs, max_new_tokens=3) for one in (states, given.prepare(0))
+    ]
+    assert answers[0] == answers[1]
+
+
+def conditions_of_lora() -> list[str]:
+    return [one.name for one in conditions(TAGI(tiny_generator()), tiny_tasks(), (*SENSITIVITY, *CHANNELS))]

@@ -1,5 +1,8 @@
 """Lengths of tasks in tokens, by hand: a word is a token, and every text ends with one more."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from tagi.data.task import Example, Instance, Task
@@ -35,6 +38,18 @@ def test_demonstrations_are_part_of_the_instruction_where_they_fit() -> None:
     assert shown.instruction == 8 + 2 + 1 + 1
     assert shown.concatenated == (7 + 4 + 3 + 1 + 7 + 4 + 8 + 1) / 2
     assert (shown.input, shown.output) == (lengths().input, lengths().output)
+
+
+def test_shots_are_measured_as_they_are_shown() -> None:
+    """Marks of three words stand before a shot's input and its output; its parts are cut at their own limits."""
+    shown = replace(TASK, shots=(Example(words(7, 2), words(8, 1)), Example(words(9, 30), words(8, 4))))
+
+    def measured(**changed: Any) -> Lengths:
+        return task_lengths(TextEncoder(tokenizer(), text_settings(max_input_tokens=21, **changed)), shown, examples=13)
+
+    assert measured() == replace(lengths(), shots=2, demonstration=(6 + 3 + 6 + 21 + 4) / 2)
+    assert measured(reads="demonstrations").instruction == 6 + 3 + 1
+    assert measured(reads="demonstrations").concatenated == lengths().concatenated
 
 
 def test_texts_over_their_limits_are_cut() -> None:

@@ -21,8 +21,9 @@ from tagi.hypernetwork import (
     generator_tensors,
     load_generator,
     save_generator,
+    words_of,
 )
-from tests.models import INPUTS, INSTRUCTIONS, settings, tiny_backbone, tiny_generator
+from tests.models import INPUTS, INSTRUCTIONS, MODULES, settings, tiny_backbone, tiny_generator
 
 KINDS: list[dict[str, Any]] = [
     {},
@@ -32,6 +33,8 @@ KINDS: list[dict[str, Any]] = [
     {"tune": "ffn"},
     {"tune": "norms+embeddings"},
     {"tune": "all"},
+    {"kind": "component"},
+    *({**changed, "kind": kind} for changed in MODULES.values() for kind in ("query", "pooled", "component")),
 ]
 
 
@@ -180,7 +183,7 @@ def change_tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable
         (change_config("method", value="concatenation"), "expected a generator, got a checkpoint of method"),
         (change_config("model_type", value="t5"), "expected model_type 'tagi', got 't5'"),
         (change_config("generator", value=3), "generator settings: expected an object, got 3"),
-        (change_config("generator", "kind", value="deep"), "expected kind of pooled, query, got 'deep'"),
+        (change_config("generator", "kind", value="deep"), "expected kind of pooled, query, component, got 'deep'"),
         (change_config("generator", "kinds", value="deep"), "got a difference at 'kinds'"),
         (change_config("generator", "rank", value=5), "expected 'hypernetwork."),
         (change_config("generator", "fusion", value="none"), "is unexpected"),
@@ -206,6 +209,39 @@ def test_settings_travel_as_json() -> None:
     for fusion, fuses, concatenates in (("both", 1, 1), ("attention", 1, 0), ("concatenation", 0, 1), ("none", 0, 0)):
         found = settings(fusion=fusion)
         assert (found.fuses, found.concatenates) == (bool(fuses), bool(concatenates))
+
+
+def test_settings_from_before_modules_could_be_chosen_are_of_lora() -> None:
+    """They lack the keys, and are written as they were: the same bytes, the same digest."""
+    later = ("module", "placement", "bottleneck", "prefix")
+    for one in (settings(), settings(kind="pooled", tune="all")):
+        assert not one.as_dict().keys() & set(later)
+        assert GeneratorSettings.from_dict(one.as_dict()) == one
+        assert GeneratorSettings.from_dict({**one.as_dict(), "module": "lora", "prefix": 30}) == one
+    for name, changed in MODULES.items():
+        one = settings(**changed)
+        assert one.as_dict().keys() & set(later) == changed.keys(), name
+        assert GeneratorSettings.from_dict(json.loads(json.dumps(one.as_dict()))) == one
+        found = (one.makes_bottlenecks, one.makes_prefixes)
+        assert found == ("bottleneck" in one.module, "prefix" in one.module)
+    assert not settings().makes_bottlenecks
+    assert not settings().makes_prefixes
+    with pytest.raises(
+        CheckpointError, match=r"expected module of lora, bottleneck, prefix, bottleneck\+prefix, got 'x'"
+    ):
+        GeneratorSettings.from_dict({**settings().as_dict(), "module": "x"})
+    with pytest.raises(CheckpointError, match="a difference at 'rank'"):
+        GeneratorSettings.from_dict({key: value for key, value in settings().as_dict().items() if key != "rank"})
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_card_says_what_is_generated(backbone_folder: Path, tmp_path: Path, name: str) -> None:
+    generator = trained(backbone_folder, **MODULES[name])
+    generator.save_pretrained(tmp_path / "one")
+    card = (tmp_path / "one" / "README.md").read_text()
+    assert f"| generates | {words_of(generator.targets)} |" in card
+    assert "lora" not in card.lower()
+    assert "".join(f"- {tag}\n" for tag in generator.settings.module.split("+")) in card
 
 
 @pytest.mark.parametrize(

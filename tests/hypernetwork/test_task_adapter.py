@@ -22,11 +22,12 @@ from tagi.hypernetwork import (
     rows_runner,
     score,
 )
-from tagi.hypernetwork.adapter_folder import RECORD, STATES
+from tagi.hypernetwork.adapter_folder import MODULE, RECORD, STATES
 from tests.models import (
     CHOICES,
     INPUTS,
     INSTRUCTIONS,
+    MODULES,
     ROWS,
     TASKS,
     fresh_generator,
@@ -177,6 +178,33 @@ def test_an_adapter_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
         made.save(tmp_path / "0")
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_that_is_not_lora_is_in_a_file_of_ours(tmp_path: Path, name: str) -> None:
+    generator = tiny_generator(**MODULES[name])
+    made = adapters(generator)
+    for at, adapter in enumerate(made):
+        folder = tmp_path / str(at)
+        adapter.save(folder)
+        assert set(contents(folder)) == {MODULE, STATES, RECORD}
+        assert read_record(folder)["module"] == generator.settings.module
+        again = TaskAdapter.load(folder, generator)
+        assert again.predict(INPUTS) == adapter.predict(INPUTS)
+        assert again.score(INPUTS, CHOICES) == adapter.score(INPUTS, CHOICES)
+        wanted = adapter.bank.tensors()
+        assert again.bank.tensors().keys() == wanted.keys()
+        assert all(torch.equal(tensor, wanted[key]) for key, tensor in again.bank.tensors().items())
+        again.save(tmp_path / f"{at} again")
+        assert contents(folder) == contents(tmp_path / f"{at} again")
+    assert contents(tmp_path / "0")[MODULE] != contents(tmp_path / "1")[MODULE]
+    alone = generator.prepare(*generator.text.batch([generator.text.instruction(INSTRUCTIONS[0])]))
+    TaskAdapter(generator, alone, INSTRUCTIONS[0]).save(tmp_path / "alone")  # not selected from several
+    assert load_file(tmp_path / "alone" / MODULE).keys() == made[0].bank.tensors().keys()
+    lora = tiny_generator()
+    adapters(lora)[0].save(tmp_path / "lora")
+    assert "module" not in read_record(tmp_path / "lora")
+    assert f"expected the generator {generator_digest(generator)}" in fault(tmp_path / "0", lora)
+
+
 def test_generated_again_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "two"):
         made = tiny_generator().adapt(INSTRUCTIONS[2])
@@ -291,3 +319,29 @@ def test_damage_is_named(adapter_folder: Path, damage: Damage, named: str) -> No
     TaskAdapter.load(adapter_folder, generator)
     damage(adapter_folder)
     assert named in fault(adapter_folder, generator)
+
+
+PLACE = "decoder.block.1.layer.2.DenseReluDense"
+
+
+def changed_module(**changed: torch.Tensor) -> Damage:
+    return change_tensors(MODULE, lambda tensors: tensors.update({f"{PLACE}.{k}": v for k, v in changed.items()}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (truncated(MODULE), "expected whole tensors of bottleneck+prefix, got:"),
+        (lambda folder: (folder / MODULE).unlink(), "expected whole tensors of bottleneck+prefix, got:"),
+        (change_tensors(MODULE, lambda tensors: tensors.pop(f"{PLACE}.up")), f"'{PLACE}.up' is missing (1 such)"),
+        (changed_module(more=torch.ones(2)), f"tensor '{PLACE}.more' is unexpected (1 such)"),
+        (changed_module(down=torch.ones(24, 7)), f"expected '{PLACE}.down' of shape (7, 24), got (24, 7)"),
+        (changed_module(up_bias=torch.full((24,), torch.inf)), f"got NaN or infinity in '{PLACE}.up_bias'"),
+    ],
+)
+def test_damage_to_a_module_is_named(tmp_path: Path, damage: Damage, named: str) -> None:
+    generator = tiny_generator(**MODULES["bottleneck+prefix"])
+    adapters(generator)[0].save(tmp_path / "adapter")
+    TaskAdapter.load(tmp_path / "adapter", generator)
+    damage(tmp_path / "adapter")
+    assert named in fault(tmp_path / "adapter", generator)

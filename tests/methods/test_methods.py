@@ -1,5 +1,6 @@
 """What every method promises: rows get in a batch what they get alone, checkpoints give the method back."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ import torch
 from tagi.backbones import load_backbone
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
+from tagi.data.text import TextEncoder
 from tagi.errors import CheckpointError, InputError
 from tagi.hypernetwork import save_generator
-from tagi.methods import TAGI, Concatenation, Method, load_method
+from tagi.methods import TAGI, Concatenation, ConcatICL, EnsembleICL, FidICL, Method, load_method
+from tagi.methods.in_context import InContext
 from tests.models import (
     CHOICES,
     INPUTS,
     INSTRUCTIONS,
+    MODULES,
     ROW_TASKS,
     ROWS,
     TASKS,
@@ -42,12 +46,36 @@ def concatenation(folder: Path | None = None) -> Concatenation:
     return Concatenation(backbone, text_settings(max_input_tokens=40, positives=1))
 
 
+def tagi_by_demonstrations(folder: Path | None = None) -> TAGI:
+    generator = tiny_generator(load_backbone(str(folder)) if folder else None)
+    generator.text = TextEncoder(generator.backbone.tokenizer, text_settings(reads="demonstrations"))
+    return TAGI(generator)
+
+
+def in_context(method: type[InContext], **changed: Any) -> Make:
+    def make(folder: Path | None = None) -> Method:
+        backbone = load_backbone(str(folder)) if folder else tiny_backbone()
+        return method(backbone, text_settings(max_input_tokens=40, **changed))
+
+    return make
+
+
 METHODS: dict[str, Make] = {
     "tagi": tagi,
     "tagi attention": lambda folder=None: tagi(folder, fusion="attention"),
     "tagi concatenation": lambda folder=None: tagi(folder, fusion="concatenation"),
     "tagi none, pooled": lambda folder=None: tagi(folder, fusion="none", kind="pooled"),
+    "hypter": lambda folder=None: tagi(folder, fusion="none", kind="pooled", **MODULES["bottleneck"]),
+    "hyperprefix": lambda folder=None: tagi(folder, fusion="none", **MODULES["prefix"]),
+    "hint": lambda folder=None: tagi(
+        folder, fusion="concatenation", kind="component", tune="all", **MODULES["bottleneck+prefix"]
+    ),
     "concatenation": concatenation,
+    "tagi, demonstrations": tagi_by_demonstrations,
+    "fid": in_context(FidICL),
+    "fid, demonstrations": in_context(FidICL, reads="demonstrations"),
+    "concat": in_context(ConcatICL),
+    "ensemble": in_context(EnsembleICL),
 }
 every_method = pytest.mark.parametrize("make", METHODS.values(), ids=METHODS)
 
@@ -76,7 +104,7 @@ def test_every_row_gets_in_a_mixed_batch_what_it_gets_alone(make: Make) -> None:
         assert one != pytest.approx(other, rel=1e-4)
 
 
-@pytest.mark.parametrize("make", [tagi, concatenation])
+@pytest.mark.parametrize("make", [tagi, concatenation, METHODS["fid"], METHODS["concat"]])
 def test_every_row_gets_the_beams_it_gets_alone(make: Make) -> None:
     method = make().double().eval()
     known, only = tasks(), torch.tensor([0])
@@ -120,7 +148,7 @@ def test_without_its_instruction_a_method_is_the_input_alone(make: Make) -> None
     wanted = bare.score_choices(states, ROWS_OF, INPUTS, CHOICES)
     silent = method.without_instruction(method.prepare(tasks()))
     assert method.score_choices(silent, ROWS_OF, INPUTS, CHOICES) == wanted
-    for beams in (1, 3):
+    for beams in (1, 3) if make is not METHODS["ensemble"] else (1,):
         found = method.predict(silent, ROWS_OF, INPUTS, max_new_tokens=5, num_beams=beams)
         assert found == bare.predict(states, ROWS_OF, INPUTS, max_new_tokens=5, num_beams=beams)
         assert found != method.predict(method.prepare(tasks()), ROWS_OF, INPUTS, max_new_tokens=5, num_beams=beams)
@@ -131,7 +159,7 @@ def test_asking_leaves_nothing(make: Make) -> None:
     method = make().eval()
     before = list(traces(method))
     states = method.prepare(tasks())
-    method.predict(states, ROWS_OF, INPUTS, max_new_tokens=2, num_beams=2)
+    method.predict(states, ROWS_OF, INPUTS, max_new_tokens=2, num_beams=1 if make is METHODS["ensemble"] else 2)
     method.score_choices(states, ROWS_OF, INPUTS, CHOICES)
     assert list(traces(method)) == before
 
@@ -139,9 +167,10 @@ def test_asking_leaves_nothing(make: Make) -> None:
 @every_method
 def test_texts_over_the_limit_are_refused_or_cut(make: Make) -> None:
     method = make().eval()
-    long = [Task("long", "c", words(1, 50), ())]
-    with pytest.raises(InputError, match="got 51"):
-        method.prepare(long)
+    long = [Task("long", "c", words(1, 50), (), shots=(Example(words(1, 44), words(2, 1)),))]
+    if method.reads_instruction or isinstance(method, TAGI):
+        with pytest.raises(InputError, match=r"got 5[12]"):
+            method.prepare(long)
     states = method.prepare(long, truncate=True)
     one, far = torch.tensor([0]), [words(2, 60)]
     known = method.prepare(tasks())
@@ -197,7 +226,7 @@ def test_a_method_that_is_not_known(backbone_folder: Path, tmp_path: Path) -> No
         Concatenation.load(tmp_path / "two")
     config = tmp_path / "one" / "config.json"
     config.write_text(config.read_text().replace('"concatenation"', '"telepathy"'))
-    known = "tagi, concatenation, causal-concatenation"
+    known = "tagi, concatenation, causal-concatenation, fid-icl, concat-icl, ensemble-icl, single-task"
     with pytest.raises(CheckpointError, match=f"expected a method among {known}, got 'telepathy'"):
         load_method(tmp_path / "one")
 
@@ -214,6 +243,18 @@ def test_a_batch_holds_every_distinct_instruction_once() -> None:
     assert torch.equal(batch["instruction_ids"][0], batch["instruction_ids"][3])
 
 
+def test_two_episodes_of_a_task_are_two_adapters() -> None:
+    method, task = tagi_by_demonstrations(), tasks()[0]
+    first, second = task.shots
+    samples = [
+        Sample(task, "not read", INPUTS[at], "a", shots) for at, shots in enumerate([(first,), (second,), (first,)])
+    ]
+    batch = method.collate(samples)
+    assert batch["rows"].tolist() == [0, 1, 0]
+    ends = batch["instruction_mask"].sum(1).tolist()
+    assert ends == [len(method.text.demonstration(one)) + 1 for one in (first, second)]
+
+
 def test_demonstrations_are_read_with_the_instruction() -> None:
     shown = Task("shown", "c", INSTRUCTIONS[1], (), (Example(words(8, 3), words(9, 1)),))
     method = concatenation()
@@ -223,6 +264,19 @@ def test_demonstrations_are_read_with_the_instruction() -> None:
     read = TAGI(type(generator)(generator.backbone, generator.settings, text_settings(positives=1)))
     assert read.prepare([shown]).mask.shape == (1, 4 + 5 + 1)
     assert read.collate([Sample(shown, INSTRUCTIONS[1], INPUTS[0], "a")])["instruction_ids"].shape == (1, 10)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_channels_of_what_is_not_lora_are_not_crossed(name: str) -> None:
+    method = tagi(**MODULES[name])
+    states = method.prepare(tasks())
+    wanted = re.escape(f"crossed channels: expected a bank of LoRA, got {states.bank.module}")
+    with pytest.raises(ValueError, match=f"^{wanted}$"):
+        method.crossed(states, torch.tensor([1, 2, 0]))
+    alone = method.states_alone(states)
+    assert alone.cross is not None
+    bare = method.generator.backbone.cross_keys_values(states.states)
+    assert torch.equal(alone.cross[1][1], bare[1][1])
 
 
 def test_channels_can_be_crossed() -> None:

@@ -1,5 +1,6 @@
 """The finetuning objective on a whole step: which terms it has, where gradients go, and what caches may stand for."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tagi.methods.teachers import Catalogue, ConcatenatedTeacher, freeze
 from tests.models import (
     INPUTS,
     INSTRUCTIONS,
+    MODULES,
     fresh_generator,
     random_bank,
     text_settings,
@@ -151,6 +153,24 @@ def test_alignment_alone_moves_every_factor() -> None:
         if "heads.heads.B" in name:
             assert parameter.grad is not None
             assert bool(parameter.grad.any())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_is_not_lora_cannot_be_aligned(name: str) -> None:
+    """Nor is it asked for: the other terms know nothing of what is generated."""
+    generator = tiny_generator(**MODULES[name])
+    module = re.escape(generator.settings.module)
+    aligned = objective(fresh_generator(), ins=1.0)
+    with pytest.raises(ValueError, match=f"^L_ins: expected a generator of LoRA, got {module}$"):
+        TAGI(generator, aligned)
+    states = TAGI(generator).prepare([sample.task for sample in rows()[:2]])
+    with pytest.raises(ValueError, match=f"^L_ins: expected a bank of LoRA, got {module}$"):
+        aligned.alignment(states.bank, torch.tensor([1, 2]))
+    method = TAGI(generator, objective(generator, kl=0.5, contrast=0.2))
+    terms = method(**method.collate(rows()))
+    assert terms.keys() == {"loss", "prediction", "kl", "contrast"}
+    terms["loss"].backward()
+    assert all(tensor.grad is not None for tensor in method.trained_tensors().values())
 
 
 def test_a_weight_without_its_teacher_is_refused() -> None:

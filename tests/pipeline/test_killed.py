@@ -20,7 +20,7 @@ COMMON = [
     *("training.tasks_per_batch=3", "training.queries_per_task=2", "data.instances_per_task=9"),
     *("losses.contrast=0.1", "training.report_to=[]"),
 ]
-STAGES = ("backbone", "metatrain", "teachers", "pretrain", "finetune")
+STAGES = ("backbone", "metatrain", "teachers", "pretrain", "finetune", "single")
 KILLS = 5
 LIMIT = 240.0
 

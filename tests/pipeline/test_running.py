@@ -10,8 +10,9 @@ from tagi.config import Recipe, load_recipe
 from tagi.errors import ConfigError, DataError, TrainingError
 from tagi.pipeline import Sources, estimate, run, train_stage
 from tagi.pipeline.identity import stage_identity
+from tagi.pipeline.many import folder_name
 from tagi.pipeline.running import plan
-from tagi.pipeline.teaching import folder_name, train_teachers
+from tagi.pipeline.teaching import train_teachers
 from tests.commands import Run
 
 TINY = [
@@ -157,8 +158,8 @@ def test_an_odd_teacher_is_named(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished / "teachers", out)
     (out / "record.json").unlink()
     for odd in ("[]", "{}"):
-        (out / "kelvan" / "teacher.json").write_text(odd)
-        with pytest.raises(TrainingError, match=r"teacher\.json: expected what is known of a finished teacher"):
+        (out / "kelvan" / "trained.json").write_text(odd)
+        with pytest.raises(TrainingError, match=r"trained\.json: expected what is known of a finished teacher"):
             train_stage(load_recipe("toy", TINY), "teachers", out, resume=True, progress=False)
 
 
@@ -184,10 +185,10 @@ def test_alignment_with_nothing_is_refused_and_with_something_is_counted(finishe
 
 
 def test_categories_that_would_share_a_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tagi.pipeline import teaching
+    from tagi.pipeline import many
 
     assert folder_name("Question Answering") == "question-answering"
-    monkeypatch.setattr(teaching, "folder_name", lambda category: "same")
+    monkeypatch.setattr(many, "folder_name", lambda category: "same")
     with pytest.raises(DataError, match="'copy' and 'kelvan'"):
         train_teachers(load_recipe("toy", TINY), tmp_path, Sources(), identity="x", resume=False, progress=False)
 

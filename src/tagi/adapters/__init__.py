@@ -1,19 +1,32 @@
-"""Generated factors and how they reach a model for the length of a call."""
+"""Generated modules and how they reach a model for the length of a call."""
 
-from tagi.adapters.attach import Attachment, OutputHook, detached, reenter
-from tagi.adapters.bank import LoraBank, delta_products, delta_variance, stack_banks
-from tagi.adapters.merge import merge, merged_weights, view_with_weights
+from tagi.adapters.attach import Attached, Attachment, AttentionPrefix, OutputHook, detached, prefix_of, reenter
+from tagi.adapters.bank import LoraBank, as_lora, delta_products, delta_variance
+from tagi.adapters.bottleneck import Bottleneck, BottleneckBank
+from tagi.adapters.merge import merge, merged_weights, view_with_parameters, view_with_weights
+from tagi.adapters.prefix import PrefixBank
+from tagi.adapters.protocol import Bank, JointBank, stack_banks
 
 __all__ = [
+    "Attached",
     "Attachment",
+    "AttentionPrefix",
+    "Bank",
+    "Bottleneck",
+    "BottleneckBank",
+    "JointBank",
     "LoraBank",
     "OutputHook",
+    "PrefixBank",
+    "as_lora",
     "delta_products",
     "delta_variance",
     "detached",
     "merge",
     "merged_weights",
+    "prefix_of",
     "reenter",
     "stack_banks",
+    "view_with_parameters",
     "view_with_weights",
 ]

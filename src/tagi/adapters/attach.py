@@ -1,29 +1,62 @@
 """Attaching computation to a model for the length of one call.
 
-An attachment maps modules to functions of their output. It is a value: nothing of it stays on a module when
-its call ends, also after an exception, and only the innermost scope of the current thread is in force, so a
-teacher may run inside its student on the same backbone and two threads may use two banks.
+An attachment maps modules to functions of their output, and attentions to a prefix that they read. It is a value:
+nothing of it stays on a module when its call ends, also after an exception, and only the innermost scope of the
+current thread is in force, so a teacher may run inside its student on the same backbone and two threads may use two
+banks.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 OutputHook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 """`hook(module, args, output) -> output`: what a module returns while the attachment is in force."""
 
 
-class Attachment:
-    """Functions applied to the outputs of modules while the attachment is in force.
+@dataclass(frozen=True)
+class AttentionPrefix:
+    """Keys and values that an attention reads before its own while the attachment is in force.
 
-    Several functions on one module apply in the order of `hooks`.
+    `shared`: one for all rows of a call; else row i is for row i. Nothing asks for it of itself: an attention that
+    takes prefixes looks it up by `prefix_of`.
     """
 
-    def __init__(self, *hooks: Mapping[nn.Module, OutputHook]) -> None:
+    keys: Float[Tensor, "prefix_row heads prefix d_kv"]
+    values: Float[Tensor, "prefix_row heads prefix d_kv"]
+    shared: bool
+
+    @property
+    def tokens(self) -> int:
+        """Its length."""
+        return self.keys.shape[2]
+
+
+Attached = OutputHook | AttentionPrefix
+"""What an attachment may hold for a module."""
+
+
+class Attachment:
+    """What acts on modules while the attachment is in force.
+
+    Several functions of one module's output apply in the order of `hooks`. A module has one prefix at most.
+    """
+
+    def __init__(self, *hooks: Mapping[nn.Module, Attached]) -> None:
         self.hooks = hooks
+        self.prefixes: dict[nn.Module, AttentionPrefix] = {}
+        for mapping in hooks:
+            for module, attached in mapping.items():
+                if not isinstance(attached, AttentionPrefix):
+                    continue
+                if module in self.prefixes:
+                    raise ValueError("an attention can read one prefix, got two")
+                self.prefixes[module] = attached
 
     @contextmanager
     def active(self) -> Iterator["Attachment"]:
@@ -32,6 +65,8 @@ class Attachment:
         with ExitStack() as stack:
             for mapping in self.hooks:
                 for module, hook in mapping.items():
+                    if isinstance(hook, AttentionPrefix):
+                        continue  # looked up by the attention itself
                     stack.callback(module.register_forward_hook(_Scoped(scope, hook)).remove)
             token = _in_force.set(scope)
             try:
@@ -64,6 +99,12 @@ class _Scoped:
 def is_attached(hook: object) -> bool:
     """Whether a hook found on a module belongs to some call's attachment."""
     return isinstance(hook, _Scoped)
+
+
+def prefix_of(module: nn.Module) -> AttentionPrefix | None:
+    """What an attention has to read before its own keys and values, by the attachment in force."""
+    scope = _in_force.get()
+    return None if scope is None else scope.attachment.prefixes.get(module)
 
 
 def detached() -> AbstractContextManager[Attachment]:

@@ -1,19 +1,20 @@
 """The LoRA bank: generated factors for every site of a backbone, for several tasks at once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tagi.adapters.attach import OutputHook
+from tagi.adapters.protocol import Bank, row_fault
 
 Factors = tuple[Float[Tensor, "task rank d_in"], Float[Tensor, "task d_out rank"]]
 
 
 @dataclass(frozen=True)
-class LoraBank:
+class LoraBank(Bank):
     """LoRA factors per site, in PEFT's orientation: `y += scale * B(Ax)`.
 
     `factors` maps a site's module path to A `(task, rank, d_in)` and B `(task, d_out, rank)`; `scale` is
@@ -23,28 +24,33 @@ class LoraBank:
     factors: Mapping[str, Factors]
     scale: float
 
+    module = "lora"
+
     @property
-    def tasks(self) -> int:
-        """How many tasks the bank holds."""
-        return next(iter(self.factors.values()))[0].shape[0]
+    def places(self) -> tuple[str, ...]:
+        """The sites' paths."""
+        return tuple(self.factors)
 
     @property
     def rank(self) -> int:
         """Rows of A."""
         return next(iter(self.factors.values()))[0].shape[1]
 
-    @property
-    def parameters_per_task(self) -> int:
-        """Numbers generated for one task, all sites together."""
-        return sum(a[0].numel() + b[0].numel() for a, b in self.factors.values())
+    def tensors(self) -> dict[str, Tensor]:
+        """A and B of every site."""
+        return {
+            f"{site}.{part}": tensor
+            for site, pair in self.factors.items()
+            for part, tensor in zip("AB", pair, strict=True)
+        }
 
-    def select(self, rows: Int[Tensor, " row"]) -> "LoraBank":
-        """The bank whose task i is this bank's task `rows[i]`; rows may repeat."""
-        return self.map(lambda tensor: tensor[rows])
+    def like(self, tensors: Mapping[str, Tensor]) -> "LoraBank":
+        """Other factors, the same scale."""
+        return LoraBank({site: (tensors[f"{site}.A"], tensors[f"{site}.B"]) for site in self.factors}, self.scale)
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> "LoraBank":
-        """The bank with `function` applied to every factor."""
-        return LoraBank({s: (function(a), function(b)) for s, (a, b) in self.factors.items()}, self.scale)
+    def joins(self, other: Bank) -> bool:
+        """Whether it is LoRA of the same scale."""
+        return isinstance(other, LoraBank) and other.scale == self.scale
 
     def zero(self) -> "LoraBank":
         """The same shapes with B = 0: a bank that changes nothing."""
@@ -70,40 +76,17 @@ class LoraBank:
         dtype = torch.promote_types(a.dtype, torch.float32)
         return self.scale * (b[task].to(dtype) @ a[task].to(dtype))
 
-    def hooks(
-        self, modules: Mapping[str, nn.Module], rows: Int[Tensor, " row"] | None = None
-    ) -> dict[nn.Module, OutputHook]:
-        """What to attach: row i of a call gets task `rows[i]`; without `rows` the one task serves all rows.
-
-        Raises `ValueError` if there are several tasks and no `rows`, or if a site is unknown.
-        """
-        unknown = sorted(set(self.factors) - set(modules))
-        if unknown:
-            raise ValueError(f"the bank has factors for {unknown[0]!r}, which is no site of this backbone")
-        if rows is None and self.tasks != 1:
-            raise ValueError(f"a bank of {self.tasks} tasks needs to know which row of the batch has which task")
-        hooks: dict[nn.Module, OutputHook] = {}
-        for site, (a, b) in self.factors.items():
-            if rows is None or self.tasks == 1:
-                hooks[modules[site]] = _shared_hook(a[0], b[0], self.scale)
-            else:
-                hooks[modules[site]] = _per_row_hook(a[rows], b[rows], self.scale)
-        return hooks
+    def acting(self, place: str, shared: bool) -> OutputHook:
+        """`y += scale * B(Ax)` beside a site's own product."""
+        a, b = self.factors[place]
+        return _shared_hook(a[0], b[0], self.scale) if shared else _per_row_hook(a, b, self.scale)
 
 
-def stack_banks(banks: Sequence[LoraBank]) -> LoraBank:
-    """Join banks of equal sites, shapes and scale along the task axis."""
-    first = banks[0]
-    if any(bank.scale != first.scale or bank.factors.keys() != first.factors.keys() for bank in banks):
-        raise ValueError("banks can be joined only if their sites and scales are equal")
-    factors = {
-        site: (
-            torch.cat([bank.factors[site][0] for bank in banks]),
-            torch.cat([bank.factors[site][1] for bank in banks]),
-        )
-        for site in first.factors
-    }
-    return LoraBank(factors, first.scale)
+def as_lora(bank: Bank, what: str) -> LoraBank:
+    """The bank, if it is LoRA; else a `ValueError` that says what was asked of it."""
+    if not isinstance(bank, LoraBank):
+        raise ValueError(f"{what}: expected a bank of LoRA, got {bank.module}")
+    return bank
 
 
 def delta_products(bank: LoraBank) -> Float[Tensor, "task task"]:
@@ -143,8 +126,8 @@ def _shared_hook(a: Float[Tensor, "rank d_in"], b: Float[Tensor, "d_out rank"], 
 def _per_row_hook(a: Float[Tensor, "row rank d_in"], b: Float[Tensor, "row d_out rank"], scale: float) -> OutputHook:
     def hook(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
         x = args[0]
-        if x.shape[0] != a.shape[0]:  # would broadcast silently for a batch of one
-            raise ValueError(f"the bank is laid out for {a.shape[0]} rows, the call has {x.shape[0]}")
+        if x.shape[0] != a.shape[0]:
+            raise row_fault(a.shape[0], x.shape[0])
         low = x @ a.to(x.dtype).transpose(1, 2)
         return output + (low @ b.to(x.dtype).transpose(1, 2)) * scale
 

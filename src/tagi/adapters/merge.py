@@ -38,6 +38,22 @@ def view_with_weights(model: M, weights: Mapping[str, Tensor]) -> M:
     return view.eval()
 
 
+def view_with_parameters(model: M, parameters: Mapping[str, Tensor]) -> M:
+    """A second module tree over the same tensors, but with `parameters` in place of those of the same names.
+
+    A parameter that several modules share is replaced in all of them. Otherwise as `view_with_weights`.
+    """
+    twins: dict[nn.Module, nn.Module] = {}
+    view = _twin(model, twins)
+    own = dict(model.named_parameters())
+    replaced = {id(own[name]): nn.Parameter(tensor, requires_grad=False) for name, tensor in parameters.items()}
+    for module, twin in twins.items():
+        for name, parameter in module._parameters.items():
+            if id(parameter) in replaced:
+                twin._parameters[name] = replaced[id(parameter)]
+    return view.eval()
+
+
 def _twin(module: M, twins: dict[nn.Module, nn.Module]) -> M:
     # Not `copy.deepcopy`: it would take along the hooks of a call that runs in another thread.
     if module not in twins:

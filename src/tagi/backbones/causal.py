@@ -92,12 +92,21 @@ class CausalBackbone(Backbone):
         ).logits
         return output
 
-    def read(self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]) -> Prefix:
-        """Read prompts padded on the left, once for all that may follow."""
+    def read(
+        self,
+        ids: Int[Tensor, "row token"],
+        mask: Bool[Tensor, "row known_and_token"],
+        known: Cache | None = None,
+    ) -> Prefix:
+        """Read prompts padded on the left, once for all that may follow.
+
+        With `known`, which grows, after what it holds; `mask` is then of both, with padding before each.
+        """
         output = self.model(
             input_ids=ids,
             attention_mask=mask.long(),
-            position_ids=_positions(mask),
+            position_ids=_positions(mask)[:, -ids.shape[1] :],
+            past_key_values=known,
             use_cache=True,
             logits_to_keep=1,
         )
@@ -127,9 +136,11 @@ class CausalBackbone(Backbone):
         max_new_tokens: int,
         min_new_tokens: int | None = None,
         num_beams: int = 1,
+        known: Cache | None = None,
     ) -> Int[Tensor, "row answer"]:
         """Greedy or beam decoding after prompts padded on the left, one answer a row, without its prompt.
 
+        `known`, which grows, holds keys and values of the prompts' first tokens, where they have been read before.
         No answer ends before `min_new_tokens`. With beams, an attachment in force must be laid out for
         `row * num_beams` rows, each row's together.
         Raises `InputError` where prompt and answer would be longer than the model can read.
@@ -140,6 +151,8 @@ class CausalBackbone(Backbone):
                 f"got {ids.shape[1]} and {max_new_tokens}"
             )
         pad = self.tokenizer.pad_token_id
+        if known is not None and num_beams > 1:  # transformers repeats ids and masks for the beams, not a cache
+            known.batch_repeat_interleave(num_beams)
         answer = decode(
             self.model,
             {"pad_token_id": self.tokenizer.eos_token_id if pad is None else pad, "eos_token_id": self.end_tokens},
@@ -148,6 +161,7 @@ class CausalBackbone(Backbone):
             num_beams=num_beams,
             input_ids=ids,
             attention_mask=mask.long(),
+            **({} if known is None else {"past_key_values": known}),
         )
         return answer[:, ids.shape[1] :]
 

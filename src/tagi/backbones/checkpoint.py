@@ -34,14 +34,7 @@ def write_checkpoint(
     The same content gives the same bytes. `files` are further texts (a model card); the base model's name and
     revision are pinned.
     """
-    config = {
-        "model_type": _MODEL_TYPE,
-        "format": FORMAT,
-        "method": method,
-        "base_model": {"name": base.name, "revision": base.revision},
-        **settings,
-        "provenance": dict(extra or {}),
-    }
+    config = {**identity_of(method, base), **settings, "provenance": dict(extra or {})}
     with new_folder(folder, overwrite=True) as temporary:
         save_file(
             {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
@@ -51,6 +44,16 @@ def write_checkpoint(
         (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for name, text in (files or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
+
+
+def identity_of(method: str, base: BaseModel) -> dict[str, Any]:
+    """What every checkpoint's configuration says first: whose it is, and the base model it was made for."""
+    return {
+        "model_type": _MODEL_TYPE,
+        "format": FORMAT,
+        "method": method,
+        "base_model": {"name": base.name, "revision": base.revision},
+    }
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, Unpack, overload
@@ -136,11 +137,14 @@ def load_backbone(
 
 
 def make_backbone(config: dict[str, Any], tokenizer: str, seed: int, folder: Path) -> Path:
-    """Write a randomly initialised T5 of the given `T5Config` fields, with a tokenizer, as a backbone."""
+    """Write a randomly initialised model with a tokenizer, as a backbone.
+
+    `config` are `T5Config` fields, or with a `model_type` those of a decoder-only model's configuration.
+    """
     tokens = load_tokenizer(tokenizer)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_t5(config)
+        model = build_causal(config, tokens) if "model_type" in config else build_t5(config)
     if len(tokens) > model.config.vocab_size:
         raise ConfigError(
             f"backbone.config.vocab_size: expected at least the tokenizer's {len(tokens)}, "
@@ -150,6 +154,29 @@ def make_backbone(config: dict[str, Any], tokenizer: str, seed: int, folder: Pat
         model.save_pretrained(temporary)
         tokens.save_pretrained(temporary)
     return folder
+
+
+def build_causal(fields: dict[str, Any], tokenizer: Any = None) -> Any:
+    """A randomly initialised decoder-only model of the given type and configuration fields.
+
+    Special tokens are the tokenizer's unless the fields say otherwise. Raises `ConfigError` for another type, and for
+    a field that the type's configuration does not have or that has a wrong value.
+    """
+    kind, own = fields.get("model_type"), {key: value for key, value in fields.items() if key != "model_type"}
+    if kind not in CAUSAL:
+        raise ConfigError(f"backbone.config.model_type: expected one of {', '.join(CAUSAL)}, got {kind!r}")
+    known = AutoConfig.for_model(kind)
+    odd = sorted(key for key in own if key not in known.to_dict() and key not in known.attribute_map)
+    if odd:
+        near = get_close_matches(odd[0], list(known.to_dict()), n=1)
+        hint = f", did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"backbone.config.{odd[0]}: unknown key of a model of type {kind!r}{hint}")
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "eos", "bos")}
+    given = {**{key: value for key, value in special.items() if value is not None}, **own}
+    try:
+        return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **given))
+    except (StrictDataclassError, ValueError, TypeError) as error:
+        raise ConfigError(f"backbone.config: {' '.join(str(error).split())}") from error
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> Any:

@@ -1,5 +1,6 @@
 """T5 and its relatives (v1.0, v1.1, LM-adapt, T0, Flan-T5, mT5) as a backbone."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -8,7 +9,9 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
+from tagi.adapters import Attached, AttentionPrefix, Bank
 from tagi.backbones.decoding import decode
+from tagi.backbones.prefixed import take_prefixes, takes_prefixes
 from tagi.backbones.protocol import Backbone, BaseModel, KeysValues, Reduction, find_sites
 from tagi.backbones.scores import choice_scores
 
@@ -25,6 +28,14 @@ class T5Backbone(Backbone):
         self.d_kv: int = config.d_kv
         self.dropout: float = config.dropout_rate
         self.norm_epsilon: float = config.layer_norm_epsilon
+        self.activation: str = config.dense_act_fn
+        stacks = (("encoder", model.encoder), ("decoder", model.decoder))
+        blocks = [
+            (f"{name}.block.{at}.layer", len(block.layer)) for name, s in stacks for at, block in enumerate(s.block)
+        ]
+        self.attentions = tuple(dict.fromkeys(site.path.rpartition(".")[0] for site in self.sites))
+        self.self_attention_outputs = tuple(f"{layers}.0.dropout" for layers, _ in blocks)
+        self.feed_forwards = tuple(f"{layers}.{count - 1}.DenseReluDense" for layers, count in blocks)
 
     @property
     def encoder_layers(self) -> int:
@@ -40,6 +51,31 @@ class T5Backbone(Backbone):
     def cross_attentions(self) -> list[nn.Module]:
         """Per decoder layer its attention over the encoder's output."""
         return [block.layer[1].EncDecAttention for block in self.model.decoder.block]
+
+    @property
+    def places(self) -> Mapping[str, nn.Module]:
+        """All modules that a bank may act on, by path: sites, attentions, and places of bottleneck adapters.
+
+        A self-attention's output is taken behind its dropout and before its residual, in each layer of encoder and
+        decoder; a feed-forward is the module that reads the normed state.
+        """
+        others = (*self.attentions, *self.self_attention_outputs, *self.feed_forwards)
+        return {**self.site_modules, **{path: self.model.get_submodule(path) for path in others}}
+
+    def hooks(self, bank: Bank, rows: Int[Tensor, " row"] | None = None) -> dict[nn.Module, Attached]:
+        """What to attach of a bank: row i of a call gets task `rows[i]`; without `rows` its one task serves all.
+
+        Raises `ValueError` for prefixes before `take_prefixes`: they would be overlooked.
+        """
+        hooks = bank.hooks(self.places, rows)
+        prefixed = any(isinstance(attached, AttentionPrefix) for attached in hooks.values())
+        if prefixed and not takes_prefixes(self.model.encoder, self.model.decoder):
+            raise ValueError("this backbone's attention takes no prefixes: call take_prefixes() first")
+        return hooks
+
+    def take_prefixes(self) -> None:
+        """From now on attentions read prefixes; without one they compute what they did, to the bit."""
+        take_prefixes(self.model)
 
     def encode(
         self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
@@ -97,11 +133,12 @@ class T5Backbone(Backbone):
         max_new_tokens: int,
         min_new_tokens: int | None = None,
         num_beams: int = 1,
+        processors: Sequence[Any] = (),
     ) -> Int[Tensor, "row answer"]:
         """Greedy or beam decoding from keys and values already computed, one answer a row.
 
         No answer ends before `min_new_tokens`. With beams, an attachment in force must be laid out for
-        `row * num_beams` rows, each row's together.
+        `row * num_beams` rows, each row's together. `processors` are transformers' own: they see every step's scores.
         """
         # transformers repeats masks and states for the beams, but not a cache that it is given.
         expanded = [tuple(part.repeat_interleave(num_beams, dim=0) for part in layer) for layer in cross]
@@ -116,6 +153,7 @@ class T5Backbone(Backbone):
             encoder_outputs=_states_in_cache(mask, cross),
             attention_mask=mask.long(),
             past_key_values=_cross_cache(expanded),  # type: ignore[arg-type]
+            logits_processor=list(processors),
         )
 
 

@@ -15,6 +15,7 @@ from tagi.cli.describe import describe
 from tagi.cli.evaluate import evaluate
 from tagi.cli.flops import flops
 from tagi.cli.generate import generate
+from tagi.cli.methods import methods
 from tagi.cli.predict import predict
 from tagi.cli.report import report
 from tagi.cli.run import run
@@ -52,7 +53,7 @@ def _options(
 
 
 # The commands, in the order of the help: one module for each, or for each group.
-for _command in (demo, generate, predict, train, run, sweep, evaluate, compare, report, describe, flops, time):
+for _command in (demo, generate, predict, train, run, sweep, evaluate, compare, report, methods, describe, flops, time):
     app.command()(_command)
 app.add_typer(recipes.app, name="recipes")
 

@@ -1,34 +1,49 @@
-"""`tagi compare`: two evaluations, instance by instance."""
+"""`tagi compare`: two evaluations, instance by instance; or every method of the paper's tables on one recipe."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tagi.cli.output import JsonFlag, print_json, print_table
+from tagi.cli.output import JsonFlag, Overrides, print_json, print_table
 
-First = Annotated[Path, typer.Argument(metavar="A", help="The folder of an evaluation.")]
-Second = Annotated[Path, typer.Argument(metavar="B", help="The folder of another, of the same test data.")]
+First = Annotated[str, typer.Argument(metavar="A", help="The folder of an evaluation; with --methods, a recipe.")]
+Second = Annotated[Path | None, typer.Argument(metavar="B", help="The folder of another, of the same test data.")]
 Condition = Annotated[str, typer.Option("--condition", metavar="NAME", help="Which instruction was given.")]
 Metric = Annotated[
     str | None,
     typer.Option("--metric", metavar="NAME", help="accuracy, rougeL, rouge1 or exact_match; by default A's own."),
 ]
 Examples = Annotated[int, typer.Option("--examples", min=0, metavar="N", help="Print the N that differ most.")]
+Methods = Annotated[
+    str | None, typer.Option("--methods", metavar="NAME,...", help="Instead: train and compare these methods, or all.")
+]
+Seeds = Annotated[str, typer.Option("--seeds", metavar="SEED,...", help="With --methods: every method under each.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, metavar="N", help="With --methods: of any stage at most.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="With --methods: a folder for all of them.")]
 
 
 def compare(
     a: First,
-    b: Second,
+    b: Second = None,
     condition: Condition = "right",
     metric: Metric = None,
     examples: Examples = 0,
+    methods: Methods = None,
+    seeds: Seeds = "0",
+    steps: Steps = None,
+    out: Out = Path("runs/methods"),
+    overrides: Overrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare two evaluations of the same test data, paired over instances.
+    """Compare two evaluations of the same test data, paired over instances; or methods, on one recipe.
 
     A - B is the mean difference in percent, with its 95% bootstrap interval over tasks; wins are instances on which A
     scores higher. Evaluations of other data are refused.
+
+    With --methods A is a recipe. Every method that `tagi methods` lists is trained on its tasks, or those named, stages
+    that they share once; then all are scored, costed and timed in one table (DIR/methods.md). Run it again to go on
+    where it was interrupted, or with more methods or seeds: the table holds all that is there.
 
     \b
     Examples:
@@ -36,10 +51,17 @@ def compare(
       tagi evaluate runs/two toy --conditions --out scores/two
       tagi compare scores/one scores/two --examples 5
       tagi compare scores/one scores/two --condition other --json
+      tagi compare --methods all toy --out runs/methods
+      tagi compare --methods hint,tagi toy --seeds 0,1,2 --steps 200 --out runs/methods
     """
+    if methods is not None:
+        _methods(a, b, methods, seeds, steps, out, overrides or [], as_json)
+        return
+    if b is None:
+        raise typer.BadParameter("expected the folders of two evaluations, or --methods and a recipe, got one folder")
     from tagi.pipeline.comparing import compare as run
 
-    compared = run(a, b, condition=condition, metric=metric, examples=examples)
+    compared = run(Path(a), b, condition=condition, metric=metric, examples=examples)
     if as_json:
         print_json(compared)
         return
@@ -52,6 +74,36 @@ def compare(
     print_table([*rows, _row("all", compared)], as_json=False)
     for example in compared["examples"]:
         typer.echo(_shown(example))
+
+
+def _methods(
+    recipe: str,
+    b: Path | None,
+    methods: str,
+    seeds: str,
+    steps: int | None,
+    out: Path,
+    overrides: list[str],
+    as_json: bool,
+) -> None:
+    from tagi.cli.quiet import quiet
+    from tagi.config import method_names
+
+    if b is not None:
+        raise typer.BadParameter(f"expected one recipe with --methods, got {recipe} and {b}")
+    names = method_names() if methods == "all" else [name.strip() for name in methods.split(",")]
+    try:
+        numbers = tuple(dict.fromkeys(int(seed) for seed in seeds.split(",")))
+    except ValueError as error:
+        raise typer.BadParameter(f"--seeds: expected whole numbers and commas, got {seeds!r}") from error
+    quiet()
+    from tagi.pipeline.rivals import Rivalry, compare_methods, shown_rows
+
+    record = compare_methods(recipe, Rivalry(tuple(names), numbers, steps), out, overrides=overrides)
+    if as_json:
+        print_json(record)
+    else:
+        print_table(shown_rows(record), as_json=False)
 
 
 def _heading(name: str, of: dict[str, Any]) -> str:

@@ -19,6 +19,10 @@ Output = Annotated[float | None, typer.Option("--output", metavar="TOKENS", min=
 Examples = Annotated[int, typer.Option("--examples", metavar="N", min=1, help="Inputs answered for each task.")]
 Unmerged = Annotated[bool, typer.Option("--unmerged", help="LoRA by its own products, as in a batch of several tasks.")]
 ByComponent = Annotated[bool, typer.Option("--components", help="Also print TFLOPs of a task by what they are for.")]
+Methods = Annotated[
+    str | None,
+    typer.Option("--methods", metavar="NAME,...", help="These of `tagi methods`, or all; by default Table 2's."),
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new folder for record.json.")]
 _TERA = 1e12
 
@@ -30,6 +34,7 @@ def flops(
     input_tokens: Input = None,
     output: Output = None,
     examples: Examples = 100,
+    methods: Methods = None,
     unmerged: Unmerged = False,
     components: ByComponent = False,
     out: Out = None,
@@ -38,8 +43,9 @@ def flops(
 ) -> None:
     """Print the FLOPs column of the paper's Table 2, ratios to Tk-Instruct, beside the paper's figures.
 
-    Lengths are measured over the recipe's test tasks, or given. No weights are made or loaded. "cached": a decoder-only
-    model that keeps the instruction's keys and values for all examples of a task.
+    Lengths are measured over the recipe's test tasks, or given; a demonstration is then as long as an input and an
+    output. No weights are made or loaded. "cached": a decoder-only model that keeps the instruction's keys and values
+    for all examples of a task. "time" is the paper's column of Table 3, of seconds and not of FLOPs.
 
     \b
     Examples:
@@ -47,17 +53,19 @@ def flops(
       tagi flops t5-xl-lm-adapt --instruction 100 --input 60 --output 5 --components
       tagi flops --set data.path=natural-instructions --set backbone.tokenizer=t5_tokenizer --out runs/flops
       tagi flops --set data.path=natural-instructions --set data.positives=2 --json
+      tagi flops --methods all --instruction 100 --input 60 --output 5
     """
     from tagi.cli.quiet import quiet
-    from tagi.config import load_recipe
+    from tagi.config import load_recipe, method_names
 
     refuse_used(out)
     loaded = load_recipe(recipe, overrides or [])
     quiet()
     from tagi.pipeline import flops as run
 
-    given = _given(instruction, input_tokens, output, examples)
-    record = run(names or list(DEFAULT), loaded, given, examples=examples, merged=not unmerged, out=out)
+    given = _given(instruction, input_tokens, output, examples, loaded.shots.count)
+    chosen = None if methods is None else method_names() if methods == "all" else methods.split(",")
+    record = run(names or list(DEFAULT), loaded, given, methods=chosen, examples=examples, merged=not unmerged, out=out)
     if as_json:
         print_json(record)
         return
@@ -68,11 +76,14 @@ def flops(
         for name in backbones:
             typer.echo(f"TFLOPs of a task, {name}")
             print_table(component_rows(record, name), as_json=False)
-        typer.echo("TFLOPs of a task, decoder-only models")
-        print_table(component_rows(record, backbones[0], own_model=True), as_json=False)
+        if own := component_rows(record, backbones[0], own_model=True):
+            typer.echo("TFLOPs of a task, decoder-only models")
+            print_table(own, as_json=False)
 
 
-def _given(instruction: float | None, input_tokens: float | None, output: float | None, examples: int) -> Any:
+def _given(
+    instruction: float | None, input_tokens: float | None, output: float | None, examples: int, shots: int
+) -> Any:
     from tagi.errors import InputError
     from tagi.methods import Lengths
 
@@ -82,7 +93,7 @@ def _given(instruction: float | None, input_tokens: float | None, output: float 
         return None
     if instruction is None or input_tokens is None or output is None:
         raise InputError(f"expected all of {', '.join(lengths)} or none, got no {' and no '.join(missing)}")
-    return Lengths(instruction, input_tokens, output, examples)
+    return Lengths(instruction, input_tokens, output, examples, shots=shots, demonstration=input_tokens + output)
 
 
 def _lengths(record: dict[str, Any]) -> str:
@@ -99,8 +110,9 @@ def ratio_rows(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "method": row["method"],
-            "paper": f"{row['paper']:.2f}",
-            **{name: "not yet" if cost is None else f"{cost['ratio']:.3f}" for name, cost in row["costs"].items()},
+            "paper": "-" if row["paper"] is None else f"{row['paper']:.2f}",
+            "time": "-" if row["paper_time"] is None else f"{row['paper_time']:.2f}",
+            **{name: f"{cost['ratio']:.3f}" for name, cost in row["costs"].items()},
         }
         for row in record["methods"]
     ]
@@ -111,12 +123,9 @@ def component_rows(record: dict[str, Any], backbone: str, own_model: bool = Fals
 
     Of the methods on `backbone`, or of those that are models of their own.
     """
-    costs = {
-        row["method"]: {**cost["components"], "total": cost["flops"]}
-        for row in record["methods"]
-        if row["own_model"] == own_model and (cost := row["costs"][backbone]) is not None
-    }
+    found = {row["method"]: row["costs"][backbone] for row in record["methods"] if row["own_model"] == own_model}
+    costs = {method: {**cost["components"], "total": cost["flops"]} for method, cost in found.items()}
     return [
         {"": component, **{method: f"{own[component] / _TERA:.4g}" for method, own in costs.items()}}
-        for component in next(iter(costs.values()))
+        for component in next(iter(costs.values()), {})
     ]

@@ -38,7 +38,10 @@ def generate(
 ) -> None:
     """Write an adapter for an instruction, or for every task of a file, in one pass.
 
-    An adapter folder holds PEFT's two files, the instruction states and a record of what it was made from.
+    An adapter folder holds PEFT's two files, the instruction states and a record of what it was made from. A module
+    that is not LoRA is in a file of its own kind instead, which PEFT does not read.
+
+    A generator that reads demonstrations takes them from --example, and no instruction.
 
     \b
     Examples:
@@ -48,11 +51,13 @@ def generate(
     """
     from tagi.errors import InputError
 
-    if (instruction is None) == (from_file is None):
-        raise InputError(f"expected one of -i and --from, got {'neither' if instruction is None else 'both'}")
-    examples = [_example(text) for text in example or []]
+    examples = [example_of(text) for text in example or []]
+    if instruction is not None and from_file is not None:
+        raise InputError("expected one of -i and --from, got both")
+    if instruction is None and from_file is None and not examples:
+        raise InputError("expected one of -i and --from, got neither")
     if from_file is None:
-        tasks = [("", str(instruction), examples)]
+        tasks = [("", instruction or "", examples)]
     else:
         from tagi.data.jsonl import read_jsonl
 
@@ -70,7 +75,8 @@ def generate(
     print_table(rows, as_json=as_json)
 
 
-def _example(text: str) -> tuple[str, str]:
+def example_of(text: str) -> tuple[str, str]:
+    """Input and output of a demonstration as it is given on the command line."""
     from tagi.errors import InputError
 
     source, arrow, target = text.partition("=>")

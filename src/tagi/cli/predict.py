@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from tagi.cli.generate import Examples, example_of
+
 Inputs = Annotated[list[str] | None, typer.Argument(metavar="[INPUT]...", help="Inputs; none: one a line from stdin.")]
 Adapter = Annotated[
     Path | None,
@@ -32,6 +34,7 @@ def predict(
     adapter: Adapter = None,
     instruction: Instruction = None,
     generator: GeneratorName = None,
+    example: Examples = None,
     file: File = None,
     beams: Beams = 1,
     max_new_tokens: MaxTokens = None,
@@ -49,8 +52,11 @@ def predict(
     """
     from tagi.errors import InputError
 
-    if (adapter is None) == (instruction is None):
-        raise InputError(f"expected one of -a and -i, got {'neither' if adapter is None else 'both'}")
+    examples = [example_of(text) for text in example or []]
+    if adapter is not None and (instruction is not None or examples):
+        raise InputError(f"expected one of -a and {'-i' if instruction is not None else '--example'}, got both")
+    if adapter is None and instruction is None and not examples:
+        raise InputError("expected one of -a and -i, got neither")
     texts = _texts(inputs, file)
     from tagi.cli.quiet import quiet
 
@@ -60,7 +66,7 @@ def predict(
     if adapter is not None:
         task = open_adapter(adapter, generator)
     else:
-        task = open_generator(generator or "toy").adapt([str(instruction)], truncate=truncate)[0]  # type: ignore[index]
+        task = open_generator(generator or "toy").adapt([instruction or ""], examples, truncate=truncate)[0]  # type: ignore[index]
     answers = task.predict(texts, max_new_tokens=max_new_tokens, num_beams=beams, truncate=truncate)
     for text, answer in zip(texts, answers, strict=True):
         typer.echo(json.dumps({"input": text, "prediction": answer}, ensure_ascii=False) if as_json else answer)

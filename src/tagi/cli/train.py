@@ -24,7 +24,7 @@ Metatrained = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Take up the run in DIR where it was interrupted.")]
 
-STAGES = ("backbone", "metatrain", "teachers", "pretrain", "finetune")
+STAGES = ("backbone", "metatrain", "teachers", "pretrain", "finetune", "single")
 
 
 def train(
@@ -45,6 +45,7 @@ def train(
       teachers   one LoRA per category, reading instruction and input; DIR is then the catalogue
       pretrain   the hypernetwork on unlabelled text
       finetune   TAGI: prediction, distillation from a teacher, alignment with the LoRA teachers
+      single     one model per test task, on its own shots or on all of its examples that are not tested
       backbone   a small backbone on the built-in family's text
 
     DIR/model is the checkpoint, DIR/record.json says how it was made.
@@ -92,8 +93,9 @@ def _print_summary(record: dict[str, Any], out: Path) -> None:
     losses = [entry["loss"] for entry in training["history"] if "loss" in entry]
     last = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
     typer.echo(f"{training['steps']} steps in {training['seconds'] / 60:.1f} min{last}")
-    for teacher in record.get("teachers", []):
-        typer.echo(f"  {teacher['category']}: {teacher['steps']} steps, loss {_shown(teacher['final_loss'])}")
+    for one in record.get("teachers", []) + record.get("models", []):
+        named = one.get("category", one.get("task"))
+        typer.echo(f"  {named}: {one['steps']} steps, loss {_shown(one['final_loss'])}")
     typer.echo(f"catalogue: {out / 'catalogue.json'}" if "teachers" in record else f"checkpoint: {out / 'model'}")
 
 

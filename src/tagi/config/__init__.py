@@ -1,5 +1,7 @@
 """Recipes: what a run is told, checked as a whole before anything starts."""
 
+from tagi.config.characteristics import CHARACTERISTICS, characteristics
+from tagi.config.methods import MethodRow, method_names, method_row, method_rows
 from tagi.config.recipes import (
     RecipeSummary,
     check_recipe,
@@ -15,6 +17,7 @@ from tagi.config.schema import (
     EvaluationSettings,
     GeneratorSettings,
     Recipe,
+    ShotSettings,
 )
 from tagi.config.sweeps import Point, grid_names, sweep_points
 from tagi.config.tables import STAGES, Stage
@@ -23,6 +26,7 @@ from tagi.config.training import (
     MetatrainSettings,
     PretrainingSettings,
     RunSettings,
+    SingleSettings,
     StageSettings,
     TeacherSettings,
     Training,
@@ -30,6 +34,7 @@ from tagi.config.training import (
 )
 
 __all__ = [
+    "CHARACTERISTICS",
     "STAGES",
     "BackboneSettings",
     "DataSettings",
@@ -37,21 +42,28 @@ __all__ = [
     "GeneratorSettings",
     "LossSettings",
     "MetatrainSettings",
+    "MethodRow",
     "Point",
     "PretrainingSettings",
     "Recipe",
     "RecipeSummary",
     "RunSettings",
+    "ShotSettings",
+    "SingleSettings",
     "Stage",
     "StageSettings",
     "TeacherSettings",
     "Training",
     "TrainingSettings",
+    "characteristics",
     "check_recipe",
     "copy_recipe",
     "grid_names",
     "list_recipes",
     "load_recipe",
+    "method_names",
+    "method_row",
+    "method_rows",
     "recipe_names",
     "recipe_text",
     "sweep_points",

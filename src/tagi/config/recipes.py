@@ -1,4 +1,4 @@
-"""Finding, listing, copying and loading recipes: the shipped ones by name, others by path."""
+"""Finding, listing, copying and loading recipes: the shipped ones by name, others by path, any with `+METHOD`."""
 
 import tomllib
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tagi.config.faults import faults_of
+from tagi.config.methods import MARK, MethodRow, as_toml, method_row, with_method
 from tagi.config.overrides import apply_overrides
 from tagi.config.schema import Recipe
 from tagi.errors import ConfigError
@@ -38,7 +39,13 @@ def list_recipes() -> list[RecipeSummary]:
 
 
 def recipe_text(name_or_path: str | Path) -> str:
-    """The TOML of a recipe, comments included. Raises `ConfigError` if it cannot be read as UTF-8."""
+    """The TOML of a recipe, comments included; of `RECIPE+METHOD` what both make together, without comments.
+
+    Raises `ConfigError` if it cannot be read as UTF-8.
+    """
+    name_or_path, row = _split(name_or_path)
+    if row is not None:
+        return as_toml(with_method(_parse(name_or_path), row))
     source = _find(name_or_path)
     try:
         return source.read_bytes().decode("utf-8")
@@ -52,7 +59,9 @@ def recipe_text(name_or_path: str | Path) -> str:
 def copy_recipe(name_or_path: str | Path, dest: Path) -> Path:
     """Copy a recipe to a file, or under its own name into a folder, and return the file; never overwrites."""
     text = recipe_text(name_or_path)
-    target = dest / _find(name_or_path).name if dest.is_dir() else dest
+    plain, row = _split(name_or_path)
+    name = _find(plain).name if row is None else f"{_find(plain).name.removesuffix('.toml')}-{row.name}.toml"
+    target = dest / name if dest.is_dir() else dest
     if target.exists():
         raise ConfigError(f"{target}: expected a path that does not exist yet, got an existing file")
     try:
@@ -76,7 +85,8 @@ def check_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> lis
 
 
 def _validate(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Recipe | None, list[str]]:
-    tables = _parse(name_or_path)
+    plain, row = _split(name_or_path)
+    tables = _parse(plain) if row is None else with_method(_parse(plain), row)
     faults = apply_overrides(tables, overrides)
     recipe = None
     try:
@@ -91,6 +101,14 @@ def _parse(name_or_path: str | Path) -> dict[str, Any]:
         return tomllib.loads(recipe_text(name_or_path))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{_label(name_or_path)}: expected TOML, got: {error}") from error
+
+
+def _split(name_or_path: str | Path) -> tuple[str | Path, MethodRow | None]:
+    """A recipe and the method that is to be made of it, if one is named after a plus."""
+    plain, mark, method = str(name_or_path).rpartition(MARK)
+    if not mark or Path(name_or_path).exists():
+        return name_or_path, None
+    return (Path(plain) if isinstance(name_or_path, Path) else plain), method_row(method)
 
 
 def _shipped() -> Traversable:

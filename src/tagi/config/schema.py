@@ -7,8 +7,9 @@ beside every other fault and under that key.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
+from tagi.config.rules import metatrain_faults, stage_faults
 from tagi.config.tables import (
     SPLITS,
     VALIDATED,
@@ -26,6 +27,7 @@ from tagi.config.training import (
     MetatrainSettings,
     PretrainingSettings,
     RunSettings,
+    SingleSettings,
     StageSettings,
     TeacherSettings,
     Training,
@@ -57,13 +59,26 @@ class T5Fields(Table):
     tie_word_embeddings: bool | None = None
 
 
+class CausalFields(Table):
+    """The type of a decoder-only model, as transformers names it, beside the fields of that type's configuration.
+
+    Which types there are and what fields they have, is known where models are made.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    model_type: Text
+
+
 class BackboneSettings(Table):
     """Which language model: "toy" (built in), a folder, a hub name, or "config" (made from `config`).
 
-    `tokenizer` is a folder, a hub name or "toy"; a model that brings its own needs none.
+    `family`: T5 and its relatives, or decoder-only ("causal"). `tokenizer` is a folder, a hub name or "toy"; a model
+    that brings its own needs none.
     """
 
     name: Text
+    family: Literal["t5", "causal"] = "t5"
     revision: Text | None = Field(default=None, validate_default=True)
     tokenizer: Text | None = Field(default=None, validate_default=True)
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -94,17 +109,32 @@ class BackboneSettings(Table):
         if name is None:
             return value
         if (value is not None) != (name == "config"):
-            wanted, got = ("a table of T5Config fields", "nothing") if value is None else ("no table", "one")
+            wanted, got = ("a table of the model's fields", "nothing") if value is None else ("no table", "one")
             raise ValueError(f"expected {wanted} with backbone.name = {name!r}, got {got}")
         if value is not None:
-            T5Fields.model_validate(value)  # its faults are reported under backbone.config
+            fields = CausalFields if info.data.get("family") == "causal" else T5Fields
+            fields.model_validate(value)  # its faults are reported under backbone.config
         return value
 
 
 class GeneratorSettings(Table):
-    """The hypernetwork, fusion, and what of the backbone is tuned with them."""
+    """The hypernetwork, what it generates, fusion, and what of the backbone is tuned with them.
 
-    kind: Literal["pooled", "query"]
+    `reader`: the backbone's encoder reads instructions, or a copy of it that is trained with the hypernetwork. What it
+    `reads`: the instruction with `data.positives` demonstrations, or demonstrations alone: the first
+    `data.positives` of the task's examples, or for 0 its shots.
+
+    `module`: LoRA of `rank` and `alpha`; bottleneck adapters `bottleneck` wide, after self-attentions or beside
+    feed-forwards by `placement`; `prefix` tokens of keys and values for every attention; or both of the latter. What
+    is not generated needs no size, and one given means nothing, but for `rank` and `alpha`, which LoRA teachers have.
+    """
+
+    kind: Literal["pooled", "query", "component"]
+    module: Literal["lora", "bottleneck", "prefix", "bottleneck+prefix"] = "lora"
+    placement: Literal["attention", "ffn"] = "attention"
+    bottleneck: Count = 64
+    prefix: Count = 30
+    reader: Literal["backbone", "own"] = "backbone"
     rank: Count = 32
     alpha: Positive
     hidden: Count
@@ -116,6 +146,7 @@ class GeneratorSettings(Table):
     fusion_init: Literal["t5", "cross"] = "t5"
     tune: Tune = "none"
     state_dropout: Share = 0.0
+    reads: Literal["instruction", "demonstrations"] = "instruction"
 
     @field_validator("heads")
     @classmethod
@@ -200,6 +231,18 @@ class DataSettings(Table):
         return value
 
 
+class ShotSettings(Table):
+    """Labelled examples of a task: what methods read that learn in context, in training as many of every episode.
+
+    Those of test tasks are drawn by `seed` from what is not tested: further instances of the task, of P3's prompts
+    further rows, or those of the training sets in the folder `path`, in the layout of `data.test_path`.
+    """
+
+    count: Count = 16
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    path: Text | None = None
+
+
 class EvaluationSettings(Table):
     """How predictions are made for scoring; `limit` is instances per task.
 
@@ -217,21 +260,44 @@ class EvaluationSettings(Table):
 
 
 class Recipe(Table):
-    """A whole run: backbone, generator, data, losses, every stage's training, evaluation."""
+    """A whole run: backbone, generator, data, losses, every stage's training, evaluation.
+
+    `method` is what tables call what it trains, where it is another row of the paper's than TAGI.
+    """
 
     name: Text
     description: str = ""
+    method: Text | None = None
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     backbone: BackboneSettings
     generator: GeneratorSettings
     data: DataSettings
+    shots: ShotSettings = ShotSettings()
     training: Training
     metatrain: MetatrainSettings = MetatrainSettings()
+    single: SingleSettings = SingleSettings()
     teacher: TeacherSettings = TeacherSettings()
     pretraining: PretrainingSettings | None = None
     losses: LossSettings = LossSettings()
     run: RunSettings = Field(default=RunSettings(), validate_default=True)
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @field_validator("data")
+    @classmethod
+    def _demonstrations_there_are(cls, value: DataSettings, info: ValidationInfo) -> DataSettings:
+        generator: GeneratorSettings | None = info.data.get("generator")
+        if generator is not None and generator.reads == "demonstrations" and value.source == "p3" and value.positives:
+            wanted = "expected 0 with generator.reads = 'demonstrations', since P3's tasks have shots alone"
+            raise faults_below({"positives": f"{wanted}, got {value.positives}"})
+        return value
+
+    @field_validator("shots")
+    @classmethod
+    def _path_of_training_sets(cls, value: ShotSettings, info: ValidationInfo) -> ShotSettings:
+        data: DataSettings | None = info.data.get("data")
+        if value.path is not None and data is not None and data.test_path is None:
+            raise faults_below({"path": f"expected data.test_path with it, got {value.path!r} alone"})
+        return value
 
     @field_validator("training")
     @classmethod
@@ -259,6 +325,15 @@ class Recipe(Table):
 
     @field_validator("losses")
     @classmethod
+    def _alignment_needs_lora(cls, value: LossSettings, info: ValidationInfo) -> LossSettings:
+        generator = info.data.get("generator")
+        if generator is not None and value.ins and generator.module != "lora":
+            message = f"expected generator.module = 'lora' to align with LoRA teachers, got {generator.module!r}"
+            raise faults_below({"ins": message})
+        return value
+
+    @field_validator("losses")
+    @classmethod
     def _contrast_needs_another_task(cls, value: LossSettings, info: ValidationInfo) -> LossSettings:
         training: Training | None = info.data.get("training")
         if training is not None and value.contrast:
@@ -268,26 +343,18 @@ class Recipe(Table):
                 raise faults_below({"contrast": message})
         return value
 
+    @field_validator("metatrain")
+    @classmethod
+    def _method_of_the_backbone(cls, value: MetatrainSettings, info: ValidationInfo) -> MetatrainSettings:
+        faults = metatrain_faults(info.data, value.method, value.prefix_cached)
+        if faults:
+            raise faults_below(faults)
+        return value
+
     @field_validator("run")
     @classmethod
     def _stages_have_what_they_need(cls, value: RunSettings, info: ValidationInfo) -> RunSettings:
-        missing = [
-            f"{stage!r} among stages ({reason})"
-            for stage, reason in _needs(value, info.data)
-            if stage not in value.stages and len(value.stages) > 1
-        ]
-        if "pretrain" in value.stages and "pretraining" in info.data and info.data["pretraining"] is None:
-            missing.append("a table [pretraining] (stage pretrain)")
-        faults = {}
-        if missing:
-            faults["stages"] = f"expected {', '.join(missing)}, got {', '.join(value.stages)}"
-        generator = info.data.get("generator")
-        if value.start == "metatrained" and generator is not None and generator.tune != "all":
-            wanted = "expected generator.tune = 'all' to start on the meta-trained model"
-            faults["start"] = f"{wanted}, got {generator.tune!r}"
-        metatrain = info.data.get("metatrain")
-        if value.start == "metatrained" and metatrain is not None and metatrain.tune != "all":
-            faults["start"] = f"expected metatrain.tune = 'all' to start on the whole model, got {metatrain.tune!r}"
+        faults = stage_faults(value, info.data)
         if faults:
             raise faults_below(faults)
         return value
@@ -317,21 +384,3 @@ def _unheard_patience(training: Training) -> Iterator[tuple[str, str]]:
         own: StageSettings = getattr(training, stage)
         if own.patience is not None and own.validate_every is None and training.validate_every is None:
             yield f"{stage}.patience", f"expected validate_every with it, got {own.patience} alone"
-
-
-def _needs(run: RunSettings, tables: dict[str, Any]) -> list[tuple[Stage, str]]:
-    """Stages that others rest on, and why."""
-    losses, teacher = tables.get("losses"), tables.get("teacher")
-    if losses is None or teacher is None:
-        return []
-    distilled = losses.kl > 0
-    needs: list[tuple[Stage, str]] = []
-    if losses.ins > 0:
-        needs.append(("teachers", "losses.ins"))
-    elif distilled and losses.teacher == "lora":
-        needs.append(("teachers", "losses.kl with losses.teacher = 'lora'"))
-    if distilled and losses.teacher == "metatrained":
-        needs.append(("metatrain", "losses.teacher = 'metatrained'"))
-    elif teacher.base == "metatrained" and "teachers" in run.stages:
-        needs.append(("metatrain", "teacher.base = 'metatrained'"))
-    return needs

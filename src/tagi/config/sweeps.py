@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tagi.config.faults import shown
+from tagi.config.methods import MARK
 from tagi.config.recipes import load_recipe
 from tagi.config.schema import Recipe
 from tagi.config.tables import SPLITS, STAGES
@@ -19,10 +20,16 @@ DEFAULT = "default"
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One run of a sweep: what it is called and what it changes."""
+    """One run of a sweep: what it is called, what it changes, and which method is made of the recipe first."""
 
     label: str
     overrides: tuple[str, ...] = ()
+    method: str | None = None
+
+    def recipe(self, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+        """The recipe at this point; `overrides` are those of all points."""
+        of_method = name_or_path if self.method is None else f"{name_or_path}{MARK}{self.method}"
+        return load_recipe(of_method, [*overrides, *self.overrides])
 
 
 _UNITS = {"sni": "categories", "p3": "datasets"}
@@ -68,7 +75,7 @@ def _distinct(
     own = _effect(recipe)
     for point in points:
         try:
-            effect = _effect(load_recipe(name_or_path, [*overrides, *point.overrides]))
+            effect = _effect(point.recipe(name_or_path, overrides))
         except ConfigError as fault:
             faults.append(f"{point.label}: {fault}")
             continue

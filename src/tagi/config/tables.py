@@ -15,7 +15,7 @@ Optimizer = Literal["adamw", "adafactor", "adafactor-scaled"]
 Schedule = Literal["linear", "constant", "cosine"]
 Tune = Literal["none", "norms+embeddings", "ffn", "all"]
 Balance = Literal["natural", "category"]
-Stage = Literal["backbone", "metatrain", "teachers", "pretrain", "finetune"]
+Stage = Literal["backbone", "metatrain", "teachers", "pretrain", "finetune", "single"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 SPLITS = {"sni": (6, 15, 30, 60), "p3": (5, 10, 20, 36)}
 """Sizes of the task splits of Figure 3, in categories or data sets (Tables 10 and 11)."""

@@ -95,8 +95,9 @@ class Training(TrainingSettings):
     teachers: StageSettings = StageSettings()
     pretrain: StageSettings = StageSettings()
     finetune: StageSettings = StageSettings()
+    single: StageSettings = StageSettings()
 
-    @field_validator("backbone", "teachers", "pretrain")
+    @field_validator("backbone", "teachers", "pretrain", "single")
     @classmethod
     def _nothing_to_validate_on(cls, value: StageSettings) -> StageSettings:
         given = {key: getattr(value, key) for key in ("validate_every", "patience")}
@@ -111,8 +112,24 @@ class Training(TrainingSettings):
 
 
 class MetatrainSettings(Table):
-    """The backbone trained with the instruction concatenated: whole, or a LoRA of the generator's rank and alpha."""
+    """The backbone meta-trained: whole, a LoRA of the generator's rank and alpha, or not at all (No FT).
 
+    `method`: with the instruction concatenated, or to learn in context from demonstrations, `shots.count` of them.
+    `prefix_cached`: a decoder-only model keeps an instruction's keys and values for all inputs of its task.
+    """
+
+    method: Literal["concatenation", "fid-icl", "concat-icl", "ensemble-icl"] = "concatenation"
+    tune: Literal["all", "lora", "none"] = "all"
+    prefix_cached: bool = False
+
+
+class SingleSettings(Table):
+    """One model for each test task, fine-tuned on its own examples alone: whole, or by a LoRA.
+
+    Its shots ("shots", Full FT), or all of its examples that are not tested ("all", Simple FT).
+    """
+
+    examples: Literal["shots", "all"] = "shots"
     tune: Literal["all", "lora"] = "all"
 
 
@@ -149,15 +166,16 @@ class PretrainingSettings(Table):
 class LossSettings(Table):
     """Weights of the terms of the finetuning loss (eq. 6), 0 for off, and how each is computed.
 
-    `prediction`: L_pred. `kl`: lambda_1 of L_kl, whose `teacher` is the category's LoRA teacher or the meta-trained
-    model; with `top_k` the teacher's distributions are computed once ahead and only their largest entries are kept.
+    `prediction`: L_pred. `kl`: lambda_1 of L_kl, whose `teacher` is the category's LoRA teacher, the meta-trained model
+    or FiD-ICL with demonstrations of its own; with `top_k` the teacher's distributions are computed once ahead and only
+    their largest entries are kept.
     `ins`: lambda_2 of L_ins, on the factors or on their product, for the tasks of `alignment_split` alone if given.
     `contrast` (ours): the right instruction's adapter shall explain the target better than another task's.
     """
 
     prediction: NotNegative = 1.0
     kl: NotNegative = 0.0
-    teacher: Literal["lora", "metatrained"] = "lora"
+    teacher: Literal["lora", "metatrained", "fid-icl"] = "lora"
     temperature: Positive = 1.0
     top_k: Count | None = None
     ins: NotNegative = 0.0
@@ -177,9 +195,9 @@ class RunSettings(Table):
     @classmethod
     def _in_order(cls, value: list[Stage]) -> list[Stage]:
         known = [stage for stage in STAGES if stage in value]
-        if value != known or "finetune" not in value or "backbone" in value:
+        if value != known or not value or "backbone" in value:
             expected = ", ".join(stage for stage in STAGES if stage != "backbone")
-            raise ValueError(f"expected some of {expected} in this order, ending in finetune, got {', '.join(value)}")
+            raise ValueError(f"expected some of {expected} in this order, got {', '.join(value) or 'none'}")
         return value
 
     @field_validator("start")

@@ -1,22 +1,32 @@
 """Which rows make up which micro-batch: a pure function of (seed, index), so a resumed run sees the same."""
 
+import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from tagi.data.task import Task
+from tagi.data.task import Example, Instance, Task
 from tagi.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training row: a task in one of its wordings, an input and one accepted output."""
+    """One training row: a task in one of its wordings, an input and one accepted output.
+
+    `shots` are the demonstrations of the row's episode, if it is of one.
+    """
 
     task: Task
     instruction: str
     input: str
     target: str
+    shots: tuple[Example, ...] = ()
+
+    @property
+    def asked(self) -> Task:
+        """The task in the row's wording, with the row's demonstrations if it has any."""
+        return replace(self.task, instruction=self.instruction, shots=self.shots or self.task.shots)
 
 
 class TaskBatches(Sequence[list[Sample]]):
@@ -26,6 +36,10 @@ class TaskBatches(Sequence[list[Sample]]):
     first drawing a category (of those with tasks left), so that large categories do not crowd out small ones.
     A wording is drawn uniformly from the instruction and its paraphrases, once per task. Item i depends on
     `seed` and i alone. Raises `DataError` for no task and for one without instances.
+
+    With `shots` the micro-batch holds an episode of each task: its rows share as many demonstrations, drawn from the
+    task's instances with other inputs than the rows', or as many as there are (at least one: a task of a single input
+    is a `DataError`). Without, what is drawn is the same as ever.
     """
 
     def __init__(
@@ -37,16 +51,23 @@ class TaskBatches(Sequence[list[Sample]]):
         queries_per_task: int,
         seed: int,
         balance: Literal["natural", "category"] = "natural",
+        shots: int = 0,
     ) -> None:
         empty = [task.name for task in tasks if not task.instances]
         if empty or not tasks:
             raise DataError(f"training needs tasks with instances, got {empty[0] + ' without' if empty else 'no task'}")
+        lonely = [task.name for task in tasks if shots and len({instance.input for instance in task.instances}) < 2]
+        if lonely:
+            raise DataError(
+                f"{lonely[0]}: expected instances of at least 2 different inputs, some to ask and some to show, got 1"
+            )
         self.tasks = tuple(tasks)
         self.length = length
         self.tasks_per_batch = tasks_per_batch
         self.queries_per_task = queries_per_task
         self.seed = seed
         self.balance = balance
+        self.shots = shots
         self._categories = _by_category(self.tasks)
 
     def __len__(self) -> int:
@@ -61,9 +82,27 @@ class TaskBatches(Sequence[list[Sample]]):
         rows = []
         for task in chosen:
             instruction = rng.choice((task.instruction, *task.paraphrases))
-            for instance in rng.choices(task.instances, k=self.queries_per_task):
-                rows.append(Sample(task, instruction, instance.input, rng.choice(instance.outputs)))
+            queries = rng.choices(self._askable(task, rng), k=self.queries_per_task)
+            targets = [rng.choice(instance.outputs) for instance in queries]
+            shown = self._demonstrations(task, queries, rng)
+            for instance, target in zip(queries, targets, strict=True):
+                rows.append(Sample(task, instruction, instance.input, target, shown))
         return rows
+
+    def _askable(self, task: Task, rng: random.Random) -> Sequence[Instance]:
+        """All instances, or those left when one input is kept, so that there is something to show whatever is asked."""
+        if not self.shots:
+            return task.instances
+        kept = rng.choice(task.instances).input
+        return [instance for instance in task.instances if instance.input != kept]
+
+    def _demonstrations(self, task: Task, queries: Sequence[Instance], rng: random.Random) -> tuple[Example, ...]:
+        if not self.shots:
+            return ()
+        asked = {instance.input for instance in queries}
+        others = list({one.input: one for one in task.instances if one.input not in asked}.values())
+        chosen = rng.sample(others, min(self.shots, len(others)))
+        return tuple(Example(one.input, rng.choice(one.outputs)) for one in chosen)
 
     def _balanced(self, count: int, rng: random.Random) -> list[Task]:
         left = [list(tasks) for tasks in self._categories.values()]
@@ -74,6 +113,20 @@ class TaskBatches(Sequence[list[Sample]]):
             if not pool:
                 left = [other for other in left if other]
         return chosen
+
+
+def drawn(name: str, instances: Iterable[Instance], seed: int) -> list[Example]:
+    """Labelled examples of the task `name` in the order that `seed` draws them in, each input once.
+
+    An example's place depends on the seed, the task's name and its own input alone: others come and go without changing
+    the order of the rest.
+    """
+
+    def place(instance: Instance) -> bytes:
+        return hashlib.blake2b(f"shots {seed}\0{name}\0{instance.input}".encode(), digest_size=16).digest()
+
+    distinct = {instance.input: instance for instance in reversed(list(instances))}
+    return [Example(one.input, one.outputs[0]) for one in sorted(distinct.values(), key=place)]
 
 
 def hold_out(tasks: Sequence[Task], count: int, seed: int) -> tuple[tuple[Task, ...], tuple[Task, ...]]:

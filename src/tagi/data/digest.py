@@ -13,10 +13,14 @@ _AT_ONCE = 1 << 20
 
 
 def tasks_digest(tasks: Iterable[Task]) -> str:
-    """`sha256:` and 16 digits over everything the tasks hold, in their order."""
+    """`sha256:` and 16 digits over everything the tasks hold, in their order.
+
+    Tasks without shots count as they did before there were any.
+    """
     digest = hashlib.sha256()
     for task in tasks:
-        digest.update(json.dumps(asdict(task), ensure_ascii=False, sort_keys=True).encode())
+        fields = {name: value for name, value in asdict(task).items() if value or name != "shots"}
+        digest.update(json.dumps(fields, ensure_ascii=False, sort_keys=True).encode())
         digest.update(b"\n")
     return f"sha256:{digest.hexdigest()[:_DIGITS]}"
 

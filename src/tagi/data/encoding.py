@@ -12,6 +12,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from tagi.data.task import Example
 from tagi.errors import ConfigError, InputError
 
+INPUT_MARK, OUTPUT_MARK = "# Input #", "# Output #"
+"""What stands before a demonstration's input and its output, as FiD-ICL has it."""
+
 
 @runtime_checkable
 class Tokenizer(Protocol):
@@ -129,6 +132,33 @@ class Encoding(ABC):
             )
         return counting.decode(counting.ids(prompt)[: counting.limit])
 
+    def demonstrations(
+        self,
+        examples: Sequence[Example],
+        *,
+        tokenizer: Tokenizer | None = None,
+        limit: int | None = None,
+        truncate: bool = False,
+    ) -> str:
+        """Examples alone, without an instruction: as many of the first as fit within `limit` tokens.
+
+        A first one over the limit is an `InputError`; with `truncate` its end is cut. None at all always is one.
+        """
+        if not examples:
+            raise InputError("expected demonstrations, which are read in the instruction's place, got none")
+        counting, text = _counting(tokenizer, limit), ""
+        for number, example in enumerate(examples, start=1):
+            longer = text + self._alone(number, example)
+            if counting is not None and not counting.fits(longer):
+                break
+            text = longer
+        if text or counting is None:
+            return text.strip()
+        first = self._alone(1, examples[0])
+        if not truncate:
+            raise InputError(_too_long("the demonstration", counting.count(first), counting.limit))
+        return counting.shorten(first.strip(), str)
+
     def cued(self, prompt: str) -> str:
         """`prompt` as a decoder-only model reads it: its cue last, no space after it.
 
@@ -154,6 +184,10 @@ class Encoding(ABC):
     @abstractmethod
     def _example(self, number: int, example: Example) -> str:
         """What the `number`-th example (from 1) adds to `a`."""
+
+    def _alone(self, number: int, example: Example) -> str:
+        """What the `number`-th example is where examples stand alone."""
+        return self._example(number, example)
 
     @abstractmethod
     def _input(self, text: str) -> str:
@@ -186,7 +220,8 @@ class TkInstructEncoding(Encoding):
 class PlainEncoding(Encoding):
     """No template: `a` is the instruction and a line "input -> output" per example; `b` is the input.
 
-    Its cue is that of the examples: where an answer follows, an input without one would not show its end.
+    Its cue is that of the examples: where an answer follows, an input without one would not show its end. Examples
+    without an instruction have FiD-ICL's form.
     """
 
     name: ClassVar[str] = "plain"
@@ -198,6 +233,9 @@ class PlainEncoding(Encoding):
 
     def _example(self, number: int, example: Example) -> str:
         return f"\n{example.input.strip()} -> {example.output.strip()}"
+
+    def _alone(self, number: int, example: Example) -> str:
+        return f" {INPUT_MARK} {example.input.strip()} {OUTPUT_MARK} {example.output.strip()}"
 
     def _input(self, text: str) -> str:
         return text

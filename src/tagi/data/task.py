@@ -26,7 +26,8 @@ class Task:
     """An instruction with what it applies to.
 
     `category` names the group of tasks that shares one teacher; `examples` are demonstrations, never among
-    `instances`; `paraphrases` are other wordings of `instruction`.
+    `instances`; `paraphrases` are other wordings of `instruction`. `shots` are labelled examples that were drawn for
+    it: what methods read that learn in context, and others are tuned on; never among `instances` either.
     """
 
     name: str
@@ -35,3 +36,4 @@ class Task:
     instances: tuple[Instance, ...]
     examples: tuple[Example, ...] = ()
     paraphrases: tuple[str, ...] = ()
+    shots: tuple[Example, ...] = ()

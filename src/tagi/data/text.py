@@ -2,22 +2,27 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tagi.data.encoding import Encoding, Tokenizer, encoding_from_name
-from tagi.data.task import Example
+from tagi.data.encoding import INPUT_MARK, OUTPUT_MARK, Encoding, Tokenizer, encoding_from_name
+from tagi.data.task import Example, Task
 from tagi.errors import CheckpointError, ConfigError, InputError
+
+Reads = Literal["instruction", "demonstrations"]
+"""What is read of a task: its instruction (with demonstrations, if the settings have them), or demonstrations alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextSettings:
     """How instructions and inputs become tokens; travels in a checkpoint.
 
-    The token limits count special tokens. `positives` demonstrations at most are part of the instruction.
+    The token limits count special tokens. `positives` demonstrations at most are part of the instruction. With `reads`
+    "demonstrations" these alone are read and no instruction: the first `positives` of a task's examples, or for 0 its
+    shots.
     """
 
     encoding: str = "tk-instruct"
@@ -25,21 +30,28 @@ class TextSettings:
     max_instruction_tokens: int = 1024
     max_input_tokens: int = 1024
     max_target_tokens: int = 128
+    reads: Reads = "instruction"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+        """For JSON; what came later and says nothing new is left out, so that older checkpoints' digests hold."""
+        return {name: value for name, value in asdict(self).items() if _LATER.get(name) != value}
 
     @classmethod
     def from_dict(cls, values: Any) -> "TextSettings":
         """The inverse of `as_dict`; an unknown or missing key is a `CheckpointError`."""
         if not isinstance(values, dict):
             raise CheckpointError(f"text settings: expected an object, got {values!r}")
-        known = {field.name for field in fields(cls)}
+        known, values = {field.name for field in fields(cls)}, {**_LATER, **values}
         if known != values.keys():
             odd = sorted(known ^ values.keys())[0]
             raise CheckpointError(f"text settings: expected exactly {sorted(known)}, got a difference at {odd!r}")
+        if values["reads"] not in (readings := get_args(Reads)):
+            raise CheckpointError(f"text settings: expected reads {' or '.join(readings)}, got {values['reads']!r}")
         return cls(**values)
+
+
+_LATER = {"reads": "instruction"}
+"""Settings that checkpoints of an older form lack, and what they mean there."""
 
 
 class TextEncoder:
@@ -57,17 +69,44 @@ class TextEncoder:
         self._asked: Tokenizer = tokenizer
 
     def instruction(self, text: str, examples: Sequence[Example] = (), *, truncate: bool = False) -> list[int]:
-        """Token ids of `a`: the instruction with its demonstrations."""
+        """Token ids of `a`: the instruction with its demonstrations, or these alone where no instruction is read."""
         limit = self.settings.max_instruction_tokens
-        a = self.encoding.instruction(text, examples, tokenizer=self._told, limit=limit, truncate=truncate)
+        if self.settings.reads == "demonstrations":
+            shown = examples[: self.settings.positives or None]
+            a = self.encoding.demonstrations(shown, tokenizer=self._told, limit=limit, truncate=truncate)
+        else:
+            a = self.encoding.instruction(text, examples, tokenizer=self._told, limit=limit, truncate=truncate)
         return self._ids(a, limit, self._told)
+
+    def of_task(self, task: Task, *, truncate: bool = False) -> list[int]:
+        """Token ids of all that is read of a task apart from its inputs."""
+        by_shots = self.settings.reads == "demonstrations" and not self.settings.positives
+        try:
+            return self.instruction(task.instruction, task.shots if by_shots else task.examples, truncate=truncate)
+        except InputError as error:
+            raise InputError(f"{task.name}: {error}") from error
+
+    def demonstration(self, example: Example) -> list[int]:
+        """Token ids of a labelled example as FiD-ICL has it, without special tokens.
+
+        Its input is cut at the limit of inputs, its output at that of targets.
+        """
+
+        def plain(text: str, limit: int | None = None) -> list[int]:
+            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            return ids[:limit]
+
+        given = plain(example.input, self.settings.max_input_tokens)
+        answered = plain(example.output, self.settings.max_target_tokens)
+        return [*plain(INPUT_MARK), *given, *plain(OUTPUT_MARK), *answered]
 
     def wordless_instruction(self) -> list[int]:
         """Token ids of an instruction that says nothing: its frame, if the encoding has one, and the end token.
 
         What a user gives may not be empty; this is what evaluation compares with.
         """
-        ids = self._ids(self.encoding.frame(), self.settings.max_instruction_tokens, self._told)
+        frame = self.encoding.frame() if self.settings.reads == "instruction" else ""
+        ids = self._ids(frame, self.settings.max_instruction_tokens, self._told)
         return ids or [self.tokenizer.eos_token_id]  # a tokenizer that adds no end of its own
 
     def input(self, text: str, *, truncate: bool = False) -> list[int]:

@@ -78,7 +78,10 @@ def other_task(tasks: Sequence[Task]) -> list[int]:
 
 
 def instruction_conditions(method: Method, tasks: Sequence[Task], *, truncate: bool = True) -> list[Condition]:
-    """`right`, `paraphrase` (where every task has one), `other` (of two tasks or more) and `none`."""
+    """`right`, `paraphrase` (where every task has one), `other` (of two tasks or more) and `none`.
+
+    A method that reads demonstrations alone has no `paraphrase`: other words would change nothing.
+    """
 
     def right(index: int) -> Any:
         return method.prepare([tasks[index]], truncate=truncate)
@@ -87,7 +90,7 @@ def instruction_conditions(method: Method, tasks: Sequence[Task], *, truncate: b
         return method.prepare([replace(tasks[index], instruction=tasks[index].paraphrases[0])], truncate=truncate)
 
     made = [Condition("right", "the task's instruction", right)]
-    if all(task.paraphrases for task in tasks):
+    if method.reads_instruction and all(task.paraphrases for task in tasks):
         made.append(Condition("paraphrase", "the same in other words", reworded))
     if len(tasks) > 1:
         other = other_task(tasks)
@@ -102,7 +105,7 @@ def wrong_instruction_conditions(
     """`same category`, `other category`, `shuffled` and `random`; each covers the tasks for which there is one.
 
     Another task's instruction comes with that task's demonstrations, shuffled and random words with none: the task's
-    own would tell what it is.
+    own would tell what it is. So a method that cannot do without has neither of the two.
     """
 
     def made_from(name: str, given: str, substitutes: Substitutes) -> list[Condition]:
@@ -112,9 +115,14 @@ def wrong_instruction_conditions(
         all_tasks = len(substitutes) == len(tasks)
         return [Condition(name, given, prepare, None if all_tasks else tuple(substitutes))] if substitutes else []
 
-    return [
+    others = [
         *made_from("same category", "another task's, of the same category", of_same_category(tasks, seed)),
         *made_from("other category", "another task's, of another category", of_other_category(tasks, seed)),
+    ]
+    if method.needs_demonstrations:
+        return others
+    return [
+        *others,
         *made_from("shuffled", "the instruction's words in another order", shuffled(tasks, seed)),
         *made_from("random", "as many words, from all instructions", random_words(tasks, seed)),
     ]
@@ -125,7 +133,7 @@ def adapter_conditions(method: Method, tasks: Sequence[Task], *, truncate: bool 
 
     The mean adapter is the LoRA whose update is the mean of all tasks', the same for every task, without instruction
     states: with the task's own states it would be told the task, and the score would not be the mean LoRA's. Its
-    counterpart with the task's own LoRA is `LoRA alone`.
+    counterpart with the task's own LoRA is `LoRA alone`. Of another module it is what its bank calls the mean.
     """
     if not isinstance(method, TAGI):
         return []
@@ -136,15 +144,20 @@ def adapter_conditions(method: Method, tasks: Sequence[Task], *, truncate: bool 
         bare = method.wordless().without_states()
         return replace(bare, bank=bank.map(lambda factor: factor.to(bare.mask.device)))
 
+    module = method.generator.settings.module
+    noun = "LoRA" if module == "lora" else module
     made = [Condition("empty", "an instruction without words", lambda index: method.wordless())]
     if len(tasks) > 1:
-        made.append(Condition("mean adapter", "the tasks' mean LoRA, no states", lambda index: mean()))
+        made.append(Condition("mean adapter", f"the tasks' mean {noun}, no states", lambda index: mean()))
     return made
 
 
 def channel_conditions(method: Method, tasks: Sequence[Task], *, truncate: bool = True) -> list[Condition]:
     """The LoRA and the instruction states crossed and alone; nothing for a method without these channels."""
-    if not isinstance(method, TAGI) or method.generator.settings.fusion == "none":
+    if not isinstance(method, TAGI):
+        return []
+    settings = method.generator.settings
+    if settings.fusion == "none" or settings.module != "lora":
         return []
 
     def own(index: int) -> Any:

@@ -248,8 +248,7 @@ def _one_task(rows: int) -> Tensor:
 
 def _tensors(states: TaskStates) -> Iterable[Tensor]:
     yield from (states.states, states.mask)
-    for factors in states.bank.factors.values():
-        yield from factors
+    yield from states.bank.tensors().values()
     for layers in (states.fusion, states.cross):
         for pair in layers or ():
             yield from pair

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tagi.adapters import LoraBank, delta_products, stack_banks
+from tagi.adapters import Bank, LoraBank, delta_products, stack_banks
 from tagi.data.task import Task
 from tagi.evaluation.metrics import FloatArray
 from tagi.methods.tagi import TAGI
@@ -17,8 +17,8 @@ DISTANCE = "||dW_i - dW_j|| / sqrt(mean_k ||dW_k||^2), Frobenius norms over all 
 _DIGITS = 6  # of distances that are compared or kept: beyond them lies what rounding costs near 0
 
 
-def generated_updates(method: TAGI, tasks: Sequence[Task], *, truncate: bool = True) -> LoraBank:
-    """The LoRA of every task, in order and on the CPU, read one task at a time."""
+def generated_updates(method: TAGI, tasks: Sequence[Task], *, truncate: bool = True) -> Bank:
+    """What is generated for every task, in order and on the CPU, read one task at a time."""
     return stack_banks([method.prepare([task], truncate=truncate).bank.map(torch.Tensor.cpu) for task in tasks])
 
 

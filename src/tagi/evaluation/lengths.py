@@ -9,7 +9,8 @@ from tagi.methods import Lengths
 
 
 def task_lengths(text: TextEncoder, task: Task, examples: int = 100) -> Lengths:
-    """Tokens of a task's instruction with its demonstrations, and means over its instances.
+    """Tokens of what is read of a task, its instruction with its demonstrations or these alone; of one of its shots as
+    methods read them that learn in context, on average; and means over its instances.
 
     Of the input, of the outputs (an instance with several counts with their mean), and of instruction and input in one
     text. Special tokens count, and texts over their limits are cut, as in evaluation. `examples` inputs are then to be
@@ -20,9 +21,11 @@ def task_lengths(text: TextEncoder, task: Task, examples: int = 100) -> Lengths:
     instruction, shown = task.instruction, task.examples
     inputs = [instance.input for instance in task.instances]
     return Lengths(
-        instruction=len(text.instruction(instruction, shown, truncate=True)),
+        instruction=len(text.of_task(task, truncate=True)),
         input=fmean(len(text.input(one, truncate=True)) for one in inputs),
         output=fmean(fmean(len(text.target(one)) for one in instance.outputs) for instance in task.instances),
         examples=examples,
         concatenated=fmean(len(text.concatenated(instruction, shown, one, truncate=True)) for one in inputs),
+        shots=len(task.shots),
+        demonstration=fmean(len(text.demonstration(shot)) for shot in task.shots) if task.shots else 0,
     )

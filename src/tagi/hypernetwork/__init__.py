@@ -2,6 +2,7 @@
 
 from tagi.hypernetwork.adapter_folder import generator_digest, read_record
 from tagi.hypernetwork.checkpoint import generator_tensors, load_generator, save_generator
+from tagi.hypernetwork.component import ComponentGenerator
 from tagi.hypernetwork.fusion import Fusion
 from tagi.hypernetwork.generator import Generator
 from tagi.hypernetwork.inference import Runner, answer, merged_runner, rows_runner, score
@@ -9,16 +10,22 @@ from tagi.hypernetwork.pooled import PooledGenerator
 from tagi.hypernetwork.query import QueryGenerator
 from tagi.hypernetwork.settings import GeneratorSettings
 from tagi.hypernetwork.states import TaskStates, stack_states
+from tagi.hypernetwork.targets import BottleneckTarget, LoraTarget, PrefixTarget, Target, targets_of, words_of
 from tagi.hypernetwork.task_adapter import TaskAdapter
 from tagi.hypernetwork.tune import set_tuned
 
 __all__ = [
+    "BottleneckTarget",
+    "ComponentGenerator",
     "Fusion",
     "Generator",
     "GeneratorSettings",
+    "LoraTarget",
     "PooledGenerator",
+    "PrefixTarget",
     "QueryGenerator",
     "Runner",
+    "Target",
     "TaskAdapter",
     "TaskStates",
     "answer",
@@ -32,4 +39,6 @@ __all__ = [
     "score",
     "set_tuned",
     "stack_states",
+    "targets_of",
+    "words_of",
 ]

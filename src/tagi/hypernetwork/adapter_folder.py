@@ -1,17 +1,21 @@
-"""A task adapter's folder: PEFT's two files, the instruction states and a record of what it was made from."""
+"""A task adapter's folder: what was generated, the instruction states and a record of what it was made from.
+
+LoRA is in PEFT's two files. PEFT's formats of other modules say nothing of where these act: such a module is in one
+file of ours, and the record says which it is.
+"""
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
-from tagi.adapters import LoraBank
+from tagi.adapters import Bank, LoraBank
 from tagi.adapters.peft_format import read_peft, write_peft
 from tagi.backbones import BaseModel, Site
 from tagi.data.task import Example
@@ -19,9 +23,12 @@ from tagi.errors import CheckpointError
 from tagi.hypernetwork.checkpoint import generator_tensors
 from tagi.hypernetwork.generator import Generator
 from tagi.hypernetwork.states import TaskStates
+from tagi.hypernetwork.targets import blank_bank
 
 RECORD = "task_adapter.json"
 STATES = "instruction_states.safetensors"
+MODULE = "generated_module.safetensors"
+"""All tensors of a module that is not LoRA, by place and part, without the task's axis."""
 _FIELDS: dict[str, type] = {"instruction": str, "examples": list, "generator": str, "base_model": dict}
 
 
@@ -30,24 +37,27 @@ def write_adapter(
 ) -> None:
     """Write one task's adapter into an existing folder; the same adapter gives the same bytes."""
     base = generator.backbone.identity
-    record = {
+    record: dict[str, Any] = {
         "format": 1,
         "instruction": instruction,
         "examples": [{"input": example.input, "output": example.output} for example in examples],
         "generator": generator_digest(generator),
         "base_model": {"name": base.name, "revision": base.revision},
     }
-    modules = generator.backbone.model.named_modules()
-    write_peft(
-        folder,
-        states.bank,
-        base=base.name,
-        revision=None if base.revision.startswith("sha256:") else base.revision,
-        task_type="SEQ_2_SEQ_LM",
-        linears=[path for path, module in modules if isinstance(module, nn.Linear)],
-    )
-    tensors = {"states": states.states[0], "mask": states.mask[0]}
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / STATES)
+    if isinstance(states.bank, LoraBank):
+        modules = generator.backbone.model.named_modules()
+        write_peft(
+            folder,
+            states.bank,
+            base=base.name,
+            revision=None if base.revision.startswith("sha256:") else base.revision,
+            task_type="SEQ_2_SEQ_LM",
+            linears=[path for path, module in modules if isinstance(module, nn.Linear)],
+        )
+    else:
+        record["module"] = states.bank.module
+        _save({name: tensor[0] for name, tensor in states.bank.tensors().items()}, folder / MODULE)
+    _save({"states": states.states[0], "mask": states.mask[0]}, folder / STATES)
     (folder / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -64,13 +74,9 @@ def read_adapter(folder: Path, generator: Generator) -> tuple[TaskStates, str, t
     found = generator_digest(generator)
     if record["generator"] != found:
         raise CheckpointError(f"{folder}: expected the generator {record['generator']}, got {found}")
-    bank = read_peft(folder)
-    _check_sites(folder, bank, generator.backbone.sites)
+    bank = _read_bank(folder, generator)
     path = folder / STATES
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: expected whole instruction states, got: {error}") from error
+    tensors = _load(path, "instruction states")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     tokens = shapes.get("mask", (0,))[0]
     if shapes != {"states": (tokens, generator.backbone.d_model), "mask": (tokens,)}:
@@ -114,6 +120,39 @@ def generator_digest(generator: Generator) -> str:
         flat = tensor.detach().cpu().reshape(-1)  # a gate has no axis
         digest.update(flat.view(torch.uint8).numpy().tobytes())
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _read_bank(folder: Path, generator: Generator) -> Bank:
+    if generator.settings.module == "lora":
+        bank = read_peft(folder)
+        _check_sites(folder, bank, generator.backbone.sites)
+        return bank
+    path = folder / MODULE
+    tensors = _load(path, f"tensors of {generator.settings.module}")
+    blank = blank_bank(generator.targets)
+    expected = {name: tuple(tensor.shape[1:]) for name, tensor in blank.tensors().items()}
+    odd = sorted(tensors.keys() ^ expected.keys())
+    if odd:
+        state = "missing" if odd[0] in expected else "unexpected"
+        raise CheckpointError(f"{path}: tensor {odd[0]!r} is {state} ({len(odd)} such)")
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != expected[name]:
+            raise CheckpointError(f"{path}: expected {name!r} of shape {expected[name]}, got {tuple(tensor.shape)}")
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: expected finite numbers, got NaN or infinity in {name!r}")
+    return blank.like({name: tensor.unsqueeze(0) for name, tensor in tensors.items()})
+
+
+def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    # A clone each: what one network wrote may share memory, which safetensors refuses.
+    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+
+
+def _load(path: Path, what: str) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: expected whole {what}, got: {error}") from error
 
 
 def _check_sites(folder: Path, bank: LoraBank, sites: Sequence[Site]) -> None:

@@ -3,20 +3,26 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from tagi.hypernetwork.settings import Module
+from tagi.hypernetwork.targets import words_of
+
 if TYPE_CHECKING:
     from tagi.hypernetwork.generator import Generator
+
+_OBJECTS: dict[Module, str] = {
+    "lora": "a LoRA adapter",
+    "bottleneck": "bottleneck adapters",
+    "prefix": "attention prefixes",
+    "bottleneck+prefix": "bottleneck adapters and attention prefixes",
+}
 
 
 def generator_card(generator: "Generator", provenance: Mapping[str, Any]) -> str:
     """Markdown with the hub's front matter: base model, what the generator makes, how it was trained."""
     settings, base = generator.settings, generator.backbone.identity
-    sites = len(generator.backbone.sites)
     facts = [
         ("base model", f"`{base.name}` at `{base.revision}`"),
-        (
-            "generates",
-            f"LoRA of rank {settings.rank} (alpha {settings.alpha:g}) for {sites} sites",
-        ),
+        ("generates", words_of(generator.targets)),
         ("generator", f"`{settings.kind}`"),
         ("instruction fusion", f"`{settings.fusion}`"),
         ("tuned backbone parameters", f"`{settings.tune}`"),
@@ -24,10 +30,11 @@ def generator_card(generator: "Generator", provenance: Mapping[str, Any]) -> str
         *((key, f"`{value}`") for key, value in sorted(provenance.items())),
     ]
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
+    tags = "".join(f"- {tag}\n" for tag in settings.module.split("+"))
     return (
-        "---\nlibrary_name: tagi\ntags:\n- hypernetwork\n- lora\n---\n\n"
+        f"---\nlibrary_name: tagi\ntags:\n- hypernetwork\n{tags}---\n\n"
         "# A TAGI generator\n\n"
-        "Reads a task's instruction and writes a LoRA adapter for its base model "
+        f"Reads a task's instruction and writes {_OBJECTS[settings.module]} for its base model "
         "(Liao et al., NeurIPS 2024).\n\n"
         f"| | |\n| --- | --- |\n{rows}\n\n"
         "```python\nfrom tagi import Generator\n\n"

@@ -19,10 +19,10 @@ METHOD = "tagi"
 
 
 def generator_tensors(generator: Generator) -> dict[str, Tensor]:
-    """What a checkpoint holds: hypernetwork and fusion with their buffers, and the backbone's tuned part."""
+    """What a checkpoint holds: hypernetwork, fusion and a reader of its own, and the backbone's tuned part."""
     own = {
         f"{part}.{name}": tensor
-        for part in ("hypernetwork", "fusion")
+        for part in ("hypernetwork", "fusion", "reader")
         if getattr(generator, part) is not None
         for name, tensor in getattr(generator, part).state_dict().items()
     }

@@ -8,14 +8,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tagi.adapters import Attachment, LoraBank, detached
+from tagi.adapters import Attached, Attachment, Bank, detached
 from tagi.backbones import T5Backbone
 from tagi.data.text import TextEncoder, TextSettings
+from tagi.hypernetwork.component import ComponentGenerator
 from tagi.hypernetwork.fusion import Fusion
 from tagi.hypernetwork.pooled import PooledGenerator
 from tagi.hypernetwork.query import QueryGenerator
+from tagi.hypernetwork.reader import copied_encoder
 from tagi.hypernetwork.settings import GeneratorSettings
 from tagi.hypernetwork.states import TaskStates
+from tagi.hypernetwork.targets import Targets, targets_of
 from tagi.hypernetwork.tune import set_tuned
 
 if TYPE_CHECKING:
@@ -26,7 +29,8 @@ class Generator(nn.Module):
     """What reads instructions and makes a backbone do the tasks.
 
     Every call takes what it needs as arguments and leaves nothing behind: banks and fusion are attached to
-    the backbone for the length of the call.
+    the backbone for the length of the call. One that generates prefixes sets the backbone's attention to take them,
+    which without one computes what it did.
     """
 
     def __init__(self, backbone: T5Backbone, settings: GeneratorSettings, text: TextSettings) -> None:
@@ -34,25 +38,36 @@ class Generator(nn.Module):
         self.backbone = backbone
         self.settings = settings
         self.text = TextEncoder(backbone.tokenizer, text)
-        self.hypernetwork = _hypernetwork(backbone, settings)
+        self.targets = targets_of(backbone, settings)
+        self.hypernetwork = _hypernetwork(backbone, self.targets, settings)
         self.fusion = (
             Fusion(backbone, norm=settings.fusion_norm, init=settings.fusion_init, seed=settings.seed)
             if settings.fuses
             else None
         )
+        self.reader = copied_encoder(backbone) if settings.reader == "own" else None
+        if settings.makes_prefixes:
+            backbone.take_prefixes()
         set_tuned(backbone.model, settings.tune)
+
+    @property
+    def own_parts(self) -> list[nn.Module]:
+        """What is not the backbone's: hypernetwork, fusion, a reader of its own."""
+        return [part for part in (self.hypernetwork, self.fusion, self.reader) if part is not None]
 
     def encode_instructions(
         self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"]
     ) -> Float[Tensor, "task token d_model"]:
-        """`I_x`: the backbone's own encoder with no LoRA and no fusion, also inside another call."""
-        trained = any(p.requires_grad for p in self.backbone.model.encoder.parameters())
+        """`I_x`: the reader's encoder with nothing generated and no fusion, also inside another call."""
+        encoder = self.backbone.model.encoder if self.reader is None else self.reader
+        trained = any(p.requires_grad for p in encoder.parameters())
         with detached(), torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            return self.backbone.encode(ids, mask)
+            states: Tensor = encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
+            return states
 
-    def generate_bank(self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]) -> LoraBank:
-        """`I_x` -> one LoRA per task (eq. 2)."""
-        bank: LoraBank = self.hypernetwork(states, mask)
+    def generate_bank(self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]) -> Bank:
+        """`I_x` -> one LoRA, or whatever else is generated, per task (eq. 2)."""
+        bank: Bank = self.hypernetwork(states, mask)
         return bank
 
     def forward(
@@ -63,7 +78,7 @@ class Generator(nn.Module):
         input_ids: Int[Tensor, "row input_token"],
         input_mask: Bool[Tensor, "row input_token"],
         labels: Int[Tensor, "row target"],
-    ) -> tuple[Float[Tensor, "row target vocabulary"], LoraBank]:
+    ) -> tuple[Float[Tensor, "row target vocabulary"], Bank]:
         """Teacher-forced logits of a batch of several tasks, and the bank that produced them.
 
         `rows[i]` is the task of row i. Each instruction is encoded, and its adapter generated, once.
@@ -76,7 +91,7 @@ class Generator(nn.Module):
         self,
         states: Float[Tensor, "task token d_model"],
         instruction_mask: Bool[Tensor, "task token"],
-        bank: LoraBank,
+        bank: Bank,
         rows: Int[Tensor, " row"],
         input_ids: Int[Tensor, "row input_token"],
         input_mask: Bool[Tensor, "row input_token"],
@@ -84,7 +99,7 @@ class Generator(nn.Module):
     ) -> Float[Tensor, "row target vocabulary"]:
         """Teacher-forced logits from instruction states and a bank already computed."""
         kept = self._kept(instruction_mask)[rows]
-        hooks = [bank.hooks(self.backbone.site_modules, rows)]
+        hooks: list[Mapping[nn.Module, Attached]] = [self.backbone.hooks(bank, rows)]
         if self.fusion is not None:
             # Values of zero read as nothing: fusion has no biases.
             keys_values = [(k[rows], v[rows] * kept[:, None, None, None]) for k, v in self.fusion.keys_values(states)]
@@ -99,7 +114,7 @@ class Generator(nn.Module):
     def _kept(self, mask: Bool[Tensor, "task token"]) -> Bool[Tensor, " task"]:
         """Which tasks of a batch keep their instruction states: all, but for `state_dropout` in training.
 
-        A task without them has nothing but its LoRA, which so cannot leave the work to the states.
+        A task without them has nothing but its adapter, which so cannot leave the work to the states.
         """
         rate = self.settings.state_dropout if self.training else 0.0
         return torch.rand(mask.shape[0], device=mask.device) >= rate
@@ -112,13 +127,13 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def states_from(
-        self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"], bank: LoraBank
+        self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"], bank: Bank
     ) -> TaskStates:
         """Keys and values over given instruction states, the decoder's under the given bank."""
         cross = None
         if self.settings.concatenates:
             every_task = torch.arange(mask.shape[0], device=mask.device)
-            with Attachment(bank.hooks(self.backbone.site_modules, every_task)).active():
+            with Attachment(self.backbone.hooks(bank, every_task)).active():
                 cross = self.backbone.cross_keys_values(states)
         fusion = None if self.fusion is None else self.fusion.keys_values(states)
         return TaskStates(bank, states, mask, fusion, cross)
@@ -168,19 +183,10 @@ class Generator(nn.Module):
         return push_generator(self, repository, private=private, message=message)
 
 
-def _hypernetwork(backbone: T5Backbone, settings: GeneratorSettings) -> nn.Module:
-    common = {
-        "rank": settings.rank,
-        "alpha": settings.alpha,
-        "hidden": settings.hidden,
-        "seed": settings.seed,
-    }
+def _hypernetwork(backbone: T5Backbone, targets: Targets, settings: GeneratorSettings) -> nn.Module:
+    width, hidden, seed = backbone.d_model, settings.hidden, settings.seed
     if settings.kind == "pooled":
-        return PooledGenerator(backbone.sites, backbone.d_model, pooling=settings.pooling, **common)  # type: ignore[arg-type]
-    return QueryGenerator(
-        backbone.sites,
-        backbone.d_model,
-        width=settings.width,
-        heads=settings.heads,
-        **common,  # type: ignore[arg-type]
-    )
+        return PooledGenerator(targets, width, pooling=settings.pooling, hidden=hidden, seed=seed)
+    if settings.kind == "component":
+        return ComponentGenerator(targets, width, heads=backbone.heads, d_kv=backbone.d_kv, hidden=hidden, seed=seed)
+    return QueryGenerator(targets, width, width=settings.width, heads=settings.heads, hidden=hidden, seed=seed)

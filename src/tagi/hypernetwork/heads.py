@@ -1,92 +1,168 @@
-"""What both generators share: a two-layer MLP per layer that turns features into rows of A and B (eq. 2)."""
+"""What writes: features of every row in, rows of everything generated out, by two-layer MLPs (eq. 2)."""
 
+import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tagi.adapters import LoraBank
-from tagi.backbones import Site, initial_factors
-
-Part = Literal["A", "B"]
-_PARTS: tuple[Part, Part] = ("A", "B")
-_PROJECTIONS = ("q", "v")
+from tagi.adapters import Bank
+from tagi.backbones import Site
+from tagi.hypernetwork.targets import Rows, Slot, Start, Target, Targets, as_targets, bank_of, rows_in
 
 
-class RowHeads(nn.Module):
-    """Features of every row of every factor -> a LoRA bank.
+class _Group(NamedTuple):
+    """Heads of equal shape, stacked over `layers`; in each they write rows from every one of `firsts` on."""
 
-    Rows are addressed by (layer, projection, part, rank row); a layer's MLP is shared by its query and value
-    and not between layers. Its second layer, the head, gives a row of A `(d_in,)` or of B transposed
-    `(d_out,)`; query and value have heads of their own only where their widths differ. A = A0 + dA with A0 a
-    saved buffer (the teachers' common start) and B = 0 at the start, so that Delta W = 0.
+    part: str
+    width: int
+    start: Start
+    rows: int
+    layers: list[int]
+    slots: list[list[Slot]]
+
+
+class Heads(nn.Module):
+    """Features of rows -> a bank. `shape` numbers the rows: axes of features between the task's and the last."""
+
+    shape: tuple[int, ...]
+
+    def __init__(self, targets: Targets) -> None:
+        super().__init__()
+        self.targets = targets
+
+    def keep_starts(self, seed: int) -> None:
+        """Save what is added to rows: A0 of LoRA, the teachers' common start."""
+        for target in self.targets:
+            for path, start in target.starts(seed).items():
+                self.register_buffer(_buffer_name(path), start)
+
+    def start(self, place: str) -> Float[Tensor, "row width"]:
+        """What is added to a place's first part: A0 of a site."""
+        return self.get_buffer(_buffer_name(place))
+
+    def with_starts(self, rows: dict[tuple[str, str], Tensor]) -> Rows:
+        """The rows written, what they start from added."""
+        starting = {
+            (slot.place, slot.part) for target in self.targets for slot in target.slots if slot.start == "small"
+        }
+        return {key: self.start(key[0]) + part if key in starting else part for key, part in rows.items()}
+
+
+class RowHeads(Heads):
+    """Features of every row of one target -> its bank; sites, `rank` and `alpha` stand for LoRA.
+
+    Rows are addressed by layer and the target's own axes; a layer has one MLP for all its rows (of LoRA: one for its
+    query and value) and shares it with no other layer. Its second layer, the head, gives a row; parts have heads of
+    their own, and so have places of one layer where their widths differ.
     """
 
     def __init__(
-        self, sites: Sequence[Site], *, width: int, hidden: int, rank: int, alpha: float, seed: int = 0
+        self,
+        target: Target | Sequence[Site],
+        *,
+        width: int,
+        hidden: int,
+        rank: int | None = None,
+        alpha: float | None = None,
+        seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.sites = tuple(sites)
-        self.rank = rank
-        self.scale = alpha / rank
-        self.layers = 1 + max(site.layer for site in sites)
+        super().__init__(as_targets(target, rank, alpha))
+        (self.target,) = self.targets
+        self.layers = self.target.layers
+        self.shape = (self.layers, *self.target.address)
         random = torch.Generator().manual_seed(seed)
         self.first = nn.Parameter(_normal((self.layers, hidden, width), width**-0.5, random))
-        ids = (self.layers, len(_PROJECTIONS), len(_PARTS), rank, hidden)
-        self.id_embedding = nn.Parameter(_normal(ids, 1.0, random))
+        self.id_embedding = nn.Parameter(_normal((*self.shape, hidden), 1.0, random))
         self.heads = nn.ParameterDict()
-        self._groups = self._group_by_width()
-        for key, (part, width_out, layers, _) in self._groups.items():
-            std = 0.1 * (hidden * width_out) ** -0.5 if part == "A" else 0.0
-            self.heads[key] = nn.Parameter(_normal((len(layers), width_out, hidden), std, random))
-        for path, start in initial_factors(self.sites, rank, seed).items():
-            self.register_buffer(_buffer_name(path), start)
+        self._groups = _group_by_width(self.target.slots)
+        for key, group in self._groups.items():
+            std = start_std(group.start, hidden, group.width)
+            self.heads[key] = nn.Parameter(_normal((len(group.layers), group.width, hidden), std, random))
+        self.keep_starts(seed)
 
-    def _group_by_width(self) -> dict[str, tuple[Part, int, list[int], list[int]]]:
-        """Heads of equal shape stacked: key -> (part, width, layers, projections)."""
-        by_layer: dict[int, dict[str, Site]] = {}
-        for site in self.sites:
-            by_layer.setdefault(site.layer, {})[site.projection] = site
-        groups: dict[str, tuple[Part, int, list[int], list[int]]] = {}
-        for layer, members in sorted(by_layer.items()):
-            for part in _PARTS:
-                widths: dict[int, list[int]] = {}
-                for index, projection in enumerate(_PROJECTIONS):
-                    if projection in members:
-                        site = members[projection]
-                        widths.setdefault(site.d_in if part == "A" else site.d_out, []).append(index)
-                for width, projections in widths.items():
-                    key = f"{part}_{''.join(_PROJECTIONS[i] for i in projections)}_{width}"
-                    groups.setdefault(key, (part, width, [], projections))[2].append(layer)
-        return groups
-
-    def start(self, site: str) -> Float[Tensor, "rank d_in"]:
-        """A0 of a site."""
-        return self.get_buffer(_buffer_name(site))
-
-    def forward(self, features: Float[Tensor, " task #layer #projection #part #rank width"]) -> LoraBank:
+    def forward(self, features: Float[Tensor, " task #layer #*address width"]) -> Bank:
         """Features may be the same for all rows (size 1 along an axis): the id embedding tells rows apart."""
-        mixed = torch.einsum("tlpxrw,lhw->tlpxrh", features.expand(-1, self.layers, -1, -1, -1, -1), self.first)
-        hidden = nn.functional.gelu(mixed + self.id_embedding)
-        rows: dict[tuple[int, int, Part], Tensor] = {}
-        for key, (part, _, layers, projections) in self._groups.items():
-            chosen = hidden[:, layers][:, :, projections, _PARTS.index(part)]
-            produced = torch.einsum("tlprh,lwh->tlprw", chosen, self.heads[key])
-            for i, layer in enumerate(layers):
-                for j, projection in enumerate(projections):
-                    rows[layer, projection, part] = produced[:, i, j]
-        factors = {}
-        for site in self.sites:
-            address = (site.layer, _PROJECTIONS.index(site.projection))
-            a = self.start(site.path) + rows[*address, "A"]
-            factors[site.path] = (a, rows[*address, "B"].transpose(1, 2))
-        return LoraBank(factors, self.scale)
+        return bank_of(self.targets, self.rows(features))
+
+    def rows(self, features: Float[Tensor, " task #layer #*address width"]) -> Rows:
+        """What is written, by place and part."""
+        if math.prod(features.shape[2:-1]) == 1:
+            features = features.flatten(2, -2)
+        else:
+            features = features.expand(-1, -1, *self.target.address, -1).flatten(2, -2)
+        mixed = torch.einsum("tlrw,lhw->tlrh", features.expand(-1, self.layers, -1, -1), self.first)
+        hidden = nn.functional.gelu(mixed + self.id_embedding.flatten(1, -2))
+        rows: dict[tuple[str, str], Tensor] = {}
+        for key, group in self._groups.items():
+            at = [slot.first + row for slot in group.slots[0] for row in range(group.rows)]
+            produced = torch.einsum("tlrh,lwh->tlrw", hidden[:, group.layers][:, :, at], self.heads[key])
+            for i, slots in enumerate(group.slots):
+                for slot, part in zip(slots, produced[:, i].split(group.rows, dim=1), strict=True):
+                    rows[slot.place, slot.part] = part
+        return self.with_starts(rows)
 
 
-def _buffer_name(site: str) -> str:
-    return "start_" + site.replace(".", "_")
+class JointHeads(Heads):
+    """Heads of several targets, each with rows and parameters of its own, side by side along one axis of features."""
+
+    def __init__(self, targets: Targets, *, width: int, hidden: int, seed: int = 0) -> None:
+        super().__init__(targets)
+        # Seeds two apart: `QueryGenerator` draws by the one between.
+        self.parts = nn.ModuleList(
+            RowHeads(target, width=width, hidden=hidden, seed=seed + 2 * at) for at, target in enumerate(targets)
+        )
+        self._sizes = [rows_in(target) for target in targets]
+        self.shape = (sum(self._sizes),)
+
+    def forward(self, features: Float[Tensor, " task #row width"]) -> Bank:
+        """Features may be the same for all rows."""
+        same = features.shape[1] == 1
+        shares = [features] * len(self.parts) if same else features.split(self._sizes, dim=1)
+        rows: dict[tuple[str, str], Tensor] = {}
+        for part, share in zip(self.parts, shares, strict=True):
+            assert isinstance(part, RowHeads)
+            shape = (1,) * len(part.shape) if same else part.shape
+            rows.update(part.rows(share.unflatten(1, shape)))
+        return bank_of(self.targets, rows)
+
+
+def row_heads(targets: Targets, *, width: int, hidden: int, seed: int) -> Heads:
+    """Heads whose layers have MLPs of their own."""
+    if len(targets) == 1:
+        return RowHeads(targets[0], width=width, hidden=hidden, seed=seed)
+    return JointHeads(targets, width=width, hidden=hidden, seed=seed)
+
+
+def start_std(start: Start, hidden: int, width: int) -> float:
+    """Of the weights that turn `hidden` numbers of about unit size into a row of `width`."""
+    length = {"zero": 0.0, "small": 0.1, "unit": 1.0}[start]
+    return length * (hidden * width) ** -0.5
+
+
+def _group_by_width(slots: Sequence[Slot]) -> dict[str, _Group]:
+    """Heads of equal shape together, named by part, tags and width."""
+    by_layer: dict[int, dict[str, dict[int, list[Slot]]]] = {}
+    for slot in slots:
+        by_layer.setdefault(slot.layer, {}).setdefault(slot.part, {}).setdefault(slot.width, []).append(slot)
+    groups: dict[str, _Group] = {}
+    for layer, parts in sorted(by_layer.items()):
+        for part, widths in parts.items():
+            for width, members in widths.items():
+                members.sort(key=lambda slot: slot.first)
+                tags = "".join(slot.tag for slot in members)
+                key = "_".join(filter(None, (part, tags, str(width))))
+                fresh = _Group(part, width, members[0].start, members[0].rows, [], [])
+                group = groups.setdefault(key, fresh)
+                group.layers.append(layer)
+                group.slots.append(members)
+    return groups
+
+
+def _buffer_name(place: str) -> str:
+    return "start_" + place.replace(".", "_")
 
 
 def _normal(shape: tuple[int, ...], std: float, random: torch.Generator) -> Tensor:

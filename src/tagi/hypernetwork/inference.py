@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tagi.adapters import Attachment, OutputHook, merge, view_with_weights
+from tagi.adapters import Attached, Attachment, LoraBank, merge, view_with_weights
 from tagi.backbones import KeysValues, Reduction, T5Backbone, score_cached
+from tagi.backbones.memory import join
 from tagi.hypernetwork.fusion import Fusion
 from tagi.hypernetwork.generator import Generator
 from tagi.hypernetwork.states import TaskStates
@@ -16,10 +17,11 @@ from tagi.hypernetwork.states import TaskStates
 
 @dataclass(frozen=True)
 class Runner:
-    """A backbone with one task's LoRA merged into it, or with a different LoRA for each row of a batch.
+    """A backbone with one task's LoRA merged into it, or with a different adapter for each row of a batch.
 
     With `merged`, `backbone` is a view with site weights of its own (the generator's stays as it is) and
-    `states` holds one task. Otherwise `states` holds one task per row, or a single one that all rows share.
+    `states` holds one task. Otherwise adapters are attached, and `states` holds one task per row, or a single one that
+    all rows share.
     """
 
     backbone: T5Backbone
@@ -27,15 +29,15 @@ class Runner:
     states: TaskStates
     merged: bool
 
-    def hooks(self, repeats: int = 1) -> list[Mapping[nn.Module, OutputHook]]:
+    def hooks(self, repeats: int = 1) -> list[Mapping[nn.Module, Attached]]:
         """What to attach when every row stands `repeats` times in a row (beams, choices)."""
         states = self.states
-        attached: list[Mapping[nn.Module, OutputHook]] = []
+        attached: list[Mapping[nn.Module, Attached]] = []
         if not self.merged:
             rows = None
             if states.tasks > 1:
                 rows = torch.arange(states.tasks, device=states.mask.device).repeat_interleave(repeats)
-            attached.append(states.bank.hooks(self.backbone.site_modules, rows))
+            attached.append(self.backbone.hooks(states.bank, rows))
         if self.fusion is not None and states.fusion is not None:
             attached.append(self.fusion.hooks(self.backbone, states.fusion, states.mask))
         return attached
@@ -48,16 +50,7 @@ class Runner:
             cross = self.backbone.cross_keys_values(self.backbone.encode(ids, mask))
         if self.states.cross is None:
             return cross, mask
-        rows = ids.shape[0]
-
-        def join(instruction: Tensor, inputs: Tensor) -> Tensor:
-            return torch.cat([instruction.expand(rows, -1, -1, -1), inputs], dim=2)
-
-        joined = [
-            (join(known[0], new[0]), join(known[1], new[1]))
-            for known, new in zip(self.states.cross, cross, strict=True)
-        ]
-        return joined, torch.cat([self.states.mask.expand(rows, -1), mask], dim=1)
+        return join(self.states.cross, self.states.mask, cross, mask)
 
     def decode(
         self,
@@ -77,15 +70,19 @@ class Runner:
 
 @torch.no_grad()
 def merged_runner(generator: Generator, states: TaskStates) -> Runner:
-    """A runner for a single task, LoRA merged into separate weights: no cost per input, no dropout."""
-    backbone = generator.backbone
-    model = merge(backbone.model, states.bank)
+    """A runner for a single task, without dropout: LoRA merged into separate weights, at no cost per input.
+
+    Only LoRA can be merged: any other module is attached.
+    """
+    backbone, bank = generator.backbone, states.bank
+    merged = isinstance(bank, LoraBank)
+    model = merge(backbone.model, bank) if isinstance(bank, LoraBank) else view_with_weights(backbone.model, {})
     fusion = None if generator.fusion is None else view_with_weights(generator.fusion, {})
-    return Runner(T5Backbone(model, backbone.tokenizer, backbone.identity), fusion, states, merged=True)
+    return Runner(T5Backbone(model, backbone.tokenizer, backbone.identity), fusion, states, merged=merged)
 
 
 def rows_runner(generator: Generator, states: TaskStates, rows: Int[Tensor, " row"]) -> Runner:
-    """A runner for a batch in which row i is of task `rows[i]`; a batch of one task shares its factors."""
+    """A runner for a batch in which row i is of task `rows[i]`; a batch of one task shares its adapter."""
     distinct = rows.unique()
     chosen = states.select(distinct if len(distinct) == 1 else rows)
     return Runner(generator.backbone, generator.fusion, chosen, merged=False)

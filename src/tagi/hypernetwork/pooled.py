@@ -7,26 +7,27 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tagi.adapters import LoraBank
+from tagi.adapters import Bank
 from tagi.backbones import Site
-from tagi.hypernetwork.heads import RowHeads
+from tagi.hypernetwork.heads import row_heads
+from tagi.hypernetwork.targets import Target, as_targets
 
 Pooling = Literal["mean", "attention"]
 
 
 class PooledGenerator(nn.Module):
-    """Instruction states -> pooled vector -> MLP_l per layer -> LoRA bank (eq. 2).
+    """Instruction states -> pooled vector -> MLP_l per layer -> bank (eq. 2). Sites, rank and alpha stand for LoRA.
 
     `pooling="mean"` averages the states that are not padding; `"attention"` weighs them by a learned score.
     """
 
     def __init__(
         self,
-        sites: Sequence[Site],
+        target: Target | Sequence[Target] | Sequence[Site],
         d_model: int,
         *,
-        rank: int,
-        alpha: float,
+        rank: int | None = None,
+        alpha: float | None = None,
         hidden: int,
         pooling: Pooling = "mean",
         seed: int = 0,
@@ -36,7 +37,7 @@ class PooledGenerator(nn.Module):
         self.score = nn.Linear(d_model, 1, bias=False) if pooling == "attention" else None
         if self.score is not None:
             nn.init.zeros_(self.score.weight)  # begins as the mean
-        self.heads = RowHeads(sites, width=d_model, hidden=hidden, rank=rank, alpha=alpha, seed=seed)
+        self.heads = row_heads(as_targets(target, rank, alpha), width=d_model, hidden=hidden, seed=seed)
 
     def pool(
         self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]
@@ -51,8 +52,9 @@ class PooledGenerator(nn.Module):
         weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(states.dtype)
         return torch.einsum("ts,tsd->td", weights, states)
 
-    def forward(self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]) -> LoraBank:
+    def forward(self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]) -> Bank:
         """A bank of one task per instruction; every instruction needs a token that is not padding."""
         pooled = self.pool(states, mask)
         pooled = self.norm(pooled.to(self.norm.weight.dtype))
-        return self.heads(pooled[:, None, None, None, None, :])
+        bank: Bank = self.heads(pooled.unflatten(0, (-1, *(1 for _ in self.heads.shape))))
+        return bank

@@ -7,19 +7,33 @@ from tagi.errors import CheckpointError
 
 Fuse = Literal["both", "attention", "concatenation", "none"]
 Tune = Literal["none", "norms+embeddings", "ffn", "all"]
+Module = Literal["lora", "bottleneck", "prefix", "bottleneck+prefix"]
+Placement = Literal["attention", "ffn"]
+Reader = Literal["backbone", "own"]
+_LATER = ("module", "placement", "bottleneck", "prefix", "reader")
+"""Keys that checkpoints from before them lack. At its default each is left out, so that those stay what they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratorSettings:
     """Architecture of a generator.
 
-    `kind`: "pooled" or "query", two forms of eq. 2. `fusion`: attention inside the encoder (eq. 1),
-    concatenation `(I_x; F)` before the decoder, both, or none (the adapter alone carries the task). `tune`:
-    which of the backbone's parameters are trained. Sizes: `rank` and `alpha` of LoRA, `hidden` of the MLPs,
-    `width` and `heads` of the query generator's attention.
+    `module`: what is generated, LoRA, bottleneck adapters `bottleneck` wide, `prefix` tokens for every attention, or
+    the last two. Bottlenecks act on the output of self-attentions before its residual or beside feed-forwards, by
+    `placement`, which else means nothing. `kind`: "pooled" or "query", two forms of eq. 2, or "component", learned
+    components that attend to the instruction and one MLP per part, shared by all layers (HINT). `fusion`: attention
+    inside the encoder (eq. 1), concatenation `(I_x; F)` before the decoder, both, or none (the adapter alone carries
+    the task). `tune`: which of the backbone's parameters are trained. Sizes: `rank` and `alpha` of LoRA, `hidden` of
+    the MLPs, `width` and `heads` of the query generator's attention. `reader`: what reads instructions, the backbone's
+    encoder, or a copy of it that is trained with the hypernetwork (HyperTuning's hypermodel).
     """
 
-    kind: Literal["pooled", "query"] = "query"
+    kind: Literal["pooled", "query", "component"] = "query"
+    module: Module = "lora"
+    placement: Placement = "attention"
+    bottleneck: int = 64
+    prefix: int = 30
+    reader: Reader = "backbone"
     rank: int = 32
     alpha: float = 64.0
     hidden: int = 128
@@ -43,21 +57,32 @@ class GeneratorSettings:
         """Whether the decoder sees the instruction states."""
         return self.fusion in ("both", "concatenation")
 
+    @property
+    def makes_bottlenecks(self) -> bool:
+        """Whether bottleneck adapters are generated."""
+        return self.module.startswith("bottleneck")
+
+    @property
+    def makes_prefixes(self) -> bool:
+        """Whether prefixes are generated."""
+        return self.module.endswith("prefix")
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return asdict(self)
+        default = {field.name: field.default for field in fields(self) if field.name in _LATER}
+        return {key: value for key, value in asdict(self).items() if key not in default or value != default[key]}
 
     @classmethod
     def from_dict(cls, values: Any) -> "GeneratorSettings":
         """The inverse of `as_dict`; an unknown or missing key or choice is a `CheckpointError`."""
         if not isinstance(values, dict):
             raise CheckpointError(f"generator settings: expected an object, got {values!r}")
-        known = {field.name for field in fields(cls)}
+        known = {field.name for field in fields(cls) if field.name in values or field.name not in _LATER}
         if known != values.keys():
             odd = sorted(known ^ values.keys())[0]
             raise CheckpointError(f"generator settings: expected exactly {sorted(known)}, got a difference at {odd!r}")
         for name, hint in get_type_hints(cls).items():
-            if get_origin(hint) is Literal and values[name] not in get_args(hint):
+            if get_origin(hint) is Literal and values.get(name, get_args(hint)[0]) not in get_args(hint):
                 expected = ", ".join(get_args(hint))
                 raise CheckpointError(f"generator settings: expected {name} of {expected}, got {values[name]!r}")
         return cls(**values)

@@ -8,19 +8,20 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tagi.adapters import LoraBank, stack_banks
+from tagi.adapters import Bank, stack_banks
 from tagi.backbones import KeysValues
+from tagi.backbones.memory import longest, select_rows
 
 
 @dataclass(frozen=True)
 class TaskStates:
-    """The tasks' LoRA, their instruction states `I_x` with mask, and keys and values over `I_x`.
+    """The tasks' LoRA or other module, their instruction states `I_x` with mask, and keys and values over `I_x`.
 
     `fusion` is per encoder layer (None without attention fusion), `cross` per decoder layer (None without
     concatenation before the decoder). Position i along every first axis is task i.
     """
 
-    bank: LoraBank
+    bank: Bank
     states: Float[Tensor, "task token d_model"]
     mask: Bool[Tensor, "task token"]
     fusion: KeysValues | None
@@ -33,10 +34,10 @@ class TaskStates:
 
     def select(self, rows: Int[Tensor, " row"]) -> "TaskStates":
         """States whose task i is this one's task `rows[i]`; rows may repeat. Padding of all is dropped."""
-        length = int(self.mask[rows].any(0).nonzero().max()) + 1 if len(rows) else 0
+        length = longest(self.mask[rows])
 
         def pick(layers: KeysValues | None) -> KeysValues | None:
-            return None if layers is None else [(k[rows][:, :, :length], v[rows][:, :, :length]) for k, v in layers]
+            return None if layers is None else select_rows(layers, rows, length)
 
         return TaskStates(
             self.bank.select(rows),
@@ -47,11 +48,14 @@ class TaskStates:
         )
 
     def without_states(self) -> "TaskStates":
-        """The LoRA alone: neither fusion nor instruction states before the decoder."""
+        """What is generated alone: neither fusion nor instruction states before the decoder."""
         return replace(self, fusion=None, cross=None)
 
     def without_lora(self) -> "TaskStates":
-        """The instruction states alone: B = 0. What the LoRA did to values over `I_x` is left as it is."""
+        """The instruction states alone: B = 0, or what else changes nothing.
+
+        What the LoRA did to values over `I_x` is left as it is.
+        """
         return replace(self, bank=self.bank.zero())
 
 

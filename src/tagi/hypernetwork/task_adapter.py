@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tagi.adapters import LoraBank
+from tagi.adapters import Bank
 from tagi.backbones import Reduction
 from tagi.data.task import Example
 from tagi.errors import InputError
@@ -20,9 +20,9 @@ _BATCH = 32
 
 
 class TaskAdapter:
-    """One task's LoRA, instruction states and cached keys and values, with the generator they belong to.
+    """One task's LoRA or other module, instruction states and cached keys and values, with their generator.
 
-    The LoRA is merged into weights of its own at the first call, so that answering costs nothing per input.
+    LoRA is merged into weights of its own at the first call, so that answering costs nothing per input.
     """
 
     def __init__(
@@ -35,8 +35,8 @@ class TaskAdapter:
         self._runner: Runner | None = None
 
     @property
-    def bank(self) -> LoraBank:
-        """The generated factors, a bank of one task."""
+    def bank(self) -> Bank:
+        """What was generated, a bank of one task."""
         return self.states.bank
 
     def predict(
@@ -92,7 +92,7 @@ class TaskAdapter:
         return scores
 
     def runner(self) -> Runner:
-        """The backbone with this task's LoRA merged in, made once."""
+        """The backbone with this task's LoRA merged in, or another module attached, made once."""
         if self._runner is None:
             self._runner = merged_runner(self.generator, self.states)
         return self._runner
@@ -101,7 +101,8 @@ class TaskAdapter:
         """Write the adapter: PEFT's two files, the instruction states and a record of what it was made from.
 
         PEFT loads the folder as it is, but takes only the LoRA: fusion, instruction states and tuned backbone
-        parameters do not travel that way. The same adapter gives the same bytes.
+        parameters do not travel that way. A module that is not LoRA is in a file of ours instead, and the record says
+        which. The same adapter gives the same bytes.
         """
         with new_folder(Path(folder), overwrite=overwrite) as temporary:
             write_adapter(temporary, self.generator, self.states, self.instruction, self.examples)
@@ -137,6 +138,10 @@ def adapt(
     """Task adapters for several instructions, in one pass over them all."""
     if not instructions:
         raise InputError("expected an instruction, got none")
+    if generator.text.settings.reads == "demonstrations" and not examples:
+        raise InputError(
+            "expected examples of the task, which this generator reads in an instruction's place, got none"
+        )
     shown = [Example(source, target) for source, target in examples]
     sequences = [generator.text.instruction(text, shown, truncate=truncate) for text in instructions]
     ids, mask = generator.text.batch(sequences)

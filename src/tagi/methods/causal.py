@@ -3,36 +3,124 @@
 Untrained it is a language model asked with a prompt, fully fine-tuned its counterpart of Tk-Instruct.
 """
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import DynamicCache
 
 from tagi.backbones import CausalBackbone, Reduction, score_after
+from tagi.backbones.prefixes import KeptPrefix, has_windows, join_prefixes, keep_prefix
+from tagi.data.task import Task
 from tagi.data.text import CausalTextEncoder, TextSettings
 from tagi.errors import ConfigError
 from tagi.methods.causal_costs import CausalShapes, causal_concatenation_cost
 from tagi.methods.costs import Cost, Lengths
 from tagi.methods.lora import LoraShape
-from tagi.methods.prompted import Prompted
+from tagi.methods.prompted import Prompted, Prompts
+
+_UNLIKE = ("x", "the 7 (cat", '"')
+"""Inputs that begin in unlike ways."""
+
+
+@dataclass(frozen=True)
+class Kept(Prompts):
+    """The tasks' words, and of each what was read of its prompts before any input; None for no words."""
+
+    prefixes: tuple[KeptPrefix | None, ...]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A batch's prompts: token ids of all, and the cache of those that were read before (None for none)."""
+
+    ids: Int[Tensor, "row token"]
+    known: DynamicCache | None
+    new: int
 
 
 class CausalConcatenation(Prompted[CausalBackbone]):
     """One text of instruction, input and answer, each token read with those before it.
 
-    Raises `ConfigError` if the limits of prompt and target together pass the model's positions.
+    With `prefix_cached` the tokens that all of a task's prompts begin with are read once, and every input goes on from
+    there: the same answers for less. Raises `ConfigError` if the limits of prompt and target together pass the model's
+    positions.
     """
 
     name = "causal-concatenation"
     family = CausalBackbone
     encoder = CausalTextEncoder
 
-    def __init__(self, backbone: CausalBackbone, text: TextSettings, lora: LoraShape | None = None) -> None:
+    def __init__(
+        self,
+        backbone: CausalBackbone,
+        text: TextSettings,
+        lora: LoraShape | None = None,
+        *,
+        frozen: bool = False,
+        prefix_cached: bool = False,
+    ) -> None:
         if text.max_input_tokens + text.max_target_tokens > backbone.max_tokens:
             raise ConfigError(
                 f"{backbone.identity.name}: expected limits of prompt and target that make at most "
                 f"{backbone.max_tokens} tokens together (the model's positions), "
                 f"got {text.max_input_tokens} and {text.max_target_tokens}"
             )
-        super().__init__(backbone, text, lora)
+        if prefix_cached and has_windows(backbone):
+            raise ConfigError(
+                f"{backbone.identity.name}: expected a model whose layers all attend to the whole text to keep an "
+                f"instruction's keys and values, got {backbone.model.config.model_type!r} with a window"
+            )
+        super().__init__(backbone, text, lora, frozen=frozen)
+        self.prefix_cached = prefix_cached
+
+    def settings(self) -> dict[str, Any]:
+        """What the method was made with, for JSON."""
+        return {**super().settings(), "prefix_cached": self.prefix_cached}
+
+    @classmethod
+    def options(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Whether prefixes are cached; older checkpoints do not say."""
+        return {"prefix_cached": bool(config.get("prefix_cached", False))}
+
+    def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Prompts:
+        """The tasks' words, and with `prefix_cached` what all prompts of each begin with, read once."""
+        prompts = super().prepare(tasks, truncate=truncate)
+        if not self.prefix_cached:
+            return prompts
+        return Kept(prompts.tasks, tuple(keep_prefix(self.backbone, self._beginning(task)) for task in tasks))
+
+    def without_instruction(self, states: Prompts) -> Prompts:
+        """The input alone."""
+        return Kept((None,) * len(states.tasks), (None,) * len(states.tasks))
+
+    def _beginning(self, task: Task) -> list[int]:
+        """Tokens that prompts with unlike inputs have in common; a prompt that differs sooner goes on from there."""
+        prompts = [self._prompt(task, text, truncate=True) for text in _UNLIKE]
+        same = next((at for at, pair in enumerate(zip(*prompts, strict=False)) if len(set(pair)) > 1), None)
+        return prompts[0][: max(1, len(prompts[0]) - 1 if same is None else same)]
+
+    def _read(self, states: Prompts, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[_Read, Tensor]:
+        """Prompts padded on the left, of which as many last tokens are read in every row, the others from the cache."""
+        asked = list(zip(rows.tolist(), inputs, strict=True))
+        prompts = [self._prompt(states.tasks[row], text, truncate=truncate) for row, text in asked]
+        device, known, lengths = self.backbone.device, None, [0] * len(prompts)
+        kept = [states.prefixes[row] for row, _ in asked] if isinstance(states, Kept) else [None] * len(prompts)
+        whole = [prefix for prefix in kept if prefix is not None]
+        if whole:
+            lengths = [0 if prefix is None else prefix.common(ids) for prefix, ids in zip(kept, prompts, strict=True)]
+        ids, mask = self.text.batch([ids[length:] for ids, length in zip(prompts, lengths, strict=True)])
+        ids, mask, new = ids.to(device), mask.to(device), ids.shape[1]
+        if max(lengths):
+            stand_in = whole[0]  # of a row without a prefix no token is taken
+            known, known_ids, known_mask = join_prefixes(
+                self.backbone, [stand_in if prefix is None else prefix for prefix in kept], lengths
+            )
+            ids, mask = torch.cat([known_ids, ids], dim=1), torch.cat([known_mask, mask], dim=1)
+        return _Read(ids, known, new), mask
 
     def _logits(
         self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"], labels: Int[Tensor, "row target"]
@@ -41,7 +129,7 @@ class CausalConcatenation(Prompted[CausalBackbone]):
 
     def _answers(
         self,
-        ids: Int[Tensor, "row token"],
+        read: _Read,
         mask: Bool[Tensor, "row token"],
         *,
         max_new_tokens: int,
@@ -49,24 +137,30 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         num_beams: int,
     ) -> Int[Tensor, "row answer"]:
         return self.backbone.generate(
-            ids, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
+            read.ids,
+            mask,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            num_beams=num_beams,
+            known=read.known,
         )
 
     def _scores(
         self,
-        ids: Int[Tensor, "row token"],
+        read: _Read,
         mask: Bool[Tensor, "row token"],
         labels: Int[Tensor, "row choice target"],
         reduction: Reduction,
     ) -> Float[Tensor, "row choice"]:
-        return score_after(self.backbone, self.backbone.read(ids, mask), labels, reduction)
+        prefix = self.backbone.read(read.ids[:, -read.new :], mask, read.known)
+        return score_after(self.backbone, prefix, labels, reduction)
 
     def cost(self, lengths: Lengths) -> Cost:
-        """Instruction and input read together for every example; a LoRA is not merged.
+        """Instruction and input read together for every example, or the instruction once; a LoRA is not merged.
 
         Raises `ConfigError` for a model whose layers are not an attention and a feed-forward alone.
         """
         rank = 0 if self.lora is None else self.lora.rank
         per_token = sum(2 * rank * (site.d_in + site.d_out) for site in self.backbone.sites)
         shapes = CausalShapes.of(self.backbone.model)
-        return causal_concatenation_cost(shapes, lengths, prefix_cached=False, per_token=per_token)
+        return causal_concatenation_cost(shapes, lengths, prefix_cached=self.prefix_cached, per_token=per_token)

@@ -3,20 +3,22 @@
 Untrained it is No FT, fully fine-tuned Tk-Instruct.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tagi.backbones import Reduction, T5Backbone, score_cached
+from tagi.backbones import KeysValues, Reduction, T5Backbone, score_cached
 from tagi.data.text import TextEncoder
 from tagi.methods.costs import Cost, Lengths
 from tagi.methods.prompted import Prompted
 from tagi.methods.t5_costs import T5Shapes, concatenation_cost
 
 
-class Concatenation(Prompted[T5Backbone]):
-    """The encoder reads instruction and input in one text, the decoder writes the answer."""
+class EncoderDecoder(Prompted[T5Backbone]):
+    """The encoder reads a prompt, the decoder writes the answer."""
 
-    name = "concatenation"
     family = T5Backbone
     encoder = TextEncoder
 
@@ -25,29 +27,38 @@ class Concatenation(Prompted[T5Backbone]):
     ) -> Float[Tensor, "row target vocabulary"]:
         return self.backbone.logits(self.backbone.encode(ids, mask), mask, labels)
 
+    def _read(self, states: Any, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Any, Tensor]:
+        """The decoder's keys and values over the encoded prompts."""
+        ids, mask = super()._read(states, rows, inputs, truncate)
+        return self.backbone.cross_keys_values(self.backbone.encode(ids, mask)), mask
+
     def _answers(
         self,
-        ids: Int[Tensor, "row token"],
-        mask: Bool[Tensor, "row token"],
+        read: KeysValues,
+        mask: Bool[Tensor, "row memory"],
         *,
         max_new_tokens: int,
         min_new_tokens: int | None,
         num_beams: int,
     ) -> Int[Tensor, "row answer"]:
-        cross = self.backbone.cross_keys_values(self.backbone.encode(ids, mask))
         return self.backbone.generate(
-            cross, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
+            read, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
         )
 
     def _scores(
         self,
-        ids: Int[Tensor, "row token"],
-        mask: Bool[Tensor, "row token"],
+        read: KeysValues,
+        mask: Bool[Tensor, "row memory"],
         labels: Int[Tensor, "row choice target"],
         reduction: Reduction,
     ) -> Float[Tensor, "row choice"]:
-        cross = self.backbone.cross_keys_values(self.backbone.encode(ids, mask))
-        return score_cached(self.backbone, cross, mask, labels, reduction)
+        return score_cached(self.backbone, read, mask, labels, reduction)
+
+
+class Concatenation(EncoderDecoder):
+    """Instruction and input in one text."""
+
+    name = "concatenation"
 
     def cost(self, lengths: Lengths) -> Cost:
         """Instruction and input read together for every example; a LoRA is not merged."""

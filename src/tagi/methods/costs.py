@@ -20,7 +20,8 @@ class Lengths:
     """Tokens of a task's instruction, input and output, and how many inputs are answered; means may be fractions.
 
     `concatenated` is instruction and input in one text: their sum, unless it was measured (one end of sequence instead
-    of two, one limit for both). Raises `InputError` for what is no length.
+    of two, one limit for both). `shots` demonstrations of `demonstration` tokens each are what methods read that learn
+    in context. Raises `InputError` for what is no length.
     """
 
     instruction: Number
@@ -28,6 +29,8 @@ class Lengths:
     output: Number
     examples: int = 100
     concatenated: Number | None = None
+    shots: int = 0
+    demonstration: Number = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -48,10 +51,11 @@ class Lengths:
 class Components:
     """FLOPs by what they are for.
 
-    `instruction`: reading the instruction alone. `generation`: the hypernetwork. `adapter`: LoRA's own products.
-    `fusion`: attention of the input over the instruction inside the encoder, its keys and values included. `encoder`:
-    the backbone's encoder over what is read for every input. `decoder`: all of the decoder, its keys and values over
-    the encoder's output included. `head`: the vocabulary's scores. A decoder-only model reads in its decoder.
+    `instruction`: reading the instruction, or demonstrations, alone. `generation`: the hypernetwork. `adapter`:
+    products of what was generated, LoRA's and bottlenecks', and the pairs that a prefix adds to attentions. `fusion`:
+    attention of the input over the instruction inside the encoder, its keys and values included. `encoder`: the
+    backbone's encoder over what is read for every input. `decoder`: all of the decoder, its keys and values over the
+    encoder's output included. `head`: the vocabulary's scores. A decoder-only model reads in its decoder.
     """
 
     instruction: Number = 0

@@ -1,28 +1,49 @@
-"""FLOPs of generating, merging and applying a LoRA, whatever the backbone's architecture."""
+"""FLOPs of generating modules, of merging and applying a LoRA and of applying a bottleneck, whatever the backbone."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tagi.backbones import Site
 from tagi.hypernetwork import GeneratorSettings
 from tagi.methods.costs import Number
 
 
-def generation_flops(sites: Sequence[Site], d_model: int, settings: GeneratorSettings, tokens: Number) -> Number:
-    """The hypernetwork's work on the states of an instruction of `tokens`: one LoRA for every site.
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a hypernetwork writes of one kind: `rows` in each of `layers`, and `numbers` in them all together."""
 
-    As `PooledGenerator`, `QueryGenerator` and `RowHeads` do it: the second layer of the MLPs writes every row of A and
-    of B, the first reads one vector per layer (pooled), or per layer, projection, factor and rank row (query).
+    layers: int
+    rows: int
+    numbers: int
+
+
+def written_lora(sites: Sequence[Site], rank: int) -> Written:
+    """A and B of every site."""
+    numbers = sum(rank * (site.d_in + site.d_out) for site in sites)
+    return Written(1 + max(site.layer for site in sites), 2 * 2 * rank, numbers)
+
+
+def generation_flops(
+    written: Sequence[Written], d_model: int, inner: int, settings: GeneratorSettings, tokens: Number
+) -> Number:
+    """The hypernetwork's work on the states of an instruction of `tokens`: everything for one task.
+
+    As `PooledGenerator`, `QueryGenerator`, `ComponentGenerator` and their heads do it: the second layer of the MLPs
+    writes every row, the first reads one vector per layer (pooled) or per row (query, component). `inner` is the width
+    of the backbone's attention, which components share.
     """
-    layers = 1 + max(site.layer for site in sites)
+    rows = sum(one.layers * one.rows for one in written)
+    second = sum(2 * settings.hidden * one.numbers for one in written)
     if settings.kind == "pooled":
         reading = 2 * tokens * d_model * (2 if settings.pooling == "attention" else 1)
-        first = 2 * layers * d_model * settings.hidden
-    else:
-        rows = layers * 2 * 2 * settings.rank
-        projections = 2 * 2 * tokens * d_model * settings.width
-        reading = projections + 2 * 2 * rows * tokens * settings.width
+        first = sum(2 * one.layers for one in written) * d_model * settings.hidden
+    elif settings.kind == "query":
+        reading = 2 * 2 * tokens * d_model * settings.width + 2 * 2 * rows * tokens * settings.width
         first = 2 * rows * settings.width * settings.hidden
-    second = sum(2 * settings.rank * settings.hidden * (site.d_in + site.d_out) for site in sites)
+    else:
+        # Queries and outputs of components, keys and values of tokens.
+        reading = 2 * 2 * (rows + tokens) * d_model * inner + 2 * 2 * rows * tokens * inner
+        first = 2 * rows * d_model * settings.hidden
     return reading + first + second
 
 
@@ -34,3 +55,8 @@ def merging_flops(sites: Sequence[Site], rank: int) -> Number:
 def applying_flops(d_in: int, d_out: int, rank: int, tokens: Number) -> Number:
     """B(Ax) beside one site's own product, for `tokens` x."""
     return 2 * rank * (d_in + d_out) * tokens
+
+
+def bottleneck_flops(d_model: int, width: int, tokens: Number) -> Number:
+    """up(act(down(x))) at one place, for `tokens` x."""
+    return 2 * 2 * d_model * width * tokens

@@ -9,10 +9,16 @@ from tagi.backbones.checkpoint import read_config, read_some_tensors
 from tagi.errors import CheckpointError
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
+from tagi.methods.fid import FidICL
+from tagi.methods.in_context import ConcatICL, EnsembleICL
 from tagi.methods.protocol import Method, Trainable
+from tagi.methods.single import SingleTask
 from tagi.methods.tagi import TAGI
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (TAGI, Concatenation, CausalConcatenation)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (TAGI, Concatenation, CausalConcatenation, FidICL, ConcatICL, EnsembleICL, SingleTask)
+}
 
 
 def load_method(folder: Path) -> Method:

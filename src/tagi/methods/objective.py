@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tagi.adapters import LoraBank
+from tagi.adapters import Bank, as_lora
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.methods.losses import (
@@ -98,12 +98,16 @@ class Objective(nn.Module):
         read = {name.removeprefix(_TEACHER): value for name, value in given.items() if name.startswith(_TEACHER)}
         return distillation_loss(logits, self.teacher.logits(read, labels), labels, self.weights.temperature)
 
-    def alignment(self, bank: LoraBank, categories: Tensor) -> Tensor:
-        """L_ins (eq. 4) of the batch's tasks that have a teacher to be aligned with; 0 if none has."""
+    def alignment(self, bank: Bank, categories: Tensor) -> Tensor:
+        """L_ins (eq. 4) of the batch's tasks that have a teacher to be aligned with; 0 if none has.
+
+        Raises `ValueError` for a bank that is not LoRA: teachers are.
+        """
         assert self.catalogue is not None
+        lora = as_lora(bank, "L_ins")
         present = categories >= 0
         if not bool(present.any()):
-            return next(iter(bank.factors.values()))[0].new_zeros(())
-        generated, wanted = bank.select(present.nonzero().squeeze(1)), self.catalogue.bank.select(categories[present])
+            return next(iter(lora.factors.values()))[0].new_zeros(())
+        generated, wanted = lora.select(present.nonzero().squeeze(1)), self.catalogue.bank.select(categories[present])
         distance = factor_alignment if self.weights.alignment == "factors" else product_alignment
         return distance(generated, wanted)

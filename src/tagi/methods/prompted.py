@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tagi.backbones import Backbone, Reduction, load_backbone
-from tagi.backbones.checkpoint import base_of, read_config, read_tensors, write_checkpoint
+from tagi.backbones.checkpoint import base_of, identity_of, read_config, read_tensors, write_checkpoint
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.data.text import TextEncoder, TextSettings
@@ -33,20 +33,23 @@ class Prompts:
 class Prompted(Method, Generic[B]):
     """Instruction and input in one text, read anew for every input.
 
-    All of the backbone is trained, or with `lora` a PEFT LoRA on its sites alone. A subclass names the backbones it
-    can use and how text becomes their batches, and has them compute.
+    All of the backbone is trained, with `lora` a PEFT LoRA on its sites alone, or if `frozen` nothing. A subclass names
+    the backbones it can use and how text becomes their batches, and has them compute.
     """
 
     family: ClassVar[type[Backbone]]
     encoder: ClassVar[type[TextEncoder]]
     backbone: B
 
-    def __init__(self, backbone: B, text: TextSettings, lora: LoraShape | None = None) -> None:
+    def __init__(self, backbone: B, text: TextSettings, lora: LoraShape | None = None, *, frozen: bool = False) -> None:
         super().__init__()
         self.backbone = backbone
         self.lora = lora
+        self.frozen = frozen
         if lora is not None:
             inject_lora(backbone, lora)
+        if frozen:
+            backbone.requires_grad_(False)
         self.text = self.encoder(backbone.tokenizer, text)
 
     @abstractmethod
@@ -58,31 +61,28 @@ class Prompted(Method, Generic[B]):
     @abstractmethod
     def _answers(
         self,
-        ids: Int[Tensor, "row token"],
-        mask: Bool[Tensor, "row token"],
+        read: Any,
+        mask: Bool[Tensor, "row memory"],
         *,
         max_new_tokens: int,
         min_new_tokens: int | None,
         num_beams: int,
     ) -> Int[Tensor, "row answer"]:
-        """Tokens of one answer per prompt, none of which ends before `min_new_tokens`."""
+        """Tokens of one answer per input from what `_read` gave, none of which ends before `min_new_tokens`."""
 
     @abstractmethod
     def _scores(
         self,
-        ids: Int[Tensor, "row token"],
-        mask: Bool[Tensor, "row token"],
+        read: Any,
+        mask: Bool[Tensor, "row memory"],
         labels: Int[Tensor, "row choice target"],
         reduction: Reduction,
     ) -> Float[Tensor, "row choice"]:
-        """Log-probabilities of every prompt's choices; the prompt is read once."""
+        """Log-probabilities of every input's choices from what `_read` gave: the input is read once."""
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """One row per sample."""
-        texts = [
-            self.text.concatenated(sample.instruction, sample.task.examples, sample.input, truncate=True)
-            for sample in samples
-        ]
+        texts = [self._prompt(sample.asked, sample.input, truncate=True) for sample in samples]
         ids, mask = self.text.batch(texts)
         labels = self.text.labels([self.text.target(sample.target) for sample in samples])
         return {"input_ids": ids, "input_mask": mask, "labels": labels}
@@ -94,7 +94,12 @@ class Prompted(Method, Generic[B]):
         labels: Int[Tensor, "row target"],
     ) -> dict[str, Float[Tensor, ""]]:
         """Cross-entropy of the target alone."""
-        prediction = prediction_loss(self._logits(input_ids, input_mask, labels), labels)
+        return self._terms(self._logits(input_ids, input_mask, labels), labels)
+
+    def _terms(
+        self, logits: Float[Tensor, "row target vocabulary"], labels: Int[Tensor, "row target"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        prediction = prediction_loss(logits, labels)
         return {"loss": prediction, "prediction": prediction.detach()}
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Prompts:
@@ -110,7 +115,7 @@ class Prompted(Method, Generic[B]):
     @torch.no_grad()
     def predict(
         self,
-        states: Prompts,
+        states: Any,
         rows: Int[Tensor, " row"],
         inputs: Sequence[str],
         *,
@@ -120,16 +125,16 @@ class Prompted(Method, Generic[B]):
         truncate: bool = False,
     ) -> list[str]:
         """Answers of a batch that may mix tasks."""
-        ids, mask = self._read(states, rows, inputs, truncate)
+        read, mask = self._read(states, rows, inputs, truncate)
         answers = self._answers(
-            ids, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
+            read, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
         )
         return self.text.decode(answers)
 
     @torch.no_grad()
     def score_choices(
         self,
-        states: Prompts,
+        states: Any,
         rows: Int[Tensor, " row"],
         inputs: Sequence[str],
         choices: Sequence[Sequence[str]],
@@ -138,21 +143,35 @@ class Prompted(Method, Generic[B]):
         truncate: bool = False,
     ) -> list[list[float]]:
         """Scores of a batch that may mix tasks and numbers of choices; every input is read once."""
-        ids, mask = self._read(states, rows, inputs, truncate)
-        labels = self.text.choice_labels(choices).to(ids.device)
-        scores = self._scores(ids, mask, labels, reduction)
+        read, mask = self._read(states, rows, inputs, truncate)
+        labels = self.text.choice_labels(choices).to(mask.device)
+        scores = self._scores(read, mask, labels, reduction)
         return [row[: len(own)].tolist() for row, own in zip(scores, choices, strict=True)]
 
-    def _read(self, states: Prompts, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Tensor, Tensor]:
-        sequences = []
-        for row, text in zip(rows.tolist(), inputs, strict=True):
-            task = states.tasks[row]
-            if task is None:
-                sequences.append(self.text.input(text, truncate=truncate))
-            else:
-                sequences.append(self.text.concatenated(task.instruction, task.examples, text, truncate=truncate))
-        ids, mask = self.text.batch(sequences)
+    def _read(self, states: Any, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Any, Tensor]:
+        """What answers and scores are computed from, and which of its tokens count: here the prompts' tokens."""
+        asked = zip(rows.tolist(), inputs, strict=True)
+        ids, mask = self.text.batch([self._prompt(states.tasks[row], text, truncate=truncate) for row, text in asked])
         return ids.to(self.backbone.device), mask.to(self.backbone.device)
+
+    def _prompt(self, task: Task | None, text: str, *, truncate: bool) -> list[int]:
+        """Token ids of what is read for an input of the task; without a task that is the input alone."""
+        if task is None:
+            return self.text.input(text, truncate=truncate)
+        return self.text.concatenated(task.instruction, task.examples, text, truncate=truncate)
+
+    def checkpoint_config(self) -> dict[str, Any]:
+        """What a checkpoint's configuration says of the method: base model and settings."""
+        base = self.backbone.identity
+        return {**identity_of(self.name, base), **self.settings(), "provenance": {}}
+
+    def settings(self) -> dict[str, Any]:
+        """What the method was made with, for JSON."""
+        return {
+            "text": self.text.settings.as_dict(),
+            "lora": None if self.lora is None else self.lora.as_dict(),
+            "frozen": self.frozen,
+        }
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
         """Write the trained tensors; the base model by name and revision."""
@@ -160,10 +179,7 @@ class Prompted(Method, Generic[B]):
             folder,
             method=self.name,
             base=self.backbone.identity,
-            settings={
-                "text": self.text.settings.as_dict(),
-                "lora": None if self.lora is None else self.lora.as_dict(),
-            },
+            settings=self.settings(),
             tensors=self.trained_tensors(),
             extra=extra,
         )
@@ -174,14 +190,28 @@ class Prompted(Method, Generic[B]):
         config = read_config(folder)
         if config["method"] != cls.name:
             raise CheckpointError(f"{folder}: expected method {cls.name!r}, got {config['method']!r}")
-        base = base_of(config)
-        backbone = cast(B, load_backbone(base.name, cls.family, revision=base.revision, relative_to=folder))
-        lora = config.get("lora")
-        method = cls(
-            backbone, TextSettings.from_dict(config["text"]), None if lora is None else LoraShape.from_dict(lora)
-        )
+        method = cls.from_config(config, folder)
         expected = method.trained_tensors()
         with torch.no_grad():
             for name, tensor in read_tensors(folder, expected).items():
                 expected[name].copy_(tensor)
+        return method
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> "Prompted[B]":
+        """The method on its base model, as a checkpoint's configuration in `folder` says, without what was trained."""
+        base, lora = base_of(config), config.get("lora")
+        backbone = cast(B, load_backbone(base.name, cls.family, revision=base.revision, relative_to=folder))
+        method = cls(
+            backbone,
+            TextSettings.from_dict(config["text"]),
+            None if lora is None else LoraShape.from_dict(lora),
+            frozen=bool(config.get("frozen", False)),  # older checkpoints do not say
+            **cls.options(config),
+        )
         return method.eval()
+
+    @classmethod
+    def options(cls, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Further arguments of the constructor that a configuration holds."""
+        return {}

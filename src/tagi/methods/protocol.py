@@ -43,6 +43,21 @@ class Method(Trainable):
     name: ClassVar[str]
     text: TextEncoder
 
+    @property
+    def reads_instruction(self) -> bool:
+        """Whether an instruction's words reach the model."""
+        return self.text.settings.reads == "instruction"
+
+    @property
+    def needs_demonstrations(self) -> bool:
+        """Whether a task without demonstrations is refused."""
+        return not self.reads_instruction
+
+    @property
+    def generated_per_task(self) -> int:
+        """Numbers of the adapter that is made for a task; 0 of a method that makes none."""
+        return 0
+
     @abstractmethod
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Any:
         """What the method keeps of each task, in the order given."""

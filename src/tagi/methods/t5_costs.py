@@ -12,7 +12,14 @@ from typing import Any
 from tagi.backbones import Site
 from tagi.hypernetwork import GeneratorSettings
 from tagi.methods.costs import Components, Cost, Lengths, Number
-from tagi.methods.generation_costs import applying_flops, generation_flops, merging_flops
+from tagi.methods.generation_costs import (
+    Written,
+    applying_flops,
+    bottleneck_flops,
+    generation_flops,
+    merging_flops,
+    written_lora,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +86,27 @@ class T5Shapes:
         """Unmerged LoRA on the values of all cross-attentions over an instruction."""
         return self.decoder_layers * applying_flops(self.d_model, self.inner, rank, tokens)
 
+    def bottlenecks(self, width: int, read: Number, written: Number) -> Number:
+        """One bottleneck adapter in every layer, at either placement: `read` tokens encoded, `written` decoded."""
+        positions = self.encoder_layers * read + self.decoder_layers * written
+        return bottleneck_flops(self.d_model, width, positions)
+
+    def prefixes(self, tokens: int, read: Number, written: Number) -> Number:
+        """What a prefix adds to all attentions: its pairs with tokens `read` once, with tokens `written` twice."""
+        positions = self.encoder_layers * read + self.decoder_layers * 2 * written
+        return self.attention(positions, tokens)
+
+    def written(self, sites: Sequence[Site], settings: GeneratorSettings) -> list[Written]:
+        """What a generator of these settings writes for such a T5."""
+        found = [written_lora(sites, settings.rank)] if settings.module == "lora" else []
+        if settings.makes_bottlenecks:
+            layers, width = self.encoder_layers + self.decoder_layers, settings.bottleneck
+            found.append(Written(layers, 2 * width + 2, layers * (2 * width * self.d_model + width + self.d_model)))
+        if settings.makes_prefixes:
+            attentions, rows = self.encoder_layers + 2 * self.decoder_layers, 2 * settings.prefix
+            found.append(Written(attentions, rows, attentions * rows * self.inner))
+        return found
+
     def projections(self, count: int, tokens: Number) -> Number:
         """`count` of query, key, value and output."""
         return count * 2 * tokens * self.d_model * self.inner
@@ -106,27 +134,48 @@ def concatenation_cost(shapes: T5Shapes, lengths: Lengths, lora_rank: int | None
 def tagi_cost(
     shapes: T5Shapes, sites: Sequence[Site], settings: GeneratorSettings, lengths: Lengths, *, merged: bool = True
 ) -> Cost:
-    """The instruction encoded and its adapter generated once, then the input alone for every example.
+    """The instruction encoded once and its adapter generated once, then the input alone for every example.
 
-    Keys and values over the instruction, of fusion and of the decoder, are computed once. With `merged` the LoRA is
+    Keys and values over the instruction, of fusion and of the decoder, are computed once. With `merged` a LoRA is
     added to the weights once, as `TaskAdapter` does, and costs nothing more; else its products run beside the sites',
     as `TAGI.predict` does, whose batches may mix tasks. The decoder's values over the instruction are made before
-    merging, in either case by LoRA's own products.
+    merging, in either case by LoRA's own products. Bottlenecks and prefixes cannot be merged: their products, and the
+    pairs that a prefix adds to attentions, are spent on every example.
     """
     seen, read, written = lengths.instruction, lengths.input, lengths.output
     kept = seen if settings.concatenates else 0
+    generation = generation_flops(shapes.written(sites, settings), shapes.d_model, shapes.inner, settings, seen)
+    adapter_once, adapter_each = _applying(shapes, sites, settings, lengths, merged)
     once = Components(
         instruction=shapes.encoder(seen),
-        generation=generation_flops(sites, shapes.d_model, settings, seen),
-        adapter=shapes.lora_memory(settings.rank, kept) + (merging_flops(sites, settings.rank) if merged else 0),
+        generation=generation,
+        adapter=adapter_once,
         fusion=shapes.fusion_memory(seen) if settings.fuses else 0,
         decoder=shapes.decoder_memory(kept),
     )
     each = Components(
-        adapter=0 if merged else shapes.lora(settings.rank, read, written),
+        adapter=adapter_each,
         fusion=shapes.fusion(read, seen) if settings.fuses else 0,
         encoder=shapes.encoder(read),
         decoder=shapes.decoder_memory(read) + shapes.decoder(written, kept + read),
         head=shapes.head(written),
     )
     return Cost(once, each, lengths.examples)
+
+
+def _applying(
+    shapes: T5Shapes, sites: Sequence[Site], settings: GeneratorSettings, lengths: Lengths, merged: bool
+) -> tuple[Number, Number]:
+    """What was generated at work: once per task and for each of its examples."""
+    read, written = lengths.input, lengths.output
+    if settings.module == "lora":
+        memory = shapes.lora_memory(settings.rank, lengths.instruction if settings.concatenates else 0)
+        if merged:
+            return memory + merging_flops(sites, settings.rank), 0
+        return memory, shapes.lora(settings.rank, read, written)
+    each: Number = 0
+    if settings.makes_bottlenecks:
+        each += shapes.bottlenecks(settings.bottleneck, read, written)
+    if settings.makes_prefixes:
+        each += shapes.prefixes(settings.prefix, read, written)
+    return 0, each

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tagi.adapters import as_lora
 from tagi.backbones import Reduction
 from tagi.data.batches import Sample
-from tagi.data.task import Task
+from tagi.data.task import Example, Task
 from tagi.hypernetwork import (
     Generator,
     TaskStates,
@@ -28,7 +29,11 @@ from tagi.methods.t5_costs import T5Shapes, tagi_cost
 
 
 class TAGI(Method):
-    """Instruction -> LoRA and instruction states; input alone -> answer."""
+    """Instruction -> LoRA, or another module, and instruction states; input alone -> answer.
+
+    Hypter, HyperTuning and HINT are configurations of it: what is generated, from what, and how states are fused.
+    Raises `ValueError` for an objective with L_ins on what is not LoRA.
+    """
 
     name = "tagi"
 
@@ -36,19 +41,21 @@ class TAGI(Method):
         super().__init__()
         self.generator = generator
         self.objective = objective or Objective()
+        if self.objective.weights.ins and generator.settings.module != "lora":
+            raise ValueError(f"L_ins: expected a generator of LoRA, got {generator.settings.module}")
         self.text = generator.text
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Each distinct instruction of the batch stands once; `rows` says which row has which."""
-        distinct: dict[tuple[str, str], int] = {}
+        distinct: dict[tuple[str, str, tuple[Example, ...]], int] = {}
         rows: list[int] = []
         instructions, tasks = [], []
         for sample in samples:
-            key = (sample.task.name, sample.instruction)
+            key = (sample.task.name, sample.instruction, sample.shots)
             if key not in distinct:
                 distinct[key] = len(distinct)
                 tasks.append(sample.task)
-                instructions.append(self.text.instruction(sample.instruction, sample.task.examples, truncate=True))
+                instructions.append(self.text.of_task(sample.asked, truncate=True))
             rows.append(distinct[key])
         instruction_ids, instruction_mask = self.text.batch(instructions)
         input_ids, input_mask = self.text.batch([self.text.input(sample.input, truncate=True) for sample in samples])
@@ -96,9 +103,12 @@ class TAGI(Method):
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> TaskStates:
         """All tasks' instructions in one pass."""
-        return self._prepared(
-            [self.text.instruction(task.instruction, task.examples, truncate=truncate) for task in tasks]
-        )
+        return self._prepared([self.text.of_task(task, truncate=truncate) for task in tasks])
+
+    @property
+    def generated_per_task(self) -> int:
+        """Numbers that the hypernetwork writes for a task."""
+        return sum(target.parameters for target in self.generator.targets)
 
     def wordless(self) -> TaskStates:
         """States of one task whose instruction says nothing, to measure what an instruction's words do."""
@@ -110,16 +120,19 @@ class TAGI(Method):
         return self.generator.prepare(ids.to(device), mask.to(device))
 
     def without_instruction(self, states: TaskStates) -> TaskStates:
-        """The bare backbone: no LoRA, no fusion, no instruction states."""
+        """The bare backbone: nothing generated, no fusion, no instruction states."""
         return states.without_lora().without_states()
 
     def crossed(self, states: TaskStates, lora: Int[Tensor, " task"]) -> TaskStates:
-        """Every task's instruction states with the LoRA of task `lora[i]`: which channel carries the task?"""
-        bank = states.bank.select(lora.to(states.mask.device))
+        """Every task's instruction states with the LoRA of task `lora[i]`: which channel carries the task?
+
+        Raises `ValueError` for what is not LoRA.
+        """
+        bank = as_lora(states.bank, "crossed channels").select(lora.to(states.mask.device))
         return self.generator.states_from(states.states, states.mask, bank)
 
     def states_alone(self, states: TaskStates) -> TaskStates:
-        """Fusion and instruction states as the bare backbone projects them, no LoRA anywhere."""
+        """Fusion and instruction states as the bare backbone projects them, nothing generated anywhere."""
         return self.generator.states_from(states.states, states.mask, states.bank.zero())
 
     def predict(

@@ -5,11 +5,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 
-from tagi.backbones import BaseModel, T5Backbone, load_backbone, make_backbone
+from tagi.backbones import Backbone, BaseModel, CausalBackbone, T5Backbone, load_backbone, make_backbone
 from tagi.backbones.load import folder_revision
 from tagi.config import Recipe, Stage
 from tagi.config import TrainingSettings as StageTable
@@ -18,20 +18,36 @@ from tagi.data.c4 import C4Documents, DocumentBatches
 from tagi.data.denoising import DenoisingBatches
 from tagi.data.digest import tasks_digest
 from tagi.data.splits import p3_datasets, sni_categories
-from tagi.data.text import TextSettings
+from tagi.data.text import Reads, TextSettings
 from tagi.data.toy import ToyDocuments, toy_corpus, toy_tokenizer
 from tagi.errors import ConfigError
 from tagi.files import write_text
 from tagi.hypernetwork import Generator, GeneratorSettings
-from tagi.methods import TAGI, Concatenation, Denoiser, Method, Trainable, load_method
+from tagi.methods import (
+    TAGI,
+    CausalConcatenation,
+    Concatenation,
+    Denoiser,
+    FidICL,
+    Method,
+    Trainable,
+    load_method,
+)
+from tagi.methods.fid_teacher import FidTeacher
+from tagi.methods.in_context import InContext
+from tagi.methods.load import METHODS
 from tagi.methods.lora import LoraShape
 from tagi.methods.objective import LossWeights, Objective
 from tagi.methods.pretraining import Pretraining
+from tagi.methods.prompted import Prompted
 from tagi.methods.teachers import CATALOGUE, Catalogue, ConcatenatedTeacher, Teacher, freeze, read_catalogue
 from tagi.pipeline.caching import cached_teacher
 from tagi.pipeline.finding import MODEL, find_checkpoint
+from tagi.pipeline.shots import episode_shots
 from tagi.pipeline.tasks import LoadedTasks, load_tasks
 from tagi.training import TrainingSettings, once, process_count
+
+P = TypeVar("P", Concatenation, FidICL)
 
 _BACKBONE = "backbone"
 _MADE_OF = "made_of.json"
@@ -71,7 +87,9 @@ def build_stage(recipe: Recipe, stage: Stage, out: Path, sources: Sources) -> St
     settings = recipe.training_for(stage)
     length = _micro_batches(settings)
     size = settings.tasks_per_batch * settings.queries_per_task
-    backbone = load_recipe_backbone(recipe, out, settings.dropout)
+    if stage == "metatrain" and recipe.backbone.family == "causal":
+        return _causal(recipe, out)
+    backbone = _t5(recipe, load_recipe_backbone(recipe, out, settings.dropout))
     if stage == "backbone":
         if recipe.data.source != "toy":
             raise ConfigError(f"data.source: the stage 'backbone' needs 'toy', got {recipe.data.source!r}")
@@ -102,22 +120,24 @@ def task_batches_of(recipe: Recipe, stage: Stage, loaded: LoadedTasks) -> TaskBa
         queries_per_task=settings.queries_per_task,
         seed=recipe.seed,
         balance=settings.balance,
+        shots=episode_shots(recipe, stage),
     )
 
 
-def load_recipe_backbone(recipe: Recipe, out: Path, dropout: float | None = None) -> T5Backbone:
+def load_recipe_backbone(recipe: Recipe, out: Path, dropout: float | None = None) -> Backbone:
     """The recipe's backbone; one made from a configuration is written to `out/backbone` first, and pinned there."""
     wanted = recipe.backbone
+    family: type[Backbone] = CausalBackbone if wanted.family == "causal" else T5Backbone
     dtype = getattr(torch, wanted.dtype)
     if wanted.name != "config":
         return load_backbone(
-            wanted.name, T5Backbone, revision=wanted.revision, dtype=dtype, tokenizer=wanted.tokenizer, dropout=dropout
+            wanted.name, family, revision=wanted.revision, dtype=dtype, tokenizer=wanted.tokenizer, dropout=dropout
         )
     folder = out / _BACKBONE
     once((folder / _MADE_OF).exists, lambda: _make_backbone(recipe, out, folder))
     _check_made_of(recipe, folder)
     # Named as the finished checkpoint beside it will find it, wherever both are moved.
-    return load_backbone(f"../{_BACKBONE}", T5Backbone, relative_to=out / MODEL, dtype=dtype, dropout=dropout)
+    return load_backbone(f"../{_BACKBONE}", family, relative_to=out / MODEL, dtype=dtype, dropout=dropout)
 
 
 def _make_backbone(recipe: Recipe, out: Path, folder: Path) -> None:
@@ -148,6 +168,13 @@ def _check_made_of(recipe: Recipe, folder: Path) -> None:
             )
 
 
+def _t5(recipe: Recipe, backbone: Backbone) -> T5Backbone:
+    """What a stage needs that is for encoder-decoders alone; a recipe's rules have refused others before."""
+    if not isinstance(backbone, T5Backbone):
+        raise ConfigError(f"backbone.family: expected 't5' for this stage, got {recipe.backbone.family!r}")
+    return backbone
+
+
 def text_settings(recipe: Recipe) -> TextSettings:
     """The recipe's encoding and limits."""
     data = recipe.data
@@ -156,9 +183,20 @@ def text_settings(recipe: Recipe) -> TextSettings:
     )
 
 
+def generator_text(recipe: Recipe) -> TextSettings:
+    """What the recipe's generator reads: teachers and rivals read instructions whatever it does."""
+    return replace(text_settings(recipe), reads=recipe.generator.reads)
+
+
+def in_context_text(recipe: Recipe) -> TextSettings:
+    """What methods read that learn in context: of P3 the rendered input alone, else the instruction with the input."""
+    reads: Reads = "demonstrations" if recipe.data.source == "p3" else "instruction"
+    return replace(text_settings(recipe), positives=0, reads=reads)
+
+
 def generator_settings(recipe: Recipe) -> GeneratorSettings:
     """The recipe's generator."""
-    return GeneratorSettings(**recipe.generator.model_dump(), seed=recipe.seed)
+    return GeneratorSettings(**recipe.generator.model_dump(exclude={"reads"}), seed=recipe.seed)
 
 
 def lora_shape(recipe: Recipe) -> LoraShape:
@@ -181,8 +219,8 @@ def data_record(loaded: LoadedTasks) -> dict[str, Any]:
 def teacher_backbone(recipe: Recipe, out: Path, metatrained: str | None) -> T5Backbone:
     """What LoRA teachers are trained on: the vanilla backbone, or the meta-trained model under its own identity."""
     if recipe.teacher.base == "backbone":
-        return load_recipe_backbone(recipe, out, recipe.training_for("teachers").dropout)
-    return _metatrained(recipe, metatrained, "teacher.base = 'metatrained'").backbone
+        return _t5(recipe, load_recipe_backbone(recipe, out, recipe.training_for("teachers").dropout))
+    return _trained(Concatenation, metatrained, "teacher.base = 'metatrained'").backbone
 
 
 def catalogue_revision(folder: Path) -> str:
@@ -207,7 +245,7 @@ def _pretraining(recipe: Recipe, backbone: T5Backbone, length: int, size: int) -
     settings = generator_settings(recipe)
     if wanted.tune is not None:
         settings = replace(settings, tune=wanted.tune)
-    method = TAGI(Generator(backbone, settings, text_settings(recipe)))
+    method = TAGI(Generator(backbone, settings, generator_text(recipe)))
     documents = ToyDocuments(recipe.seed) if wanted.source == "toy" else C4Documents(Path(str(wanted.path)))
     model = Pretraining(method, max_tokens=wanted.max_tokens, parts=wanted.parts, seed=recipe.seed)
     data = {"source": wanted.source, "documents": length * size, "parts": wanted.parts}
@@ -218,10 +256,38 @@ def _method(
     recipe: Recipe, stage: Stage, backbone: T5Backbone, batches: TaskBatches, out: Path, sources: Sources
 ) -> Method:
     if stage == "metatrain":
-        lora = lora_shape(recipe) if recipe.metatrain.tune == "lora" else None
-        return Concatenation(backbone, text_settings(recipe), lora)
-    generator = Generator(backbone, generator_settings(recipe), text_settings(recipe))
+        return prompted_method(recipe, backbone, recipe.metatrain.tune)
+    generator = Generator(backbone, generator_settings(recipe), generator_text(recipe))
     return TAGI(generator, _objective(recipe, generator, batches, out, sources))
+
+
+def prompted_method(recipe: Recipe, backbone: Backbone, tune: Literal["all", "lora", "none"]) -> Prompted[Any]:
+    """What the stages metatrain and single train, and how much of it."""
+    lora, frozen = (lora_shape(recipe) if tune == "lora" else None), tune == "none"
+    if isinstance(backbone, CausalBackbone):
+        kept = recipe.metatrain.prefix_cached
+        return CausalConcatenation(backbone, text_settings(recipe), lora, frozen=frozen, prefix_cached=kept)
+    kind = METHODS[recipe.metatrain.method]
+    if issubclass(kind, InContext) and "single" not in recipe.run.stages:
+        return kind(_t5(recipe, backbone), in_context_text(recipe), lora, frozen=frozen)
+    return Concatenation(_t5(recipe, backbone), text_settings(recipe), lora, frozen=frozen)
+
+
+def untrained_method(recipe: Recipe, backbone: Backbone) -> Method:
+    """What the recipe's last stage trains, before it is trained."""
+    last = recipe.run.stages[-1]
+    if last == "finetune":
+        return TAGI(Generator(_t5(recipe, backbone), generator_settings(recipe), generator_text(recipe)))
+    return prompted_method(recipe, backbone, recipe.single.tune if last == "single" else recipe.metatrain.tune)
+
+
+def _causal(recipe: Recipe, out: Path) -> StageParts:
+    """The stage metatrain of a decoder-only model."""
+    settings = recipe.training_for("metatrain")
+    loaded = load_tasks(recipe, "train")
+    method = prompted_method(recipe, load_recipe_backbone(recipe, out, settings.dropout), recipe.metatrain.tune)
+    batches, validation = task_batches_of(recipe, "metatrain", loaded), _validation(recipe, settings.validate_every)
+    return StageParts(method, batches, data_record(loaded), validation)
 
 
 def _objective(recipe: Recipe, student: Generator, batches: TaskBatches, out: Path, sources: Sources) -> Objective:
@@ -271,8 +337,12 @@ def _check_alignment(objective: Objective, batches: TaskBatches) -> None:
 def _teacher(
     recipe: Recipe, student: Generator, base: T5Backbone | None, catalogue: Catalogue | None, sources: Sources
 ) -> Teacher:
+    if recipe.losses.teacher == "fid-icl":
+        fid = _trained(FidICL, sources.metatrained, "losses.teacher = 'fid-icl'")
+        freeze(fid)
+        return FidTeacher(fid, count=recipe.shots.count, seed=recipe.shots.seed)
     if recipe.losses.teacher == "metatrained":
-        method = _metatrained(recipe, sources.metatrained, "losses.teacher = 'metatrained'")
+        method = _trained(Concatenation, sources.metatrained, "losses.teacher = 'metatrained'")
         freeze(method)
         return ConcatenatedTeacher(method.backbone, method.text.settings, revision=method.backbone.identity.revision)
     assert base is not None
@@ -284,13 +354,14 @@ def _teacher(
     return ConcatenatedTeacher(backbone, text_settings(recipe), catalogue, base.identity.revision)
 
 
-def _metatrained(recipe: Recipe, checkpoint: str | None, reason: str) -> Concatenation:
+def _trained(kind: type[P], checkpoint: str | None, reason: str) -> P:
+    """What the stage metatrain left, under its own identity; `ConfigError` for another method."""
     if checkpoint is None:
         raise ConfigError(f"{reason}: expected --metatrained CHECKPOINT, got none")
     folder = find_checkpoint(checkpoint)
     method = load_method(folder)
-    if not isinstance(method, Concatenation):
-        raise ConfigError(f"{checkpoint}: expected a meta-trained model (concatenation), got method {method.name!r}")
+    if not isinstance(method, kind):
+        raise ConfigError(f"{checkpoint}: expected a meta-trained model ({kind.name}), got method {method.name!r}")
     method.backbone.identity = BaseModel(str(folder), folder_revision(folder))
     return method
 

@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from tagi.config import Recipe
 from tagi.data.batches import TaskBatches
 from tagi.data.text import TextEncoder
 from tagi.files import write_text
 from tagi.methods.teacher_cache import TeacherCache, distinct_samples, write_cache
 from tagi.methods.teachers import Teacher
+from tagi.pipeline.machine import best_device, counting
 from tagi.training import is_main_process, once
 
 CACHE = "teacher-cache"
@@ -32,12 +29,9 @@ def cached_teacher(
         return TeacherCache(folder)
     settings = recipe.training_for("finetune")
     samples = distinct_samples(batches)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     teacher.to(device)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        shown = bar.add_task("teacher's distributions", total=len(samples))
+    with counting("teacher's distributions", len(samples)) as advance:
         cache = write_cache(
             folder,
             teacher,
@@ -47,7 +41,7 @@ def cached_teacher(
             temperature=recipe.losses.temperature,
             batch_size=settings.tasks_per_batch * settings.queries_per_task,
             device=device,
-            advance=lambda count: bar.advance(shown, count),
+            advance=advance,
         )
     write_text(complete, "")
     return cache

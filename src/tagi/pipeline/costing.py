@@ -1,22 +1,22 @@
 """The FLOPs column of the paper's Table 2: every method's cost of a task, as a ratio to Tk-Instruct's."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 
-from tagi.backbones import T5Backbone, load_tokenizer
-from tagi.config import Recipe
-from tagi.data.text import TextEncoder, TextSettings
+from tagi.backbones import load_tokenizer
+from tagi.config import MethodRow, Recipe, method_row, method_rows
+from tagi.config.methods import with_method
+from tagi.data.text import TextEncoder
 from tagi.errors import ConfigError
 from tagi.evaluation.lengths import task_lengths
-from tagi.hypernetwork import Generator
-from tagi.methods import TAGI, Components, Concatenation, Cost, Lengths
+from tagi.methods import TAGI, Components, Cost, Lengths
 from tagi.methods.causal_costs import CausalShapes, causal_concatenation_cost
-from tagi.pipeline.building import data_record, generator_settings, text_settings
+from tagi.pipeline.building import data_record, text_settings, untrained_method
 from tagi.pipeline.describing import shapes_of
 from tagi.pipeline.records import RECORD, write_record
 from tagi.pipeline.tasks import load_tasks
@@ -26,53 +26,62 @@ OPT_13B = CausalShapes(d_model=5120, inner=5120, key_value=5120, d_ff=20480, gat
 """Dimensions of the two decoder-only models of Table 2, as their configurations on the hub give them."""
 
 Costing = Callable[[Lengths], Cost]
-_REFERENCE = "Tk-Instruct"
+_REFERENCE = "tk-instruct"
+_CAUSAL = {"causal": False, "causal-cached": True}
+"""Methods on decoder-only models, and whether an instruction's keys and values are kept."""
+_MODELS = {"GPT-2 XL": (GPT2_XL, 0.33), "OPT 13B": (OPT_13B, 0.36)}
+"""Those that the paper has, with its figures: one for each model, here read in two ways."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of Table 2's column: the paper's ratio, and what costs the method here, if it exists.
+    """A row of Table 2's column: the paper's ratios of FLOPs and (Table 3) of time, and what costs the method here.
 
     `own_model`: the method is a model of its own and costs the same whatever the backbone.
     """
 
     method: str
-    paper: float
-    costing: Callable[[T5Backbone, Recipe, bool], Costing] | None = None
+    paper: float | None
+    paper_time: float | None
+    costing: Callable[[str, Recipe, bool], Costing]
     own_model: bool = False
 
 
-def _concatenation(backbone: T5Backbone, _recipe: Recipe, _merged: bool) -> Costing:
-    return Concatenation(backbone, TextSettings()).cost
+def table_rows(names: Sequence[str] | None = None) -> list[Row]:
+    """The methods' rows in the paper's order; without names those of its Table 2."""
+    chosen = (
+        [row.name for row in method_rows() if row.flops is not None or row.name in _CAUSAL] if names is None else names
+    )
+    rows: list[Row] = []
+    for row in map(method_row, chosen):
+        if row.name in _CAUSAL:
+            kept = _CAUSAL[row.name]
+            rows += [
+                Row(f"{model}{' cached' if kept else ''}", paper, None, _causal(shapes, kept), own_model=True)
+                for model, (shapes, paper) in _MODELS.items()
+            ]
+        else:
+            rows.append(Row(row.title, row.flops, row.time, _on_backbone(row)))
+    return rows
 
 
-def _tagi(backbone: T5Backbone, recipe: Recipe, merged: bool) -> Costing:
-    with torch.device("meta"):
-        method = TAGI(Generator(backbone, generator_settings(recipe), TextSettings()))
-    return lambda lengths: method.cost(lengths, merged=merged)
+def _on_backbone(row: MethodRow) -> Callable[[str, Recipe, bool], Costing]:
+    def costing(name: str, recipe: Recipe, merged: bool) -> Costing:
+        own = Recipe.model_validate(with_method(recipe.model_dump(), row))
+        with torch.device("meta"):
+            method = untrained_method(own, shapes_of(name, recipe))  # a LoRA that is trained changes its backbone
+        if isinstance(method, TAGI):
+            return lambda lengths: method.cost(lengths, merged=merged)
+        return method.cost
+
+    return costing
 
 
-def _causal(shapes: CausalShapes, prefix_cached: bool) -> Callable[[T5Backbone, Recipe, bool], Costing]:
+def _causal(shapes: CausalShapes, prefix_cached: bool) -> Callable[[str, Recipe, bool], Costing]:
     def cost(lengths: Lengths) -> Cost:
         return causal_concatenation_cost(shapes, lengths, prefix_cached=prefix_cached)
 
-    return lambda _backbone, _recipe, _merged: cost
-
-
-ROWS = (
-    Row("No FT", 1.0, _concatenation),
-    Row(_REFERENCE, 1.0, _concatenation),
-    Row("GPT-2 XL", 0.33, _causal(GPT2_XL, prefix_cached=False), own_model=True),
-    Row("GPT-2 XL cached", 0.33, _causal(GPT2_XL, prefix_cached=True), own_model=True),
-    Row("OPT 13B", 0.36, _causal(OPT_13B, prefix_cached=False), own_model=True),
-    Row("OPT 13B cached", 0.36, _causal(OPT_13B, prefix_cached=True), own_model=True),
-    Row("Hypter", 0.35),
-    Row("HyperTuning", 0.34),
-    Row("HINT", 0.37),
-    Row("TAGI", 0.39, _tagi),
-)
-"""In the paper's order. It has one figure for each decoder-only model, here read in two ways: every prompt anew, or the
-instruction's keys and values kept for all examples of its task."""
+    return lambda _name, _recipe, _merged: cost
 
 
 def flops(
@@ -80,11 +89,12 @@ def flops(
     recipe: Recipe,
     given: Lengths | None = None,
     *,
+    methods: Sequence[str] | None = None,
     examples: int = 100,
     merged: bool = True,
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Every method's FLOPs on the backbones `names`, under the recipe's generator.
+    """Every method's FLOPs on the backbones `names`, each as it is made of the recipe; by default Table 2's methods.
 
     Lengths are `given`, or measured over the recipe's test tasks by its encoding, limits and tokenizer: means over a
     task's instances, for `examples` of each task. With `out`, writes `record.json` there.
@@ -96,22 +106,29 @@ def flops(
         "merged": merged,
         "data": data,
         "lengths": _mean_lengths(tasks),
-        "methods": table(names, recipe, tasks, merged=merged),
+        "methods": table(names, recipe, tasks, methods=methods, merged=merged),
         "tasks": {name: asdict(lengths) for name, lengths in tasks.items()},
     }
     return content if out is None else write_record(out / RECORD, recipe, content)
 
 
 def table(
-    names: Sequence[str], recipe: Recipe, tasks: Mapping[str, Lengths], *, merged: bool = True
+    names: Sequence[str],
+    recipe: Recipe,
+    tasks: Mapping[str, Lengths],
+    *,
+    methods: Sequence[str] | None = None,
+    merged: bool = True,
 ) -> list[dict[str, Any]]:
     """Every method's costs on every backbone.
 
     Attention is quadratic in lengths, so every task is costed by its own: `ratio` is that of the costs' sums over
     tasks, `mean_of_ratios` lets every task weigh the same. `flops` and `components` are means over tasks.
     """
-    backbones = {name: shapes_of(name, recipe) for name in names}
-    return [_row(row, backbones, recipe, tasks, merged) for row in ROWS]
+    reference = _on_backbone(method_row(_REFERENCE))
+    references = {name: reference(name, recipe, merged) for name in names}
+    wanted = {name: [costing(lengths).total for lengths in tasks.values()] for name, costing in references.items()}
+    return [_row(row, recipe, tasks, merged, wanted) for row in table_rows(methods)]
 
 
 def _measured(recipe: Recipe, examples: int) -> tuple[dict[str, Lengths], dict[str, Any]]:
@@ -123,8 +140,15 @@ def _measured(recipe: Recipe, examples: int) -> tuple[dict[str, Lengths], dict[s
     own = backbone.tokenizer is None
     tokenizer = load_tokenizer(backbone.tokenizer or backbone.name, revision=backbone.revision if own else None)
     text = TextEncoder(tokenizer, text_settings(recipe))
-    measured = {task.name: task_lengths(text, task, examples) for task in loaded.tasks}
+    measured = {task.name: _shown(task_lengths(text, task, examples), recipe) for task in loaded.tasks}
     return measured, data_record(loaded)
+
+
+def _shown(lengths: Lengths, recipe: Recipe) -> Lengths:
+    """With demonstrations that are each as long as an input and an output: no task need have any to be costed."""
+    if lengths.shots:
+        return lengths
+    return replace(lengths, shots=recipe.shots.count, demonstration=lengths.input + lengths.output)
 
 
 def _mean_lengths(tasks: Mapping[str, Lengths]) -> dict[str, float]:
@@ -138,22 +162,28 @@ def _mean_lengths(tasks: Mapping[str, Lengths]) -> dict[str, float]:
 
 
 def _row(
-    row: Row, backbones: Mapping[str, T5Backbone], recipe: Recipe, tasks: Mapping[str, Lengths], merged: bool
+    row: Row,
+    recipe: Recipe,
+    tasks: Mapping[str, Lengths],
+    merged: bool,
+    wanted: Mapping[str, Sequence[float]],
 ) -> dict[str, Any]:
-    """One method on every backbone; None for what does not exist here yet."""
+    """One method on every backbone; `wanted` has every task's FLOPs by the reference, for each of them."""
     costs: dict[str, Any] = {}
-    for name, backbone in backbones.items():
-        if row.costing is None:
-            costs[name] = None
-            continue
-        costing, reference = row.costing(backbone, recipe, merged), _concatenation(backbone, recipe, merged)
+    for name in wanted:
+        costing = row.costing(name, recipe, merged)
         own = [costing(lengths) for lengths in tasks.values()]
-        wanted = [reference(lengths).total for lengths in tasks.values()]
         mean = sum((cost.components for cost in own), Components()) * (1 / len(own))
         costs[name] = {
-            "ratio": sum(cost.total for cost in own) / sum(wanted),
-            "mean_of_ratios": fmean(cost.total / other for cost, other in zip(own, wanted, strict=True)),
+            "ratio": sum(cost.total for cost in own) / sum(wanted[name]),
+            "mean_of_ratios": fmean(cost.total / other for cost, other in zip(own, wanted[name], strict=True)),
             "flops": mean.total,
             "components": mean.as_dict(),
         }
-    return {"method": row.method, "own_model": row.own_model, "paper": row.paper, "costs": costs}
+    return {
+        "method": row.method,
+        "own_model": row.own_model,
+        "paper": row.paper,
+        "paper_time": row.paper_time,
+        "costs": costs,
+    }

@@ -8,7 +8,7 @@ from tagi.backbones import BaseModel, T5Backbone, build_t5, count_parameters
 from tagi.config import Recipe
 from tagi.data.text import TextSettings
 from tagi.errors import ConfigError
-from tagi.hypernetwork import Generator
+from tagi.hypernetwork import Generator, words_of
 from tagi.pipeline.building import generator_settings
 
 _SHARED: dict[str, Any] = {
@@ -39,22 +39,25 @@ def describe(name: str, recipe: Recipe) -> dict[str, Any]:
     total, tuned = count_parameters(backbone), count_parameters(backbone, trained=True)
     hypernetwork = count_parameters(generator.hypernetwork)
     fusion = 0 if generator.fusion is None else count_parameters(generator.fusion)
-    generated = sum(settings.rank * (site.d_in + site.d_out) for site in backbone.sites)
+    reader = 0 if generator.reader is None else count_parameters(generator.reader)
     return {
         "backbone": name,
         "backbone_parameters": total,
         "sites": len(backbone.sites),
         "site_shapes": _site_shapes(backbone),
         "generator": settings.kind,
-        "rank": settings.rank,
-        "generated_per_adapter": generated,
+        "module": settings.module,
+        "generates": words_of(generator.targets),
+        **({"rank": settings.rank} if settings.module == "lora" else {}),
+        "generated_per_adapter": sum(target.parameters for target in generator.targets),
         "hypernetwork": hypernetwork,
         "hypernetwork_share_of_backbone": round(hypernetwork / total, 4),
         "fusion": fusion,
         "fusion_share_of_backbone": round(fusion / total, 4),
         "backbone_tuned": tuned,
         "backbone_frozen": total - tuned,
-        "trained": hypernetwork + fusion + tuned,
+        "reader": reader,
+        "trained": hypernetwork + fusion + reader + tuned,
     }
 
 
@@ -86,3 +89,7 @@ class _NoTokenizer:
     """Stands where nothing is read."""
 
     pad_token_id = 0
+
+    def get_vocab(self) -> dict[str, int]:
+        """What methods ask for by name: T5 has all of its hundred sentinels."""
+        return {f"<extra_id_{at}>": 32099 - at for at in range(100)}

@@ -18,8 +18,10 @@ from tagi.errors import ConfigError
 from tagi.hypernetwork import Generator
 from tagi.pipeline.building import generator_settings
 from tagi.pipeline.describing import PUBLISHED, shapes_of
+from tagi.pipeline.machine import best_device
 from tagi.pipeline.records import RECORD
 from tagi.pipeline.running import chosen, plan
+from tagi.pipeline.shots import episode_shots
 
 HUB = {
     **{f"google/{name}": name for name in PUBLISHED},
@@ -44,6 +46,7 @@ class _Sizes:
     generator: int
     tuned: int
     lora: int
+    generated: int
     d_model: int
     layers: int
 
@@ -86,7 +89,7 @@ def _sizes(recipe: Recipe) -> _Sizes:
     backbone = _shapes(recipe)
     with torch.device("meta"):
         generator = Generator(backbone, settings, TextSettings())
-    own = sum(count_parameters(part) for part in (generator.hypernetwork, generator.fusion) if part is not None)
+    own = sum(count_parameters(part) for part in generator.own_parts)
     embeddings = sum(p.numel() for name, p in backbone.model.named_parameters() if "shared" in name or "embed" in name)
     return _Sizes(
         backbone=count_parameters(backbone),
@@ -94,6 +97,7 @@ def _sizes(recipe: Recipe) -> _Sizes:
         generator=own,
         tuned=count_parameters(backbone, trained=True),
         lora=sum(settings.rank * (site.d_in + site.d_out) for site in backbone.sites),
+        generated=sum(target.parameters for target in generator.targets),
         d_model=backbone.d_model,
         layers=len(backbone.model.encoder.block) + len(backbone.model.decoder.block),
     )
@@ -117,7 +121,7 @@ def _parameters(recipe: Recipe, stage: Stage, sizes: _Sizes) -> tuple[int, int]:
     trained = sizes.generator + sizes.tuned
     frozen = sizes.backbone - sizes.tuned
     losses = recipe.losses
-    if stage == "finetune" and losses.kl and not losses.top_k and (losses.teacher == "metatrained" or sizes.tuned):
+    if stage == "finetune" and losses.kl and not losses.top_k and (losses.teacher != "lora" or sizes.tuned):
         frozen += sizes.backbone
     return trained, frozen
 
@@ -131,18 +135,30 @@ def _work(recipe: Recipe, stage: Stage, sizes: _Sizes, trained: int) -> tuple[fl
     per_token = 6 if trained >= sizes.backbone else 4  # a frozen layer still passes gradients back
     if stage == "pretrain" and recipe.pretraining is not None:
         tokens = float(micro_batches * rows * recipe.pretraining.max_tokens)
-        return tokens, tokens * body * per_token + micro_batches * rows * 6 * sizes.lora
+        return tokens, tokens * body * per_token + micro_batches * rows * 6 * sizes.generated
     if stage == "teachers":
         micro_batches *= _categories(recipe)
-    given = rows * (data.max_input_tokens + data.max_target_tokens)
+    given = rows * (data.max_input_tokens + data.max_target_tokens) + _shown(recipe, stage)
     if stage != "finetune":
         return float(micro_batches * given), float(micro_batches * given * body * per_token)
     read = settings.tasks_per_batch * data.max_instruction_tokens
     tokens = float(micro_batches * (given + read))
-    flops = tokens * body * per_token + micro_batches * settings.tasks_per_batch * 6 * sizes.lora
+    flops = tokens * body * per_token + micro_batches * settings.tasks_per_batch * 6 * sizes.generated
     if losses.kl and not losses.top_k:  # the teacher reads instruction and input together, forward only
         flops += micro_batches * given * body * 2
     return tokens, float(flops)
+
+
+def _shown(recipe: Recipe, stage: Stage) -> int:
+    """Tokens of a micro-batch that demonstrations add to those of its rows; in one text they share its limit."""
+    settings, data, count = recipe.training_for(stage), recipe.data, episode_shots(recipe, stage)
+    if stage != "metatrain" or not count:
+        return 0
+    times = {
+        "fid-icl": settings.tasks_per_batch * count,
+        "ensemble-icl": settings.tasks_per_batch * settings.queries_per_task * (count - 1),
+    }
+    return times.get(recipe.metatrain.method, 0) * (data.max_input_tokens + data.max_target_tokens)
 
 
 def _categories(recipe: Recipe) -> int:
@@ -165,14 +181,14 @@ def _memory(recipe: Recipe, stage: Stage, sizes: _Sizes, trained: int, frozen: i
         length += recipe.data.max_instruction_tokens * settings.tasks_per_batch // rows
     kept = 2 if settings.gradient_checkpointing else 34  # numbers per token, layer and channel that backward needs
     number = 2 if settings.bf16 else 4
-    activations = rows * length * sizes.layers * sizes.d_model * kept * number
+    activations = (rows * length + _shown(recipe, stage)) * sizes.layers * sizes.d_model * kept * number
     logits = rows * recipe.data.max_target_tokens * (sizes.embeddings // sizes.d_model) * 4 * 2
     return float(weights + activations + logits)
 
 
 def _measured_tflops(size: int = 1024) -> float:
     """Speed of square matrix products on the device at hand, in TFLOP/s."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     size = size * (8 if device.type == "cuda" else 1)
     matrix = torch.randn(size, size, device=device, dtype=dtype)

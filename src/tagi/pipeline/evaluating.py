@@ -1,18 +1,14 @@
 """Scoring a checkpoint on a recipe's test tasks."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from tagi.adapters import delta_variance
+from tagi.adapters import as_lora, delta_variance
 from tagi.backbones.checkpoint import read_config
 from tagi.backbones.load import folder_revision
 from tagi.config import Recipe
@@ -25,12 +21,14 @@ from tagi.evaluation.p3_scores import ByP3Rank
 from tagi.evaluation.pairing import ByTask, by_task, paired_difference
 from tagi.evaluation.pictures import draw_adapters, needs_matplotlib
 from tagi.evaluation.ranking import ByRank
-from tagi.evaluation.scoring import Advance, InWords, Scoring
+from tagi.evaluation.scoring import InWords, Scoring
 from tagi.evaluation.task_log import TaskLog, predictions_file
 from tagi.methods import TAGI, Method, load_method
 from tagi.pipeline.evaluation_folder import alone, check_kept, claim
 from tagi.pipeline.finding import find_checkpoint
+from tagi.pipeline.machine import best_device, counting
 from tagi.pipeline.records import RECORD, trained_by, write_record
+from tagi.pipeline.shots import reads_shots
 from tagi.pipeline.tasks import LoadedTasks, Split, load_tasks
 from tagi.training import fingerprint
 
@@ -76,18 +74,20 @@ def evaluate(
     """
     asked = asked or Asked()
     folder = find_checkpoint(checkpoint)
-    loaded = load_tasks(recipe, "test")
+    loaded = load_tasks(recipe, "test", shots=reads_shots(folder))
     tasks = select_tasks(loaded.tasks, asked.tasks, asked.limit or recipe.evaluation.limit)
-    digest, revision = tasks_digest(tasks), folder_revision(folder)
+    read, revision = tasks_digest(tasks), folder_revision(folder)
+    # What is tested is the same whatever is shown: that of methods with and without shots can be compared.
+    digest = tasks_digest(replace(task, shots=()) for task in tasks)
     settings = recipe.evaluation.model_dump(mode="json")
-    identity = fingerprint(revision, digest, settings, asked.conditions, asked.distances, recipe.seed)
+    identity = fingerprint(revision, read, settings, asked.conditions, asked.distances, recipe.seed)
     if asked.distances and out is not None and read_config(folder)["method"] == TAGI.name:
         needs_matplotlib(f"{out / PICTURE}")
     with alone(out):
         finished = None if out is None else claim(out, identity, resume)
         if finished is not None:
             return finished
-        method = load_method(folder).to(_device())
+        method = load_method(folder).to(best_device())
         scoring = scoring_of(recipe)
         made = conditions(method, tasks, asked.conditions, seed=recipe.seed)
         results = _results(method, made, tasks, scoring, out, progress)
@@ -183,7 +183,7 @@ def _given(
         log = TaskLog(out / predictions_file(condition.name), {task.name: len(task.instances) for task in tasks})
     given: list[Any] = []
     covered = condition.covered(tasks)
-    with _bar(condition.name, sum(len(tasks[index].instances) for index in covered), progress) as advance:
+    with counting(condition.name, sum(len(tasks[index].instances) for index in covered), progress) as advance:
         for index in covered:
             task = tasks[index]
             if log is not None and task.name in log:
@@ -198,15 +198,6 @@ def _given(
     return given
 
 
-@contextmanager
-def _bar(name: str, total: int, progress: bool) -> Iterator[Advance]:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
-        shown = bar.add_task(name, total=total)
-        yield lambda count: bar.advance(shown, count)
-
-
 def _data(loaded: LoadedTasks, tasks: Sequence[Task], digest: str, limit: int | None) -> dict[str, Any]:
     return {
         **loaded.summary,
@@ -219,17 +210,16 @@ def _data(loaded: LoadedTasks, tasks: Sequence[Task], digest: str, limit: int | 
 
 
 def _adapters(method: Method, tasks: Sequence[Task], asked: Asked, out: Path | None, seed: int) -> dict[str, Any]:
-    """How far the adapters of the test tasks differ (0 when all tasks get the same); if asked, how each from each."""
-    if not isinstance(method, TAGI):
+    """How far the adapters of the test tasks differ (0 when all tasks get the same); if asked, how each from each.
+
+    Only LoRA has a Delta W to compare: of other methods and modules nothing is said.
+    """
+    if not isinstance(method, TAGI) or method.generator.settings.module != "lora":
         return {"delta_variance": None}
-    bank = generated_updates(method, tasks)
+    bank = as_lora(generated_updates(method, tasks), "distances")
     found: dict[str, Any] = {"delta_variance": delta_variance(bank)}
     if asked.distances:
         found["adapters"] = adapter_report(bank, tasks, seed)
         if out is not None:
             draw_adapters(out / PICTURE, np.array(found["adapters"]["distances"]), found["adapters"]["categories"])
     return found
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

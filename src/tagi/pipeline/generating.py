@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tagi.adapters import Bank, LoraBank
 from tagi.errors import CheckpointError, DataError, InputError
 from tagi.files import new_folder
 from tagi.hypernetwork import Generator, TaskAdapter, load_generator, read_record
@@ -46,8 +47,7 @@ def write_adapters(
     return [
         {
             "adapter": str(out if alone else out / folder),
-            "rank": adapter.bank.rank,
-            "sites": len(adapter.bank.factors),
+            **_sizes(adapter.bank),
             "parameters": adapter.bank.parameters_per_task,
             "instruction": adapter.instruction,
         }
@@ -77,6 +77,12 @@ def _adapt_all(generator: Generator, tasks: Sequence[TaskWords], truncate: bool)
         made = adapt(generator, [tasks[index][1] for index in members], examples, truncate)
         adapters.update(zip(members, made, strict=True))
     return [adapters[index] for index in range(len(tasks))]
+
+
+def _sizes(bank: Bank) -> dict[str, Any]:
+    if isinstance(bank, LoraBank):
+        return {"rank": bank.rank, "sites": len(bank.factors)}
+    return {"module": bank.module, "places": len(bank.places)}
 
 
 def _origin(generator: str) -> str:

@@ -9,6 +9,7 @@ from tagi.config import Recipe, Stage
 from tagi.data.c4 import C4Documents
 from tagi.data.digest import files_digest, tasks_digest
 from tagi.pipeline.building import Sources
+from tagi.pipeline.shots import shots_that_decide, wants_shots
 from tagi.pipeline.tasks import load_tasks
 from tagi.training import fingerprint
 
@@ -41,7 +42,16 @@ def stage_identity(recipe: Recipe, stage: Stage, sources: Sources, *, content: b
         "teachers": {"data": data, "teacher": tables["teacher"], "lora": lora},
         "pretrain": {"text": text, "generator": tables["generator"], "pretraining": tables["pretraining"]},
         "finetune": {"data": data, "generator": tables["generator"], "losses": tables["losses"]},
+        "single": {
+            "data": tables["data"],
+            "single": tables["single"],
+            "shots": tables["shots"],
+            "lora": lora if recipe.single.tune == "lora" else None,
+        },
     }
+    shots = shots_that_decide(recipe, stage)
+    if shots is not None:
+        depends[stage]["shots"] = shots
     settings = recipe.training_for(stage)
     chosen = settings.model_dump(mode="json", exclude=_NOT_OUTCOME)
     scored = tables["evaluation"] if settings.validate_every else None  # chooses the best step
@@ -52,12 +62,14 @@ def stage_identity(recipe: Recipe, stage: Stage, sources: Sources, *, content: b
 
 def score_identity(recipe: Recipe, trained: str) -> str:
     """A digest of all that decides the scores of a stage whose own identity is `trained`."""
-    return fingerprint("evaluate", trained, recipe.model_dump(mode="json", include={"data", "evaluation"}))
+    tables = {"data", "evaluation", *(["shots"] if wants_shots(recipe) else [])}
+    return fingerprint("evaluate", trained, recipe.model_dump(mode="json", include=tables))
 
 
 def _forget_places(tables: dict[str, Any], read: dict[str, Any]) -> None:
     """Take out of the recipe's tables where lies what is known by its content: moved, it is the same."""
-    tables["data"]["path"] = None
+    tables["data"] |= {"path": None, "test_path": None, "templates": None}
+    tables["shots"]["path"] = None
     if tables["pretraining"] is not None:
         tables["pretraining"]["path"] = None
     for key, part in (("name", "weights"), ("tokenizer", "tokenizer")):
@@ -70,6 +82,9 @@ def _content(recipe: Recipe, stage: Stage) -> dict[str, Any]:
     read: dict[str, Any] = {"backbone": _backbone(recipe)}
     if stage in ("metatrain", "teachers", "finetune"):
         read["tasks"] = _tasks(recipe)
+    if stage == "single":
+        tests = load_tasks(recipe, "test", shots=True, every=recipe.single.examples == "all")
+        read["tasks"] = [tasks_digest(tests.tasks)]
     if stage == "pretrain" and recipe.pretraining is not None and recipe.pretraining.path is not None:
         read["text"] = files_digest(C4Documents(Path(recipe.pretraining.path)).files, ends_only=True)
     return read

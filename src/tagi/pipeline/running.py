@@ -16,6 +16,8 @@ from tagi.pipeline.stages import train_stage
 from tagi.training import is_main_process
 
 EVALUATE = "evaluate"
+SCORED: tuple[Stage, ...] = ("finetune", "metatrain", "single")
+"""Stages that train what can be asked, in the order in which they are scored."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def plan(recipe: Recipe, out: Path, folder_of: FolderOf | None = None) -> list[S
         sources = _sources(recipe, stage, folders)
         steps[stage] = Step(stage, folder_of(stage, stage, sources), stage, sources)
         folders[stage] = steps[stage].folder
-    scored: list[Stage] = [stage for stage in ("finetune", "metatrain") if stage in steps]
+    scored: list[Stage] = [stage for stage in SCORED if stage in steps]
     if recipe.data.source == "p3" and recipe.data.test_path is None:  # nothing to score on
         scored = []
     return [*steps.values(), *(_evaluation(steps[stage], folder_of) for stage in scored)]
@@ -99,7 +101,7 @@ def _sources(recipe: Recipe, stage: Stage, folders: Mapping[Stage, Path]) -> Sou
     begun = [metatrained] if recipe.run.start == "metatrained" else []
     if stage == "teachers":
         return Sources(metatrained=metatrained if recipe.teacher.base == "metatrained" else None)
-    if stage == "pretrain":
+    if stage in ("pretrain", "single"):
         return Sources(start=tuple(begun))
     if stage != "finetune":
         return Sources()
@@ -107,7 +109,7 @@ def _sources(recipe: Recipe, stage: Stage, folders: Mapping[Stage, Path]) -> Sou
         begun.append(str(folders["pretrain"]))
     by_lora = losses.ins > 0 or (losses.kl > 0 and losses.teacher == "lora")
     on_metatrained = by_lora and recipe.teacher.base == "metatrained"
-    by_metatrained = losses.kl > 0 and losses.teacher == "metatrained"
+    by_metatrained = losses.kl > 0 and losses.teacher in ("metatrained", "fid-icl")
     return Sources(
         start=tuple(begun),
         teachers=folders["teachers"] if by_lora else None,

@@ -16,10 +16,15 @@ from tagi.pipeline.evaluating import validation_score
 from tagi.pipeline.finding import MODEL, find_checkpoint
 from tagi.pipeline.identity import stage_identity
 from tagi.pipeline.records import RECORD, read_record, write_record
+from tagi.pipeline.single import train_single
 from tagi.pipeline.teaching import train_teachers
 from tagi.training import is_main_process, once, train
 
 CHECKPOINTS = "checkpoints"
+_UNTRAINED: dict[str, Any] = {"steps": 0, "seconds": 0.0, "tokens": 0, "peak_memory": 0, "history": []}
+"""The outcome of a stage that has nothing to train (metatrain.tune = "none")."""
+_MANY = {"teachers": train_teachers, "single": train_single}
+"""Stages of many models, one for each category or task."""
 
 
 def train_stage(
@@ -47,21 +52,23 @@ def train_stage(
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     common = {"kind": "training", "stage": stage, "identity": identity}
-    if stage == "teachers":
-        content = train_teachers(recipe, out, sources, identity=identity, resume=resume, progress=progress)
+    if stage in _MANY:
+        content = _MANY[stage](recipe, out, sources, identity=identity, resume=resume, progress=progress)
         return _write(out, recipe, {**common, "start": sources.revisions(), **content})
     parts = build_stage(recipe, stage, out, sources)
     taken = [start_from(parts.model, find_checkpoint(name)) for name in sources.start]
-    outcome = train(
-        parts.model,
-        parts.batches,
-        training_settings(recipe, stage),
-        out / CHECKPOINTS,
-        identity=identity,
-        resume=resume,
-        progress=progress,
-        validate=_validator(recipe, parts),
-    )
+    outcome = _UNTRAINED
+    if parts.model.trained_tensors():
+        outcome = train(
+            parts.model,
+            parts.batches,
+            training_settings(recipe, stage),
+            out / CHECKPOINTS,
+            identity=identity,
+            resume=resume,
+            progress=progress,
+            validate=_validator(recipe, parts),
+        )
     content = {
         **common,
         "start": {**sources.revisions(), "parameters": taken},

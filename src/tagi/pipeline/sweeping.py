@@ -7,13 +7,13 @@ from typing import Any
 
 from rich.console import Console
 
-from tagi.config import Point, Recipe, Stage, load_recipe
+from tagi.config import Point, Recipe, Stage
 from tagi.errors import ConfigError
 from tagi.files import write_text
 from tagi.pipeline.building import Sources
 from tagi.pipeline.identity import score_identity, stage_identity
 from tagi.pipeline.records import RECORD, read_record
-from tagi.pipeline.running import EVALUATE, FolderOf, Step, plan, run
+from tagi.pipeline.running import FolderOf, Step, plan, run
 from tagi.training import is_main_process
 
 SHARED = "shared"
@@ -43,15 +43,15 @@ def sweep(
     """Run a recipe with `overrides` at every point and return a row for each, in the order of the points.
 
     A row has the point's `label`, `metric`, `value` and its 95% `interval` (low, high) on the test tasks, and the
-    `steps` of finetuning; where there are no test tasks, the metric is the last training `loss`, without interval.
+    `steps` of the last stage; where there are no test tasks, the metric is the last training `loss`, without interval.
     `out/shared` holds every step's folder, so that points share what they have in common; `out/sweep.json` holds the
     rows of all sweeps there. Run again, it goes on where it was interrupted; finished points are not looked at.
     """
     known = _known(out)
     rows = []
     for number, point in enumerate(points, start=1):
-        recipe = load_recipe(name_or_path, [*overrides, *point.overrides])
-        steps = _plan(recipe, out)
+        recipe = point.recipe(name_or_path, overrides)
+        steps = planned(recipe, out)
         entry = _finished(known, steps)
         if entry is None:
             if progress and is_main_process():
@@ -70,7 +70,7 @@ def sweep_plan(
     name_or_path: str | Path, points: Sequence[Point], out: Path, *, overrides: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """A numbered row for each point: per step `complete`, `to do`, `as N` if point N does it before, or nothing."""
-    plans = [_plan(load_recipe(name_or_path, [*overrides, *point.overrides]), out) for point in points]
+    plans = [planned(point.recipe(name_or_path, overrides), out) for point in points]
     longest = max(plans, key=len, default=[])
     names = dict.fromkeys(step.name for steps in (longest, *plans) for step in steps)
     first: dict[Path, int] = {}
@@ -96,7 +96,8 @@ def _folder_of(recipe: Recipe, out: Path) -> FolderOf:
     return folder
 
 
-def _plan(recipe: Recipe, out: Path) -> list[Step]:
+def planned(recipe: Recipe, out: Path) -> list[Step]:
+    """The steps of a recipe in a sweep's folder, whether they are done or not."""
     return plan(recipe, out, _folder_of(recipe, out))
 
 
@@ -122,11 +123,18 @@ def _known(out: Path) -> list[dict[str, Any]]:
         raise ConfigError(f"{path}: expected the table of a sweep, got: {error}") from error
 
 
+def last_steps(recipe: Recipe, steps: Sequence[Step]) -> tuple[Step, Step | None]:
+    """The recipe's last stage, and its evaluation if it has test tasks: what a run is about."""
+    last = recipe.run.stages[-1]
+    trained = next(step for step in steps if step.stage == last and not step.evaluates)
+    return trained, next((step for step in steps if step.stage == last and step.evaluates), None)
+
+
 def _result(recipe: Recipe, steps: Sequence[Step]) -> dict[str, Any]:
-    records = {step.name: read_record(step.folder / RECORD) for step in steps}
-    training = records["finetune"]["training"]
-    if EVALUATE in records:
-        right = records[EVALUATE]["results"]["right"]
+    trained, scored = last_steps(recipe, steps)
+    training = read_record(trained.folder / RECORD)["training"]
+    if scored is not None:
+        right = read_record(scored.folder / RECORD)["results"]["right"]
         score = {"metric": right["metric"], "value": right["overall"][right["metric"]], "interval": right["interval"]}
     else:
         losses = [entry["loss"] for entry in training["history"] if "loss" in entry]

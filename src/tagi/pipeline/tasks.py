@@ -1,7 +1,8 @@
 """The tasks a recipe asks for."""
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +13,10 @@ from tagi.data.p3 import read_p3
 from tagi.data.p3_eval import read_p3_eval
 from tagi.data.sni import read_sni
 from tagi.data.splits import compare_with_table10, limit_to_split
-from tagi.data.task import Task
+from tagi.data.task import Instance, Task
 from tagi.data.toy import toy_tasks
 from tagi.errors import ConfigError
+from tagi.pipeline.shots import P3_POOL, shots_record, wants_shots, with_test_shots, with_validation_shots
 
 _TOY_WORDINGS = 64
 """Wordings of each toy task: training draws one of them for each batch."""
@@ -24,70 +26,94 @@ Split = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class LoadedTasks:
-    """Tasks with counts of what was read, and a warning about what was not."""
+    """Tasks with counts of what was read, and a warning about what was not.
+
+    `further` are instances beyond those of the test tasks, by task, where shots are drawn from them.
+    """
 
     tasks: tuple[Task, ...]
     summary: dict[str, Any]
     warning: str | None = None
+    further: Mapping[str, tuple[Instance, ...]] = field(default_factory=dict)
 
 
-def load_tasks(recipe: Recipe, split: Split) -> LoadedTasks:
+def load_tasks(recipe: Recipe, split: Split, *, shots: bool | None = None, every: bool = False) -> LoadedTasks:
     """Read the recipe's tasks: those trained on, those held out of them for choosing a checkpoint, or the test tasks.
 
     `data.task_split` limits training tasks to the largest categories before any are held out. An own JSON Lines file
-    has no split: training and test are the whole file.
+    has no split: training and test are the whole file. Test and held-out tasks come with `[shots]` if `shots` says so,
+    by default if the recipe has use for them; a task with too few examples for them is a `DataError`. With `every`
+    test tasks' shots are all of their examples that are not tested.
     """
-    read = _read(recipe, "test" if split == "test" else "train")
+    wanted = split != "train" and (wants_shots(recipe) if shots is None else shots)
     if split == "test":
-        return read
+        read = _read(recipe, "test", further=wanted)
+        return _with_shots(recipe, read, every) if wanted else read
+    read = _read(recipe, "train")
     data, tasks = recipe.data, read.tasks
     if data.task_split is not None and data.source in ("sni", "p3"):
         tasks = limit_to_split(tasks, data.source, data.task_split)
     if data.validation_tasks:
         training, validation = hold_out(tasks, data.validation_tasks, recipe.seed)
         tasks = training if split == "train" else validation
+        tasks = tuple(with_validation_shots(recipe, tasks)) if wanted else tasks
     if len(tasks) == len(read.tasks):
         return read
     left = {"tasks": len(tasks), "instances": sum(len(task.instances) for task in tasks), "categories": _counts(tasks)}
     return replace(read, tasks=tasks, summary={**read.summary, **left})
 
 
-def _read(recipe: Recipe, split: Literal["train", "test"]) -> LoadedTasks:
+def _with_shots(recipe: Recipe, read: LoadedTasks, every: bool) -> LoadedTasks:
+    tasks = tuple(with_test_shots(recipe, read.tasks, read.further, None if every else recipe.shots.count))
+    return replace(read, tasks=tasks, summary={**read.summary, "shots": shots_record(recipe, tasks)})
+
+
+def _read(recipe: Recipe, split: Literal["train", "test"], *, further: bool = False) -> LoadedTasks:
+    """With `further` the instances beyond the tested ones are read too, and kept apart."""
     data = recipe.data
     count = data.instances_per_task if split == "train" else data.test_instances_per_task
     if data.source == "p3":
         if split == "test":
-            return _read_p3_tests(recipe)
+            return _read_p3_tests(recipe, P3_POOL if further and recipe.shots.path is None else 0)
         rendered = read_p3(Path(str(data.path)), instances_per_task=count)
         return LoadedTasks(_shuffled(recipe, rendered.tasks), rendered.summary(), rendered.warning)
     if data.source == "sni":
-        read = read_sni(Path(str(data.path)), split, instances_per_task=count)
+        read = read_sni(Path(str(data.path)), split, instances_per_task=None if further else count)
+        tasks, beyond = _cut(read.tasks, count)
+        read = replace(read, tasks=tasks, instances_per_task=count)
         summary = read.summary()
         if split == "train":
             summary["table_10"] = [[row.category, row.here, row.paper] for row in compare_with_table10(read)]
         summary["missing_names"] = list(read.missing)
-        return LoadedTasks(_shuffled(recipe, read.tasks), summary, read.warning)
+        return LoadedTasks(_shuffled(recipe, read.tasks), summary, read.warning, beyond)
     if data.source == "toy":
         kind: Any = "train" if split == "train" else "unseen"
         seed = recipe.seed if split == "train" else 0  # every seed is tested on the same instances
-        tasks = tuple(toy_tasks(kind, seed, instances_per_task=count, paraphrases_per_task=_TOY_WORDINGS))
+        made = toy_tasks(kind, seed, count, examples_per_task=data.positives, paraphrases_per_task=_TOY_WORDINGS)
     else:
-        tasks = tuple(
-            replace(task, instances=task.instances[:count])
-            for task in read_jsonl(Path(str(data.path)), require_instances=True)
-        )
-    return LoadedTasks(_shuffled(recipe, tasks), _summary(data.source, split, tasks))
+        made = read_jsonl(Path(str(data.path)), require_instances=True)
+    tasks, beyond = _cut(made, count)
+    return LoadedTasks(_shuffled(recipe, tasks), _summary(data.source, split, tasks), None, beyond)
 
 
-def _read_p3_tests(recipe: Recipe) -> LoadedTasks:
+def _cut(tasks: Iterable[Task], count: int) -> tuple[tuple[Task, ...], dict[str, tuple[Instance, ...]]]:
+    """The tasks with their first `count` instances, and the others by task."""
+    tasks = tuple(tasks)
+    kept = tuple(replace(task, instances=task.instances[:count]) for task in tasks)
+    return kept, {task.name: task.instances[count:] for task in tasks}
+
+
+def _read_p3_tests(recipe: Recipe, beyond: int) -> LoadedTasks:
+    """`beyond`: how many rows of a prompt are read after those that are tested."""
     data = recipe.data
     if data.test_path is None:
         raise ConfigError("data.test_path: expected a folder of P3's evaluation sets to score on, got nothing")
     templates = None if data.templates is None else Path(data.templates)
-    read = read_p3_eval(
-        Path(data.test_path), templates=templates, prompts=data.prompts, limit=data.test_instances_per_task
-    )
-    return LoadedTasks(_shuffled(recipe, read.tasks), read.summary(), read.warning)
+    count = data.test_instances_per_task
+    read = read_p3_eval(Path(data.test_path), templates=templates, prompts=data.prompts, limit=count + beyond)
+    tasks, further = _cut(read.tasks, count)
+    read = replace(read, tasks=tasks, limit=count)
+    return LoadedTasks(_shuffled(recipe, read.tasks), read.summary(), read.warning, further)
 
 
 def _summary(source: str, split: Split, tasks: tuple[Task, ...]) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from tagi.evaluation.timing_tables import markdown, phase_rows, ratio_rows, spee
 from tagi.files import write_text
 from tagi.hypernetwork import Generator
 from tagi.methods import TAGI, Concatenation, load_method
-from tagi.pipeline.building import data_record, generator_settings, text_settings
+from tagi.pipeline.building import data_record, generator_settings, generator_text, text_settings
 from tagi.pipeline.describing import PUBLISHED
 from tagi.pipeline.estimating import HUB
 from tagi.pipeline.finding import find_checkpoint
+from tagi.pipeline.machine import best_device
 from tagi.pipeline.records import RECORD, write_record
 from tagi.pipeline.tasks import load_tasks
 
@@ -174,11 +175,12 @@ def _fitting(tasks: Sequence[Task], sizes: Sequence[int]) -> None:
 
 
 def _models(recipe: Recipe, request: TimingRequest) -> _Models:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     if request.tagi is None:
         backbone, named = _backbone(recipe, request)
         settings = text_settings(recipe) if request.lengths is None else _wide(request.lengths, request.output)
-        tagi = TAGI(Generator(backbone, generator_settings(recipe), settings))
+        read = generator_text(recipe) if request.lengths is None else settings
+        tagi = TAGI(Generator(backbone, generator_settings(recipe), read))
         return _on(device, Concatenation(backbone, settings), tagi, {"tagi": named, "metatrained": named})
     trained = load_method(find_checkpoint(request.tagi))
     if not isinstance(trained, TAGI):

@@ -110,5 +110,5 @@ def test_departures_are_named() -> None:
         "L_ins on 15 categories",
     ]
     assert found("sni-base", "data.shuffle_inputs=true", stage="metatrain") == ["inputs shuffled"]
-    assert found("sni-base", "metatrain.tune=lora", stage="metatrain") == ["no method of the paper's"]
+    assert found("sni-base", "metatrain.tune=lora", stage="metatrain") == ["no method that the paper trains"]
     assert found("sni-base", stage=None) == ["training not recorded"]

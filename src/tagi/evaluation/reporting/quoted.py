@@ -35,7 +35,7 @@ def departures(setting: Setting, source: str) -> list[str]:
     if source not in _PER_TASK or setting.size not in _BATCH[source]:
         return ["another backbone"]
     if setting.method not in (TAGI, METATRAINED):
-        return ["no method of the paper's"]
+        return ["no method that the paper trains"]
     table = setting.table
     if CHECKPOINT in table:
         return ["training not recorded"]

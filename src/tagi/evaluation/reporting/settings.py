@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +12,7 @@ from tagi.evaluation.reporting.records import Record
 
 TAGI = "TAGI"
 METATRAINED = "Meta-trained"
-METATRAINED_LORA = "Meta-trained by LoRA"
+_PROMPTED = {"fid-icl": "FiD-ICL", "concat-icl": "Concat-ICL", "ensemble-icl": "Ensemble-ICL"}
 _CONCATENATED = "Instruction concatenated"
 _METHODS = {"tagi": TAGI, "concatenation": _CONCATENATED, "causal-concatenation": _CONCATENATED}
 
@@ -128,15 +128,32 @@ def setting_of(record: Record) -> Setting:
         flat = {CHECKPOINT: checkpoint, **_flat("backbone", content["recipe"]["backbone"])}
         return _setting(method, {**flat, **_read(content["recipe"]["data"])})
     recipe, stage = trained["recipe"], str(trained["stage"])
-    if stage == "metatrain":
-        method = METATRAINED_LORA if recipe.get("metatrain", {}).get("tune") == "lora" else METATRAINED
-    flat = _metatrained(recipe) if stage == "metatrain" else _whole(recipe)
+    method = _trained_method(recipe, stage) or method
+    flat = _OF_STAGE.get(stage, _whole)(recipe)
     flat |= _flat("backbone", recipe["backbone"]) | _flat("data", _without(recipe["data"], _PLACES))
     if content["kind"] == "training":
         return _setting(method, flat)
     evaluated = _read(content["recipe"]["data"])
     other = {f"evaluated with {key}": value for key, value in evaluated.items() if flat.get(key, value) != value}
     return _setting(method, {**flat, **other, **evaluated})
+
+
+def _trained_method(recipe: Mapping[str, Any], stage: str) -> str | None:
+    """What the paper's tables call what a stage of a recipe trains; None of a stage that is no method."""
+    if stage == "finetune":
+        return str(recipe.get("method") or TAGI)
+    if stage == "single":
+        return "Full FT" if recipe.get("single", {}).get("examples") == "shots" else "Simple FT"
+    if stage != "metatrain":
+        return None
+    table = recipe.get("metatrain", {})
+    if recipe["backbone"].get("family") == "causal":
+        name = f"Decoder-only{', cached' if table.get('prefix_cached') else ''}"
+    else:
+        name = _PROMPTED.get(table.get("method", "concatenation"), METATRAINED)
+    if table.get("tune") == "none":
+        return "No FT" if name == METATRAINED else f"{name}, not trained"
+    return f"{name} by LoRA" if table.get("tune") == "lora" else name
 
 
 def _setting(method: str, flat: Mapping[str, Any]) -> Setting:
@@ -166,7 +183,23 @@ def _metatrained(recipe: Mapping[str, Any]) -> dict[str, Any]:
     flat = _flat("metatrain", recipe.get("metatrain", {})) | _stage(recipe["training"], "metatrain")
     if flat.get("metatrain.tune") == "lora":
         flat |= _flat("generator", {key: recipe["generator"][key] for key in ("rank", "alpha")})
+    if flat.get("metatrain.method", "concatenation") != "concatenation":
+        flat |= _flat("shots", _without(recipe.get("shots", {}), {"path"}))
     return flat
+
+
+def _single(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Of models of one task each, their examples and what they are trained by."""
+    flat = _flat("single", recipe.get("single", {})) | _stage(recipe["training"], "single")
+    return (
+        flat
+        | _flat("shots", _without(recipe.get("shots", {}), {"path"}))
+        | _flat("run", {"start": recipe.get("run", {}).get("start")})
+    )
+
+
+_OF_STAGE: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"metatrain": _metatrained, "single": _single}
+"""Stages that do not rest on all of a recipe, and the keys that decide their outcome."""
 
 
 def _stage(training: Mapping[str, Any], stage: str) -> dict[str, Any]:

@@ -1,0 +1,32 @@
+"""Keys and values that are computed once and read again: which rows' they are, and what follows them."""
+
+from jaxtyping import Bool, Int
+from torch import Tensor, cat
+
+from tagi.backbones.protocol import KeysValues
+
+
+def select_rows(layers: KeysValues, rows: Int[Tensor, " row"], length: int) -> KeysValues:
+    """Keys and values whose row i is that of `rows[i]`, of the first `length` tokens."""
+    return [(keys[rows][:, :, :length], values[rows][:, :, :length]) for keys, values in layers]
+
+
+def longest(mask: Bool[Tensor, "row token"]) -> int:
+    """Tokens up to the last that is not padding in every row."""
+    return int(mask.any(0).nonzero().max()) + 1 if mask.numel() else 0
+
+
+def join(
+    first: KeysValues,
+    first_mask: Bool[Tensor, "known first_token"],
+    second: KeysValues,
+    second_mask: Bool[Tensor, "row second_token"],
+) -> tuple[KeysValues, Bool[Tensor, "row token"]]:
+    """Two memories one after the other, and the joint mask; a single row of the first stands for all rows."""
+    rows = second_mask.shape[0]
+
+    def after(known: Tensor, new: Tensor) -> Tensor:
+        return cat([known.expand(rows, -1, -1, -1), new], dim=2)
+
+    joined = [(after(known[0], new[0]), after(known[1], new[1])) for known, new in zip(first, second, strict=True)]
+    return joined, cat([first_mask.expand(rows, -1), second_mask], dim=1)

@@ -1,0 +1,114 @@
+"""The rows of the paper's tables as changes to a recipe: what makes it another method, and what that needs elsewhere.
+
+A recipe says what is trained on and how long; a method says what is trained. `RECIPE+METHOD` is the recipe with the
+method's keys in place of its own.
+"""
+
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Any
+
+from tagi.errors import ConfigError
+
+MARK = "+"
+"""Between a recipe and a method."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRow:
+    """A method as the paper's tables have it.
+
+    `row` is what the paper calls it, `flops` and `time` its ratios there (Tables 2 and 3), None where it has none.
+    `keys` are the recipe's keys that make it this method, dotted; `own` those that depend on the source of the tasks or
+    on the recipe, by its name.
+    """
+
+    name: str
+    title: str
+    source: str
+    row: str | None = None
+    flops: float | None = None
+    time: float | None = None
+    keys: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def changes(self, source: str, recipe: str) -> dict[str, Any]:
+        """Every key that it changes in a recipe of that name whose tasks are of `source`; `method` is its title."""
+        return {"method": self.title, **self.keys, **self.own.get(source, {}), **self.own.get(recipe, {})}
+
+
+def method_names() -> list[str]:
+    """The shipped methods' names, in the order of the paper's tables."""
+    return [row.name for row in method_rows()]
+
+
+def method_rows() -> list[MethodRow]:
+    """The shipped methods, in the order of the paper's tables."""
+    order = tomllib.loads((_folder() / "order.toml").read_text(encoding="utf-8"))["order"]
+    return [_read(name) for name in order]
+
+
+def method_row(name: str) -> MethodRow:
+    """A method by its name; `ConfigError` if there is none."""
+    names = method_names()
+    if name not in names:
+        near = get_close_matches(name, names, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"method: expected one of {', '.join(names)}, got {name!r}{hint}")
+    return _read(name)
+
+
+def with_method(tables: dict[str, Any], row: MethodRow) -> dict[str, Any]:
+    """A recipe's tables with the method's keys in place of their own; `tables` stays as it is."""
+    source, name = str(tables.get("data", {}).get("source")), str(tables.get("name"))
+    changed = _copied(tables)
+    for key, value in row.changes(source, name).items():
+        table, *path = changed, *key.split(".")
+        for part in path[:-1]:
+            table = table.setdefault(part, {})
+        table[path[-1]] = value
+    return changed
+
+
+def as_toml(tables: dict[str, Any]) -> str:
+    """Tables as TOML, without comments."""
+    return "\n".join(_lines(tables, ())).strip() + "\n"
+
+
+def _copied(value: Any) -> Any:
+    return {key: _copied(own) for key, own in value.items()} if isinstance(value, dict) else value
+
+
+def _lines(table: dict[str, Any], path: tuple[str, ...]) -> Iterator[str]:
+    inner = {key: value for key, value in table.items() if isinstance(value, dict)}
+    if path and (len(inner) < len(table) or not table):
+        yield f"\n[{'.'.join(path)}]"
+    yield from (f"{key} = {_value(value)}" for key, value in table.items() if key not in inner)
+    for key, value in inner.items():
+        yield from _lines(value, (*path, key))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        return f'"{escaped}"'
+    return repr(value)
+
+
+def _folder() -> Traversable:
+    return resources.files("tagi") / "recipes" / "methods"
+
+
+def _read(name: str) -> MethodRow:
+    table = tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
+    keys = dict(table.pop("recipe", {}))
+    own = {where: dict(value) for where, value in table.items() if isinstance(value, dict)}
+    return MethodRow(name, keys=keys, own=own, **{key: value for key, value in table.items() if key not in own})

@@ -1,0 +1,95 @@
+"""Rules between a recipe's tables and its stages: what a stage rests on, and what it cannot be done with.
+
+Tables are those that are valid by themselves; a rule about one that is not there holds.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tagi.config.tables import Stage
+from tagi.config.training import RunSettings
+
+
+def stage_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of `[run]`, `[metatrain]` excepted, and what is wrong with each beside the other tables."""
+    faults: dict[str, str] = {}
+    missing = [
+        f"{stage!r} among stages ({reason})"
+        for stage, reason in _needs(run, tables)
+        if stage not in run.stages and len(run.stages) > 1
+    ]
+    if "pretrain" in run.stages and "pretraining" in tables and tables["pretraining"] is None:
+        missing.append("a table [pretraining] (stage pretrain)")
+    if missing:
+        faults["stages"] = f"expected {', '.join(missing)}, got {', '.join(run.stages)}"
+    metatrain = tables.get("metatrain")
+    if "metatrain" in run.stages and metatrain is not None:
+        for method, reason in _taught_by(run, tables).items():
+            if method != metatrain.method:
+                wanted = f"expected metatrain.method = {method!r} among them ({reason})"
+                faults.setdefault("stages", f"{wanted}, got {metatrain.method!r}")
+    if run.start == "metatrained":
+        faults |= _start_faults(run, tables)
+    backbone = tables.get("backbone")
+    if backbone is not None and backbone.family == "causal":
+        odd = [stage for stage in run.stages if stage not in ("metatrain", "single")]
+        if odd:
+            faults["stages"] = (
+                f"expected metatrain or single alone with backbone.family = 'causal', got {', '.join(run.stages)}"
+            )
+    return faults
+
+
+def metatrain_faults(tables: Mapping[str, Any], method: str, prefix_cached: bool) -> dict[str, str]:
+    """Keys of `[metatrain]` and what is wrong with each beside `[backbone]`."""
+    backbone = tables.get("backbone")
+    if backbone is None:
+        return {}
+    causal = backbone.family == "causal"
+    faults = {}
+    if causal and method != "concatenation":
+        faults["method"] = f"expected 'concatenation' with backbone.family = 'causal', got {method!r}"
+    if prefix_cached and not causal:
+        faults["prefix_cached"] = f"expected backbone.family = 'causal' with it, got {backbone.family!r}"
+    return faults
+
+
+def _start_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:
+    generator, metatrain = tables.get("generator"), tables.get("metatrain")
+    if metatrain is not None and metatrain.tune != "all":
+        return {"start": f"expected metatrain.tune = 'all' to start on the whole model, got {metatrain.tune!r}"}
+    if "single" not in run.stages and generator is not None and generator.tune != "all":
+        wanted = "expected generator.tune = 'all' to start on the meta-trained model"
+        return {"start": f"{wanted}, got {generator.tune!r}"}
+    return {}
+
+
+def _needs(run: RunSettings, tables: Mapping[str, Any]) -> list[tuple[Stage, str]]:
+    """Stages that others rest on, and why."""
+    losses, teacher = tables.get("losses"), tables.get("teacher")
+    if losses is None or teacher is None:
+        return []
+    taught = "finetune" in run.stages
+    distilled = taught and losses.kl > 0
+    needs: list[tuple[Stage, str]] = []
+    if taught and losses.ins > 0:
+        needs.append(("teachers", "losses.ins"))
+    elif distilled and losses.teacher == "lora":
+        needs.append(("teachers", "losses.kl with losses.teacher = 'lora'"))
+    if distilled and losses.teacher in ("metatrained", "fid-icl"):
+        needs.append(("metatrain", f"losses.teacher = {losses.teacher!r}"))
+    elif teacher.base == "metatrained" and "teachers" in run.stages:
+        needs.append(("metatrain", "teacher.base = 'metatrained'"))
+    return needs
+
+
+def _taught_by(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:
+    """Methods that later stages need the stage metatrain to train, and why."""
+    losses, teacher = tables.get("losses"), tables.get("teacher")
+    needed: dict[str, str] = {}
+    if "finetune" in run.stages and losses is not None and losses.kl > 0 and losses.teacher != "lora":
+        method = "concatenation" if losses.teacher == "metatrained" else losses.teacher
+        needed[method] = f"losses.teacher = {losses.teacher!r}"
+    if "teachers" in run.stages and teacher is not None and teacher.base == "metatrained":
+        needed.setdefault("concatenation", "teacher.base = 'metatrained'")
+    return needed

@@ -1,0 +1,138 @@
+"""FiD-ICL: demonstrations are encoded one by one and joined before the decoder, once for all inputs of a task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from tagi.backbones import KeysValues, T5Backbone
+from tagi.backbones.memory import join, longest, select_rows
+from tagi.data.batches import Sample
+from tagi.data.task import Example, Task
+from tagi.data.text import TextSettings
+from tagi.methods.costs import Cost, Lengths
+from tagi.methods.in_context import InContext, shots_of
+from tagi.methods.in_context_costs import fid_icl_cost
+from tagi.methods.lora import LoraShape
+from tagi.methods.prompted import Prompts
+from tagi.methods.protocol import Batch
+
+QUERY_MARK = "<extra_id_99>"
+"""Stands before every query, where the tokenizer has it as a token of its own; where it has not, nothing does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstrated(Prompts):
+    """The tasks' words, and per decoder layer keys and values over their demonstrations (None for none) with mask."""
+
+    cross: KeysValues | None
+    mask: Bool[Tensor, "task memory"] | None
+
+
+class FidICL(InContext):
+    """The decoder reads `(demonstrations ; query)`, each encoded alone, padding removed.
+
+    Where no instruction is read that is all of the task; else it stands in the query, with the input.
+    """
+
+    name = "fid-icl"
+
+    def __init__(
+        self, backbone: T5Backbone, text: TextSettings, lora: LoraShape | None = None, *, frozen: bool = False
+    ) -> None:
+        super().__init__(backbone, text, lora, frozen=frozen)
+        found = backbone.tokenizer.get_vocab().get(QUERY_MARK)
+        self._mark = [] if found is None else [found]
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """A row for each query; the demonstrations of each episode stand once, `rows` says which row has which."""
+        distinct: dict[tuple[Example, ...], int] = {}
+        rows = [distinct.setdefault(shots_of(sample.asked), len(distinct)) for sample in samples]
+        ids, mask, owners = self._demonstrations(list(distinct))
+        return {
+            **super().collate(samples),
+            "demonstration_ids": ids,
+            "demonstration_mask": mask,
+            "owners": owners,
+            "rows": torch.tensor(rows),
+        }
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "row token"],
+        input_mask: Bool[Tensor, "row token"],
+        labels: Int[Tensor, "row target"],
+        **shown: Tensor,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Cross-entropy of the targets of an episode's queries; `shown` is what `collate` made of demonstrations."""
+        return self._terms(self.logits(input_ids, input_mask, labels, **shown), labels)
+
+    def logits(
+        self,
+        input_ids: Int[Tensor, "row token"],
+        input_mask: Bool[Tensor, "row token"],
+        labels: Int[Tensor, "row target"],
+        demonstration_ids: Int[Tensor, "demonstration shown_token"],
+        demonstration_mask: Bool[Tensor, "demonstration shown_token"],
+        owners: Int[Tensor, " demonstration"],
+        rows: Int[Tensor, " row"],
+    ) -> Float[Tensor, "row target vocabulary"]:
+        """Teacher-forced logits of the labels after demonstrations and query."""
+        known, known_mask = self._states(demonstration_ids, demonstration_mask, owners)
+        states = torch.cat([known[rows], self.backbone.encode(input_ids, input_mask)], dim=1)
+        return self.backbone.logits(states, torch.cat([known_mask[rows], input_mask], dim=1), labels)
+
+    @torch.no_grad()
+    def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Demonstrated:
+        """All tasks' demonstrations in one pass, and the decoder's keys and values over them."""
+        prompts = super().prepare(tasks, truncate=truncate)
+        shown = (tensor.to(self.backbone.device) for tensor in self._demonstrations([task.shots for task in tasks]))
+        states, mask = self._states(*shown)
+        return Demonstrated(prompts.tasks, self.backbone.cross_keys_values(states), mask)
+
+    def without_instruction(self, states: Prompts) -> Demonstrated:
+        """The query alone."""
+        return Demonstrated((None,) * len(states.tasks), None, None)
+
+    def cost(self, lengths: Lengths) -> Cost:
+        """Demonstrations read once, then for every example the query; the decoder attends to all of them."""
+        query = self.query_tokens(lengths) + len(self._mark)
+        return fid_icl_cost(self.shapes, lengths, query, self.lora_rank)
+
+    def _prompt(self, task: Task | None, text: str, *, truncate: bool) -> list[int]:
+        """The mark, which is not counted by the limit, and the query."""
+        return [*self._mark, *self._query(task, text, truncate=truncate)]
+
+    def _read(self, states: Demonstrated, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Any, Tensor]:
+        """The decoder's keys and values over demonstrations and query; the former are not computed again."""
+        cross, mask = super()._read(states, rows, inputs, truncate)
+        if states.cross is None or states.mask is None:
+            return cross, mask
+        distinct = rows.unique()
+        chosen = (distinct if len(distinct) == 1 else rows).to(mask.device)
+        known_mask = states.mask[chosen]
+        known_mask = known_mask[:, : longest(known_mask)]
+        return join(select_rows(states.cross, chosen, known_mask.shape[1]), known_mask, cross, mask)
+
+    def _demonstrations(self, shown: Sequence[Sequence[Example]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Token ids and mask of every demonstration, and which task's it is."""
+        ids, mask = self.text.batch([self.text.demonstration(one) for shots in shown for one in shots])
+        owners = [task for task, shots in enumerate(shown) for _ in shots]
+        return ids, mask, torch.tensor(owners)
+
+    def _states(
+        self,
+        ids: Int[Tensor, "demonstration token"],
+        mask: Bool[Tensor, "demonstration token"],
+        owners: Int[Tensor, " demonstration"],
+    ) -> tuple[Float[Tensor, "task memory d_model"], Bool[Tensor, "task memory"]]:
+        """Demonstrations encoded one by one, those of a task joined without the padding between them."""
+        tasks = int(owners.max()) + 1
+        counts = torch.zeros(tasks, dtype=torch.long, device=mask.device).index_add(0, owners, mask.sum(1))
+        parts = self.backbone.encode(ids, mask)[mask].split(counts.tolist())
+        kept = torch.arange(int(counts.max()), device=mask.device) < counts[:, None]
+        return pad_sequence(parts, batch_first=True), kept

@@ -1,0 +1,197 @@
+"""Methods that learn a task in context, from demonstrations: all in one text with the input, or one at a time.
+
+The demonstrations are a task's shots, in FiD-ICL's form, each cut at its own limits. Before the input stands the
+instruction, unless the text settings read demonstrations alone, as the paper has it on P3: its inputs are rendered.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import LogitsProcessor
+
+from tagi.backbones import Reduction, score_cached
+from tagi.data.batches import Sample
+from tagi.data.task import Example, Task
+from tagi.errors import InputError
+from tagi.methods.concatenation import EncoderDecoder
+from tagi.methods.costs import Cost, Lengths, Number
+from tagi.methods.in_context_costs import concat_icl_cost, ensemble_icl_cost
+from tagi.methods.prompted import Prompts
+from tagi.methods.protocol import Batch
+from tagi.methods.t5_costs import T5Shapes
+
+
+class InContext(EncoderDecoder):
+    """What methods share that read a task's shots. A task without any is an `InputError`."""
+
+    @property
+    def needs_demonstrations(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def shapes(self) -> T5Shapes:
+        """What costs are computed from."""
+        return T5Shapes.of(self.backbone.model.config)
+
+    @property
+    def lora_rank(self) -> int | None:
+        """Of the LoRA that is trained, if it is one; it is not merged."""
+        return None if self.lora is None else self.lora.rank
+
+    def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Prompts:
+        """Nothing but the words; an instruction over the limit is refused unless `truncate`."""
+        for task in tasks:
+            shots_of(task)
+            if self.reads_instruction:
+                self.text.instruction(task.instruction, truncate=truncate)
+        return Prompts(tuple(tasks))
+
+    def query_tokens(self, lengths: Lengths) -> Number:
+        """How long an input is with what stands before it, demonstrations apart."""
+        return lengths.prompt if self.reads_instruction else lengths.input
+
+    def _query(self, task: Task | None, text: str, *, truncate: bool) -> list[int]:
+        """Token ids of an input, after its instruction if that is read; positive examples are not: shots take their
+        place.
+        """
+        told = replace(task, examples=()) if task is not None and self.reads_instruction else None
+        return super()._prompt(told, text, truncate=truncate)
+
+
+class ConcatICL(InContext):
+    """All demonstrations and the query in one text.
+
+    Demonstrations are left out from the last on until the text is within the limit of inputs; the query is cut only
+    when none is left.
+    """
+
+    name = "concat-icl"
+
+    def _prompt(self, task: Task | None, text: str, *, truncate: bool) -> list[int]:
+        query = self._query(task, text, truncate=truncate)
+        shown: list[int] = []
+        for example in shots_of(task) if task is not None else ():
+            longer = [*shown, *self.text.demonstration(example)]
+            if len(longer) + len(query) > self.text.settings.max_input_tokens:
+                break
+            shown = longer
+        return [*shown, *query]
+
+    def cost(self, lengths: Lengths) -> Cost:
+        """Demonstrations, as many as fit, and the query read together for every example."""
+        limit = self.text.settings.max_input_tokens
+        return concat_icl_cost(self.shapes, lengths, self.query_tokens(lengths), limit, self.lora_rank)
+
+
+@dataclass(frozen=True, slots=True)
+class OneShots(Prompts):
+    """Every demonstration of every task as a task of its own; `counts` says how many of them are each task's."""
+
+    counts: tuple[int, ...]
+
+
+class EnsembleICL(ConcatICL):
+    """A pass for each demonstration. A choice's score is the mean of the passes'; answers are greedy under the mean
+    of their log-probabilities at every step. Training minimises the mean of the passes' cross-entropies.
+    """
+
+    name = "ensemble-icl"
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """A row for each sample and demonstration."""
+        return super().collate(
+            [replace(sample, shots=(shown,)) for sample in samples for shown in shots_of(sample.asked)]
+        )
+
+    def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> OneShots:
+        """Nothing but the words, by demonstration."""
+        super().prepare(tasks, truncate=truncate)
+        alone = tuple(replace(task, shots=(shown,)) for task in tasks for shown in task.shots)
+        return OneShots(alone, tuple(len(task.shots) for task in tasks))
+
+    def without_instruction(self, states: Prompts) -> OneShots:
+        """The input alone, in one pass."""
+        assert isinstance(states, OneShots)
+        return OneShots((None,) * len(states.counts), (1,) * len(states.counts))
+
+    def cost(self, lengths: Lengths) -> Cost:
+        """A demonstration and the query, read and answered as many times as there are demonstrations."""
+        limit = self.text.settings.max_input_tokens
+        return ensemble_icl_cost(self.shapes, lengths, self.query_tokens(lengths), limit, self.lora_rank)
+
+    def _read(self, states: OneShots, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Any, Tensor]:
+        """Keys and values of every pass, a row's passes together, and how many each row has."""
+        starts = [sum(states.counts[:task]) for task in range(len(states.counts))]
+        passes = [
+            (starts[task] + at, text)
+            for task, text in zip(rows.tolist(), inputs, strict=True)
+            for at in range(states.counts[task])
+        ]
+        read, mask = super()._read(
+            states, torch.tensor([at for at, _ in passes]), [text for _, text in passes], truncate
+        )
+        return (read, torch.tensor(states.counts, device=mask.device)[rows.to(mask.device)]), mask
+
+    def _answers(
+        self,
+        read: Any,
+        mask: Bool[Tensor, "pass memory"],
+        *,
+        max_new_tokens: int,
+        min_new_tokens: int | None,
+        num_beams: int,
+    ) -> Int[Tensor, "row answer"]:
+        if num_beams > 1:
+            raise InputError(
+                f"{self.name}: expected greedy answers, each step the mean of passes, got {num_beams} beams"
+            )
+        cross, counts = read
+        answers = self.backbone.generate(
+            cross,
+            mask,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            processors=[_MeanOfPasses(counts)],
+        )
+        return answers[counts.cumsum(0) - counts]
+
+    def _scores(
+        self,
+        read: Any,
+        mask: Bool[Tensor, "pass memory"],
+        labels: Int[Tensor, "row choice target"],
+        reduction: Reduction,
+    ) -> Float[Tensor, "row choice"]:
+        cross, counts = read
+        passes = score_cached(self.backbone, cross, mask, labels.repeat_interleave(counts, 0), reduction)
+        return mean_of_passes(passes, counts)
+
+
+class _MeanOfPasses(LogitsProcessor):
+    """Gives all passes of a row the mean of their log-probabilities, so that they go on alike."""
+
+    def __init__(self, counts: Int[Tensor, " row"]) -> None:
+        self.counts = counts
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        wide = scores.to(torch.promote_types(scores.dtype, torch.float32)).log_softmax(-1)
+        return mean_of_passes(wide, self.counts).repeat_interleave(self.counts, 0).to(scores.dtype)
+
+
+def mean_of_passes(values: Float[Tensor, "pass value"], counts: Int[Tensor, " row"]) -> Float[Tensor, "row value"]:
+    """Means over the passes of each row, which stand together: `counts[i]` of row i."""
+    owners = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
+    total = values.new_zeros(len(counts), values.shape[1]).index_add(0, owners, values)
+    return total / counts[:, None]
+
+
+def shots_of(task: Task) -> tuple[Example, ...]:
+    """A task's shots; `InputError` if it has none."""
+    if not task.shots:
+        raise InputError(f"{task.name}: expected demonstrations (shots) to learn from, got none")
+    return task.shots

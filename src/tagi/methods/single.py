@@ -1,0 +1,176 @@
+"""A model of its own for each task, behind the protocol: what is asked of a task goes to the task's own weights."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jaxtyping import Int
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tagi.adapters import view_with_parameters
+from tagi.backbones import Reduction
+from tagi.backbones.checkpoint import CONFIG, WEIGHTS, read_config, read_tensors
+from tagi.backbones.load import folder_revision
+from tagi.data.batches import Sample
+from tagi.data.task import Task
+from tagi.errors import CheckpointError, InputError
+from tagi.files import write_text
+from tagi.methods.causal import CausalConcatenation
+from tagi.methods.concatenation import Concatenation
+from tagi.methods.costs import Cost, Lengths
+from tagi.methods.prompted import Prompted, Prompts
+from tagi.methods.protocol import Batch, Method
+
+MEMBERS = "tasks"
+"""In the checkpoint's folder: a folder of weights for every task."""
+_PROMPTED: dict[str, type[Prompted[Any]]] = {kind.name: kind for kind in (Concatenation, CausalConcatenation)}
+R = TypeVar("R")
+
+
+class SingleTask(Method):
+    """Fine-tuned models, one for each task they were trained on; no other task can be asked.
+
+    `prompted` is the backbone with the instruction concatenated, `members` names each task's folder. Weights of one
+    task at a time are in memory beside the backbone's, in a view: no parameter is written.
+    """
+
+    name = "single-task"
+
+    def __init__(self, prompted: Prompted[Any], folder: Path, members: Mapping[str, str]) -> None:
+        super().__init__()
+        self.prompted = prompted
+        self.text = prompted.text
+        self.folder = folder
+        self.members = dict(members)
+        self._current: tuple[str, Prompted[Any]] | None = None
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """As the prompted backbone's."""
+        return self.prompted.collate(samples)
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        """The backbone's own loss, before it is trained for any task."""
+        terms: dict[str, Tensor] = self.prompted(**batch)
+        return terms
+
+    def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Prompts:
+        """The tasks' words. Raises `InputError` for a task that no model was trained for."""
+        for task in tasks:
+            if task.name not in self.members:
+                known = ", ".join(sorted(self.members)[:3])
+                raise InputError(
+                    f"expected a task that a model was trained for ({len(self.members)}: {known}, ...), "
+                    f"got {task.name!r}"
+                )
+        return self.prompted.prepare(tasks, truncate=truncate)
+
+    def without_instruction(self, states: Prompts) -> Prompts:
+        """The input alone, asked of the backbone."""
+        return self.prompted.without_instruction(states)
+
+    def predict(
+        self,
+        states: Prompts,
+        rows: Int[Tensor, " row"],
+        inputs: Sequence[str],
+        *,
+        max_new_tokens: int,
+        min_new_tokens: int | None = None,
+        num_beams: int = 1,
+        truncate: bool = False,
+    ) -> list[str]:
+        """Answers of a batch that may mix tasks: each task's inputs by its own model."""
+
+        def ask(model: Prompted[Any], own: Tensor, texts: Sequence[str], _: Sequence[int]) -> list[str]:
+            return model.predict(
+                states,
+                own,
+                texts,
+                max_new_tokens=max_new_tokens,
+                min_new_tokens=min_new_tokens,
+                num_beams=num_beams,
+                truncate=truncate,
+            )
+
+        return self._by_task(states, rows, inputs, ask)
+
+    def score_choices(
+        self,
+        states: Prompts,
+        rows: Int[Tensor, " row"],
+        inputs: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        *,
+        reduction: Reduction = "sum",
+        truncate: bool = False,
+    ) -> list[list[float]]:
+        """Scores of a batch that may mix tasks and numbers of choices."""
+
+        def ask(model: Prompted[Any], own: Tensor, texts: Sequence[str], at: Sequence[int]) -> list[list[float]]:
+            offered = [choices[index] for index in at]
+            return model.score_choices(states, own, texts, offered, reduction=reduction, truncate=truncate)
+
+        return self._by_task(states, rows, inputs, ask)
+
+    def cost(self, lengths: Lengths) -> Cost:
+        """As the prompted backbone's; a LoRA is not merged."""
+        return self.prompted.cost(lengths)
+
+    def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+        """Copy the checkpoint; what it was made of stays in it."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> "SingleTask":
+        """Read a checkpoint: the backbone at once, a task's weights when it is asked."""
+        config = read_config(folder)
+        kind, members = config.get("prompted"), config.get("members")
+        if config["method"] != cls.name or kind not in _PROMPTED or not isinstance(members, dict):
+            raise CheckpointError(f"{folder}: expected models of single tasks, got method {config['method']!r}")
+        prompted = _PROMPTED[kind].from_config(config, folder)
+        return cls(prompted, folder, {task: str(member["folder"]) for task, member in members.items()}).eval()
+
+    def _by_task(
+        self,
+        states: Prompts,
+        rows: Tensor,
+        inputs: Sequence[str],
+        ask: Callable[[Prompted[Any], Tensor, Sequence[str], Sequence[int]], list[R]],
+    ) -> list[R]:
+        found: dict[int, R] = {}
+        for row in rows.unique().tolist():
+            at = (rows == row).nonzero().flatten().tolist()
+            model = self._model(states.tasks[row])
+            given = ask(model, rows[rows == row], [inputs[index] for index in at], at)
+            found.update(zip(at, given, strict=True))
+        return [found[index] for index in range(len(inputs))]
+
+    def _model(self, task: Task | None) -> Prompted[Any]:
+        if task is None:
+            return self.prompted
+        if self._current is None or self._current[0] != task.name:
+            expected = self.prompted.trained_tensors()
+            device = self.prompted.backbone.device
+            tensors = read_tensors(self.folder / MEMBERS / self.members[task.name], expected)
+            own = {name: tensor.to(device) for name, tensor in tensors.items()}
+            self._current = task.name, view_with_parameters(self.prompted, own)
+        return self._current[1]
+
+
+def save_member(prompted: Prompted[Any], folder: Path) -> None:
+    """Write what was trained for one task into an existing folder, in the type it was trained in."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in prompted.trained_tensors().items()}
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def write_single(folder: Path, prompted: Prompted[Any], members: Mapping[str, str]) -> None:
+    """Write the configuration that makes a checkpoint of members that are there: `members` has each task's folder."""
+    found = {
+        task: {"folder": member, "revision": folder_revision(folder / MEMBERS / member)}
+        for task, member in members.items()
+    }
+    config = {**prompted.checkpoint_config(), "method": SingleTask.name, "prompted": prompted.name, "members": found}
+    write_text(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -1,0 +1,23 @@
+"""The device to work on, and a bar that says how far a long count is."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+def best_device() -> torch.device:
+    """The GPU if there is one, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def counting(name: str, total: int, progress: bool = True) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left on a terminal's stderr; the body is given what moves it on by a count."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
+        shown = bar.add_task(name, total=total)
+        yield lambda count: bar.advance(shown, count)

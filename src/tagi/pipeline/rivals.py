@@ -1,0 +1,252 @@
+"""Every method of the paper's tables on one recipe: trained, scored, costed and timed in the same way."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean, median_low
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from tagi.config import STAGES, Point, Recipe, load_recipe, method_row, method_rows
+from tagi.config.methods import with_method
+from tagi.data.task import Task
+from tagi.errors import ConfigError
+from tagi.evaluation.comparing import score_lines
+from tagi.evaluation.lengths import task_lengths
+from tagi.evaluation.pairing import ByTask
+from tagi.evaluation.rivalry import SeedScores, difference, over_seeds, time_ratio
+from tagi.evaluation.task_log import predictions_file, read_answers
+from tagi.evaluation.timing import stopwatch
+from tagi.evaluation.timing_tables import markdown
+from tagi.files import write_text
+from tagi.methods import Method, load_method
+from tagi.pipeline.building import load_recipe_backbone, untrained_method
+from tagi.pipeline.finding import find_checkpoint
+from tagi.pipeline.machine import best_device
+from tagi.pipeline.records import RECORD, read_record, write_record
+from tagi.pipeline.sweeping import last_steps, planned, sweep
+from tagi.pipeline.tasks import load_tasks
+from tagi.training import fingerprint, is_main_process
+
+TABLE = "methods.md"
+_MEASURED = "measured"
+"""Under the folder: what was measured of each finished method, by the folders of its steps."""
+REFERENCE = "tk-instruct"
+"""What every ratio and difference is relative to."""
+_BARE = "no-ft"
+"""The same arithmetic without weights that must be there."""
+_RIGHT = "right"
+"""The condition that methods are compared under: every task with its own instruction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rivalry:
+    """What to compare: methods by name, seeds, the most steps of any stage (None: as the recipe says).
+
+    Each method is timed against the reference on `inputs` of the test task of median length, at `batch_size`, in at
+    least `pairs` pairs.
+    """
+
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    steps: int | None = None
+    inputs: int = 32
+    batch_size: int = 1
+    pairs: int = 20
+
+
+def compare_methods(
+    name_or_path: str | Path,
+    asked: Rivalry,
+    out: Path,
+    *,
+    overrides: Sequence[str] = (),
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train what is missing of every method under every seed, score it, and return the record of all that is in `out`.
+
+    Stages that methods have in common are trained once. `out/record.json` and `out/methods.md` hold every method that
+    this call or an earlier one has finished there on the same recipe. Run again, it goes on where it was interrupted.
+    """
+    shared = [*overrides, *_budget(name_or_path, asked.steps, overrides)]
+    points = {
+        (name, seed): Point(f"{method_row(name).title}, seed {seed}", (f"seed={seed}",), name)
+        for seed in asked.seeds
+        for name in asked.methods
+    }
+    for point in points.values():  # every fault before anything is trained
+        point.recipe(name_or_path, shared)
+    sweep(name_or_path, list(points.values()), out, overrides=shared, progress=progress)
+    plain = load_recipe(name_or_path, shared)
+    entries = []
+    for (name, seed), point in points.items():
+        if progress and is_main_process():
+            Console(stderr=True).print(f"measuring {point.label}", markup=False)
+        entries.append(_measured(plain, point.recipe(name_or_path, shared), name, seed, out, asked))
+    content = {"kind": "methods", "steps": asked.steps, "methods": _rows(out, _all_entries(out, plain))}
+    record = write_record(out / RECORD, plain, content)
+    write_text(out / TABLE, markdown(shown_rows(record)))
+    return record
+
+
+def shown_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
+    """A record's methods as rows of text."""
+    return [_shown(row) for row in record["methods"]]
+
+
+def _budget(name_or_path: str | Path, steps: int | None, overrides: Sequence[str]) -> list[str]:
+    """Overrides by which no stage has more steps than that."""
+    if steps is None:
+        return []
+    training = load_recipe(name_or_path, overrides).training
+    own = {stage: getattr(training, stage).steps for stage in STAGES}
+    most = [f"training.steps={min(steps, training.steps)}"]
+    return most + [f"training.{stage}.steps={min(steps, count)}" for stage, count in own.items() if count is not None]
+
+
+def _measured(plain: Recipe, recipe: Recipe, name: str, seed: int, out: Path, asked: Rivalry) -> dict[str, Any]:
+    """What is known of a finished method: its own steps' folders, parameters, FLOPs and time; measured once."""
+    trained, scored = last_steps(recipe, planned(recipe, out))
+    if scored is None:
+        raise ConfigError(f"{recipe.name}: expected test tasks to compare methods on, got none")
+    identity = fingerprint(
+        name, seed, trained.folder.name, scored.folder.name, asdict(replace(asked, methods=(), seeds=()))
+    )
+    path = out / _MEASURED / f"{name}-{seed}-{identity.removeprefix('sha256:')}.json"
+    if path.exists():
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    record = read_record(trained.folder / RECORD)
+    device = best_device()
+    method = load_method(find_checkpoint(str(trained.folder))).to(device)
+    bare = Recipe.model_validate(with_method(plain.model_dump(), method_row(_BARE)))
+    reference = untrained_method(bare, load_recipe_backbone(bare, out / _MEASURED)).to(device).eval()
+    tasks = load_tasks(recipe, "test").tasks
+    entry = {
+        "method": name,
+        "seed": seed,
+        "recipe": fingerprint(plain.model_dump(mode="json", exclude={"seed"})),
+        "trained": str(trained.folder.relative_to(out)),
+        "scored": str(scored.folder.relative_to(out)),
+        "steps": record["training"]["steps"],
+        "seconds": sum(_seconds(step.folder) for step in planned(recipe, out) if not step.evaluates),
+        "tuned": record["parameters"]["trained"],
+        "generated": method.generated_per_task,
+        "flops": _flops_ratio(method, reference, tasks),
+        "time": _time(method, reference, tasks, asked),
+    }
+    write_text(path, json.dumps(entry, indent=2) + "\n")
+    return entry
+
+
+def _seconds(folder: Path) -> float:
+    return float(read_record(folder / RECORD)["training"].get("seconds", 0.0))
+
+
+def _flops_ratio(method: Method, reference: Method, tasks: Sequence[Task]) -> float:
+    """FLOPs of all tasks, each with 100 inputs of its own mean length, over the reference's."""
+    own = sum(method.cost(task_lengths(method.text, task)).total for task in tasks)
+    return float(own / sum(reference.cost(task_lengths(reference.text, task)).total for task in tasks))
+
+
+def _time(method: Method, reference: Method, tasks: Sequence[Task], asked: Rivalry) -> dict[str, Any]:
+    lengths = {task.name: task_lengths(reference.text, task).prompt for task in tasks}
+    middle = median_low(sorted(lengths.values()))
+    task = next(task for task in tasks if lengths[task.name] == middle)
+    task = replace(task, instances=task.instances[: asked.inputs])
+    output = max(1, round(task_lengths(reference.text, task).output))
+    device = next(reference.parameters()).device
+    watch = stopwatch(device, "processor" if device.type == "cpu" else "wall")
+    return time_ratio(watch, method, reference, task, batch_size=asked.batch_size, output=output, pairs=asked.pairs)
+
+
+def _all_entries(out: Path, plain: Recipe) -> list[dict[str, Any]]:
+    """Everything measured in the folder on this recipe, whatever the call."""
+    recipe = fingerprint(plain.model_dump(mode="json", exclude={"seed"}))
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / _MEASURED).glob("*.json"))]
+    return [entry for entry in found if entry["recipe"] == recipe]
+
+
+def _rows(out: Path, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row per method, its seeds together, in the paper's order."""
+    by_method: dict[str, list[Mapping[str, Any]]] = {}
+    for entry in sorted(entries, key=lambda entry: entry["seed"]):
+        by_method.setdefault(entry["method"], []).append(entry)
+    scores = {name: _scores(out, own) for name, own in by_method.items()}
+    rows = []
+    for method in method_rows():
+        own = by_method.get(method.name)
+        if own is None:
+            continue
+        metric, score = scores[method.name]
+        rows.append(
+            {
+                "method": method.name,
+                "title": method.title,
+                "metric": metric,
+                "mean": score.mean,
+                "interval": list(score.interval),
+                "n": score.n,
+                "seeds": score.seeds,
+                "minus_reference": _minus(score, scores.get(REFERENCE), method.name),
+                "flops": own[0]["flops"],
+                "flops_paper": method.flops,
+                "time": own[0]["time"],
+                "time_paper": method.time,
+                "tuned": own[0]["tuned"],
+                "generated": own[0]["generated"],
+                "steps": own[0]["steps"],
+                "seconds": fmean(entry["seconds"] for entry in own),
+                "trained": [entry["trained"] for entry in own],
+                "scored": [entry["scored"] for entry in own],
+            }
+        )
+    return rows
+
+
+def _scores(out: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[str, SeedScores]:
+    """The metric's name, and every seed's answers scored by it."""
+    runs: dict[int, ByTask] = {}
+    metric = ""
+    for entry in entries:
+        folder = out / entry["scored"]
+        metric = str(read_record(folder / RECORD)["results"][_RIGHT]["metric"])
+        by_task: dict[str, list[float]] = {}
+        for one in score_lines(read_answers(folder / predictions_file(_RIGHT)), metric):
+            by_task.setdefault(one.task, []).append(one.score)
+        runs[entry["seed"]] = {task: np.array(own) for task, own in by_task.items()}
+    return metric, over_seeds(runs)
+
+
+def _minus(score: SeedScores, reference: tuple[str, SeedScores] | None, name: str) -> dict[str, Any] | None:
+    return None if reference is None or name == REFERENCE else difference(score, reference[1])
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, str]:
+    minus, time = row["minus_reference"], row["time"]
+    seeds = ", ".join(f"{value:.1f}" for value in row["seeds"].values())
+    return {
+        "method": row["title"],
+        row["metric"]: f"{row['mean']:.1f}",
+        "95%": _interval(row["interval"]),
+        "seeds": seeds if len(row["seeds"]) > 1 else "1",
+        "- Tk-Instruct": "" if minus is None else f"{minus['mean']:+.1f} ({_interval(minus['interval'])})",
+        "FLOPs": _beside(f"{row['flops']:.2f}", row["flops_paper"]),
+        "time": _beside(
+            f"{time['ratio']:.2f} ({time['interval'][0]:.2f} to {time['interval'][1]:.2f})", row["time_paper"]
+        ),
+        "tuned": f"{row['tuned']:,}",
+        "generated": f"{row['generated']:,}" if row["generated"] else "-",
+        "steps": f"{row['steps']:,}",
+        "minutes": f"{row['seconds'] / 60:.1f}",
+    }
+
+
+def _interval(bounds: Sequence[float]) -> str:
+    return f"{bounds[0]:.1f} to {bounds[1]:.1f}"
+
+
+def _beside(own: str, paper: float | None) -> str:
+    return own if paper is None else f"{own} [paper {paper:g}]"

@@ -1,0 +1,61 @@
+"""The stage `single`: one model per test task, fine-tuned on that task's own examples (Full FT, Simple FT)."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tagi.config import Recipe
+from tagi.data.task import Instance, Task
+from tagi.errors import ConfigError
+from tagi.files import new_folder
+from tagi.methods import start_from
+from tagi.methods.single import MEMBERS, save_member, write_single
+from tagi.pipeline.building import Sources, data_record, load_recipe_backbone, prompted_method
+from tagi.pipeline.finding import MODEL, find_checkpoint
+from tagi.pipeline.many import Many, Member, folder_name
+from tagi.pipeline.tasks import load_tasks
+
+_DIGITS = 8
+
+
+def train_single(
+    recipe: Recipe, out: Path, sources: Sources, *, identity: str, resume: bool, progress: bool = True
+) -> dict[str, Any]:
+    """Train a model for every test task and write the method that asks each of its own; the record's content.
+
+    Nothing that is tested is trained on. A model that is finished is left alone, one that was interrupted goes on from
+    its newest complete checkpoint.
+    """
+    loaded = load_tasks(recipe, "test", shots=True, every=recipe.single.examples == "all")
+    if not loaded.tasks:
+        raise ConfigError("single: expected test tasks to train a model for each, got none")
+    backbone = load_recipe_backbone(recipe, out, recipe.training_for("single").dropout)
+    method = prompted_method(recipe, backbone, recipe.single.tune)
+    for name in sources.start:
+        start_from(method, find_checkpoint(name))
+    folder = out / MODEL
+
+    def save(member: Path) -> None:
+        with new_folder(member, overwrite=True) as temporary:
+            save_member(method, temporary)
+
+    def announce(entries: list[dict[str, Any]]) -> None:
+        if len(entries) == len(loaded.tasks):  # its configuration says that all are there
+            write_single(folder, method, {entry["task"]: Path(entry["path"]).name for entry in entries})
+
+    many = Many(recipe, "single", out, identity, method, "task", "model", save, announce)
+    members = [Member(task.name, f"{MODEL}/{MEMBERS}/{_folder(task.name)}", (_own(task),)) for task in loaded.tasks]
+    content = many.run(members, resume=resume, progress=progress)
+    return {"data": data_record(loaded), "models": content.pop("entries"), **content}
+
+
+def _own(task: Task) -> Task:
+    """The task with its shots to train on in place of the instances that are tested."""
+    instances = tuple(Instance(str(at), shot.input, (shot.output,)) for at, shot in enumerate(task.shots))
+    return replace(task, instances=instances, shots=(), paraphrases=())
+
+
+def _folder(task: str) -> str:
+    """Short, and another for every task: names of prompts may differ in nothing but punctuation."""
+    return f"{folder_name(task)[:60]}-{hashlib.sha256(task.encode()).hexdigest()[:_DIGITS]}"
