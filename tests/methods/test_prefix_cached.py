@@ -1,107 +1,242 @@
-"""An instruction read once for all inputs of its task: nothing that is answered or scored is any other."""
+"""An instruction's keys and values kept: the same answers and scores as without, of every type, with less to read."""
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
-from tagi.backbones.prefixes import join_prefixes, keep_prefix
-from tagi.errors import ConfigError
-from tagi.methods import CausalConcatenation, load_method
-from tagi.methods.costs import Lengths
-from tests.causal_models import MODELS, causal_tokenizer, tiny_causal, tiny_causal_model
-from tests.models import CHOICES, INPUTS, ROW_TASKS, same, tasks, text_settings
+from tagi.backbones import CausalBackbone, load_backbone
+from tagi.backbones.prefixes import keep_starts, known_part
+from tagi.data.batches import Sample
+from tagi.data.task import Example, Task
+from tagi.errors import InputError
+from tagi.methods import CausalConcatenation, Lengths, causal, load_method
+from tagi.methods.lora import LoraShape
+from tests.causal_models import CORE, MODELS, WINDOW, causal_tokenizer, close, exact_causal, tiny_causal_model
+from tests.methods.counting import counting
+from tests.models import (
+    ALPHA,
+    CHOICES,
+    IDENTITY,
+    INPUTS,
+    INSTRUCTIONS,
+    RANK,
+    ROW_TASKS,
+    ROWS,
+    tasks,
+    text_settings,
+    traces,
+    words,
+)
 
 ROWS_OF = torch.tensor(ROW_TASKS)
 TEXT = text_settings(max_input_tokens=40, positives=1)
-WINDOWED = ("gemma2", "gemma3_text", "gpt_neo", "mistral")
-"""Types with a layer that attends to a window of tokens."""
-WHOLE = [kind for kind in MODELS if kind not in WINDOWED]
+every_type = pytest.mark.parametrize("kind", MODELS)
+core = pytest.mark.parametrize("kind", CORE)
 
 
-def both(kind: str) -> tuple[CausalConcatenation, CausalConcatenation]:
-    """The same weights, read anew for every input and with the instruction kept."""
-    return tuple(  # type: ignore[return-value]
-        CausalConcatenation(tiny_causal(kind), TEXT, prefix_cached=kept).double().eval() for kept in (False, True)
+def both(kind: str = "llama", **options: Any) -> tuple[CausalConcatenation, CausalConcatenation]:
+    """The same weights, anew and cached."""
+    anew, cached = (
+        CausalConcatenation(exact_causal(kind), TEXT, prefix_cached=kept, **options).eval() for kept in (False, True)
     )
+    return anew, cached
 
 
-@pytest.mark.parametrize("kind", WHOLE)
-def test_scores_are_those_of_prompts_read_anew(kind: str) -> None:
-    anew, kept = both(kind)
-    given = [
-        method.score_choices(method.prepare(tasks()), ROWS_OF, INPUTS, CHOICES, reduction="sum")
-        for method in (anew, kept)
-    ]
-    for one, other in zip(*given, strict=True):
-        wanted, found = torch.tensor(one, dtype=torch.float64), torch.tensor(other, dtype=torch.float64)
-        same(found, wanted)
+@pytest.fixture(autouse=True)
+def _unlike_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs that begin in unlike ways for a tokenizer of these words: to it the others are all unknown, so alike."""
+    monkeypatch.setattr(causal, "_UNLIKE", ("w1", "w2 w3"))
 
 
-@pytest.mark.parametrize("kind", WHOLE)
+def widths(method: CausalConcatenation) -> list[tuple[int, ...]]:
+    """The shape of everything that the model reads from now on."""
+    read: list[tuple[int, ...]] = []
+    embedding = method.backbone.model.get_input_embeddings()
+    embedding.register_forward_hook(lambda _, args, __: read.append(tuple(args[0].shape)))
+    return read
+
+
+def flat(scores: list[list[float]], kind: str) -> Tensor:
+    dtype = exact_causal(kind).model.dtype
+    return torch.tensor([one for row in scores for one in row], dtype=dtype)
+
+
+@every_type
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_scores_are_those_without_a_cache(kind: str, reduction: Any) -> None:
+    """Every row of its own task, instructions shorter and longer than a sliding window."""
+    lengths = [len(text.split()) for text in INSTRUCTIONS]
+    assert min(lengths) < WINDOW < max(lengths)
+    anew, cached = both(kind)
+    wanted = anew.score_choices(anew.prepare(tasks()), ROWS_OF, INPUTS, CHOICES, reduction=reduction)
+    found = cached.score_choices(cached.prepare(tasks()), ROWS_OF, INPUTS, CHOICES, reduction=reduction)
+    close(flat(found, kind), flat(wanted, kind))
+
+
+@every_type
 @pytest.mark.parametrize("beams", [1, 3])
-def test_answers_are_those_of_prompts_read_anew(kind: str, beams: int) -> None:
-    anew, kept = both(kind)
-    answers = [
-        method.predict(method.prepare(tasks()), ROWS_OF, INPUTS, max_new_tokens=6, num_beams=beams)
-        for method in (anew, kept)
+def test_answers_are_those_without_a_cache(kind: str, beams: int) -> None:
+    anew, cached = both(kind)
+    wanted = anew.predict(anew.prepare(tasks()), ROWS_OF, INPUTS, max_new_tokens=5, num_beams=beams)
+    states = cached.prepare(tasks())
+    assert cached.predict(states, ROWS_OF, INPUTS, max_new_tokens=5, num_beams=beams) == wanted
+    assert len(set(wanted)) > 1
+    for row in range(ROWS):  # alone, and after all that has been asked of the same states
+        found = cached.predict(states, ROWS_OF[row : row + 1], [INPUTS[row]], max_new_tokens=5, num_beams=beams)
+        assert found == [wanted[row]]
+
+
+@core
+def test_an_instruction_is_read_once(kind: str) -> None:
+    _, cached = both(kind)
+    read = widths(cached)
+    states = cached.prepare(tasks())
+    longest = 1 + max(len(text.split()) for text in INSTRUCTIONS)
+    assert read == [(len(INSTRUCTIONS), longest)]
+    shortest = min(range(ROWS), key=lambda row: len(INPUTS[row].split()))
+    alone = ROWS_OF[shortest : shortest + 1], [INPUTS[shortest]]
+    cached.score_choices(states, *alone, [("w1",)])
+    assert read[1] == (1, len(INPUTS[shortest].split()) + 1)  # the input and the arrow that asks
+    cached.score_choices(states, ROWS_OF, INPUTS, [("w1",)] * ROWS)
+    assert read[3] == (ROWS, max(len(text.split()) for text in INPUTS) + 1)
+
+
+@core
+def test_what_it_costs_is_what_it_does(kind: str) -> None:
+    if kind == "opt":  # the states of this one are of another width than its embeddings: not costed
+        return
+    _, cached = both(kind)
+    (task,) = tasks()[:1]
+    seen, read = 1 + len(task.instruction.split()), len(INPUTS[0].split()) + 1
+    lengths = Lengths(seen, read, 1, 9)
+    with counting() as once:
+        states = cached.prepare([task])
+    with counting() as each:
+        cached.score_choices(states, torch.tensor([0]), INPUTS[:1], [("",)])  # a choice of the end alone
+    cost = cached.cost(lengths)
+    assert cost.each.total == each.total
+    head = 2 * cached.backbone.d_model * cached.backbone.vocabulary  # of a token that no one asks for
+    assert cost.once.total == once.total - head
+    assert cost.total < CausalConcatenation.cost(both(kind)[0], lengths).total
+
+
+@core
+def test_no_instruction_another_s_and_texts_that_are_cut(kind: str) -> None:
+    anew, cached = both(kind)
+    shown = Task("shown", "c", INSTRUCTIONS[1], (), (Example(words(8, 3), words(9, 1)),))
+    long = Task("long", "c", words(1, 30), ())
+    every = [*tasks(), shown, long]
+    rows = torch.tensor([3, 4, 0, 4, 1, 3, 2])
+    inputs = [*INPUTS[:3], words(5, 33), *INPUTS[4:]]
+    pairs = []
+    for method in (anew, cached):
+        states = method.prepare(every, truncate=True)
+        silent = method.without_instruction(states)
+        found = [method.score_choices(one, rows, inputs, CHOICES, truncate=True) for one in (states, silent)]
+        pairs.append(found)
+    for wanted, found in zip(*pairs, strict=True):
+        close(flat(found, kind), flat(wanted, kind))
+    assert pairs[0][0] != pairs[0][1]
+    for row in range(ROWS):  # of each as much kept as may be
+        alone = (rows[row : row + 1], [inputs[row]], [CHOICES[row]])
+        found = cached.score_choices(cached.prepare(every, truncate=True), *alone, truncate=True)
+        close(flat(found, kind), flat([pairs[0][0][row]], kind))
+    with pytest.raises(InputError, match="expected at most 17 tokens, got 31"):
+        cached.prepare(every)
+
+
+@pytest.mark.parametrize(("unlike", "kept"), [(("a", "c"), True), (("a",), False)])
+def test_a_token_that_reaches_over_the_end_is_read_anew(
+    unlike: tuple[str, ...], kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`b` and a line's end are one token: what the instruction ends with is no token of the prompt. By one input alone
+    it cannot be told where prompts part; what is then kept too much is no token of theirs either.
+    """
+    monkeypatch.setattr(causal, "_UNLIKE", unlike)
+    characters = ["<s>", "</s>", *"abcdefg ->\n", "b\n"]
+    backend = Tokenizer(BPE({one: at for at, one in enumerate(dict.fromkeys(characters))}, [("b", "\n")]))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    model = tiny_causal_model("llama", vocab_size=len(tokenizer) + 3).double()
+    pair = [
+        CausalConcatenation(CausalBackbone(model, tokenizer, IDENTITY), TEXT, prefix_cached=whether)
+        for whether in (False, True)
     ]
-    assert answers[0] == answers[1]
+    asked = [Task("one", "c", "a cab", ()), Task("two", "c", "ab cd", ())]
+    assert pair[1].text.instruction("a cab")[-1] != pair[1].text.concatenated("a cab", (), "fed")[4]
+    read = widths(pair[1])
+    rows, inputs, choices = torch.tensor([0, 1, 0]), ["fed", "a", "g"], [("a", "bed"), ("c", "d"), ("gag", "e")]
+    wanted, found = (one.score_choices(one.prepare(asked), rows, inputs, choices) for one in pair)
+    close(flat(found, "llama"), flat(wanted, "llama"))
+    assert read[3] == (3, len("fed ->"))  # after both ways of reading whole, and the instructions
+    assert (read[2][1] == len("\nab cd")) == kept  # of the longer instruction with the line's end
 
 
-@pytest.mark.parametrize("kind", WINDOWED)
-def test_windows_are_refused(kind: str) -> None:
-    with pytest.raises(ConfigError, match=f"attend to the whole text .*got '{kind}' with a window"):
-        both(kind)
+def test_a_batch_may_be_as_wide_as_any_of_its_prompts() -> None:
+    """A long instruction with a short input beside a short one with a long: no row is longer than the model reads."""
+    anew, cached = both()
+    answer = 4
+    room = cached.backbone.max_tokens - answer
+    limits = text_settings(max_instruction_tokens=room, max_input_tokens=room, max_target_tokens=answer)
+    anew.text, cached.text = (type(anew.text)(causal_tokenizer(), limits) for _ in range(2))
+    asked = [Task("long", "c", words(1, room - 6), ()), Task("short", "c", words(2, 2), ())]
+    inputs, rows = [words(3, 4), words(4, room - 4)], torch.tensor([0, 1])
+    wanted, found = (one.predict(one.prepare(asked), rows, inputs, max_new_tokens=answer) for one in (anew, cached))
+    assert found == wanted
 
 
-def test_only_what_follows_is_read_for_an_input(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, kept = both("llama")
-    states = kept.prepare(tasks())
-    lengths: list[int] = []
-    inner = kept.backbone.model.forward
-
-    def counting(*args: object, **given: object) -> object:
-        lengths.append(given["input_ids"].shape[1])  # type: ignore[attr-defined]
-        return inner(*args, **given)
-
-    monkeypatch.setattr(kept.backbone.model, "forward", counting)
-    one_task = torch.tensor([1])
-    kept.score_choices(states, one_task, ["w5"], [["w7", "w9"]])
-    prompt = kept._prompt(tasks()[1], "w5", truncate=False)
-    (prefix,) = [states.prefixes[1]]  # type: ignore[attr-defined]
-    assert lengths[0] == len(prompt) - prefix.common(prompt) < len(prompt)
+def test_what_is_kept_stays_as_it_was() -> None:
+    _, cached = both()
+    states = cached.prepare(tasks())
+    before = [(keys.clone(), values.clone()) for keys, values in states.kept.layers]
+    left = list(traces(cached))
+    cached.predict(states, ROWS_OF, INPUTS, max_new_tokens=3, num_beams=2)
+    cached.score_choices(states, ROWS_OF, INPUTS, CHOICES)
+    assert list(traces(cached)) == left
+    for (keys, values), (old_keys, old_values) in zip(states.kept.layers, before, strict=True):
+        assert torch.equal(keys, old_keys)
+        assert torch.equal(values, old_values)
 
 
-def test_a_prompt_that_differs_sooner_goes_on_from_there() -> None:
-    backbone = tiny_causal("llama").double().eval()
-    prefix = keep_prefix(backbone, [0, 7, 8, 9, 11])
-    assert prefix.common([0, 7, 8, 9, 11, 12]) == 5
-    assert prefix.common([0, 7, 12, 9, 11, 12]) == 2
-    assert prefix.common([0, 7, 8]) == 2  # one token is left to be read
-    other = keep_prefix(backbone, [0, 5])
-    cache, ids, mask = join_prefixes(backbone, [prefix, other], [3, 1])
-    assert ids.tolist() == [[0, 7, 8], [0, 0, 0]]
-    assert mask.tolist() == [[True] * 3, [False, False, True]]
-    assert cache.get_seq_length() == 3
+def test_the_last_token_is_always_read() -> None:
+    backbone = exact_causal("llama")
+    kept = keep_starts(backbone, [[0, 9, 8, 7]])
+    ids = torch.tensor([[77, 0, 9, 8, 7], [0, 9, 8, 7, 6]])
+    mask = torch.tensor([[False, True, True, True, True], [True] * 5])
+    known = known_part(kept, torch.tensor([0, 0]), ids, mask)
+    assert known is not None
+    assert known.get_seq_length() == 4
+    assert known_part(kept, torch.tensor([0, 0]), ids[:, :1], mask[:, 1:2]) is None
+    other = ids.clone()
+    other[1, 0] = 5
+    assert known_part(kept, torch.tensor([0, 0]), other, mask) is None
 
 
-def test_without_instruction_the_input_is_read_alone() -> None:
-    anew, kept = both("gpt2")
-    asked = (ROWS_OF, INPUTS)
-    wanted = anew.predict(anew.without_instruction(anew.prepare(tasks())), *asked, max_new_tokens=4)
-    assert kept.predict(kept.without_instruction(kept.prepare(tasks())), *asked, max_new_tokens=4) == wanted
-
-
-def test_it_travels_in_a_checkpoint_and_costs_less(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from tagi.backbones import load_backbone
-
+def test_trained_saved_and_loaded_as_what_it_is(tmp_path: Path) -> None:
     folder = tmp_path / "llama"
     tiny_causal_model().save_pretrained(folder)
     causal_tokenizer().save_pretrained(folder)
-    method = CausalConcatenation(load_backbone(str(folder)), TEXT, prefix_cached=True)  # type: ignore[arg-type]
-    method.save(tmp_path / "checkpoint")
-    loaded = load_method(tmp_path / "checkpoint")
-    assert isinstance(loaded, CausalConcatenation)
-    assert loaded.prefix_cached
-    lengths = Lengths(instruction=13, input=7, output=3, examples=11)
-    plain = CausalConcatenation(load_backbone(str(folder)), TEXT)  # type: ignore[arg-type]
-    assert loaded.cost(lengths).total < plain.cost(lengths).total
+    anew, method = (
+        CausalConcatenation(
+            load_backbone(str(folder), CausalBackbone), TEXT, LoraShape(RANK, ALPHA), prefix_cached=kept
+        ).eval()
+        for kept in (False, True)
+    )
+    batch = method.collate([Sample(tasks()[0], INSTRUCTIONS[0], INPUTS[0], "w1")])
+    assert torch.equal(method(**batch)["loss"], anew(**batch)["loss"])
+    with torch.no_grad():
+        for tensor in method.trained_tensors().values():
+            tensor.add_(0.1)
+    method.save(tmp_path / "saved")
+    again = load_method(tmp_path / "saved")
+    assert isinstance(again, CausalConcatenation)
+    assert again.prefix_cached
+    states = again.prepare(tasks())
+    wanted = method.score_choices(method.prepare(tasks()), ROWS_OF, INPUTS, CHOICES)
+    assert again.score_choices(states, ROWS_OF, INPUTS, CHOICES) == wanted
+    assert wanted != anew.score_choices(anew.prepare(tasks()), ROWS_OF, INPUTS, CHOICES)

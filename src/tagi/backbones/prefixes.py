@@ -1,65 +1,75 @@
-"""Beginnings of prompts that a decoder-only model reads once: kept as keys and values, put before what follows."""
+"""Starts of texts that a decoder-only model has read once, and the texts of a batch that go on from them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
-from transformers import DynamicCache
+from torch.nn.utils.rnn import pad_sequence
+from transformers import Cache, DynamicCache
 
 from tagi.backbones.causal import CausalBackbone
+from tagi.backbones.protocol import KeysValues
 
 
 @dataclass(frozen=True)
-class KeptPrefix:
-    """A text's tokens, and per layer its keys and values: of its first tokens, too, since none sees a later one."""
+class KeptStarts:
+    """Keys and values of several texts, a text a row from its first token on; `ids` are -1 after a text's end.
 
-    ids: tuple[int, ...]
-    layers: tuple[tuple[Float[Tensor, "heads _token d_kv"], Float[Tensor, "heads _token d_kv"]], ...]
+    What a token's keys and values are depends on no later token, so the first of a text serve whatever follows them.
+    """
 
-    def common(self, ids: Sequence[int]) -> int:
-        """How many first tokens of `ids` are this one's, the last of `ids` apart: something is left to be read."""
-        most = min(len(self.ids), len(ids) - 1)
-        return next((at for at in range(most) if self.ids[at] != ids[at]), most)
+    ids: Int[Tensor, "text token"]
+    layers: KeysValues
 
-
-def has_windows(backbone: CausalBackbone) -> bool:
-    """Whether a layer attends to a window of its last tokens alone: it no longer has a long text's first ones."""
-    config = backbone.model.config
-    sliding = any(getattr(layer, "is_sliding", False) for layer in DynamicCache(config=config).layers)
-    return sliding or "local" in getattr(config, "attention_layers", ())
+    def without(self) -> "KeptStarts":
+        """As many texts of no token: nothing is kept."""
+        layers = [(keys[:, :, :0], values[:, :, :0]) for keys, values in self.layers]
+        return KeptStarts(self.ids[:, :0], layers)
 
 
 @torch.no_grad()
-def keep_prefix(backbone: CausalBackbone, ids: Sequence[int]) -> KeptPrefix:
-    """Read a text alone and keep its keys and values."""
-    read = torch.tensor([list(ids)], device=backbone.device)
-    cache = backbone.read(read, torch.ones_like(read, dtype=torch.bool)).cache
-    return KeptPrefix(tuple(ids), tuple((layer.keys[0], layer.values[0]) for layer in cache.layers))
+def keep_starts(backbone: CausalBackbone, texts: Sequence[Sequence[int]]) -> KeptStarts:
+    """Read every text once, all in one pass."""
+    rows = [torch.tensor(list(text), dtype=torch.long, device=backbone.device) for text in texts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=-1)
+    # A cache that is told nothing of the model keeps every token, also those that a sliding window has left behind.
+    cache = backbone.read(ids.clamp(min=0), ids >= 0, DynamicCache()).cache
+    return KeptStarts(ids, [(layer.keys, layer.values) for layer in cache.layers])
 
 
-def join_prefixes(
-    backbone: CausalBackbone, prefixes: Sequence[KeptPrefix], lengths: Sequence[int]
-) -> tuple[DynamicCache, Int[Tensor, "row token"], Bool[Tensor, "row token"]]:
-    """A cache of the first `lengths[i]` tokens of every row's prefix, padded on the left, its token ids and mask."""
-    most = max(lengths)
-    cache = DynamicCache(config=backbone.model.config)
-    for layer in range(len(prefixes[0].layers)):
-        cache.update(*(_padded(prefixes, lengths, layer, side, most) for side in (0, 1)), layer)
-    ids = torch.zeros(len(prefixes), most, dtype=torch.long, device=backbone.device)
-    mask = torch.zeros(len(prefixes), most, dtype=torch.bool, device=backbone.device)
-    for row, (prefix, length) in enumerate(zip(prefixes, lengths, strict=True)):
-        ids[row, most - length :] = torch.tensor(prefix.ids[:length], dtype=torch.long)
-        mask[row, most - length :] = True
-    return cache, ids, mask
+@torch.no_grad()
+def known_part(
+    kept: KeptStarts, owners: Int[Tensor, " row"], ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
+) -> Cache | None:
+    """The first columns of a batch of prompts padded on the left, after which `CausalBackbone.read` goes on; None if
+    none is known.
+
+    A prompt's first tokens are known as far as they are those of its text, `owners[i]`. The last token is always left
+    to be read, and of every row as much as of the row that has most to read: so the batch is laid out as if nothing
+    was known, without a gap between what is known and what is read, which models with sliding windows would feel.
+    """
+    lengths = mask.sum(1)
+    common = _common(kept.ids[owners], ids, lengths)
+    known = ids.shape[1] - int((lengths - common).max())
+    if known <= 0:
+        return None
+    # Column c of a row holds its prompt's token c - (columns - length); before the first stands padding.
+    places = torch.arange(known, device=ids.device) - (ids.shape[1] - lengths).unsqueeze(1)
+    places, rows = places.clamp(min=0), owners.unsqueeze(1)
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(kept.layers):
+        cache.update(*(part.transpose(1, 2)[rows, places].transpose(1, 2) for part in (keys, values)), layer)
+    return cache
 
 
-def _padded(
-    prefixes: Sequence[KeptPrefix], lengths: Sequence[int], layer: int, side: int, most: int
-) -> Float[Tensor, "row heads token d_kv"]:
-    first = prefixes[0].layers[layer][side]
-    joined = first.new_zeros(len(prefixes), first.shape[0], most, first.shape[2])
-    for row, (prefix, length) in enumerate(zip(prefixes, lengths, strict=True)):
-        joined[row, :, most - length :] = prefix.layers[layer][side][:, :length]
-    return joined
+def _common(
+    starts: Int[Tensor, "row start"], ids: Int[Tensor, "row token"], lengths: Int[Tensor, " row"]
+) -> Int[Tensor, " row"]:
+    """How many of its first tokens each prompt has in common with its text, at most all but its last."""
+    width = min(starts.shape[1], ids.shape[1])
+    places = torch.arange(width, device=ids.device) + (ids.shape[1] - lengths).unsqueeze(1)
+    inside = places < ids.shape[1] - 1
+    own = ids.gather(1, places.clamp(max=ids.shape[1] - 1))
+    return ((own == starts[:, :width]) & inside).long().cumprod(1).sum(1)

@@ -7,13 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache
 
 from tagi.backbones import CausalBackbone, Reduction, score_after
-from tagi.backbones.prefixes import KeptPrefix, has_windows, join_prefixes, keep_prefix
+from tagi.backbones.prefixes import KeptStarts, keep_starts, known_part
 from tagi.data.task import Task
 from tagi.data.text import CausalTextEncoder, TextSettings
 from tagi.errors import ConfigError
@@ -28,18 +27,17 @@ _UNLIKE = ("x", "the 7 (cat", '"')
 
 @dataclass(frozen=True)
 class Kept(Prompts):
-    """The tasks' words, and of each what was read of its prompts before any input; None for no words."""
+    """The tasks' words, and of each what was read of its prompts before any input."""
 
-    prefixes: tuple[KeptPrefix | None, ...]
+    kept: KeptStarts
 
 
 @dataclass(frozen=True)
 class _Read:
-    """A batch's prompts: token ids of all, and the cache of those that were read before (None for none)."""
+    """A batch's prompts: token ids of all, and keys and values of the first columns, if they were read before."""
 
     ids: Int[Tensor, "row token"]
-    known: DynamicCache | None
-    new: int
+    known: Cache | None
 
 
 class CausalConcatenation(Prompted[CausalBackbone]):
@@ -69,11 +67,6 @@ class CausalConcatenation(Prompted[CausalBackbone]):
                 f"{backbone.max_tokens} tokens together (the model's positions), "
                 f"got {text.max_input_tokens} and {text.max_target_tokens}"
             )
-        if prefix_cached and has_windows(backbone):
-            raise ConfigError(
-                f"{backbone.identity.name}: expected a model whose layers all attend to the whole text to keep an "
-                f"instruction's keys and values, got {backbone.model.config.model_type!r} with a window"
-            )
         super().__init__(backbone, text, lora, frozen=frozen)
         self.prefix_cached = prefix_cached
 
@@ -91,11 +84,7 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         prompts = super().prepare(tasks, truncate=truncate)
         if not self.prefix_cached:
             return prompts
-        return Kept(prompts.tasks, tuple(keep_prefix(self.backbone, self._beginning(task)) for task in tasks))
-
-    def without_instruction(self, states: Prompts) -> Prompts:
-        """The input alone."""
-        return Kept((None,) * len(states.tasks), (None,) * len(states.tasks))
+        return Kept(prompts.tasks, keep_starts(self.backbone, [self._beginning(task) for task in tasks]))
 
     def _beginning(self, task: Task) -> list[int]:
         """Tokens that prompts with unlike inputs have in common; a prompt that differs sooner goes on from there."""
@@ -103,24 +92,11 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         same = next((at for at, pair in enumerate(zip(*prompts, strict=False)) if len(set(pair)) > 1), None)
         return prompts[0][: max(1, len(prompts[0]) - 1 if same is None else same)]
 
-    def _read(self, states: Prompts, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[_Read, Tensor]:
-        """Prompts padded on the left, of which as many last tokens are read in every row, the others from the cache."""
-        asked = list(zip(rows.tolist(), inputs, strict=True))
-        prompts = [self._prompt(states.tasks[row], text, truncate=truncate) for row, text in asked]
-        device, known, lengths = self.backbone.device, None, [0] * len(prompts)
-        kept = [states.prefixes[row] for row, _ in asked] if isinstance(states, Kept) else [None] * len(prompts)
-        whole = [prefix for prefix in kept if prefix is not None]
-        if whole:
-            lengths = [0 if prefix is None else prefix.common(ids) for prefix, ids in zip(kept, prompts, strict=True)]
-        ids, mask = self.text.batch([ids[length:] for ids, length in zip(prompts, lengths, strict=True)])
-        ids, mask, new = ids.to(device), mask.to(device), ids.shape[1]
-        if max(lengths):
-            stand_in = whole[0]  # of a row without a prefix no token is taken
-            known, known_ids, known_mask = join_prefixes(
-                self.backbone, [stand_in if prefix is None else prefix for prefix in kept], lengths
-            )
-            ids, mask = torch.cat([known_ids, ids], dim=1), torch.cat([known_mask, mask], dim=1)
-        return _Read(ids, known, new), mask
+    def _read(self, states: Any, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[_Read, Tensor]:
+        """The prompts, laid out as they are without a cache, and what of their first columns was read before."""
+        ids, mask = super()._read(states, rows, inputs, truncate)
+        known = known_part(states.kept, rows.to(ids.device), ids, mask) if isinstance(states, Kept) else None
+        return _Read(ids, known), mask
 
     def _logits(
         self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"], labels: Int[Tensor, "row target"]
@@ -152,7 +128,8 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         labels: Int[Tensor, "row choice target"],
         reduction: Reduction,
     ) -> Float[Tensor, "row choice"]:
-        prefix = self.backbone.read(read.ids[:, -read.new :], mask, read.known)
+        known = 0 if read.known is None else read.known.get_seq_length()
+        prefix = self.backbone.read(read.ids[:, known:], mask, read.known)
         return score_after(self.backbone, prefix, labels, reduction)
 
     def cost(self, lengths: Lengths) -> Cost:
