@@ -180,6 +180,23 @@ BROKEN = [
 ]
 
 
+BROKEN += [
+    (
+        "p3-base",
+        ["data.test_path=", "data.templates=", "run.stages=['single']"],
+        "run.stages: expected data.test_path (stage single), got single",
+    ),
+    (
+        "toy",
+        [
+            "run.stages=['metatrain', 'teachers', 'pretrain', 'finetune', 'single']",
+            *("run.start=metatrained", "generator.tune=ffn"),
+        ],
+        "run.start: expected generator.tune = 'all' to start on the meta-trained model, got 'ffn'",
+    ),
+]
+
+
 @pytest.mark.parametrize(("name", "overrides", "fault"), BROKEN, ids=[fault.split(":")[0] for *_, fault in BROKEN])
 def test_a_broken_recipe_is_refused_by_its_key(name: str, overrides: list[str], fault: str) -> None:
     assert check_recipe(name) == []

@@ -1,8 +1,12 @@
 """One model for each test task, and none at all: what is trained on, what is asked, what is refused."""
 
 import json
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -134,6 +138,74 @@ def test_a_lora_for_each_task(settings: list[str], tmp_path: Path) -> None:
     assert all("lora_" in name for name in load_file(bread / "model.safetensors"))
     tasks = load_tasks(load_recipe("toy+full-ft", settings), "test").tasks
     assert len(method.predict(method.prepare(tasks), torch.tensor([0]), ["owl cat"], max_new_tokens=2)) == 1
+
+
+@pytest.mark.parametrize("tune", ["all", "lora"])
+def test_models_begin_with_the_metatrained_one(tune: str, settings: list[str], tmp_path: Path) -> None:
+    begun = ["run.stages=['metatrain', 'single']", "run.start=metatrained", f"single.tune={tune}", "generator.tune=ffn"]
+    recipe = load_recipe("toy", [*settings, *begun])
+    rows = run(recipe, tmp_path, progress=False)
+    assert [row["step"] for row in rows] == ["metatrain", "single", "evaluate-metatrain", "evaluate-single"]
+    model = tmp_path / "single" / "model"
+    start, whole = (load_file(at / "model.safetensors") for at in (model / "start", tmp_path / "metatrain" / "model"))
+    assert {name: tensor.numpy().tobytes() for name, tensor in start.items()} == {
+        name: tensor.numpy().tobytes() for name, tensor in whole.items()
+    }
+    method, metatrained = load_method(model), load_method(tmp_path / "metatrain" / "model")
+    tasks, rows_of = load_tasks(recipe, "test").tasks, torch.tensor([1, 0])
+    asked = (rows_of, ["owl cat", "dog fox"], [["lake", "bread"]] * 2)
+    silent, wanted = (
+        one.score_choices(one.without_instruction(one.prepare(tasks)), *asked) for one in (method, metatrained)
+    )
+    assert silent == [pytest.approx(own, rel=1e-5) for own in wanted]
+    assert method.score_choices(method.prepare(tasks), *asked) != metatrained.score_choices(
+        metatrained.prepare(tasks), *asked
+    )
+    weights = model / "start" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_method(model)
+
+
+def test_others_weights_in_its_place_are_refused(trained: Path, settings: list[str], tmp_path: Path) -> None:
+    shutil.copytree(trained / "single", tmp_path / "single")
+    members = tmp_path / "single" / "model" / "tasks"
+    (bread,), (lake,) = (list(members.glob(f"{name}-*/model.safetensors")) for name in ("say-bread", "say-lake"))
+    shutil.copy(bread, lake)
+    method = load_method(tmp_path / "single" / "model")
+    tasks = load_tasks(load_recipe("toy+full-ft", settings), "test").tasks
+    with pytest.raises(CheckpointError, match=r"say-lake-.*: expected the weights that were trained \(sha256:"):
+        method.predict(method.prepare(tasks), torch.tensor([1]), ["owl cat"], max_new_tokens=3)
+
+
+def test_two_threads_each_get_their_own_tasks_model(trained: Path, settings: list[str]) -> None:
+    method = load_method(trained / "single" / "model")
+    assert isinstance(method, SingleTask)
+    tasks = load_tasks(load_recipe("toy+full-ft", settings), "test").tasks
+    gate = threading.Barrier(2)
+
+    class Meeting(SingleTask):
+        """Both have read their task's model before either asks it."""
+
+        @property
+        def _current(self) -> Any:
+            return self.__dict__.get("held")
+
+        @_current.setter
+        def _current(self, held: Any) -> None:
+            self.__dict__["held"] = held
+            if held is not None:
+                gate.wait(timeout=30)
+
+    states = method.prepare(tasks)
+    del method._current
+    method.__class__ = Meeting
+
+    def ask(task: int) -> str:
+        return method.predict(states, torch.tensor([task]), ["owl cat"], max_new_tokens=3)[0]
+
+    with ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(ask, [0, 1])) == ["bread", "lake"]
 
 
 def test_no_ft_is_never_trained(settings: list[str], tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ def stage_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:
     ]
     if "pretrain" in run.stages and "pretraining" in tables and tables["pretraining"] is None:
         missing.append("a table [pretraining] (stage pretrain)")
+    data = tables.get("data")
+    if "single" in run.stages and data is not None and data.source == "p3" and data.test_path is None:
+        missing.append("data.test_path (stage single)")
     if missing:
         faults["stages"] = f"expected {', '.join(missing)}, got {', '.join(run.stages)}"
     metatrain = tables.get("metatrain")
@@ -58,7 +61,8 @@ def _start_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]
     generator, metatrain = tables.get("generator"), tables.get("metatrain")
     if metatrain is not None and metatrain.tune != "all":
         return {"start": f"expected metatrain.tune = 'all' to start on the whole model, got {metatrain.tune!r}"}
-    if "single" not in run.stages and generator is not None and generator.tune != "all":
+    generates = not {"pretrain", "finetune"}.isdisjoint(run.stages)
+    if generates and generator is not None and generator.tune != "all":
         wanted = "expected generator.tune = 'all' to start on the meta-trained model"
         return {"start": f"{wanted}, got {generator.tune!r}"}
     return {}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from jaxtyping import Int
 from safetensors.torch import save_file
 from torch import Tensor
@@ -21,11 +22,14 @@ from tagi.files import write_text
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.costs import Cost, Lengths
+from tagi.methods.lora import LoraShape
 from tagi.methods.prompted import Prompted, Prompts
 from tagi.methods.protocol import Batch, Method
 
-MEMBERS = "tasks"
-"""In the checkpoint's folder: a folder of weights for every task."""
+MEMBERS, START = "tasks", "start"
+"""In the checkpoint's folder: a folder of weights for every task, and one of those that all began with, where these are
+not the backbone's.
+"""
 _PROMPTED: dict[str, type[Prompted[Any]]] = {kind.name: kind for kind in (Concatenation, CausalConcatenation)}
 R = TypeVar("R")
 
@@ -33,13 +37,13 @@ R = TypeVar("R")
 class SingleTask(Method):
     """Fine-tuned models, one for each task they were trained on; no other task can be asked.
 
-    `prompted` is the backbone with the instruction concatenated, `members` names each task's folder. Weights of one
-    task at a time are in memory beside the backbone's, in a view: no parameter is written.
+    `prompted` is what all began with, the instruction concatenated, `members` names each task's folder and the digest
+    of its weights. Those of one task at a time are in memory beside the backbone's, in a view: no parameter is written.
     """
 
     name = "single-task"
 
-    def __init__(self, prompted: Prompted[Any], folder: Path, members: Mapping[str, str]) -> None:
+    def __init__(self, prompted: Prompted[Any], folder: Path, members: Mapping[str, tuple[str, str]]) -> None:
         super().__init__()
         self.prompted = prompted
         self.text = prompted.text
@@ -52,7 +56,7 @@ class SingleTask(Method):
         return self.prompted.collate(samples)
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """The backbone's own loss, before it is trained for any task."""
+        """The loss of what all began with, before it is trained for any task."""
         terms: dict[str, Tensor] = self.prompted(**batch)
         return terms
 
@@ -68,7 +72,7 @@ class SingleTask(Method):
         return self.prompted.prepare(tasks, truncate=truncate)
 
     def without_instruction(self, states: Prompts) -> Prompts:
-        """The input alone, asked of the backbone."""
+        """The input alone, asked of what all began with."""
         return self.prompted.without_instruction(states)
 
     def predict(
@@ -125,13 +129,14 @@ class SingleTask(Method):
 
     @classmethod
     def load(cls, folder: Path) -> "SingleTask":
-        """Read a checkpoint: the backbone at once, a task's weights when it is asked."""
+        """Read a checkpoint: what all began with at once, a task's weights when it is asked."""
         config = read_config(folder)
         kind, members = config.get("prompted"), config.get("members")
         if config["method"] != cls.name or kind not in _PROMPTED or not isinstance(members, dict):
             raise CheckpointError(f"{folder}: expected models of single tasks, got method {config['method']!r}")
-        prompted = _PROMPTED[kind].from_config(config, folder)
-        return cls(prompted, folder, {task: str(member["folder"]) for task, member in members.items()}).eval()
+        prompted = _begun(_PROMPTED[kind], config, folder)
+        named = {task: (str(member["folder"]), str(member["revision"])) for task, member in members.items()}
+        return cls(prompted, folder, named).eval()
 
     def _by_task(
         self,
@@ -151,13 +156,38 @@ class SingleTask(Method):
     def _model(self, task: Task | None) -> Prompted[Any]:
         if task is None:
             return self.prompted
-        if self._current is None or self._current[0] != task.name:
-            expected = self.prompted.trained_tensors()
+        current = self._current  # another thread may ask of another task meanwhile
+        if current is None or current[0] != task.name:
+            self._current = current = None  # before the next is read
+            member, revision = self.members[task.name]
             device = self.prompted.backbone.device
-            tensors = read_tensors(self.folder / MEMBERS / self.members[task.name], expected)
+            tensors = _read(self.folder / MEMBERS / member, revision, self.prompted.trained_tensors())
             own = {name: tensor.to(device) for name, tensor in tensors.items()}
-            self._current = task.name, view_with_parameters(self.prompted, own)
-        return self._current[1]
+            self._current = current = task.name, view_with_parameters(self.prompted, own)
+        return current[1]
+
+
+def _begun(kind: type[Prompted[Any]], config: Mapping[str, Any], folder: Path) -> Prompted[Any]:
+    """What all models of a checkpoint began with; of a LoRA with nothing in it yet."""
+    whole = kind.from_config({**config, "lora": None}, folder)
+    start, lora = config.get("start"), config.get("lora")
+    if start is not None:
+        own = whole.trained_tensors()
+        with torch.no_grad():
+            for name, tensor in _read(folder / START, str(start), own).items():
+                own[name].copy_(tensor)
+    if lora is None:
+        return whole
+    return kind(whole.backbone, whole.text.settings, LoraShape.from_dict(lora), **kind.options(config))
+
+
+def _read(folder: Path, revision: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A folder's tensors, if they are those that were trained."""
+    tensors = read_tensors(folder, expected)
+    found = folder_revision(folder)
+    if found != revision:
+        raise CheckpointError(f"{folder}: expected the weights that were trained ({revision}), got others ({found})")
+    return tensors
 
 
 def save_member(prompted: Prompted[Any], folder: Path) -> None:
@@ -166,11 +196,18 @@ def save_member(prompted: Prompted[Any], folder: Path) -> None:
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
-def write_single(folder: Path, prompted: Prompted[Any], members: Mapping[str, str]) -> None:
-    """Write the configuration that makes a checkpoint of members that are there: `members` has each task's folder."""
+def write_single(
+    folder: Path, prompted: Prompted[Any], members: Mapping[str, str], *, start: str | None = None
+) -> None:
+    """Write the configuration that makes a checkpoint of members that are there: `members` has each task's folder.
+
+    `start` is the digest of what all began with, None for the backbone.
+    """
     found = {
         task: {"folder": member, "revision": folder_revision(folder / MEMBERS / member)}
         for task, member in members.items()
     }
     config = {**prompted.checkpoint_config(), "method": SingleTask.name, "prompted": prompted.name, "members": found}
+    if start is not None:
+        config["start"] = start
     write_text(folder / CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -5,16 +5,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tagi.backbones.load import folder_revision
 from tagi.config import Recipe
 from tagi.data.task import Instance, Task
 from tagi.errors import ConfigError
 from tagi.files import new_folder
 from tagi.methods import start_from
-from tagi.methods.single import MEMBERS, save_member, write_single
+from tagi.methods.prompted import Prompted
+from tagi.methods.single import MEMBERS, START, save_member, write_single
 from tagi.pipeline.building import Sources, data_record, load_recipe_backbone, prompted_method
 from tagi.pipeline.finding import MODEL, find_checkpoint
 from tagi.pipeline.many import Many, Member, folder_name
 from tagi.pipeline.tasks import load_tasks
+from tagi.training import is_main_process
 
 _DIGITS = 8
 
@@ -31,10 +34,11 @@ def train_single(
     if not loaded.tasks:
         raise ConfigError("single: expected test tasks to train a model for each, got none")
     backbone = load_recipe_backbone(recipe, out, recipe.training_for("single").dropout)
-    method = prompted_method(recipe, backbone, recipe.single.tune)
-    for name in sources.start:
-        start_from(method, find_checkpoint(name))
     folder = out / MODEL
+    whole = prompted_method(recipe, backbone, "all")
+    taken = [start_from(whole, find_checkpoint(name)) for name in sources.start]
+    start = _write_start(whole, folder / START) if taken else None
+    method = whole if recipe.single.tune == "all" else prompted_method(recipe, backbone, recipe.single.tune)
 
     def save(member: Path) -> None:
         with new_folder(member, overwrite=True) as temporary:
@@ -42,12 +46,21 @@ def train_single(
 
     def announce(entries: list[dict[str, Any]]) -> None:
         if len(entries) == len(loaded.tasks):  # its configuration says that all are there
-            write_single(folder, method, {entry["task"]: Path(entry["path"]).name for entry in entries})
+            write_single(folder, method, {entry["task"]: Path(entry["path"]).name for entry in entries}, start=start)
 
     many = Many(recipe, "single", out, identity, method, "task", "model", save, announce)
     members = [Member(task.name, f"{MODEL}/{MEMBERS}/{_folder(task.name)}", (_own(task),)) for task in loaded.tasks]
     content = many.run(members, resume=resume, progress=progress)
     return {"data": data_record(loaded), "models": content.pop("entries"), **content}
+
+
+def _write_start(whole: Prompted[Any], folder: Path) -> str | None:
+    """Write what all models begin with; its digest."""
+    if not is_main_process():
+        return None
+    with new_folder(folder, overwrite=True) as temporary:
+        save_member(whole, temporary)
+    return folder_revision(folder)
 
 
 def _own(task: Task) -> Task:
