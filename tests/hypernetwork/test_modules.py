@@ -332,6 +332,23 @@ def test_two_threads_with_two_banks_on_one_backbone(name: str) -> None:
     assert faults == []
 
 
+def test_a_bottleneck_after_attention_is_after_its_dropout() -> None:
+    """All that attention gives is dropped: what the adapter makes of nothing is left whole."""
+    backbone = tiny_backbone().double()
+    bank = double(backbone, "bottleneck")
+    sublayer: Any = backbone.self_attention_sublayers[1]
+    sublayer.train()
+    sublayer.dropout.p = 1.0
+    x = torch.randn(ROWS, 5, backbone.d_model, dtype=torch.float64)
+    assert torch.equal(sublayer(x)[0], x)
+    with Attachment(backbone.hooks(bank, ROWS_OF)).active():
+        found = sublayer(x)[0]
+    for row, task in enumerate(ROW_TASKS):
+        alone = SlowT5(backbone, bank, task).bottleneck("encoder.block.1.layer.0.dropout", torch.zeros_like(x[row]))
+        assert alone.abs().max() > 0.1
+        same(found[row], x[row] + alone)
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_half_precision(name: str) -> None:
     """A backbone in bf16 with a generator in fp32, everything in bf16, and bf16 by autocast."""

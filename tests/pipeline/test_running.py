@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -219,3 +220,16 @@ def test_estimates_follow_shapes(tmp_path: Path) -> None:
     assert float(longer[3]["hours"]) == pytest.approx(2 * float(rows["finetune"]["hours"]), rel=0.02)
     with pytest.raises(ConfigError, match=r"backbone.name: expected a folder or one of google/t5-base-lm-adapt"):
         estimate(load_recipe("sni-base", ["backbone.name=some/model"]), tmp_path)
+
+
+def test_estimates_know_what_a_method_trains(tmp_path: Path) -> None:
+    def first(method: str, *overrides: str) -> dict[str, Any]:
+        return estimate(load_recipe(f"sni-base+{method}", overrides), tmp_path, tflops=100.0)[0]
+
+    assert (first("no-ft")["trained"], first("no-ft")["steps"], first("no-ft")["hours"]) == ("0", 0, "0")
+    assert first("full-ft")["trained"] == first("tk-instruct")["trained"] == "247,577,856"
+    assert first("full-ft", "single.tune=lora")["trained"] == first("tk-instruct-lora")["trained"] == "3,538,944"
+    longer = first("full-ft", "training.single.steps=600")
+    assert float(longer["tokens"]) == pytest.approx(2 * float(first("full-ft")["tokens"]), rel=0.01)
+    with pytest.raises(ConfigError, match=r"backbone\.family: expected 't5' to estimate, got 'causal'"):
+        first("causal")

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -137,6 +137,6 @@ def stack_banks(banks: Sequence[B]) -> B:
     return first.like({name: torch.cat([own[name] for own in parts]) for name in parts[0]})
 
 
-def row_fault(laid_out: int, found: Any) -> ValueError:
+def row_fault(laid_out: int, found: int) -> ValueError:
     """A bank laid out for other rows than a call has would broadcast silently for a batch of one."""
     return ValueError(f"the bank is laid out for {laid_out} rows, the call has {found}")

@@ -36,14 +36,16 @@ def write_checkpoint(
     """
     config = {**identity_of(method, base), **settings, "provenance": dict(extra or {})}
     with new_folder(folder, overwrite=True) as temporary:
-        save_file(
-            {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()},
-            temporary / WEIGHTS,
-            metadata={"format": "pt"},
-        )
+        write_tensors(temporary, tensors)
         (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         for name, text in (files or {}).items():
             (temporary / name).write_text(text, encoding="utf-8")
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors alone into an existing folder, each in its own type."""
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def identity_of(method: str, base: BaseModel) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from tagi.adapters import AttentionPrefix, prefix_of
+from tagi.adapters.protocol import row_fault
 from tagi.errors import ConfigError
 
 _NAME = "tagi_prefixed_"
@@ -83,7 +84,7 @@ def _before(
     """The prefix, then what the attention has of its own."""
     rows, laid_out = keys.shape[0], prefix.keys.shape[0]
     if laid_out != rows and not prefix.shared:
-        raise ValueError(f"the bank is laid out for {laid_out} rows, the call has {rows}")
+        raise row_fault(laid_out, rows)
 
     def join(generated: Tensor, own: Tensor) -> Tensor:
         return torch.cat([generated.to(own.dtype).expand(rows, -1, -1, -1), own], dim=2)

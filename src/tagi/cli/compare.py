@@ -87,11 +87,11 @@ def _methods(
     as_json: bool,
 ) -> None:
     from tagi.cli.quiet import quiet
-    from tagi.config import method_names
+    from tagi.config import chosen_methods
 
     if b is not None:
         raise typer.BadParameter(f"expected one recipe with --methods, got {recipe} and {b}")
-    names = method_names() if methods == "all" else [name.strip() for name in methods.split(",")]
+    names = chosen_methods(methods)
     try:
         numbers = tuple(dict.fromkeys(int(seed) for seed in seeds.split(",")))
     except ValueError as error:

@@ -56,7 +56,7 @@ def flops(
       tagi flops --methods all --instruction 100 --input 60 --output 5
     """
     from tagi.cli.quiet import quiet
-    from tagi.config import load_recipe, method_names
+    from tagi.config import chosen_methods, load_recipe
 
     refuse_used(out)
     loaded = load_recipe(recipe, overrides or [])
@@ -64,7 +64,7 @@ def flops(
     from tagi.pipeline import flops as run
 
     given = _given(instruction, input_tokens, output, examples, loaded.shots.count)
-    chosen = None if methods is None else method_names() if methods == "all" else methods.split(",")
+    chosen = None if methods is None else chosen_methods(methods)
     record = run(names or list(DEFAULT), loaded, given, methods=chosen, examples=examples, merged=not unmerged, out=out)
     if as_json:
         print_json(record)

@@ -1,9 +1,10 @@
 """Recipes: what a run is told, checked as a whole before anything starts."""
 
 from tagi.config.characteristics import CHARACTERISTICS, characteristics
-from tagi.config.methods import MethodRow, method_names, method_row, method_rows
+from tagi.config.methods import MethodRow, chosen_methods, method_names, method_row, method_rows
 from tagi.config.recipes import (
     RecipeSummary,
+    as_method,
     check_recipe,
     copy_recipe,
     list_recipes,
@@ -55,8 +56,10 @@ __all__ = [
     "TeacherSettings",
     "Training",
     "TrainingSettings",
+    "as_method",
     "characteristics",
     "check_recipe",
+    "chosen_methods",
     "copy_recipe",
     "grid_names",
     "list_recipes",

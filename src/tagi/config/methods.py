@@ -6,6 +6,7 @@ method's keys in place of its own.
 
 import tomllib
 from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import resources
@@ -22,15 +23,13 @@ MARK = "+"
 class MethodRow:
     """A method as the paper's tables have it.
 
-    `row` is what the paper calls it, `flops` and `time` its ratios there (Tables 2 and 3), None where it has none.
-    `keys` are the recipe's keys that make it this method, dotted; `own` those that depend on the source of the tasks or
-    on the recipe, by its name.
+    `flops` and `time` are its ratios there (Tables 2 and 3), None where it has none. `keys` are the recipe's keys that
+    make it this method, dotted; `own` those that depend on the source of the tasks or on the recipe, by its name.
     """
 
     name: str
     title: str
     source: str
-    row: str | None = None
     flops: float | None = None
     time: float | None = None
     keys: dict[str, Any] = field(default_factory=dict)
@@ -52,6 +51,13 @@ def method_rows() -> list[MethodRow]:
     return [_read(name) for name in order]
 
 
+def chosen_methods(given: str) -> list[str]:
+    """Names of "all" or of a list with commas, each once."""
+    if given == "all":
+        return method_names()
+    return [method_row(name.strip()).name for name in dict.fromkeys(given.split(","))]
+
+
 def method_row(name: str) -> MethodRow:
     """A method by its name; `ConfigError` if there is none."""
     names = method_names()
@@ -65,7 +71,7 @@ def method_row(name: str) -> MethodRow:
 def with_method(tables: dict[str, Any], row: MethodRow) -> dict[str, Any]:
     """A recipe's tables with the method's keys in place of their own; `tables` stays as it is."""
     source, name = str(tables.get("data", {}).get("source")), str(tables.get("name"))
-    changed = _copied(tables)
+    changed = deepcopy(tables)
     for key, value in row.changes(source, name).items():
         table, *path = changed, *key.split(".")
         for part in path[:-1]:
@@ -77,10 +83,6 @@ def with_method(tables: dict[str, Any], row: MethodRow) -> dict[str, Any]:
 def as_toml(tables: dict[str, Any]) -> str:
     """Tables as TOML, without comments."""
     return "\n".join(_lines(tables, ())).strip() + "\n"
-
-
-def _copied(value: Any) -> Any:
-    return {key: _copied(own) for key, own in value.items()} if isinstance(value, dict) else value
 
 
 def _lines(table: dict[str, Any], path: tuple[str, ...]) -> Iterator[str]:

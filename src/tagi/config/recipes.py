@@ -79,6 +79,14 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     return recipe
 
 
+def as_method(recipe: Recipe, name: str) -> Recipe:
+    """A recipe made another method; one `ConfigError` names all reasons why it cannot be."""
+    try:
+        return Recipe.model_validate(with_method(recipe.model_dump(), method_row(name)))
+    except ValidationError as error:
+        raise ConfigError(f"{recipe.name}{MARK}{name}: {'; '.join(faults_of(error))}") from error
+
+
 def check_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
     """All faults of a recipe by dotted key, none if valid. Raises `ConfigError` if it cannot be read."""
     return _validate(name_or_path, overrides)[1]

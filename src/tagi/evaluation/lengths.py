@@ -1,6 +1,7 @@
 """How long tasks' texts are, in tokens as methods read them: what costs are computed from."""
 
-from statistics import fmean
+from collections.abc import Sequence
+from statistics import fmean, median_low
 
 from tagi.data.task import Task
 from tagi.data.text import TextEncoder
@@ -29,3 +30,9 @@ def task_lengths(text: TextEncoder, task: Task, examples: int = 100) -> Lengths:
         shots=len(task.shots),
         demonstration=fmean(len(text.demonstration(shot)) for shot in task.shots) if task.shots else 0,
     )
+
+
+def task_of_median_length(tasks: Sequence[Task], text: TextEncoder) -> Task:
+    """The task whose instruction and input are in the middle of all tasks', by the mean over its instances."""
+    together = [task_lengths(text, task).prompt for task in tasks]
+    return tasks[together.index(median_low(together))]

@@ -144,8 +144,7 @@ def _read_bank(folder: Path, generator: Generator) -> Bank:
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
-    # A clone each: what one network wrote may share memory, which safetensors refuses.
-    save_file({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, path)
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
 
 def _load(path: Path, what: str) -> dict[str, Tensor]:

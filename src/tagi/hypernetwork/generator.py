@@ -1,6 +1,7 @@
 """The generator: backbone, hypernetwork and fusion as one module (sections 3.2.1 and 3.2.4 of the paper)."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from tagi.hypernetwork.component import ComponentGenerator
 from tagi.hypernetwork.fusion import Fusion
 from tagi.hypernetwork.pooled import PooledGenerator
 from tagi.hypernetwork.query import QueryGenerator
-from tagi.hypernetwork.reader import copied_encoder
 from tagi.hypernetwork.settings import GeneratorSettings
 from tagi.hypernetwork.states import TaskStates
 from tagi.hypernetwork.targets import Targets, targets_of
@@ -45,7 +45,7 @@ class Generator(nn.Module):
             if settings.fuses
             else None
         )
-        self.reader = copied_encoder(backbone) if settings.reader == "own" else None
+        self.reader = deepcopy(backbone.model.encoder).requires_grad_(True) if settings.reader == "own" else None
         if settings.makes_prefixes:
             backbone.take_prefixes()
         set_tuned(backbone.model, settings.tune)

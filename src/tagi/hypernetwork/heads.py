@@ -32,6 +32,8 @@ class Heads(nn.Module):
     def __init__(self, targets: Targets) -> None:
         super().__init__()
         self.targets = targets
+        slots = [slot for target in targets for slot in target.slots]
+        self._starting = {(slot.place, slot.part) for slot in slots if slot.start == "small"}
 
     def keep_starts(self, seed: int) -> None:
         """Save what is added to rows: A0 of LoRA, the teachers' common start."""
@@ -45,10 +47,7 @@ class Heads(nn.Module):
 
     def with_starts(self, rows: dict[tuple[str, str], Tensor]) -> Rows:
         """The rows written, what they start from added."""
-        starting = {
-            (slot.place, slot.part) for target in self.targets for slot in target.slots if slot.start == "small"
-        }
-        return {key: self.start(key[0]) + part if key in starting else part for key, part in rows.items()}
+        return {key: self.start(key[0]) + part if key in self._starting else part for key, part in rows.items()}
 
 
 class RowHeads(Heads):

@@ -8,12 +8,11 @@ from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tagi.adapters import view_with_parameters
 from tagi.backbones import Reduction
-from tagi.backbones.checkpoint import CONFIG, WEIGHTS, read_config, read_tensors
+from tagi.backbones.checkpoint import CONFIG, read_config, read_tensors
 from tagi.backbones.load import folder_revision
 from tagi.data.batches import Sample
 from tagi.data.task import Task
@@ -188,12 +187,6 @@ def _read(folder: Path, revision: str, expected: Mapping[str, Tensor]) -> dict[s
     if found != revision:
         raise CheckpointError(f"{folder}: expected the weights that were trained ({revision}), got others ({found})")
     return tensors
-
-
-def save_member(prompted: Prompted[Any], folder: Path) -> None:
-    """Write what was trained for one task into an existing folder, in the type it was trained in."""
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in prompted.trained_tensors().items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def write_single(

@@ -87,9 +87,7 @@ def build_stage(recipe: Recipe, stage: Stage, out: Path, sources: Sources) -> St
     settings = recipe.training_for(stage)
     length = _micro_batches(settings)
     size = settings.tasks_per_batch * settings.queries_per_task
-    if stage == "metatrain" and recipe.backbone.family == "causal":
-        return _causal(recipe, out)
-    backbone = _t5(recipe, load_recipe_backbone(recipe, out, settings.dropout))
+    backbone = load_recipe_backbone(recipe, out, settings.dropout)
     if stage == "backbone":
         if recipe.data.source != "toy":
             raise ConfigError(f"data.source: the stage 'backbone' needs 'toy', got {recipe.data.source!r}")
@@ -97,10 +95,12 @@ def build_stage(recipe: Recipe, stage: Stage, out: Path, sources: Sources) -> St
             lambda seed, index: _documents(seed * _CORPUS_STRIDE + index, size), length=length, seed=recipe.seed
         )
         return StageParts(
-            Denoiser(backbone, seed=recipe.seed), batches, {"source": "toy corpus", "documents": size * length}
+            Denoiser(_t5(recipe, backbone), seed=recipe.seed),
+            batches,
+            {"source": "toy corpus", "documents": size * length},
         )
     if stage == "pretrain":
-        return _pretraining(recipe, backbone, length, size)
+        return _pretraining(recipe, _t5(recipe, backbone), length, size)
     loaded = load_tasks(recipe, "train")
     task_batches = task_batches_of(recipe, stage, loaded)
     model = _method(recipe, stage, backbone, task_batches, out, sources)
@@ -253,24 +253,30 @@ def _pretraining(recipe: Recipe, backbone: T5Backbone, length: int, size: int) -
 
 
 def _method(
-    recipe: Recipe, stage: Stage, backbone: T5Backbone, batches: TaskBatches, out: Path, sources: Sources
+    recipe: Recipe, stage: Stage, backbone: Backbone, batches: TaskBatches, out: Path, sources: Sources
 ) -> Method:
     if stage == "metatrain":
-        return prompted_method(recipe, backbone, recipe.metatrain.tune)
-    generator = Generator(backbone, generator_settings(recipe), generator_text(recipe))
+        return metatrained_method(recipe, backbone)
+    generator = Generator(_t5(recipe, backbone), generator_settings(recipe), generator_text(recipe))
     return TAGI(generator, _objective(recipe, generator, batches, out, sources))
 
 
-def prompted_method(recipe: Recipe, backbone: Backbone, tune: Literal["all", "lora", "none"]) -> Prompted[Any]:
-    """What the stages metatrain and single train, and how much of it."""
-    lora, frozen = (lora_shape(recipe) if tune == "lora" else None), tune == "none"
+def metatrained_method(recipe: Recipe, backbone: Backbone) -> Prompted[Any]:
+    """What the stage metatrain trains."""
+    kind, tune = METHODS[recipe.metatrain.method], recipe.metatrain.tune
+    if not issubclass(kind, InContext):
+        return concatenated_method(recipe, backbone, tune)
+    lora = lora_shape(recipe) if tune == "lora" else None
+    return kind(_t5(recipe, backbone), in_context_text(recipe), lora, frozen=tune == "none")
+
+
+def concatenated_method(recipe: Recipe, backbone: Backbone, tune: Literal["all", "lora", "none"]) -> Prompted[Any]:
+    """The backbone with the instruction concatenated, whatever its family, and how much of it is trained."""
+    text, lora, frozen = text_settings(recipe), (lora_shape(recipe) if tune == "lora" else None), tune == "none"
     if isinstance(backbone, CausalBackbone):
         kept = recipe.metatrain.prefix_cached
-        return CausalConcatenation(backbone, text_settings(recipe), lora, frozen=frozen, prefix_cached=kept)
-    kind = METHODS[recipe.metatrain.method]
-    if issubclass(kind, InContext) and "single" not in recipe.run.stages:
-        return kind(_t5(recipe, backbone), in_context_text(recipe), lora, frozen=frozen)
-    return Concatenation(_t5(recipe, backbone), text_settings(recipe), lora, frozen=frozen)
+        return CausalConcatenation(backbone, text, lora, frozen=frozen, prefix_cached=kept)
+    return Concatenation(_t5(recipe, backbone), text, lora, frozen=frozen)
 
 
 def untrained_method(recipe: Recipe, backbone: Backbone) -> Method:
@@ -278,16 +284,9 @@ def untrained_method(recipe: Recipe, backbone: Backbone) -> Method:
     last = recipe.run.stages[-1]
     if last == "finetune":
         return TAGI(Generator(_t5(recipe, backbone), generator_settings(recipe), generator_text(recipe)))
-    return prompted_method(recipe, backbone, recipe.single.tune if last == "single" else recipe.metatrain.tune)
-
-
-def _causal(recipe: Recipe, out: Path) -> StageParts:
-    """The stage metatrain of a decoder-only model."""
-    settings = recipe.training_for("metatrain")
-    loaded = load_tasks(recipe, "train")
-    method = prompted_method(recipe, load_recipe_backbone(recipe, out, settings.dropout), recipe.metatrain.tune)
-    batches, validation = task_batches_of(recipe, "metatrain", loaded), _validation(recipe, settings.validate_every)
-    return StageParts(method, batches, data_record(loaded), validation)
+    if last == "single":
+        return concatenated_method(recipe, backbone, recipe.single.tune)
+    return metatrained_method(recipe, backbone)
 
 
 def _objective(recipe: Recipe, student: Generator, batches: TaskBatches, out: Path, sources: Sources) -> Objective:

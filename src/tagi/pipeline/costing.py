@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from tagi.backbones import load_tokenizer
-from tagi.config import MethodRow, Recipe, method_row, method_rows
-from tagi.config.methods import with_method
+from tagi.config import MethodRow, Recipe, as_method, method_row, method_rows
 from tagi.data.text import TextEncoder
 from tagi.errors import ConfigError
 from tagi.evaluation.lengths import task_lengths
@@ -67,7 +66,7 @@ def table_rows(names: Sequence[str] | None = None) -> list[Row]:
 
 def _on_backbone(row: MethodRow) -> Callable[[str, Recipe, bool], Costing]:
     def costing(name: str, recipe: Recipe, merged: bool) -> Costing:
-        own = Recipe.model_validate(with_method(recipe.model_dump(), row))
+        own = as_method(recipe, row.name)
         with torch.device("meta"):
             method = untrained_method(own, shapes_of(name, recipe))  # a LoRA that is trained changes its backbone
         if isinstance(method, TAGI):

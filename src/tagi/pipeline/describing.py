@@ -71,6 +71,8 @@ def shapes_of(name: str, recipe: Recipe) -> T5Backbone:
 def _fields(name: str, recipe: Recipe) -> dict[str, Any]:
     if name in PUBLISHED:
         return PUBLISHED[name]
+    if name == "recipe" and recipe.backbone.family != "t5":
+        raise ConfigError(f"backbone.family: expected 't5' for sizes without weights, got {recipe.backbone.family!r}")
     if name == "recipe" and recipe.backbone.config is not None:
         return recipe.backbone.config
     known = ", ".join(PUBLISHED)

@@ -73,7 +73,7 @@ def estimate(
         rows.append(
             {
                 **row,
-                "steps": recipe.training_for(step.stage).steps,
+                "steps": recipe.training_for(step.stage).steps if trained else 0,
                 "trained": f"{trained:,}",
                 "frozen": f"{frozen:,}",
                 "tokens": f"{tokens:.3g}",
@@ -105,6 +105,8 @@ def _sizes(recipe: Recipe) -> _Sizes:
 
 def _shapes(recipe: Recipe) -> T5Backbone:
     name = recipe.backbone.name
+    if recipe.backbone.family != "t5":
+        raise ConfigError(f"backbone.family: expected 't5' to estimate, got {recipe.backbone.family!r}")
     if name == "config" or name in HUB:
         return shapes_of("recipe" if recipe.backbone.config is not None else HUB[name], recipe)
     if name != "toy" and not Path(name).exists():
@@ -114,10 +116,10 @@ def _shapes(recipe: Recipe) -> T5Backbone:
 
 def _parameters(recipe: Recipe, stage: Stage, sizes: _Sizes) -> tuple[int, int]:
     """Trained and frozen parameters in memory while a stage trains, teachers included."""
-    if stage == "backbone" or (stage == "metatrain" and recipe.metatrain.tune == "all"):
-        return sizes.backbone, 0
-    if stage in ("metatrain", "teachers"):
-        return sizes.lora, sizes.backbone
+    tunes = {"backbone": "all", "metatrain": recipe.metatrain.tune, "teachers": "lora", "single": recipe.single.tune}
+    if stage in tunes:
+        trained = {"all": sizes.backbone, "lora": sizes.lora, "none": 0}[tunes[stage]]
+        return trained, 0 if tunes[stage] == "all" else sizes.backbone
     trained = sizes.generator + sizes.tuned
     frozen = sizes.backbone - sizes.tuned
     losses = recipe.losses
@@ -136,8 +138,7 @@ def _work(recipe: Recipe, stage: Stage, sizes: _Sizes, trained: int) -> tuple[fl
     if stage == "pretrain" and recipe.pretraining is not None:
         tokens = float(micro_batches * rows * recipe.pretraining.max_tokens)
         return tokens, tokens * body * per_token + micro_batches * rows * 6 * sizes.generated
-    if stage == "teachers":
-        micro_batches *= _categories(recipe)
+    micro_batches *= _models(recipe, stage)
     given = rows * (data.max_input_tokens + data.max_target_tokens) + _shown(recipe, stage)
     if stage != "finetune":
         return float(micro_batches * given), float(micro_batches * given * body * per_token)
@@ -161,10 +162,14 @@ def _shown(recipe: Recipe, stage: Stage) -> int:
     return times.get(recipe.metatrain.method, 0) * (data.max_input_tokens + data.max_target_tokens)
 
 
-def _categories(recipe: Recipe) -> int:
-    if recipe.data.task_split is not None:
-        return recipe.data.task_split
-    return {"sni": 60, "p3": 36, "toy": 6}.get(recipe.data.source, 1)
+def _models(recipe: Recipe, stage: Stage) -> int:
+    """How many models a stage trains: one for each category, or for each test task of the whole data set."""
+    source = recipe.data.source
+    if stage == "teachers":
+        return recipe.data.task_split or {"sni": 60, "p3": 36, "toy": 6}.get(source, 1)
+    if stage == "single":
+        return {"sni": 119, "p3": 106, "toy": 24}.get(source, 1)
+    return 0 if stage == "metatrain" and recipe.metatrain.tune == "none" else 1
 
 
 def _memory(recipe: Recipe, stage: Stage, sizes: _Sizes, trained: int, frozen: int) -> float:

@@ -4,18 +4,17 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean, median_low
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from tagi.config import STAGES, Point, Recipe, load_recipe, method_row, method_rows
-from tagi.config.methods import with_method
+from tagi.config import STAGES, Point, Recipe, as_method, load_recipe, method_row, method_rows
 from tagi.data.task import Task
 from tagi.errors import ConfigError
 from tagi.evaluation.comparing import score_lines
-from tagi.evaluation.lengths import task_lengths
+from tagi.evaluation.lengths import task_lengths, task_of_median_length
 from tagi.evaluation.pairing import ByTask
 from tagi.evaluation.rivalry import SeedScores, difference, over_seeds, time_ratio
 from tagi.evaluation.task_log import predictions_file, read_answers
@@ -81,11 +80,10 @@ def compare_methods(
         point.recipe(name_or_path, shared)
     sweep(name_or_path, list(points.values()), out, overrides=shared, progress=progress)
     plain = load_recipe(name_or_path, shared)
-    entries = []
     for (name, seed), point in points.items():
         if progress and is_main_process():
             Console(stderr=True).print(f"measuring {point.label}", markup=False)
-        entries.append(_measured(plain, point.recipe(name_or_path, shared), name, seed, out, asked))
+        _measure(plain, point.recipe(name_or_path, shared), name, seed, out, asked)
     content = {"kind": "methods", "steps": asked.steps, "methods": _rows(out, _all_entries(out, plain))}
     record = write_record(out / RECORD, plain, content)
     write_text(out / TABLE, markdown(shown_rows(record)))
@@ -107,27 +105,25 @@ def _budget(name_or_path: str | Path, steps: int | None, overrides: Sequence[str
     return most + [f"training.{stage}.steps={min(steps, count)}" for stage, count in own.items() if count is not None]
 
 
-def _measured(plain: Recipe, recipe: Recipe, name: str, seed: int, out: Path, asked: Rivalry) -> dict[str, Any]:
-    """What is known of a finished method: its own steps' folders, parameters, FLOPs and time; measured once."""
+def _measure(plain: Recipe, recipe: Recipe, name: str, seed: int, out: Path, asked: Rivalry) -> None:
+    """Write what is known of a finished method: its steps' folders, parameters, FLOPs and time; measured once."""
     trained, scored = last_steps(recipe, planned(recipe, out))
     if scored is None:
         raise ConfigError(f"{recipe.name}: expected test tasks to compare methods on, got none")
-    identity = fingerprint(
-        name, seed, trained.folder.name, scored.folder.name, asdict(replace(asked, methods=(), seeds=()))
-    )
-    path = out / _MEASURED / f"{name}-{seed}-{identity.removeprefix('sha256:')}.json"
-    if path.exists():
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+    identity = fingerprint(trained.folder.name, scored.folder.name, asdict(replace(asked, methods=(), seeds=())))
+    path = out / _MEASURED / f"{name}-{seed}-{_shared(plain)}.json"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8"))["identity"] == identity:
+        return
     record = read_record(trained.folder / RECORD)
     device = best_device()
     method = load_method(find_checkpoint(str(trained.folder))).to(device)
-    bare = Recipe.model_validate(with_method(plain.model_dump(), method_row(_BARE)))
+    bare = as_method(plain, _BARE)
     reference = untrained_method(bare, load_recipe_backbone(bare, out / _MEASURED)).to(device).eval()
     tasks = load_tasks(recipe, "test").tasks
     entry = {
         "method": name,
         "seed": seed,
-        "recipe": fingerprint(plain.model_dump(mode="json", exclude={"seed"})),
+        "identity": identity,
         "trained": str(trained.folder.relative_to(out)),
         "scored": str(scored.folder.relative_to(out)),
         "steps": record["training"]["steps"],
@@ -138,7 +134,11 @@ def _measured(plain: Recipe, recipe: Recipe, name: str, seed: int, out: Path, as
         "time": _time(method, reference, tasks, asked),
     }
     write_text(path, json.dumps(entry, indent=2) + "\n")
-    return entry
+
+
+def _shared(plain: Recipe) -> str:
+    """A digest of what all methods and seeds of a comparison have in common."""
+    return fingerprint(plain.model_dump(mode="json", exclude={"seed"}))
 
 
 def _seconds(folder: Path) -> float:
@@ -152,9 +152,7 @@ def _flops_ratio(method: Method, reference: Method, tasks: Sequence[Task]) -> fl
 
 
 def _time(method: Method, reference: Method, tasks: Sequence[Task], asked: Rivalry) -> dict[str, Any]:
-    lengths = {task.name: task_lengths(reference.text, task).prompt for task in tasks}
-    middle = median_low(sorted(lengths.values()))
-    task = next(task for task in tasks if lengths[task.name] == middle)
+    task = task_of_median_length(tasks, reference.text)
     task = replace(task, instances=task.instances[: asked.inputs])
     output = max(1, round(task_lengths(reference.text, task).output))
     device = next(reference.parameters()).device
@@ -164,9 +162,8 @@ def _time(method: Method, reference: Method, tasks: Sequence[Task], asked: Rival
 
 def _all_entries(out: Path, plain: Recipe) -> list[dict[str, Any]]:
     """Everything measured in the folder on this recipe, whatever the call."""
-    recipe = fingerprint(plain.model_dump(mode="json", exclude={"seed"}))
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / _MEASURED).glob("*.json"))]
-    return [entry for entry in found if entry["recipe"] == recipe]
+    files = sorted((out / _MEASURED).glob(f"*-{_shared(plain)}.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in files]
 
 
 def _rows(out: Path, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tagi.backbones.checkpoint import write_tensors
 from tagi.backbones.load import folder_revision
 from tagi.config import Recipe
 from tagi.data.task import Instance, Task
@@ -12,8 +13,8 @@ from tagi.errors import ConfigError
 from tagi.files import new_folder
 from tagi.methods import start_from
 from tagi.methods.prompted import Prompted
-from tagi.methods.single import MEMBERS, START, save_member, write_single
-from tagi.pipeline.building import Sources, data_record, load_recipe_backbone, prompted_method
+from tagi.methods.single import MEMBERS, START, write_single
+from tagi.pipeline.building import Sources, concatenated_method, data_record, load_recipe_backbone
 from tagi.pipeline.finding import MODEL, find_checkpoint
 from tagi.pipeline.many import Many, Member, folder_name
 from tagi.pipeline.tasks import load_tasks
@@ -35,14 +36,14 @@ def train_single(
         raise ConfigError("single: expected test tasks to train a model for each, got none")
     backbone = load_recipe_backbone(recipe, out, recipe.training_for("single").dropout)
     folder = out / MODEL
-    whole = prompted_method(recipe, backbone, "all")
+    whole = concatenated_method(recipe, backbone, "all")
     taken = [start_from(whole, find_checkpoint(name)) for name in sources.start]
     start = _write_start(whole, folder / START) if taken else None
-    method = whole if recipe.single.tune == "all" else prompted_method(recipe, backbone, recipe.single.tune)
+    method = whole if recipe.single.tune == "all" else concatenated_method(recipe, backbone, recipe.single.tune)
 
     def save(member: Path) -> None:
         with new_folder(member, overwrite=True) as temporary:
-            save_member(method, temporary)
+            write_tensors(temporary, method.trained_tensors())
 
     def announce(entries: list[dict[str, Any]]) -> None:
         if len(entries) == len(loaded.tasks):  # its configuration says that all are there
@@ -59,7 +60,7 @@ def _write_start(whole: Prompted[Any], folder: Path) -> str | None:
     if not is_main_process():
         return None
     with new_folder(folder, overwrite=True) as temporary:
-        save_member(whole, temporary)
+        write_tensors(temporary, whole.trained_tensors())
     return folder_revision(folder)
 
 

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import median_low
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from tagi.data.toy import toy_tokenizer
 from tagi.data.toy.lexicon import lexicon_words
 from tagi.errors import ConfigError, InputError
 from tagi.evaluation.contest import Contest
-from tagi.evaluation.lengths import task_lengths
+from tagi.evaluation.lengths import task_lengths, task_of_median_length
 from tagi.evaluation.timing import ClockKind, stopwatch
 from tagi.evaluation.timing_tables import markdown, phase_rows, ratio_rows, speed_rows
 from tagi.files import write_text
@@ -208,6 +207,8 @@ def _on(device: torch.device, metatrained: Concatenation, tagi: TAGI, weights: d
 def _backbone(recipe: Recipe, request: TimingRequest) -> tuple[T5Backbone, str]:
     """A backbone, and what its weights are: random unless the recipe's own lies here."""
     wanted = recipe.backbone
+    if wanted.family != "t5":
+        raise ConfigError(f"backbone.family: expected 't5' to time TAGI on, got {wanted.family!r}")
     tokenizer = toy_tokenizer() if request.lengths is not None else None
     shape = request.backbone or HUB.get(wanted.name)
     fields = wanted.config if shape is None else PUBLISHED[shape]
@@ -254,14 +255,8 @@ def _tasks(recipe: Recipe, request: TimingRequest, text: TextEncoder) -> tuple[l
     for name in request.tasks:
         if name not in named:
             raise InputError(f"--task: expected the name of one of {len(tasks)} test tasks, got {name!r}")
-    chosen = [named[name] for name in dict.fromkeys(request.tasks)] or [_of_median_length(tasks, text)]
+    chosen = [named[name] for name in dict.fromkeys(request.tasks)] or [task_of_median_length(tasks, text)]
     return [replace(task, instances=task.instances[: request.inputs]) for task in chosen], data_record(loaded)
-
-
-def _of_median_length(tasks: Sequence[Task], text: TextEncoder) -> Task:
-    """The task whose instruction and input are in the middle of all tasks', by the mean over its instances."""
-    together = [task_lengths(text, task).prompt for task in tasks]
-    return tasks[together.index(median_low(together))]
 
 
 def _made_up(lengths: GivenLengths, output: int, inputs: int) -> Task:
