@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tagi.config import method_names
+from tagi.config import STAGES, load_recipe, method_names
 from tagi.errors import ConfigError
-from tagi.pipeline.rivals import Rivalry, compare_methods, shown_rows
+from tagi.pipeline.rivals import Rivalry, _bounds, compare_methods, shown_rows
 from tests.commands import Run
 
 TINY = [
@@ -67,6 +67,16 @@ def test_a_second_call_adds_to_the_table_and_trains_nothing_again(finished: Path
     assert tuple(rows) == SOME
     assert list(rows["hypter"]["seeds"]) == [0, 1]
     assert "," in next(row for row in shown_rows(record) if row["method"] == "Hypter")["seeds"]
+
+
+def test_a_budget_bounds_what_a_method_itself_says() -> None:
+    """Full FT has steps of its own, which no recipe has."""
+    recipe = load_recipe("toy+full-ft")
+    assert recipe.training_for("single").steps == 300
+    bounded = load_recipe("toy+full-ft", _bounds(recipe, 7))
+    assert all(bounded.training_for(stage).steps == 7 for stage in STAGES)
+    assert load_recipe("toy+full-ft", _bounds(recipe, 10**6)) == recipe
+    assert _bounds(recipe, None) == []
 
 
 def test_a_fault_of_any_method_comes_before_anything_is_trained(tmp_path: Path) -> None:

@@ -70,20 +70,19 @@ def compare_methods(
     Stages that methods have in common are trained once. `out/record.json` and `out/methods.md` hold every method that
     this call or an earlier one has finished there on the same recipe. Run again, it goes on where it was interrupted.
     """
-    shared = [*overrides, *_budget(name_or_path, asked.steps, overrides)]
-    points = {
-        (name, seed): Point(f"{method_row(name).title}, seed {seed}", (f"seed={seed}",), name)
-        for seed in asked.seeds
-        for name in asked.methods
-    }
-    for point in points.values():  # every fault before anything is trained
-        point.recipe(name_or_path, shared)
-    sweep(name_or_path, list(points.values()), out, overrides=shared, progress=progress)
-    plain = load_recipe(name_or_path, shared)
+    points = {}  # every fault comes before anything is trained
+    for seed in asked.seeds:
+        for name in asked.methods:
+            point = Point(f"{method_row(name).title}, seed {seed}", (f"seed={seed}",), name)
+            bounds = _bounds(point.recipe(name_or_path, overrides), asked.steps)
+            points[name, seed] = replace(point, overrides=(*point.overrides, *bounds))
+    sweep(name_or_path, list(points.values()), out, overrides=overrides, progress=progress)
+    plain = load_recipe(name_or_path, overrides)
+    plain = load_recipe(name_or_path, [*overrides, *_bounds(plain, asked.steps)])
     for (name, seed), point in points.items():
         if progress and is_main_process():
             Console(stderr=True).print(f"measuring {point.label}", markup=False)
-        _measure(plain, point.recipe(name_or_path, shared), name, seed, out, asked)
+        _measure(plain, point.recipe(name_or_path, overrides), name, seed, out, asked)
     content = {"kind": "methods", "steps": asked.steps, "methods": _rows(out, _all_entries(out, plain))}
     record = write_record(out / RECORD, plain, content)
     write_text(out / TABLE, markdown(shown_rows(record)))
@@ -95,11 +94,11 @@ def shown_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
     return [_shown(row) for row in record["methods"]]
 
 
-def _budget(name_or_path: str | Path, steps: int | None, overrides: Sequence[str]) -> list[str]:
-    """Overrides by which no stage has more steps than that."""
+def _bounds(recipe: Recipe, steps: int | None) -> list[str]:
+    """Overrides by which no stage of the recipe has more steps than that."""
     if steps is None:
         return []
-    training = load_recipe(name_or_path, overrides).training
+    training = recipe.training
     own = {stage: getattr(training, stage).steps for stage in STAGES}
     most = [f"training.steps={min(steps, training.steps)}"]
     return most + [f"training.{stage}.steps={min(steps, count)}" for stage, count in own.items() if count is not None]
