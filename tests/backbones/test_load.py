@@ -81,7 +81,7 @@ def test_a_folder_beside_a_checkpoint_is_found_wherever_both_are(folder: Path, t
 
 
 def test_a_hub_name_without_a_network_is_one_line() -> None:
-    assert fault(ConfigError, "nobody/nothing").startswith("nobody/nothing: expected a built-in backbone (toy)")
+    assert fault(ConfigError, "nobody/nothing").startswith("nobody/nothing: expected a built-in backbone (toy, ")
     assert "nothing at all" in fault(ConfigError, "nothing at all", revision="main")
 
 
@@ -154,7 +154,7 @@ def truncate(folder: Path) -> None:
         (lambda folder: (folder / "tokenizer.json").write_text("{"), ConfigError, "cannot load the backbone"),
         (lambda folder: (folder / "config.json").write_text("{"), ConfigError, "not a valid JSON file"),
         (widen_config, ConfigError, "'d_model'"),
-        (lambda folder: (folder / "config.json").unlink(), ConfigError, "a model folder or a hub name"),
+        (lambda folder: (folder / "config.json").unlink(), ConfigError, "a GGUF file or a hub name"),
     ],
 )
 def test_damage_is_named(folder: Path, damage: Callable[[Path], None], kind: type[TagiError], named: str) -> None:

@@ -6,6 +6,7 @@ from tagi.adapters.bottleneck import Bottleneck, BottleneckBank
 from tagi.adapters.merge import merge, merged_weights, view_with_parameters, view_with_weights
 from tagi.adapters.prefix import PrefixBank
 from tagi.adapters.protocol import Bank, JointBank, stack_banks
+from tagi.adapters.slices import layer_of, slice_name
 
 __all__ = [
     "Attached",
@@ -22,10 +23,12 @@ __all__ = [
     "delta_products",
     "delta_variance",
     "detached",
+    "layer_of",
     "merge",
     "merged_weights",
     "prefix_of",
     "reenter",
+    "slice_name",
     "stack_banks",
     "view_with_parameters",
     "view_with_weights",

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tagi.adapters.attach import OutputHook
+from tagi.adapters.attach import Attached, OutputHook
 from tagi.adapters.protocol import Bank, row_fault
+from tagi.adapters.slices import whole_layers
 
 Factors = tuple[Float[Tensor, "task rank d_in"], Float[Tensor, "task d_out rank"]]
 
@@ -17,7 +18,7 @@ Factors = tuple[Float[Tensor, "task rank d_in"], Float[Tensor, "task d_out rank"
 class LoraBank(Bank):
     """LoRA factors per site, in PEFT's orientation: `y += scale * B(Ax)`.
 
-    `factors` maps a site's module path to A `(task, rank, d_in)` and B `(task, d_out, rank)`; `scale` is
+    `factors` maps a site's path to A `(task, rank, d_in)` and B `(task, d_out, rank)`; `scale` is
     alpha / rank and the same for every site.
     """
 
@@ -57,6 +58,10 @@ class LoraBank(Bank):
         factors = {s: (a, torch.zeros_like(b)) for s, (a, b) in self.factors.items()}
         return LoraBank(factors, self.scale)
 
+    def whole(self) -> "LoraBank":
+        """The same update as factors of whole layers: sites that are slices of one are joined, their ranks added."""
+        return LoraBank(whole_layers(self.factors), self.scale)
+
     def mean(self) -> "LoraBank":
         """One task whose update Delta W is, site by site, the mean of all tasks' updates.
 
@@ -80,6 +85,12 @@ class LoraBank(Bank):
         """`y += scale * B(Ax)` beside a site's own product."""
         a, b = self.factors[place]
         return _shared_hook(a[0], b[0], self.scale) if shared else _per_row_hook(a, b, self.scale)
+
+    def hooks(
+        self, modules: Mapping[str, nn.Module], rows: Int[Tensor, " row"] | None = None
+    ) -> dict[nn.Module, Attached]:
+        """As any bank's, on whole layers: `modules` are the sites' layers by module path."""
+        return super(LoraBank, self.whole()).hooks(modules, rows)
 
 
 def as_lora(bank: Bank, what: str) -> LoraBank:

@@ -7,6 +7,7 @@ from typing import TypeVar, cast
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from tagi.adapters.attach import is_attached
 from tagi.adapters.bank import LoraBank
@@ -73,5 +74,13 @@ def _twin(module: M, twins: dict[nn.Module, nn.Module]) -> M:
 @torch.no_grad()
 def merge(model: M, bank: LoraBank, task: int = 0) -> M:
     """A view of `model` whose site weights include the bank's update for `task`."""
-    weights = {site: cast(Tensor, model.get_submodule(site).weight) for site in bank.factors}
-    return view_with_weights(model, merged_weights(bank, weights, task))
+    whole = bank.whole()
+    layers = {layer: model.get_submodule(layer) for layer in whole.factors}
+    weights = {layer: _turned(module, cast(Tensor, module.weight)) for layer, module in layers.items()}
+    merged = merged_weights(whole, weights, task)
+    return view_with_weights(model, {layer: _turned(layers[layer], weight) for layer, weight in merged.items()})
+
+
+def _turned(module: nn.Module, weight: Float[Tensor, "_one _other"]) -> Tensor:
+    """From a layer's own orientation to `(d_out, d_in)`, or back: a `Conv1D` keeps its weight transposed."""
+    return weight.T.contiguous() if isinstance(module, Conv1D) else weight

@@ -2,6 +2,7 @@
 
 from tagi.backbones.causal import CausalBackbone, Prefix, score_after
 from tagi.backbones.load import build_t5, load_backbone, load_tokenizer, locate, make_backbone, t5_config
+from tagi.backbones.lora_folder import write_lora
 from tagi.backbones.protocol import (
     Backbone,
     BaseModel,
@@ -34,4 +35,5 @@ __all__ = [
     "score_after",
     "score_cached",
     "t5_config",
+    "write_lora",
 ]

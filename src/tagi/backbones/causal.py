@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import Cache
 
 from tagi.backbones.decoding import decode
+from tagi.backbones.fused import fused_sites
 from tagi.backbones.protocol import IGNORED, Backbone, BaseModel, Reduction, find_sites
 from tagi.backbones.scores import choice_scores
 from tagi.errors import InputError
@@ -43,9 +44,8 @@ class Prefix:
 class CausalBackbone(Backbone):
     """Any of transformers' causal language models with its tokenizer.
 
-    Sites are the layers named `q_proj` and `v_proj`; with grouped queries the value is narrower. A model that
-    projects query, key and value by one fused layer (`c_attn` of GPT-2, `qkv_proj` of Phi-3) has no sites yet:
-    `sites` is empty.
+    Sites are the layers named `q_proj` and `v_proj`; with grouped queries the value is narrower. Where one layer
+    projects query, key and value (GPT-2, GPT-NeoX, Phi-3) they are its query's and its value's columns.
 
     Prompts are padded on the left. A token's position counts the tokens before it that are not padding, so that
     padding changes nothing.
@@ -53,8 +53,8 @@ class CausalBackbone(Backbone):
 
     def __init__(self, model: Any, tokenizer: Any, identity: BaseModel) -> None:
         super().__init__(model, tokenizer, identity)
-        self.sites = find_sites(model, query="q_proj", key="k_proj", value="v_proj")
         config = model.config
+        self.sites = find_sites(model, query="q_proj", key="k_proj", value="v_proj") or fused_sites(model)
         # OPT projects its last states to the width of its embeddings, which may be another.
         self.d_model: int = getattr(config, "word_embed_proj_dim", config.hidden_size)
         self.max_tokens: int = config.max_position_embeddings

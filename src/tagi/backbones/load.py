@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from tagi.backbones.causal import CausalBackbone
+from tagi.backbones.gguf import WHEELS, converted, file_digest, find_gguf
 from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.backbones.t5 import T5Backbone
 from tagi.errors import CheckpointError, ConfigError
@@ -66,6 +67,7 @@ _DROPOUTS = (
 """What configurations call the rates of their dropouts."""
 _IDENTITY = ("config.json", "*.safetensors", "*.bin")
 _CONTENT = "sha256:"
+_DIGITS = 16
 _COMMIT = re.compile("[0-9a-f]{40}")
 
 
@@ -98,14 +100,14 @@ def load_backbone(
     relative_to: Path | None = None,
     dropout: float | None = None,
 ) -> Backbone:
-    """Load a backbone and its tokenizer; nothing is fetched unless `name` is neither built in nor a folder.
+    """Load a backbone and its tokenizer; only a name that is neither built in nor a folder or GGUF file is fetched.
 
     What kind of backbone it is the model's configuration says; `family` accepts one kind alone. `relative_to` is
     the folder of a checkpoint that names its backbone: a folder beside it is found wherever the whole was moved.
     `dropout` replaces the model's own rates. A model of another `revision`, or a damaged one, is a
     `CheckpointError`; one that cannot be found or used is a `ConfigError`.
     """
-    source = locate(name, relative_to)
+    source, own = _source(name, relative_to)
     if isinstance(source, str) and revision is not None and revision.startswith(_CONTENT):
         raise CheckpointError(f"expected the folder of base model {BaseModel(name, revision)}, got no such folder")
     config = _read_config(name, source, revision)
@@ -114,7 +116,7 @@ def load_backbone(
         supported = ", ".join(sorted(usable))
         raise ConfigError(f"{name}: expected a model of type {supported}, got {config.model_type!r}")
     backbone, architecture = usable[config.model_type]
-    found = folder_revision(source) if isinstance(source, Path) else str(config._commit_hash)
+    found = own or (folder_revision(source) if isinstance(source, Path) else str(config._commit_hash))
     # On the hub a branch or a tag names a commit; everywhere else the revision is what was found.
     named = isinstance(source, str) and revision is not None and not _COMMIT.fullmatch(revision)
     if revision not in (None, found) and not named:
@@ -182,7 +184,7 @@ def build_causal(fields: dict[str, Any], tokenizer: Any = None) -> Any:
 def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
     """A tokenizer alone: a built-in backbone's, a folder's or the hub's. Raises `ConfigError` if there is none."""
     try:
-        return AutoTokenizer.from_pretrained(locate(name), revision=revision or "main")
+        return AutoTokenizer.from_pretrained(_source(name)[0], revision=revision or "main")
     except (OSError, ValueError) as error:
         raise ConfigError(f"backbone.tokenizer: cannot load {name!r}: {first_line(error)}") from error
 
@@ -223,6 +225,15 @@ def locate(name: str, relative_to: Path | None = None) -> Path | str:
     return name
 
 
+def _source(name: str, relative_to: Path | None = None) -> tuple[Path | str, str | None]:
+    """As `locate`; a GGUF file's is the folder it was converted to, and then its own revision comes along."""
+    file = find_gguf(name, relative_to)
+    if file is None:
+        return locate(name, relative_to), None
+    digest = file_digest(file)
+    return converted(name, file, digest), f"{_CONTENT}{digest[:_DIGITS]}"
+
+
 def folder_revision(folder: Path) -> str:
     """`sha256:` and the first 16 digits over a model folder's configuration and weights, by file name."""
     digest = hashlib.sha256()
@@ -232,7 +243,7 @@ def folder_revision(folder: Path) -> str:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
-    return f"{_CONTENT}{digest.hexdigest()[:16]}"
+    return f"{_CONTENT}{digest.hexdigest()[:_DIGITS]}"
 
 
 def first_line(error: BaseException) -> str:
@@ -248,6 +259,6 @@ def _read_config(name: str, source: Path | str, revision: str | None) -> Any:
         return AutoConfig.from_pretrained(source, **hub)
     except (OSError, ValueError, StrictDataclassError) as error:
         raise ConfigError(
-            f"{name}: expected a built-in backbone ({', '.join(BUILT_IN)}), a model folder or a hub name; "
-            f"{first_line(error)}"
+            f"{name}: expected a built-in backbone ({', '.join([*BUILT_IN, *WHEELS])}), a model folder, a GGUF file or "
+            f"a hub name; {first_line(error)}"
         ) from error

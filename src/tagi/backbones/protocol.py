@@ -8,8 +8,9 @@ from typing import Any, Literal, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from tagi.adapters import reenter
+from tagi.adapters import layer_of, reenter
 
 Projection = Literal["q", "v"]
 Reduction = Literal["sum", "mean"]
@@ -21,9 +22,10 @@ KeysValues = list[tuple[Float[Tensor, "_row heads _token d_kv"], Float[Tensor, "
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One `nn.Linear` that receives LoRA.
+    """What receives LoRA: a linear layer, or a slice of the output of one that fuses several.
 
-    `layer` numbers the attention module the site belongs to: its query and value share one generator MLP
+    `path` is the layer's module path; a slice's says besides which columns it is (`tagi.adapters.slices`). `layer`
+    numbers the attention module the site belongs to: its query and value share one generator MLP
     (eq. 2).
     """
 
@@ -95,8 +97,24 @@ class Backbone(nn.Module):
 
     @property
     def site_modules(self) -> Mapping[str, nn.Module]:
-        """The sites' modules by path, as a bank wants them; looked up anew so that wrappers are seen."""
-        return {site.path: self.model.get_submodule(site.path) for site in self.sites}
+        """The sites' layers by module path, as a bank wants them; looked up anew so that wrappers are seen."""
+        layers = dict.fromkeys(layer_of(site.path) for site in self.sites)
+        return {layer: self.model.get_submodule(layer) for layer in layers}
+
+    @property
+    def linears(self) -> list[str]:
+        """Module paths of all linear layers."""
+        return [path for path, module in self.model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the sites' layers keep their weights as `(d_in, d_out)`."""
+        return any(isinstance(module, Conv1D) for module in self.site_modules.values())
+
+    @property
+    def fused(self) -> bool:
+        """Whether sites are slices of a layer's output."""
+        return any(layer_of(site.path) != site.path for site in self.sites)
 
     @property
     def vocabulary(self) -> int:

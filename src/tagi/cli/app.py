@@ -13,6 +13,7 @@ from tagi.cli.compare import compare
 from tagi.cli.demo import demo
 from tagi.cli.describe import describe
 from tagi.cli.evaluate import evaluate
+from tagi.cli.export import export
 from tagi.cli.flops import flops
 from tagi.cli.generate import generate
 from tagi.cli.methods import methods
@@ -22,6 +23,7 @@ from tagi.cli.run import run
 from tagi.cli.sweep import sweep
 from tagi.cli.time import time
 from tagi.cli.train import train
+from tagi.cli.verify import verify
 from tagi.errors import TagiError
 
 app = typer.Typer(
@@ -53,7 +55,23 @@ def _options(
 
 
 # The commands, in the order of the help: one module for each, or for each group.
-for _command in (demo, generate, predict, train, run, sweep, evaluate, compare, report, methods, describe, flops, time):
+for _command in (
+    demo,
+    generate,
+    predict,
+    export,
+    verify,
+    train,
+    run,
+    sweep,
+    evaluate,
+    compare,
+    report,
+    methods,
+    describe,
+    flops,
+    time,
+):
     app.command()(_command)
 app.add_typer(recipes.app, name="recipes")
 

@@ -45,8 +45,13 @@ class Encoding(ABC):
     positives: int = 0
     name: ClassVar[str]
     separator: ClassVar[str]
-    cue: ClassVar[str]
-    """What ends a text after which, in the same text, its answer follows."""
+    gap: ClassVar[str] = " "
+    """What stands between that and an answer, and belongs to the answer: most tokenizers write " cat" as one token."""
+
+    @property
+    @abstractmethod
+    def cue(self) -> str:
+        """What ends a text after which, in the same text, its answer follows."""
 
     def __post_init__(self) -> None:
         if self.positives < 0:
@@ -66,7 +71,7 @@ class Encoding(ABC):
         An instruction over the limit is an `InputError`; with `truncate` its end is cut so that `a` fits.
         An empty one is always an `InputError`.
         """
-        text = _stripped(task_instruction)
+        text = stripped(task_instruction)
         counting = _counting(tokenizer, limit)
         if counting is None:
             return self._with_examples(text, examples, lambda _: True)
@@ -118,7 +123,7 @@ class Encoding(ABC):
         has it: that loses the end of `b` and what the tokenizer does not know, and tokenized again it may be
         a closing token over the limit, so tokenize with truncation.
         """
-        definition = _stripped(task_instruction)
+        definition = stripped(task_instruction)
         counting = _counting(tokenizer, limit)
         tail = self.separator + self._input(text)
         if counting is None:
@@ -250,23 +255,27 @@ def encoding_from_name(name: str, positives: int = 0) -> Encoding:
 
 
 @dataclass(frozen=True)
-class _Counting:
+class Counting:
     """A tokenizer and the limit it counts against."""
 
     tokenizer: Tokenizer
     limit: int
 
     def ids(self, text: str) -> Sequence[int]:
+        """The text's tokens."""
         ids: Sequence[int] = self.tokenizer(text)["input_ids"]
         return ids
 
     def count(self, text: str) -> int:
+        """How many they are."""
         return len(self.ids(text))
 
     def fits(self, text: str) -> bool:
+        """Whether they are within the limit."""
         return self.count(text) <= self.limit
 
     def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, without special ones."""
         if not isinstance(self.tokenizer, DecodingTokenizer):
             kind = type(self.tokenizer).__name__
             raise TypeError(f"truncation needs a tokenizer that can decode, got {kind}")
@@ -287,15 +296,16 @@ class _Counting:
         return render(start)
 
 
-def _counting(tokenizer: Tokenizer | None, limit: int | None) -> _Counting | None:
+def _counting(tokenizer: Tokenizer | None, limit: int | None) -> Counting | None:
     if limit is None:
         return None
     if tokenizer is None:
         raise ValueError("a limit in tokens needs a tokenizer to count them")
-    return _Counting(tokenizer, limit)
+    return Counting(tokenizer, limit)
 
 
-def _stripped(task_instruction: str) -> str:
+def stripped(task_instruction: str) -> str:
+    """An instruction without surrounding space; an empty one is an `InputError`."""
     text = task_instruction.strip()
     if not text:
         raise InputError("expected an instruction, got an empty text")

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from tagi.data.chat import ChatEncoding, chat_encoding, special_tokens
 from tagi.data.encoding import INPUT_MARK, OUTPUT_MARK, Encoding, Tokenizer, encoding_from_name
 from tagi.data.task import Example, Task
 from tagi.errors import CheckpointError, ConfigError, InputError
@@ -63,7 +64,7 @@ class TextEncoder:
     def __init__(self, tokenizer: Any, settings: TextSettings) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
-        self.encoding: Encoding = encoding_from_name(settings.encoding, settings.positives)
+        self.encoding: Encoding = self._encoding()
         # How an instruction, and a text that wants an answer, become tokens.
         self._told: Tokenizer = tokenizer
         self._asked: Tokenizer = tokenizer
@@ -153,6 +154,9 @@ class TextEncoder:
             labels[index, len(row) :] = -100
         return labels
 
+    def _encoding(self) -> Encoding:
+        return encoding_from_name(self.settings.encoding, self.settings.positives)
+
     def _ids(self, text: str, limit: int, tokens: Tokenizer) -> list[int]:
         # Cut here: a fast tokenizer keeps its truncation as state, which two threads may not change at once.
         ids: list[int] = tokens(text)["input_ids"]
@@ -170,7 +174,8 @@ class CausalTextEncoder(TextEncoder):
     """Texts for a decoder-only model, which writes its answer after the prompt in the same text.
 
     A prompt starts as the tokenizer starts texts, ends with the encoding's cue and never with end-of-sequence; a
-    target goes on from there and always ends with it. Prompts are padded on the left, by end-of-sequence where the
+    target goes on from there and always ends with it. With the encoding "chat" the tokenizer's template starts and
+    ends texts instead. Prompts are padded on the left, by end-of-sequence where the
     tokenizer has no padding. A tokenizer without end-of-sequence is a `ConfigError`.
     """
 
@@ -178,20 +183,55 @@ class CausalTextEncoder(TextEncoder):
         super().__init__(tokenizer, settings)
         if tokenizer.eos_token_id is None:
             raise ConfigError("expected a tokenizer with an end-of-sequence token, got one without")
-        self._told = _Unclosed(tokenizer)
-        self._asked = _Unclosed(tokenizer, self.encoding.cued)
+        complete = isinstance(self.encoding, ChatEncoding)
+        self._told = _Unclosed(tokenizer, complete=complete)
+        self._asked = _Unclosed(tokenizer, self.encoding.cued, complete=complete)
         self._cue: list[int] = self._after("x", self.encoding.cue)
+        self._end: int = self._ending()
 
     def target(self, text: str) -> list[int]:
         """Token ids of an output as they follow a prompt, with the space between, cut at its limit."""
         text = text.strip()
-        ids = self._after(self.encoding.cue.strip(), f" {text}") if text else []
-        return [*ids[: self.settings.max_target_tokens - 1], self.tokenizer.eos_token_id]
+        ids = self._after(self.encoding.cue.lstrip(), self.encoding.gap + text) if text else []
+        return [*ids[: self.settings.max_target_tokens - 1], self._end]
+
+    def parts(
+        self, instruction: str, examples: Sequence[Example], text: str, *, truncate: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """A prompt that starts with the instruction, as `instruction` alone gives it, and the rest, for a prefix cache.
+
+        Together they are `concatenated`, token by token. Raises `InputError` where they are not: a token spans both, or
+        the limit of one shows other demonstrations than that of the other.
+        """
+        whole = self.concatenated(instruction, examples, text, truncate=truncate)
+        told = self.instruction(instruction, examples, truncate=truncate)
+        if whole[: len(told)] != told or len(whole) == len(told):
+            at = next((at for at, pair in enumerate(zip(told, whole, strict=False)) if len({*pair}) > 1), len(told))
+            raise InputError(
+                "expected an instruction whose tokens start the whole prompt, so that they can be read once, got a "
+                f"difference at token {at + 1} of {len(told)}: {self.tokenizer.decode(whole[at : at + 1])!r} there"
+            )
+        return told, whole[len(told) :]
 
     def batch(self, sequences: Sequence[list[int]]) -> tuple[Int[Tensor, "row token"], Bool[Tensor, "row token"]]:
         """Sequences padded on the left, and which entries are not padding."""
         pad = self.tokenizer.pad_token_id
         return _pad(sequences, self.tokenizer.eos_token_id if pad is None else pad, left=True)
+
+    def _encoding(self) -> Encoding:
+        if self.settings.encoding == ChatEncoding.name:
+            return chat_encoding(self.tokenizer, self.settings.positives)
+        return super()._encoding()
+
+    def _ending(self) -> int:
+        """What ends an answer: end-of-sequence, unless the chat template has a special token of its own for it."""
+        end: int = self.tokenizer.eos_token_id
+        if not isinstance(self.encoding, ChatEncoding):
+            return end
+        ids = self.tokenizer(self.encoding.ending, add_special_tokens=False)["input_ids"]
+        return next(
+            (token for token in ids[:1] if self.tokenizer.decode([token]) in special_tokens(self.tokenizer)), end
+        )
 
     def _kept(self, ids: list[int], tokens: Tokenizer) -> list[int]:
         return self._cue if tokens is self._asked else []
@@ -206,12 +246,18 @@ class CausalTextEncoder(TextEncoder):
 
 @dataclass(frozen=True)
 class _Unclosed:
-    """A tokenizer whose texts go on: `finish` brings a text to its end, and no token closes it."""
+    """A tokenizer whose texts go on: `finish` brings a text to its end, and no token closes it.
+
+    A `complete` text has all special tokens in it already.
+    """
 
     tokenizer: Any
     finish: Callable[[str], str] = str
+    complete: bool = False
 
     def __call__(self, text: str, /) -> Mapping[str, Any]:
+        if self.complete:
+            return {"input_ids": self.tokenizer(self.finish(text), add_special_tokens=False)["input_ids"]}
         ids: list[int] = self.tokenizer(self.finish(text))["input_ids"]
         return {"input_ids": ids[:-1] if ids[-1] == self.tokenizer.eos_token_id else ids}
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from tagi.adapters import Bank, LoraBank
-from tagi.adapters.peft_format import read_peft, write_peft
-from tagi.backbones import BaseModel, Site
+from tagi.adapters.peft_format import read_peft
+from tagi.backbones import BaseModel, Site, write_lora
 from tagi.data.task import Example
 from tagi.errors import CheckpointError
 from tagi.hypernetwork.checkpoint import generator_tensors
@@ -45,15 +45,7 @@ def write_adapter(
         "base_model": {"name": base.name, "revision": base.revision},
     }
     if isinstance(states.bank, LoraBank):
-        modules = generator.backbone.model.named_modules()
-        write_peft(
-            folder,
-            states.bank,
-            base=base.name,
-            revision=None if base.revision.startswith("sha256:") else base.revision,
-            task_type="SEQ_2_SEQ_LM",
-            linears=[path for path, module in modules if isinstance(module, nn.Linear)],
-        )
+        write_lora(folder, states.bank, generator.backbone)
     else:
         record["module"] = states.bank.module
         _save({name: tensor[0] for name, tensor in states.bank.tensors().items()}, folder / MODULE)

@@ -67,6 +67,12 @@ class GeneratorSettings:
         """Whether prefixes are generated."""
         return self.module.endswith("prefix")
 
+    @property
+    def beside_lora(self) -> tuple[str, ...]:
+        """What carries a task besides its LoRA: it does not travel where a LoRA alone does."""
+        attention = ("fusion with the instruction in the encoder",) if self.fuses else ()
+        return (*attention, *(("instruction states before the decoder",) if self.concatenates else ()))
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         default = {field.name: field.default for field in fields(self) if field.name in _LATER}

@@ -39,9 +39,10 @@ class LoraShape:
 def inject_lora(backbone: Backbone, shape: LoraShape) -> None:
     """Put PEFT's LoRA layers at every site, the only trained parameters of the backbone from then on.
 
-    Raises `ConfigError` if the backbone has no sites, or has such layers already: they would be taken over and reset.
+    Raises `ConfigError` if the backbone's sites are no whole layers, or it has such layers already: they would be taken
+    over and reset.
     """
-    if not backbone.sites:
+    if backbone.fused or not backbone.sites:
         raise ConfigError(
             "lora: expected a backbone with query and value projections of their own, "
             f"got {backbone.identity.name}, which fuses them"

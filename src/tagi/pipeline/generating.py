@@ -58,6 +58,11 @@ def write_adapters(
 def open_adapter(folder: Path, generator: str | None = None) -> TaskAdapter:
     """Read an adapter folder with the generator it names, or with the one given."""
     read_record(folder)  # a folder that is none is said to be none, whatever else is missing
+    return TaskAdapter.load(folder, load_generator(find_generator_of(folder, generator)))
+
+
+def find_generator_of(folder: Path, generator: str | None = None) -> Path:
+    """The checkpoint of the generator that an adapter folder names, or of the one given."""
     if generator is None:
         origin = folder / _ORIGIN
         if not origin.is_file():
@@ -65,7 +70,7 @@ def open_adapter(folder: Path, generator: str | None = None) -> TaskAdapter:
                 f"{folder}: expected {_ORIGIN}, which names the generator, got none: give one with -g"
             )
         generator = origin.read_text(encoding="utf-8").strip()
-    return TaskAdapter.load(folder, open_generator(generator))
+    return find_checkpoint(generator)
 
 
 def _adapt_all(generator: Generator, tasks: Sequence[TaskWords], truncate: bool) -> list[TaskAdapter]:

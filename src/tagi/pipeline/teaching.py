@@ -5,9 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from tagi.adapters.peft_format import write_peft
+from tagi.backbones import write_lora
 from tagi.config import Recipe
 from tagi.data.task import Task
 from tagi.files import new_folder, write_text
@@ -32,14 +30,11 @@ def train_teachers(
         groups[task.category].append(task)
     refuse_clashes(groups, "categories")
     backbone, shape = teacher_backbone(recipe, out, sources.metatrained), lora_shape(recipe)
-    linears = [name for name, part in backbone.model.named_modules() if isinstance(part, torch.nn.Linear)]
     base = backbone.identity
-    commit = None if base.revision.startswith("sha256:") else base.revision  # PEFT knows the hub's alone
 
     def save(folder: Path) -> None:
         with new_folder(folder, overwrite=True) as temporary:
-            bank = lora_bank(backbone, shape)
-            write_peft(temporary, bank, base=base.name, revision=commit, task_type="SEQ_2_SEQ_LM", linears=linears)
+            write_lora(temporary, lora_bank(backbone, shape), backbone)
 
     def announce(entries: list[dict[str, Any]]) -> None:
         content = {

@@ -1,0 +1,51 @@
+"""llama.cpp's LoRA files: its names and its order of rows live in this module alone.
+
+llama.cpp rotates neighbouring numbers of a head where transformers rotates its two halves, so the rows that make
+a query (or key) stand in another order in a GGUF file of the Llama family. A LoRA's B follows its weight.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from tagi.adapters.bank import LoraBank
+
+ARCHITECTURES = {"llama": "llama"}
+"""Types of models whose LoRA can be written -> what GGUF calls them."""
+_NAMES = {"q_proj": "attn_q", "v_proj": "attn_v"}
+_ROTATED = ("q_proj",)
+
+
+def gguf_factors(bank: LoraBank, heads: int) -> dict[str, Float[Tensor, "_rows _columns"]]:
+    """A bank of one task on a Llama's query and value projections by llama.cpp's names, rows in its order."""
+    tensors = {}
+    for site, (a, b) in bank.whole().factors.items():
+        *_, layer, _, name = site.split(".")
+        into = f"blk.{layer}.{_NAMES[name]}.weight"
+        tensors[f"{into}.lora_a"] = a[0]
+        tensors[f"{into}.lora_b"] = interleaved(b[0], heads) if name in _ROTATED else b[0]
+    return tensors
+
+
+def interleaved(rows: Float[Tensor, "d_out rank"], heads: int) -> Float[Tensor, "d_out rank"]:
+    """Each head's first and second half, row by row in turn."""
+    return rows.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+
+
+def write_gguf_lora(path: Path, tensors: Mapping[str, Tensor], *, architecture: str, alpha: float, name: str) -> None:
+    """Write the file in fp32; the same tensors give the same bytes."""
+    from gguf import GGUFType, GGUFWriter, Keys  # here: few need it, and it takes a tenth of a second
+
+    writer = GGUFWriter(path, architecture)
+    writer.add_type(GGUFType.ADAPTER)
+    writer.add_string(Keys.Adapter.TYPE, "lora")
+    writer.add_float32(Keys.Adapter.LORA_ALPHA, alpha)
+    writer.add_name(name)
+    for key, tensor in tensors.items():
+        writer.add_tensor(key, tensor.detach().cpu().float().contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -1,0 +1,53 @@
+"""Sites that are a part of a layer's output: the query or the value of a projection that fuses several.
+
+Such a site is named after its layer and its columns, `path[start:stop/period]`: columns start to stop of every
+`period` of the layer's output. GPT-2's value is `...c_attn[48:72/72]`; where each head keeps its query, key and
+value together, as in GPT-NeoX, the period is a head's.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+_SLICE = re.compile(r"(?P<layer>.+)\[(?P<start>\d+):(?P<stop>\d+)/(?P<period>\d+)\]")
+
+
+def slice_name(layer: str, start: int, stop: int, period: int) -> str:
+    """The name of a site that is columns `start` to `stop` of every `period` of a layer's output."""
+    return f"{layer}[{start}:{stop}/{period}]"
+
+
+def layer_of(site: str) -> str:
+    """The module path of a site's layer: the site's own name where it is the whole layer."""
+    found = _SLICE.fullmatch(site)
+    return site if found is None else found["layer"]
+
+
+def spread(site: str, b: Float[Tensor, "task d_out rank"]) -> Float[Tensor, "task d_layer rank"]:
+    """B of the whole layer: a slice's rows where they belong, zero elsewhere."""
+    found = _SLICE.fullmatch(site)
+    if found is None:
+        return b
+    start, stop, period = (int(found[name]) for name in ("start", "stop", "period"))
+    parts = b.unflatten(1, (-1, stop - start))
+    wide = b.new_zeros(parts.shape[0], parts.shape[1], period, parts.shape[3])
+    wide[:, :, start:stop] = parts
+    return wide.flatten(1, 2)
+
+
+def whole_layers(
+    factors: Mapping[str, tuple[Float[Tensor, "task _rank _d_in"], Float[Tensor, "task _d_out _rank"]]],
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Factors by module path: the slices of a layer become one update of all of it, of the sum of their ranks."""
+    layers: dict[str, tuple[Tensor, Tensor]] = {}
+    for site, (a, b) in factors.items():
+        layer, wide = layer_of(site), spread(site, b)
+        if layer in layers:
+            known_a, known_b = layers[layer]
+            layers[layer] = (torch.cat([known_a, a], 1), torch.cat([known_b, wide], 2))
+        else:
+            layers[layer] = (a, wide)
+    return layers

