@@ -188,7 +188,7 @@ def test_a_backbone_is_made_from_a_configuration(tmp_path: Path) -> None:
     one, same, two = map(folder_revision, folders)
     assert one == same != two
     backbone = load_backbone(str(folders[0]))
-    assert (backbone.encoder_layers, len(backbone.cross_attentions)) == (ENCODER, DECODER)
+    assert (len(backbone.fusion_places), len(backbone.cross_attentions)) == (ENCODER, DECODER)
     assert backbone.model.config.decoder_start_token_id == 0
     assert not list(tmp_path.rglob("*.bin"))
 

@@ -50,7 +50,7 @@ def test_every_attention_has_two_sites(variant: str) -> None:
         assert backbone.site_modules[site.path].weight.shape == (site.d_out, site.d_in)
     decoder = [site.path for site in backbone.sites if site.path.startswith("decoder")]
     assert sum("EncDecAttention" in path for path in decoder) == len(decoder) / 2
-    assert backbone.encoder_layers == len(backbone.self_attention_sublayers) == sizes["num_layers"]
+    assert len(backbone.fusion_places) == sizes["num_layers"]
     assert len(backbone.cross_attentions) == sizes["num_decoder_layers"]
 
 

@@ -247,10 +247,10 @@ def model_task() -> Task:
 def slow_tagi(method: TAGI, given: Task, text: str, labels: Tensor) -> Tensor:
     generator = method.generator
     instruction = generator.text.batch([generator.text.instruction(given.instruction)])
-    states = generator.encode_instructions(*instruction)
-    bank = generator.generate_bank(states, instruction[1])
+    read = generator.read_instructions(*instruction)
+    bank = generator.generate_bank(read.states, read.mask)
     ids, mask = generator.text.batch([generator.text.input(text)])
-    return generator.logits(states, instruction[1], bank, torch.tensor([0]), ids, mask, labels)
+    return generator.logits(read, bank, torch.tensor([0]), ids, mask, labels)
 
 
 def slow_concatenation(method: Concatenation, given: Task, text: str, labels: Tensor) -> Tensor:

@@ -336,7 +336,7 @@ def test_a_bottleneck_after_attention_is_after_its_dropout() -> None:
     """All that attention gives is dropped: what the adapter makes of nothing is left whole."""
     backbone = tiny_backbone().double()
     bank = double(backbone, "bottleneck")
-    sublayer: Any = backbone.self_attention_sublayers[1]
+    sublayer: Any = backbone.fusion_places[1]
     sublayer.train()
     sublayer.dropout.p = 1.0
     x = torch.randn(ROWS, 5, backbone.d_model, dtype=torch.float64)

@@ -299,11 +299,17 @@ def drop_site(tensors: dict[str, torch.Tensor]) -> None:
         (change_record(examples=[{"input": "x"}]), "expected 'examples' with ['input', 'output']"),
         (truncated(STATES), "expected whole instruction states"),
         (lambda folder: (folder / STATES).unlink(), "expected whole instruction states"),
-        (change_tensors(STATES, lambda tensors: tensors.pop("mask")), "got {'states': (10, 24)}"),
-        (change_tensors(STATES, lambda t: t.update(mask=torch.ones(3).bool())), "'mask': (3,)"),
-        (change_tensors(STATES, lambda t: t.update(states=torch.ones(10, 7))), "'states': (10, 7)"),
+        (change_tensors(STATES, lambda tensors: tensors.pop("mask")), "expected 'mask' of shape (0,), got none"),
+        (
+            change_tensors(STATES, lambda t: t.update(mask=torch.ones(3).bool())),
+            "expected 'states' of shape (3, 24), got (10, 24)",
+        ),
+        (
+            change_tensors(STATES, lambda t: t.update(states=torch.ones(10, 7))),
+            "expected 'states' of shape (10, 24), got (10, 7)",
+        ),
         (truncated(WEIGHTS), "expected a PEFT adapter"),
-        (change_tensors(WEIGHTS, drop_site), "expected LoRA for 14 sites, got 13"),
+        (change_tensors(WEIGHTS, drop_site), "expected LoRA for 14 layers, got 13"),
         (
             change_tensors(WEIGHTS, lambda t: t.update({f"{Q}.lora_A.weight": torch.ones(4, 7)})),
             "expected LoRA of 15 x 24 for 'encoder.block.1.layer.0.SelfAttention.q', got 15 x 7",

@@ -1,6 +1,6 @@
 """The LoRA bank: generated factors for every site of a backbone, for several tasks at once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tagi.adapters.attach import Attached, OutputHook
 from tagi.adapters.protocol import Bank, row_fault
-from tagi.adapters.slices import whole_layers
+from tagi.adapters.slices import sliced_layers, whole_layers
 
 Factors = tuple[Float[Tensor, "task rank d_in"], Float[Tensor, "task d_out rank"]]
 
@@ -61,6 +61,10 @@ class LoraBank(Bank):
     def whole(self) -> "LoraBank":
         """The same update as factors of whole layers: sites that are slices of one are joined, their ranks added."""
         return LoraBank(whole_layers(self.factors), self.scale)
+
+    def sliced(self, sites: Sequence[str]) -> "LoraBank":
+        """The inverse of `whole`: factors of `sites`, those that are slices of one layer with an equal rank each."""
+        return LoraBank(sliced_layers(sites, self.factors), self.scale)
 
     def mean(self) -> "LoraBank":
         """One task whose update Delta W is, site by site, the mean of all tasks' updates.

@@ -6,7 +6,8 @@ value together, as in GPT-NeoX, the period is a head's.
 """
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -36,6 +37,32 @@ def spread(site: str, b: Float[Tensor, "task d_out rank"]) -> Float[Tensor, "tas
     wide = b.new_zeros(parts.shape[0], parts.shape[1], period, parts.shape[3])
     wide[:, :, start:stop] = parts
     return wide.flatten(1, 2)
+
+
+def sliced_layers(
+    sites: Sequence[str], factors: Mapping[str, tuple[Float[Tensor, "task _rank _d_in"], Float[Tensor, "task _d _r"]]]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """The inverse of `whole_layers` for sites of equal rank: every slice's own factors, in the order of `sites`."""
+    sharing = Counter(map(layer_of, sites))
+    seen: Counter[str] = Counter()
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+    for site in sites:
+        layer = layer_of(site)
+        a, b = factors[layer]
+        rank = a.shape[1] // sharing[layer]
+        own = slice(seen[layer] * rank, (seen[layer] + 1) * rank)
+        seen[layer] += 1
+        found[site] = (a[:, own], _gathered(site, b[:, :, own]))
+    return found
+
+
+def _gathered(site: str, b: Float[Tensor, "task d_layer rank"]) -> Float[Tensor, "task d_out rank"]:
+    """A slice's rows of B of the whole layer."""
+    found = _SLICE.fullmatch(site)
+    if found is None:
+        return b
+    start, stop, period = (int(found[name]) for name in ("start", "stop", "period"))
+    return b.unflatten(1, (-1, period))[:, :, start:stop].flatten(1, 2)
 
 
 def whole_layers(

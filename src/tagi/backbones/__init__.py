@@ -1,11 +1,12 @@
 """Language models as backbones."""
 
-from tagi.backbones.causal import CausalBackbone, Prefix, score_after
+from tagi.backbones.causal import CausalBackbone, Prefix, Reading, score_after
 from tagi.backbones.load import build_t5, load_backbone, load_tokenizer, locate, make_backbone, t5_config
 from tagi.backbones.lora_folder import write_lora
 from tagi.backbones.protocol import (
     Backbone,
     BaseModel,
+    Instructions,
     KeysValues,
     Reduction,
     Site,
@@ -19,8 +20,10 @@ __all__ = [
     "Backbone",
     "BaseModel",
     "CausalBackbone",
+    "Instructions",
     "KeysValues",
     "Prefix",
+    "Reading",
     "Reduction",
     "Site",
     "T5Backbone",

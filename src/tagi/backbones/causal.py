@@ -6,14 +6,25 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
-from transformers import Cache
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache
 
 from tagi.backbones.decoding import decode
 from tagi.backbones.fused import fused_sites
-from tagi.backbones.protocol import IGNORED, Backbone, BaseModel, Reduction, find_sites
+from tagi.backbones.protocol import (
+    IGNORED,
+    Backbone,
+    BaseModel,
+    Instructions,
+    KeysValues,
+    Reduction,
+    find_sites,
+)
 from tagi.backbones.scores import choice_scores
 from tagi.errors import InputError
+
+_EPSILONS = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
+"""What configurations call the epsilon of their norms."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +46,19 @@ class Prefix:
         return Prefix(cache, self.mask.repeat_interleave(times, 0), self.logits.repeat_interleave(times, 0))
 
     def fork(self) -> Cache:
-        """A cache that may grow: transformers replaces a layer's tensors and never writes into them."""
-        cache = copy.copy(self.cache)
-        cache.layers = [copy.copy(layer) for layer in self.cache.layers]
-        return cache
+        """A cache that may grow."""
+        return _fork(self.cache)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Texts of which all but the last token may have been read: ids of all, keys and values of the first columns.
+
+    What stands before a text in its own right, such as an instruction's cache, has columns too; their ids say nothing.
+    """
+
+    ids: Int[Tensor, "row token"]
+    known: Cache | None
 
 
 class CausalBackbone(Backbone):
@@ -51,6 +71,8 @@ class CausalBackbone(Backbone):
     padding changes nothing.
     """
 
+    fuses_answers = True
+
     def __init__(self, model: Any, tokenizer: Any, identity: BaseModel) -> None:
         super().__init__(model, tokenizer, identity)
         config = model.config
@@ -58,6 +80,33 @@ class CausalBackbone(Backbone):
         # OPT projects its last states to the width of its embeddings, which may be another.
         self.d_model: int = getattr(config, "word_embed_proj_dim", config.hidden_size)
         self.max_tokens: int = config.max_position_embeddings
+        self.width: int = config.hidden_size
+        self.heads: int = config.num_attention_heads
+        self.d_kv: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.dropout = 0.0
+        self.norm_epsilon: float = next((getattr(config, name) for name in _EPSILONS if hasattr(config, name)), 1e-6)
+
+    @property
+    def window(self) -> int | None:
+        """How many tokens the layer sees that sees least of what was before; None if all see everything."""
+        config = self.model.config
+        if not getattr(config, "use_sliding_window", True):
+            return None
+        size: int | None = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
+        return size
+
+    @property
+    def instruction_reader(self) -> nn.Module:
+        """All but the head."""
+        reader: nn.Module = self.model.base_model
+        return reader
+
+    @property
+    def fusion_places(self) -> list[nn.Module]:
+        """All layers, whose output goes into the next."""
+        count = self.model.config.num_hidden_layers
+        parts = self.model.base_model.modules()
+        return list(next(part for part in parts if isinstance(part, nn.ModuleList) and len(part) == count))
 
     @property
     def end_tokens(self) -> list[int]:
@@ -74,23 +123,146 @@ class CausalBackbone(Backbone):
         ).last_hidden_state
         return states
 
+    def read_instructions(
+        self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"], *, keep: bool
+    ) -> Instructions:
+        """The last layer's states, and with `keep` every layer's keys and values of the same pass."""
+        if not keep:
+            return Instructions(self.encode(ids, mask), mask)
+        self._refuse_checkpointing()
+        output = self.model.base_model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=_positions(mask),
+            past_key_values=DynamicCache(),  # told nothing of the model it keeps what sliding windows leave behind
+            use_cache=True,
+        )
+        layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
+        return Instructions(output.last_hidden_state, mask, layers)
+
+    def memory(self, read: Instructions) -> KeysValues:
+        """Keys and values as they were read: without LoRA."""
+        assert read.layers is not None
+        return read.layers
+
+    def memory_shapes(self, tokens: int) -> list[tuple[int, int, int]]:
+        """Heads, which queries may share, tokens and their width in every layer."""
+        config = self.model.config
+        heads: int = getattr(config, "num_key_value_heads", None) or self.heads
+        return [(heads, tokens, self.d_kv)] * int(config.num_hidden_layers)
+
     def logits(
-        self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"], labels: Int[Tensor, "row target"]
+        self,
+        ids: Int[Tensor, "row token"],
+        mask: Bool[Tensor, "row token"],
+        labels: Int[Tensor, "row target"],
+        before: Instructions | None = None,
     ) -> Float[Tensor, "row target vocabulary"]:
         """Teacher-forced logits at each target position after prompts padded on the left.
 
-        Labels of -100 are padding.
+        With `before`, padded as it likes, these go on from each row's instruction. Labels of -100 are padding.
         """
-        known = labels[:, :-1]
+        known, cache = labels[:, :-1], None
         joined = torch.cat([mask, known != IGNORED], dim=1)
+        if before is not None:
+            self._refuse_checkpointing()
+            cache = _cache_of(self.memory(before))
+            joined = torch.cat([before.mask, joined], dim=1)
+        given = torch.cat([ids, known.clamp(min=0)], dim=1)
         output: Tensor = self.model(
-            input_ids=torch.cat([ids, known.clamp(min=0)], dim=1),
+            input_ids=given,
             attention_mask=joined.long(),
-            position_ids=_positions(joined),
-            use_cache=False,
+            position_ids=_positions(joined)[:, -given.shape[1] :],
+            past_key_values=cache,
+            use_cache=cache is not None,
             logits_to_keep=labels.shape[1],
         ).logits
         return output
+
+    def forced_logits(
+        self,
+        ids: Int[Tensor, "row token"],
+        mask: Bool[Tensor, "row token"],
+        labels: Int[Tensor, "row target"],
+        before: Instructions | None = None,
+    ) -> Float[Tensor, "row target vocabulary"]:
+        """As `logits`."""
+        return self.logits(ids, mask, labels, before)
+
+    def _refuse_checkpointing(self) -> None:
+        """Layers that are recomputed drop their caches without a word."""
+        model = self.model  # transformers renamed it in 5.23 and warns of the old name
+        recomputes = getattr(model, "is_activation_checkpointing", None)
+        if model.training and (model.is_gradient_checkpointing if recomputes is None else recomputes):
+            raise ValueError("a decoder-only model that checkpoints gradients cannot go on from what was read before")
+
+    def read_inputs(
+        self,
+        ids: Int[Tensor, "row token"],
+        mask: Bool[Tensor, "row token"],
+        before: tuple[KeysValues, Bool[Tensor, "#row known"]] | None = None,
+    ) -> tuple[Reading, Bool[Tensor, "row memory"]]:
+        """All tokens but the last, which is read with what follows it."""
+        known = DynamicCache()
+        if before is not None:
+            rows, (layers, seen) = ids.shape[0], before
+            known = _cache_of(
+                [(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in layers]
+            )
+            mask = torch.cat([seen.expand(rows, -1), mask], dim=1)
+        if ids.shape[1] > 1:
+            self.model.base_model(
+                input_ids=ids[:, :-1],
+                attention_mask=mask[:, :-1].long(),
+                position_ids=_positions(mask)[:, -ids.shape[1] : -1],
+                past_key_values=known,
+                use_cache=True,
+            )
+        columns = ids.new_zeros(ids.shape[0], mask.shape[1] - ids.shape[1])
+        return Reading(torch.cat([columns, ids], dim=1), known if known.get_seq_length() else None), mask
+
+    def answers(
+        self,
+        read: Reading,
+        mask: Bool[Tensor, "row memory"],
+        *,
+        max_new_tokens: int,
+        min_new_tokens: int | None = None,
+        num_beams: int = 1,
+    ) -> Int[Tensor, "row answer"]:
+        """As `generate`."""
+        return self.generate(
+            read.ids,
+            mask,
+            max_new_tokens=max_new_tokens,
+            min_new_tokens=min_new_tokens,
+            num_beams=num_beams,
+            known=None if read.known is None else _fork(read.known),
+        )
+
+    def scores(
+        self,
+        read: Reading,
+        mask: Bool[Tensor, "row memory"],
+        labels: Int[Tensor, "row choice target"],
+        reduction: Reduction = "sum",
+    ) -> Float[Tensor, "row choice"]:
+        """Choices side by side, each after the last token of its row."""
+        choices, flat = labels.shape[1], labels.flatten(0, 1)
+        targets = flat[:, :-1]
+        ids = torch.cat([read.ids[:, -1:].repeat_interleave(choices, 0), targets.clamp(min=0)], dim=1)
+        joined = torch.cat([mask.repeat_interleave(choices, 0), targets != IGNORED], dim=1)
+        known = DynamicCache() if read.known is None else _fork(read.known)
+        if read.known is not None:
+            known.batch_repeat_interleave(choices)
+        logits = self.model(
+            input_ids=ids,
+            attention_mask=joined.long(),
+            position_ids=_positions(joined)[:, -ids.shape[1] :],
+            past_key_values=known,
+            use_cache=True,
+        ).logits
+        return choice_scores(logits, labels, reduction)
 
     def read(
         self,
@@ -180,6 +352,21 @@ def score_after(
     """
     logits = backbone.logits_after(prefix.repeat(labels.shape[1]), labels.flatten(0, 1))
     return choice_scores(logits, labels, reduction)
+
+
+def _cache_of(layers: KeysValues) -> DynamicCache:
+    """A cache that holds keys and values already computed."""
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(layers):
+        cache.update(keys, values, layer)
+    return cache
+
+
+def _fork(cache: Cache) -> Cache:
+    """A cache that may grow beside the given one: transformers replaces a layer's tensors, never writes into them."""
+    fork = copy.copy(cache)
+    fork.layers = [copy.copy(layer) for layer in cache.layers]
+    return fork
 
 
 def _positions(mask: Bool[Tensor, "row token"]) -> Int[Tensor, "row token"]:

@@ -3,21 +3,22 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from tagi.adapters import layer_of, reenter
+from tagi.adapters import Attached, Bank, layer_of, reenter
 
+B = TypeVar("B", bound="Backbone")
 Projection = Literal["q", "v"]
 Reduction = Literal["sum", "mean"]
 IGNORED = -100
 """The label of what is no token of a target: padding."""
-KeysValues = list[tuple[Float[Tensor, "_row heads _token d_kv"], Float[Tensor, "_row heads _token d_kv"]]]
-"""Keys and values of one attention per layer, `(row, heads, token, d_kv)`; rows and tokens are the caller's."""
+KeysValues = list[tuple[Float[Tensor, "_row _heads _token _d_kv"], Float[Tensor, "_row _heads _token _d_kv"]]]
+"""Keys and values of one attention per layer, `(row, heads, token, d_kv)`, whatever the attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,24 @@ class Site:
     projection: Projection
     d_in: int
     d_out: int
+
+
+@dataclass(frozen=True)
+class Instructions:
+    """What a backbone made of several instructions, each read once and before any input.
+
+    `states` are `I_x`, `mask` says which of their tokens are not padding. `layers` are keys and values of every
+    attention over them, if the backbone is decoder-only and shall go on from there.
+    """
+
+    states: Float[Tensor, "task token d_model"]
+    mask: Bool[Tensor, "task token"]
+    layers: KeysValues | None = None
+
+    def select(self, rows: Int[Tensor, " row"]) -> "Instructions":
+        """Instruction i is this one's `rows[i]`; rows may repeat."""
+        layers = None if self.layers is None else [(keys[rows], values[rows]) for keys, values in self.layers]
+        return Instructions(self.states[rows], self.mask[rows], layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +97,26 @@ def initial_factors(sites: Sequence[Site], rank: int, seed: int) -> dict[str, Fl
 
 
 class Backbone(nn.Module):
-    """A language model with LoRA sites, encoded inputs and cached decoding.
+    """A language model with LoRA sites, that reads instructions once and answers inputs after them.
 
-    The model is a submodule and is never modified: what is generated is attached for the length of a call.
+    The model is a submodule and is never modified: what is generated is attached for the length of a call. What is
+    read of inputs is the backbone's own affair: a pair goes from `read_inputs` to `answers` or `scores`.
     """
 
     model: Any  # a transformers PreTrainedModel
     tokenizer: Any  # a transformers PreTrainedTokenizerBase
     identity: BaseModel
     sites: tuple[Site, ...]
+    fuses_answers: ClassVar[bool]
+    """Whether what writes answers is what attends to an instruction, or only what reads inputs."""
     d_model: int
+    """Width of instruction states."""
+    width: int
+    """Width of the layers where an instruction is fused."""
+    heads: int
+    d_kv: int
+    dropout: float
+    norm_epsilon: float
 
     def __init__(self, model: Any, tokenizer: Any, identity: BaseModel) -> None:
         super().__init__()
@@ -117,6 +146,21 @@ class Backbone(nn.Module):
         return any(layer_of(site.path) != site.path for site in self.sites)
 
     @property
+    def places(self) -> Mapping[str, nn.Module]:
+        """All modules that a bank may act on, by path."""
+        return self.site_modules
+
+    @property
+    def instruction_reader(self) -> nn.Module:
+        """The part of the model that reads instructions."""
+        raise NotImplementedError
+
+    @property
+    def fusion_places(self) -> list[nn.Module]:
+        """In the model's order the modules whose output may attend to an instruction (eq. 1)."""
+        raise NotImplementedError
+
+    @property
     def vocabulary(self) -> int:
         """Tokens that logits are over."""
         size: int = self.model.config.vocab_size
@@ -128,6 +172,10 @@ class Backbone(nn.Module):
         device: torch.device = self.model.device
         return device
 
+    def viewed(self: B, model: Any) -> B:
+        """The same backbone around another view of its model, such as one with merged weights."""
+        return type(self)(model, self.tokenizer, self.identity)
+
     def checkpoint_gradients(self) -> None:
         """From now on keep no activations of layers while training: they are recomputed in backward.
 
@@ -138,10 +186,82 @@ class Backbone(nn.Module):
         renamed = getattr(self.model, "activation_checkpointing_enable", None)
         (renamed or self.model.gradient_checkpointing_enable)(options)
 
+    def hooks(self, bank: Bank, rows: Int[Tensor, " row"] | None = None) -> dict[nn.Module, Attached]:
+        """What to attach of a bank: row i of a call gets task `rows[i]`; without `rows` its one task serves all."""
+        return bank.hooks(self.places, rows)
+
     def encode(
         self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
     ) -> Float[Tensor, "row token d_model"]:
         """Hidden states of a text under whatever attachment is in force."""
+        raise NotImplementedError
+
+    def read_instructions(
+        self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"], *, keep: bool
+    ) -> Instructions:
+        """`I_x` of instructions padded on the right; with `keep` also what inputs read after them need of the pass."""
+        raise NotImplementedError
+
+    def memory(self, read: Instructions) -> KeysValues:
+        """What inputs attend to of instructions read with `keep`, layer by layer; wants the tasks' bank attached."""
+        raise NotImplementedError
+
+    def memory_shapes(self, tokens: int) -> list[tuple[int, int, int]]:
+        """Per layer the shape of keys, and of values, that `memory` has for an instruction of so many tokens."""
+        raise NotImplementedError
+
+    def forced_logits(
+        self,
+        ids: Int[Tensor, "row token"],
+        mask: Bool[Tensor, "row token"],
+        labels: Int[Tensor, "row target"],
+        before: Instructions | None = None,
+    ) -> Float[Tensor, "row target vocabulary"]:
+        """Teacher-forced logits at each target position after inputs, or after each row's instruction and its input.
+
+        Labels of -100 are padding. For training: gradients reach what was read before.
+        """
+        raise NotImplementedError
+
+    def read_inputs(
+        self,
+        ids: Int[Tensor, "row token"],
+        mask: Bool[Tensor, "row token"],
+        before: tuple[KeysValues, Bool[Tensor, "#row known"]] | None = None,
+    ) -> tuple[Any, Bool[Tensor, "row memory"]]:
+        """Inputs, read once for all that may follow, and which of their tokens count.
+
+        `before` is a `memory` of each row's instruction with its mask, or of one for all rows.
+        """
+        raise NotImplementedError
+
+    def answers(
+        self,
+        read: Any,
+        mask: Bool[Tensor, "row memory"],
+        *,
+        max_new_tokens: int,
+        min_new_tokens: int | None = None,
+        num_beams: int = 1,
+    ) -> Int[Tensor, "row answer"]:
+        """Greedy or beam answers from what `read_inputs` gave, none of which ends before `min_new_tokens`.
+
+        With beams, an attachment in force must be laid out for `row * num_beams` rows, each row's together.
+        """
+        raise NotImplementedError
+
+    def scores(
+        self,
+        read: Any,
+        mask: Bool[Tensor, "row memory"],
+        labels: Int[Tensor, "row choice target"],
+        reduction: Reduction = "sum",
+    ) -> Float[Tensor, "row choice"]:
+        """Log-probability of every choice of every row from what `read_inputs` gave, end of sequence included.
+
+        Summed over tokens, or their mean. A choice whose labels are all -100 scores 0. An attachment in force must be
+        laid out for `row * choice` rows, a row's choices together.
+        """
         raise NotImplementedError
 
 

@@ -11,19 +11,23 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from tagi.adapters import Attached, AttentionPrefix, Bank
 from tagi.backbones.decoding import decode
+from tagi.backbones.memory import join
 from tagi.backbones.prefixed import take_prefixes, takes_prefixes
-from tagi.backbones.protocol import Backbone, BaseModel, KeysValues, Reduction, find_sites
+from tagi.backbones.protocol import Backbone, BaseModel, Instructions, KeysValues, Reduction, find_sites
 from tagi.backbones.scores import choice_scores
 
 
 class T5Backbone(Backbone):
     """A `T5ForConditionalGeneration` (or `MT5ForConditionalGeneration`) with its tokenizer."""
 
+    fuses_answers = False
+
     def __init__(self, model: Any, tokenizer: Any, identity: BaseModel) -> None:
         super().__init__(model, tokenizer, identity)
         self.sites = find_sites(model, query="q", key="k", value="v")
         config = model.config
         self.d_model: int = config.d_model
+        self.width: int = config.d_model
         self.heads: int = config.num_heads
         self.d_kv: int = config.d_kv
         self.dropout: float = config.dropout_rate
@@ -38,12 +42,13 @@ class T5Backbone(Backbone):
         self.feed_forwards = tuple(f"{layers}.{count - 1}.DenseReluDense" for layers, count in blocks)
 
     @property
-    def encoder_layers(self) -> int:
-        """Number of encoder layers: the places where fusion can act."""
-        return len(self.model.encoder.block)
+    def instruction_reader(self) -> nn.Module:
+        """The encoder."""
+        encoder: nn.Module = self.model.encoder
+        return encoder
 
     @property
-    def self_attention_sublayers(self) -> list[nn.Module]:
+    def fusion_places(self) -> list[nn.Module]:
         """Per encoder layer the module whose output is S_l: self-attention with its residual."""
         return [block.layer[0] for block in self.model.encoder.block]
 
@@ -63,11 +68,8 @@ class T5Backbone(Backbone):
         return {**self.site_modules, **{path: self.model.get_submodule(path) for path in others}}
 
     def hooks(self, bank: Bank, rows: Int[Tensor, " row"] | None = None) -> dict[nn.Module, Attached]:
-        """What to attach of a bank: row i of a call gets task `rows[i]`; without `rows` its one task serves all.
-
-        Raises `ValueError` for prefixes before `take_prefixes`: they would be overlooked.
-        """
-        hooks = bank.hooks(self.places, rows)
+        """As `Backbone.hooks`. Raises `ValueError` for prefixes before `take_prefixes`: they would be overlooked."""
+        hooks = super().hooks(bank, rows)
         prefixed = any(isinstance(attached, AttentionPrefix) for attached in hooks.values())
         if prefixed and not takes_prefixes(self.model.encoder, self.model.decoder):
             raise ValueError("this backbone's attention takes no prefixes: call take_prefixes() first")
@@ -83,6 +85,67 @@ class T5Backbone(Backbone):
         """The encoder's output after its final norm, under whatever attachment is in force."""
         states: Tensor = self.model.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return states
+
+    def read_instructions(
+        self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"], *, keep: bool
+    ) -> Instructions:
+        """The encoder's states, from which all that inputs need can be made later."""
+        return Instructions(self.encode(ids, mask), mask)
+
+    def memory(self, read: Instructions) -> KeysValues:
+        """The decoder's keys and values over `I_x`."""
+        return self.cross_keys_values(read.states)
+
+    def memory_shapes(self, tokens: int) -> list[tuple[int, int, int]]:
+        """Heads, tokens and their width in every layer of the decoder."""
+        return [(self.heads, tokens, self.d_kv)] * len(self.cross_attentions)
+
+    def forced_logits(
+        self,
+        ids: Int[Tensor, "row token"],
+        mask: Bool[Tensor, "row token"],
+        labels: Int[Tensor, "row target"],
+        before: Instructions | None = None,
+    ) -> Float[Tensor, "row target vocabulary"]:
+        """The decoder's over `(I_x; Enc(b))`, or over the encoded input alone."""
+        encoded = self.encode(ids, mask)
+        if before is not None:
+            encoded, mask = torch.cat([before.states, encoded], dim=1), torch.cat([before.mask, mask], dim=1)
+        return self.logits(encoded, mask, labels)
+
+    def read_inputs(
+        self,
+        ids: Int[Tensor, "row token"],
+        mask: Bool[Tensor, "row token"],
+        before: tuple[KeysValues, Bool[Tensor, "#row known"]] | None = None,
+    ) -> tuple[KeysValues, Bool[Tensor, "row memory"]]:
+        """The decoder's keys and values over (I_x ; inputs), and the joint mask."""
+        cross = self.cross_keys_values(self.encode(ids, mask))
+        return (cross, mask) if before is None else join(*before, cross, mask)
+
+    def answers(
+        self,
+        read: KeysValues,
+        mask: Bool[Tensor, "row memory"],
+        *,
+        max_new_tokens: int,
+        min_new_tokens: int | None = None,
+        num_beams: int = 1,
+    ) -> Int[Tensor, "row answer"]:
+        """As `generate`."""
+        return self.generate(
+            read, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
+        )
+
+    def scores(
+        self,
+        read: KeysValues,
+        mask: Bool[Tensor, "row memory"],
+        labels: Int[Tensor, "row choice target"],
+        reduction: Reduction = "sum",
+    ) -> Float[Tensor, "row choice"]:
+        """As `score_cached`."""
+        return score_cached(self, read, mask, labels, reduction)
 
     def cross_keys_values(self, states: Float[Tensor, "row token d_model"]) -> KeysValues:
         """Per decoder layer the cross-attention's keys and values over `states`.

@@ -35,11 +35,7 @@ def stage_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:
         faults |= _start_faults(run, tables)
     backbone = tables.get("backbone")
     if backbone is not None and backbone.family == "causal":
-        odd = [stage for stage in run.stages if stage not in ("metatrain", "single")]
-        if odd:
-            faults["stages"] = (
-                f"expected metatrain or single alone with backbone.family = 'causal', got {', '.join(run.stages)}"
-            )
+        faults |= _causal_faults(run, tables)
     return faults
 
 
@@ -55,6 +51,31 @@ def metatrain_faults(tables: Mapping[str, Any], method: str, prefix_cached: bool
     if prefix_cached and not causal:
         faults["prefix_cached"] = f"expected backbone.family = 'causal' with it, got {backbone.family!r}"
     return faults
+
+
+def _causal_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:
+    """What a decoder-only backbone cannot serve."""
+    generator, training = tables.get("generator"), tables.get("training")
+    on = "with backbone.family = 'causal'"
+    if "backbone" in run.stages:
+        return {"stages": f"expected no stage 'backbone' {on}, got {', '.join(run.stages)}"}
+    generating = [stage for stage in run.stages if stage in ("pretrain", "finetune")]
+    if not generating or generator is None:
+        return {}
+    for key, wanted in (("module", "lora"), ("reader", "backbone"), ("fusion_init", "t5")):
+        found = getattr(generator, key)
+        if found != wanted:
+            return {"stages": f"expected generator.{key} = {wanted!r} for {generating[0]!r} {on}, got {found!r}"}
+    if generator.fusion not in ("both", "concatenation") or training is None:
+        return {}
+    for stage in generating:
+        own = getattr(training, stage).gradient_checkpointing
+        if training.gradient_checkpointing if own is None else own:
+            return {
+                "stages": f"expected training.{stage}.gradient_checkpointing = false {on} and "
+                f"generator.fusion = {generator.fusion!r}, whose cache it would drop, got true"
+            }
+    return {}
 
 
 def _start_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:

@@ -124,6 +124,9 @@ class GeneratorSettings(Table):
     `reads`: the instruction with `data.positives` demonstrations, or demonstrations alone: the first
     `data.positives` of the task's examples, or for 0 its shots.
 
+    `fusion`: layers attend to the instruction, every `fusion_every`-th of them; T5's decoder sees its states before the
+    input's, and a decoder-only model goes on from its cached keys and values; both; or none.
+
     `module`: LoRA of `rank` and `alpha`; bottleneck adapters `bottleneck` wide, after self-attentions or beside
     feed-forwards by `placement`; `prefix` tokens of keys and values for every attention; or both of the latter. What
     is not generated needs no size, and one given means nothing, but for `rank` and `alpha`, which LoRA teachers have.
@@ -144,6 +147,7 @@ class GeneratorSettings(Table):
     fusion: Literal["both", "attention", "concatenation", "none"] = "both"
     fusion_norm: Literal["pre", "post"] = "pre"
     fusion_init: Literal["t5", "cross"] = "t5"
+    fusion_every: Count = 1
     tune: Tune = "none"
     state_dropout: Share = 0.0
     reads: Literal["instruction", "demonstrations"] = "instruction"

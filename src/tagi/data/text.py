@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Int
@@ -60,6 +60,9 @@ class TextEncoder:
 
     With `truncate` a text over its limit is cut; without, it is an `InputError`, as an empty input always is.
     """
+
+    closes: ClassVar[bool] = True
+    """Whether a text that is read ends with end-of-sequence, or what is written goes on from it."""
 
     def __init__(self, tokenizer: Any, settings: TextSettings) -> None:
         self.tokenizer = tokenizer
@@ -139,7 +142,19 @@ class TextEncoder:
 
     def batch(self, sequences: Sequence[list[int]]) -> tuple[Int[Tensor, "row token"], Bool[Tensor, "row token"]]:
         """Sequences padded on the right, and which entries are not padding."""
-        return _pad(sequences, self.tokenizer.pad_token_id)
+        return _pad(sequences, self._filler)
+
+    def batch_instructions(
+        self, sequences: Sequence[list[int]]
+    ) -> tuple[Int[Tensor, "task token"], Bool[Tensor, "task token"]]:
+        """As `batch`, but padded on the right for every model: instructions are read, nothing is written after them."""
+        return _pad(sequences, self._filler)
+
+    @property
+    def _filler(self) -> int:
+        """What stands where nothing is."""
+        pad: int = self.tokenizer.pad_token_id
+        return pad
 
     def labels(self, sequences: Sequence[list[int]]) -> Int[Tensor, "row token"]:
         """Sequences padded on the right with -100."""
@@ -179,6 +194,8 @@ class CausalTextEncoder(TextEncoder):
     tokenizer has no padding. A tokenizer without end-of-sequence is a `ConfigError`.
     """
 
+    closes = False
+
     def __init__(self, tokenizer: Any, settings: TextSettings) -> None:
         super().__init__(tokenizer, settings)
         if tokenizer.eos_token_id is None:
@@ -215,8 +232,13 @@ class CausalTextEncoder(TextEncoder):
 
     def batch(self, sequences: Sequence[list[int]]) -> tuple[Int[Tensor, "row token"], Bool[Tensor, "row token"]]:
         """Sequences padded on the left, and which entries are not padding."""
+        return _pad(sequences, self._filler, left=True)
+
+    @property
+    def _filler(self) -> int:
         pad = self.tokenizer.pad_token_id
-        return _pad(sequences, self.tokenizer.eos_token_id if pad is None else pad, left=True)
+        filler: int = self.tokenizer.eos_token_id if pad is None else pad
+        return filler
 
     def _encoding(self) -> Encoding:
         if self.settings.encoding == ChatEncoding.name:

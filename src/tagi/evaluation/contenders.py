@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from tagi.backbones import Instructions
 from tagi.data.task import Task
 from tagi.data.text import TextEncoder
 from tagi.evaluation.memory import held_bytes
@@ -148,14 +149,13 @@ class Adapted(Contender):
         generator = self.method.generator
 
         @torch.no_grad()
-        def read(_inputs: Inputs) -> tuple[Tensor, Tensor]:
-            ids, mask = self.text.batch([self.instruction()])
-            mask = mask.to(self.device)
-            return generator.encode_instructions(ids.to(self.device), mask), mask
+        def read(_inputs: Inputs) -> Instructions:
+            ids, mask = self.text.batch_instructions([self.instruction()])
+            return generator.read_instructions(ids.to(self.device), mask.to(self.device))
 
         @torch.no_grad()
-        def generate(read: tuple[Tensor, Tensor]) -> Any:
-            return *read, generator.generate_bank(*read)
+        def generate(read: Instructions) -> Any:
+            return read, generator.generate_bank(read.states, read.mask)
 
         def keys_values(generated: Any) -> TaskStates:
             return generator.states_from(*generated)

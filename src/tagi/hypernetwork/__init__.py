@@ -4,7 +4,7 @@ from tagi.hypernetwork.adapter_folder import generator_digest, read_record
 from tagi.hypernetwork.checkpoint import generator_tensors, load_generator, save_generator
 from tagi.hypernetwork.component import ComponentGenerator
 from tagi.hypernetwork.fusion import Fusion
-from tagi.hypernetwork.generator import Generator
+from tagi.hypernetwork.generator import Generator, text_encoder
 from tagi.hypernetwork.inference import Runner, answer, merged_runner, rows_runner, score
 from tagi.hypernetwork.pooled import PooledGenerator
 from tagi.hypernetwork.query import QueryGenerator
@@ -40,5 +40,6 @@ __all__ = [
     "set_tuned",
     "stack_states",
     "targets_of",
+    "text_encoder",
     "words_of",
 ]

@@ -15,9 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tagi.adapters import Bank, LoraBank
+from tagi.adapters import Bank, LoraBank, as_lora
 from tagi.adapters.peft_format import read_peft
-from tagi.backbones import BaseModel, Site, write_lora
+from tagi.backbones import BaseModel, Instructions, write_lora
 from tagi.data.task import Example
 from tagi.errors import CheckpointError
 from tagi.hypernetwork.checkpoint import generator_tensors
@@ -29,6 +29,7 @@ RECORD = "task_adapter.json"
 STATES = "instruction_states.safetensors"
 MODULE = "generated_module.safetensors"
 """All tensors of a module that is not LoRA, by place and part, without the task's axis."""
+_SIDES = ("keys", "values")
 _FIELDS: dict[str, type] = {"instruction": str, "examples": list, "generator": str, "base_model": dict}
 
 
@@ -49,7 +50,11 @@ def write_adapter(
     else:
         record["module"] = states.bank.module
         _save({name: tensor[0] for name, tensor in states.bank.tensors().items()}, folder / MODULE)
-    _save({"states": states.states[0], "mask": states.mask[0]}, folder / STATES)
+    kept = {"states": states.states[0], "mask": states.mask[0]}
+    if generator.keeps_keys_values:
+        for layer, pair in enumerate(states.cross or ()):
+            kept |= {f"{layer}.{side}": part[0] for side, part in zip(_SIDES, pair, strict=True)}
+    _save(kept, folder / STATES)
     (folder / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -67,16 +72,8 @@ def read_adapter(folder: Path, generator: Generator) -> tuple[TaskStates, str, t
     if record["generator"] != found:
         raise CheckpointError(f"{folder}: expected the generator {record['generator']}, got {found}")
     bank = _read_bank(folder, generator)
-    path = folder / STATES
-    tensors = _load(path, "instruction states")
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    tokens = shapes.get("mask", (0,))[0]
-    if shapes != {"states": (tokens, generator.backbone.d_model), "mask": (tokens,)}:
-        wanted = f"'states' (token, {generator.backbone.d_model}) and 'mask' (token,)"
-        raise CheckpointError(f"{path}: expected {wanted}, got {shapes}")
     device = generator.backbone.device
-    hidden, mask = tensors["states"].unsqueeze(0).to(device), tensors["mask"].unsqueeze(0).to(device)
-    states = generator.states_from(hidden, mask.bool(), bank.map(lambda tensor: tensor.to(device)))
+    states = generator.states_from(_read_states(folder, generator), bank.map(lambda tensor: tensor.to(device)))
     examples = tuple(Example(example["input"], example["output"]) for example in record["examples"])
     return states, record["instruction"], examples
 
@@ -117,8 +114,8 @@ def generator_digest(generator: Generator) -> str:
 def _read_bank(folder: Path, generator: Generator) -> Bank:
     if generator.settings.module == "lora":
         bank = read_peft(folder)
-        _check_sites(folder, bank, generator.backbone.sites)
-        return bank
+        _check_layers(folder, bank, as_lora(blank_bank(generator.targets), "adapters of PEFT's").whole())
+        return bank.sliced([site.path for site in generator.backbone.sites])
     path = folder / MODULE
     tensors = _load(path, f"tensors of {generator.settings.module}")
     blank = blank_bank(generator.targets)
@@ -135,6 +132,25 @@ def _read_bank(folder: Path, generator: Generator) -> Bank:
     return blank.like({name: tensor.unsqueeze(0) for name, tensor in tensors.items()})
 
 
+def _read_states(folder: Path, generator: Generator) -> Instructions:
+    """What was read of the instruction, on the generator's device."""
+    path, device = folder / STATES, generator.backbone.device
+    tensors = _load(path, "instruction states")
+    tokens = tensors["mask"].shape[0] if "mask" in tensors else 0
+    expected: dict[str, tuple[int, ...]] = {"states": (tokens, generator.backbone.d_model), "mask": (tokens,)}
+    layers = generator.backbone.memory_shapes(tokens) if generator.keeps_keys_values else []
+    for layer, shape in enumerate(layers):
+        expected |= {f"{layer}.{side}": shape for side in _SIDES}
+    for name in sorted(expected.keys() | tensors.keys()):
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != expected.get(name):
+            wanted = expected.get(name, "no such tensor")
+            raise CheckpointError(f"{path}: expected {name!r} of shape {wanted}, got {found or 'none'}")
+    placed = {name: tensor.unsqueeze(0).to(device) for name, tensor in tensors.items()}
+    kept = [(placed[f"{layer}.keys"], placed[f"{layer}.values"]) for layer in range(len(layers))]
+    return Instructions(placed["states"], placed["mask"].bool(), kept or None)
+
+
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
     save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
 
@@ -146,13 +162,13 @@ def _load(path: Path, what: str) -> dict[str, Tensor]:
         raise CheckpointError(f"{path}: expected whole {what}, got: {error}") from error
 
 
-def _check_sites(folder: Path, bank: LoraBank, sites: Sequence[Site]) -> None:
-    if bank.factors.keys() != {site.path for site in sites}:
-        raise CheckpointError(f"{folder}: expected LoRA for {len(sites)} sites, got {len(bank.factors)}")
-    for site in sites:
-        a, b = bank.factors[site.path]
-        if (b.shape[1], a.shape[2]) != (site.d_out, site.d_in):
-            raise CheckpointError(
-                f"{folder}: expected LoRA of {site.d_out} x {site.d_in} for {site.path!r}, "
-                f"got {b.shape[1]} x {a.shape[2]}"
-            )
+def _check_layers(folder: Path, bank: LoraBank, blank: LoraBank) -> None:
+    if bank.factors.keys() != blank.factors.keys():
+        raise CheckpointError(f"{folder}: expected LoRA for {len(blank.factors)} layers, got {len(bank.factors)}")
+    for layer, (a, b) in bank.factors.items():
+        wanted_a, wanted_b = blank.factors[layer]
+        sizes = [f"{up.shape[1]} x {down.shape[2]}" for down, up in ((wanted_a, wanted_b), (a, b))]
+        if sizes[0] != sizes[1]:
+            raise CheckpointError(f"{folder}: expected LoRA of {sizes[0]} for {layer!r}, got {sizes[1]}")
+    if bank.rank != blank.rank:
+        raise CheckpointError(f"{folder}: expected LoRA of rank {blank.rank}, got {bank.rank}")

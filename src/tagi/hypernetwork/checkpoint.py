@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tagi.backbones import T5Backbone, load_backbone
+from tagi.backbones import Backbone, load_backbone
 from tagi.backbones.checkpoint import base_of, read_config, read_tensors, write_checkpoint
 from tagi.data.text import TextSettings
 from tagi.errors import CheckpointError
@@ -47,7 +47,7 @@ def save_generator(generator: Generator, folder: Path, extra: Mapping[str, Any] 
     )
 
 
-def load_generator(folder: Path, *, backbone: T5Backbone | None = None) -> Generator:
+def load_generator(folder: Path, *, backbone: Backbone | None = None) -> Generator:
     """Read a generator's checkpoint, and its backbone unless one is given.
 
     Raises `CheckpointError` if it is damaged or foreign, or if the backbone is not the one it was made for:
@@ -58,7 +58,7 @@ def load_generator(folder: Path, *, backbone: T5Backbone | None = None) -> Gener
         raise CheckpointError(f"{folder}: expected a generator, got a checkpoint of method {config['method']!r}")
     base = base_of(config)
     if backbone is None:
-        backbone = load_backbone(base.name, T5Backbone, revision=base.revision, relative_to=folder)
+        backbone = load_backbone(base.name, revision=base.revision, relative_to=folder)
     elif backbone.identity.revision != base.revision:
         raise CheckpointError(f"{folder}: expected base model {base}, got {backbone.identity}")
     generator = Generator(

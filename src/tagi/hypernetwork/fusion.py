@@ -1,4 +1,4 @@
-"""Fusion: the input's states attend to the instruction's inside every encoder layer (eq. 1)."""
+"""Fusion: the input's states attend to the instruction's inside the layers that read it (eq. 1)."""
 
 from typing import Any, Literal, cast
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tagi.adapters import OutputHook
-from tagi.backbones import KeysValues, T5Backbone
+from tagi.backbones import Backbone, KeysValues, T5Backbone
 
 FusionNorm = Literal["pre", "post"]
 FusionInit = Literal["t5", "cross"]
@@ -21,31 +21,42 @@ would take a thousand steps to open."""
 class FusionLayer(nn.Module):
     """`F = S + gate * Attn(LN(S), I_x)`; with `norm="post"` the paper's literal `F = LN(S + Attn(S, I_x))`.
 
+    `d_states` is the width of instruction states where it is not the layers'.
+
     T5's conventions: RMSNorm, no biases, scores not scaled (the query's initialisation is), no position bias.
     """
 
-    def __init__(self, d_model: int, heads: int, d_kv: int, epsilon: float, dropout: float, norm: FusionNorm) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        heads: int,
+        d_kv: int,
+        epsilon: float,
+        dropout: float,
+        norm: FusionNorm,
+        d_states: int | None = None,
+    ) -> None:
         super().__init__()
-        inner = heads * d_kv
+        inner, d_states = heads * d_kv, d_states or d_model
         self.heads = heads
         self.post_norm = norm == "post"
         self.norm = nn.RMSNorm(d_model, eps=epsilon)
         self.q = nn.Linear(d_model, inner, bias=False)
-        self.k = nn.Linear(d_model, inner, bias=False)
-        self.v = nn.Linear(d_model, inner, bias=False)
+        self.k = nn.Linear(d_states, inner, bias=False)
+        self.v = nn.Linear(d_states, inner, bias=False)
         self.o = nn.Linear(inner, d_model, bias=False)
         self.gate = None if self.post_norm else nn.Parameter(torch.zeros(()))
         self.dropout = nn.Dropout(dropout)
         nn.init.normal_(self.q.weight, std=(d_model * d_kv) ** -0.5)
-        nn.init.normal_(self.k.weight, std=d_model**-0.5)
-        nn.init.normal_(self.v.weight, std=d_model**-0.5)
+        nn.init.normal_(self.k.weight, std=d_states**-0.5)
+        nn.init.normal_(self.v.weight, std=d_states**-0.5)
         nn.init.normal_(self.o.weight, std=inner**-0.5)
 
     def _split(self, projected: Tensor) -> Tensor:
         return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
     def keys_values(
-        self, states: Float[Tensor, "task token d_model"]
+        self, states: Float[Tensor, "task token d_states"]
     ) -> tuple[Float[Tensor, "task heads token d_kv"], Float[Tensor, "task heads token d_kv"]]:
         """What an input attends to: computed once per task."""
         states = states.to(self.k.weight.dtype)  # the backbone may be of a narrower type
@@ -76,30 +87,46 @@ class FusionLayer(nn.Module):
 
 
 class Fusion(nn.Module):
-    """One fusion layer per encoder layer of a T5 backbone.
+    """One fusion layer for every `every`-th layer of a backbone: of T5 of the encoder's.
 
-    `init="cross"` copies the decoder's cross-attention weights (layer i from layer i * decoder / encoder).
+    `init="cross"` copies T5's cross-attention weights of the decoder (layer i from layer i * decoder / fusion layers);
+    a `ValueError` for a backbone without any.
     """
 
     def __init__(
-        self, backbone: T5Backbone, *, norm: FusionNorm = "pre", init: FusionInit = "t5", seed: int = 0
+        self,
+        backbone: Backbone,
+        *,
+        norm: FusionNorm = "pre",
+        init: FusionInit = "t5",
+        every: int = 1,
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        self.every = every
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.layers = nn.ModuleList(
                 FusionLayer(
-                    backbone.d_model,
+                    backbone.width,
                     backbone.heads,
                     backbone.d_kv,
                     backbone.norm_epsilon,
                     backbone.dropout,
                     norm,
+                    backbone.d_model,
                 )
-                for _ in range(backbone.encoder_layers)
+                for _ in self._places(backbone)
             )
         if init == "cross":
+            if not isinstance(backbone, T5Backbone):
+                raise ValueError(
+                    "fusion_init 'cross': expected a backbone with cross-attentions, got a decoder-only one"
+                )
             self._copy_cross_attention(backbone)
+
+    def _places(self, backbone: Backbone) -> list[nn.Module]:
+        return backbone.fusion_places[self.every - 1 :: self.every]
 
     @torch.no_grad()
     def _copy_cross_attention(self, backbone: T5Backbone) -> None:
@@ -110,22 +137,23 @@ class Fusion(nn.Module):
                 getattr(layer, name).weight.copy_(getattr(source, name).weight)
 
     def keys_values(self, states: Float[Tensor, "task token d_model"]) -> KeysValues:
-        """Per encoder layer the keys and values over the instruction states."""
+        """Per fused layer the keys and values over the instruction states."""
         return [cast(FusionLayer, layer).keys_values(states) for layer in self.layers]
 
     def hooks(
-        self, backbone: T5Backbone, keys_values: KeysValues, mask: Bool[Tensor, "#row token"]
+        self, backbone: Backbone, keys_values: KeysValues, mask: Bool[Tensor, "#row token"]
     ) -> dict[nn.Module, OutputHook]:
-        """What to attach so that every encoder layer of `backbone` (or of a merged view of it) is fused."""
-        sublayers = backbone.self_attention_sublayers
+        """What to attach so that the layers of `backbone` (or of a merged view of it) are fused."""
         return {
-            sublayer: _fuse(cast(FusionLayer, layer), *layer_keys_values, mask)
-            for sublayer, layer, layer_keys_values in zip(sublayers, self.layers, keys_values, strict=True)
+            place: _fuse(cast(FusionLayer, layer), *layer_keys_values, mask)
+            for place, layer, layer_keys_values in zip(self._places(backbone), self.layers, keys_values, strict=True)
         }
 
 
 def _fuse(layer: FusionLayer, keys: Tensor, values: Tensor, mask: Tensor) -> OutputHook:
-    def hook(_module: nn.Module, _args: tuple[Any, ...], output: tuple[Any, ...]) -> tuple[Any, ...]:
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        if isinstance(output, Tensor):  # as most decoder-only layers give theirs
+            return layer(output, keys, values, mask)
         return layer(output[0], keys, values, mask), *output[1:]
 
     return hook

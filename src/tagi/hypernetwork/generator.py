@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tagi.adapters import Attached, Attachment, Bank, detached
-from tagi.backbones import T5Backbone
-from tagi.data.text import TextEncoder, TextSettings
+from tagi.backbones import Backbone, CausalBackbone, Instructions, T5Backbone
+from tagi.data.text import CausalTextEncoder, TextEncoder, TextSettings
+from tagi.errors import ConfigError
 from tagi.hypernetwork.component import ComponentGenerator
 from tagi.hypernetwork.fusion import Fusion
 from tagi.hypernetwork.pooled import PooledGenerator
@@ -31,22 +33,32 @@ class Generator(nn.Module):
     Every call takes what it needs as arguments and leaves nothing behind: banks and fusion are attached to
     the backbone for the length of the call. One that generates prefixes sets the backbone's attention to take them,
     which without one computes what it did.
+
+    Raises `ConfigError` for settings that the backbone cannot serve, and for limits of text that pass its positions.
     """
 
-    def __init__(self, backbone: T5Backbone, settings: GeneratorSettings, text: TextSettings) -> None:
+    def __init__(self, backbone: Backbone, settings: GeneratorSettings, text: TextSettings) -> None:
         super().__init__()
+        if isinstance(backbone, CausalBackbone):
+            _check_causal(backbone, settings, text)
         self.backbone = backbone
         self.settings = settings
-        self.text = TextEncoder(backbone.tokenizer, text)
+        self.text = text_encoder(backbone, text)
         self.targets = targets_of(backbone, settings)
         self.hypernetwork = _hypernetwork(backbone, self.targets, settings)
         self.fusion = (
-            Fusion(backbone, norm=settings.fusion_norm, init=settings.fusion_init, seed=settings.seed)
+            Fusion(
+                backbone,
+                norm=settings.fusion_norm,
+                init=settings.fusion_init,
+                every=settings.fusion_every,
+                seed=settings.seed,
+            )
             if settings.fuses
             else None
         )
         self.reader = deepcopy(backbone.model.encoder).requires_grad_(True) if settings.reader == "own" else None
-        if settings.makes_prefixes:
+        if settings.makes_prefixes and isinstance(backbone, T5Backbone):
             backbone.take_prefixes()
         set_tuned(backbone.model, settings.tune)
 
@@ -55,15 +67,31 @@ class Generator(nn.Module):
         """What is not the backbone's: hypernetwork, fusion, a reader of its own."""
         return [part for part in (self.hypernetwork, self.fusion, self.reader) if part is not None]
 
+    @property
+    def keeps_keys_values(self) -> bool:
+        """Whether inputs go on from an instruction's keys and values, which cannot be made anew from its states."""
+        return self.settings.concatenates and isinstance(self.backbone, CausalBackbone)
+
     def encode_instructions(
         self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"]
     ) -> Float[Tensor, "task token d_model"]:
-        """`I_x`: the reader's encoder with nothing generated and no fusion, also inside another call."""
-        encoder = self.backbone.model.encoder if self.reader is None else self.reader
-        trained = any(p.requires_grad for p in encoder.parameters())
+        """`I_x` alone."""
+        return self._read(ids, mask, keep=False).states
+
+    def read_instructions(self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"]) -> Instructions:
+        """`I_x`, and of a decoder-only backbone the keys and values that inputs go on from, in one pass.
+
+        The reader reads with nothing generated and no fusion, also inside another call.
+        """
+        return self._read(ids, mask, keep=self.settings.concatenates)
+
+    def _read(self, ids: Tensor, mask: Tensor, *, keep: bool) -> Instructions:
+        reads = self.backbone.instruction_reader if self.reader is None else self.reader
+        trained = any(p.requires_grad for p in reads.parameters())
         with detached(), torch.set_grad_enabled(trained and torch.is_grad_enabled()):
-            states: Tensor = encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-            return states
+            if self.reader is not None:
+                return Instructions(self.reader(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask)
+            return self.backbone.read_instructions(ids, mask, keep=keep)
 
     def generate_bank(self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]) -> Bank:
         """`I_x` -> one LoRA, or whatever else is generated, per task (eq. 2)."""
@@ -83,33 +111,33 @@ class Generator(nn.Module):
 
         `rows[i]` is the task of row i. Each instruction is encoded, and its adapter generated, once.
         """
-        states = self.encode_instructions(instruction_ids, instruction_mask)
-        bank = self.generate_bank(states, instruction_mask)
-        return self.logits(states, instruction_mask, bank, rows, input_ids, input_mask, labels), bank
+        read = self.read_instructions(instruction_ids, instruction_mask)
+        bank = self.generate_bank(read.states, read.mask)
+        return self.logits(read, bank, rows, input_ids, input_mask, labels), bank
 
     def logits(
         self,
-        states: Float[Tensor, "task token d_model"],
-        instruction_mask: Bool[Tensor, "task token"],
+        read: Instructions,
         bank: Bank,
         rows: Int[Tensor, " row"],
         input_ids: Int[Tensor, "row input_token"],
         input_mask: Bool[Tensor, "row input_token"],
         labels: Int[Tensor, "row target"],
     ) -> Float[Tensor, "row target vocabulary"]:
-        """Teacher-forced logits from instruction states and a bank already computed."""
-        kept = self._kept(instruction_mask)[rows]
+        """Teacher-forced logits from instructions that have been read and a bank already generated."""
+        kept = self._kept(read.mask)[rows]
         hooks: list[Mapping[nn.Module, Attached]] = [self.backbone.hooks(bank, rows)]
         if self.fusion is not None:
             # Values of zero read as nothing: fusion has no biases.
-            keys_values = [(k[rows], v[rows] * kept[:, None, None, None]) for k, v in self.fusion.keys_values(states)]
-            hooks.append(self.fusion.hooks(self.backbone, keys_values, instruction_mask[rows]))
+            pairs = self.fusion.keys_values(read.states)
+            keys_values = [(k[rows], v[rows] * kept[:, None, None, None]) for k, v in pairs]
+            hooks.append(self.fusion.hooks(self.backbone, keys_values, read.mask[rows]))
+        before = None
+        if self.settings.concatenates:
+            chosen = read.select(rows)
+            before = replace(chosen, mask=chosen.mask & kept[:, None])
         with Attachment(*hooks).active():
-            encoded, mask = self.backbone.encode(input_ids, input_mask), input_mask
-            if self.settings.concatenates:
-                encoded = torch.cat([states[rows], encoded], dim=1)
-                mask = torch.cat([instruction_mask[rows] & kept[:, None], mask], dim=1)
-            return self.backbone.logits(encoded, mask, labels)
+            return self.backbone.forced_logits(input_ids, input_mask, labels, before)
 
     def _kept(self, mask: Bool[Tensor, "task token"]) -> Bool[Tensor, " task"]:
         """Which tasks of a batch keep their instruction states: all, but for `state_dropout` in training.
@@ -122,21 +150,19 @@ class Generator(nn.Module):
     @torch.no_grad()
     def prepare(self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"]) -> TaskStates:
         """Everything that inference needs of the instructions, in one pass over them."""
-        states = self.encode_instructions(ids, mask)
-        return self.states_from(states, mask, self.generate_bank(states, mask))
+        read = self.read_instructions(ids, mask)
+        return self.states_from(read, self.generate_bank(read.states, mask))
 
     @torch.no_grad()
-    def states_from(
-        self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"], bank: Bank
-    ) -> TaskStates:
-        """Keys and values over given instruction states, the decoder's under the given bank."""
+    def states_from(self, read: Instructions, bank: Bank) -> TaskStates:
+        """Keys and values over instructions that have been read; T5's decoder makes them under the given bank."""
         cross = None
         if self.settings.concatenates:
-            every_task = torch.arange(mask.shape[0], device=mask.device)
+            every_task = torch.arange(read.mask.shape[0], device=read.mask.device)
             with Attachment(self.backbone.hooks(bank, every_task)).active():
-                cross = self.backbone.cross_keys_values(states)
-        fusion = None if self.fusion is None else self.fusion.keys_values(states)
-        return TaskStates(bank, states, mask, fusion, cross)
+                cross = self.backbone.memory(read)
+        fusion = None if self.fusion is None else self.fusion.keys_values(read.states)
+        return TaskStates(bank, read.states, read.mask, fusion, cross)
 
     def adapt(
         self,
@@ -183,7 +209,31 @@ class Generator(nn.Module):
         return push_generator(self, repository, private=private, message=message)
 
 
-def _hypernetwork(backbone: T5Backbone, targets: Targets, settings: GeneratorSettings) -> nn.Module:
+def text_encoder(backbone: Backbone, settings: TextSettings) -> TextEncoder:
+    """Texts as the backbone's family reads them."""
+    kind = CausalTextEncoder if isinstance(backbone, CausalBackbone) else TextEncoder
+    return kind(backbone.tokenizer, settings)
+
+
+def _check_causal(backbone: CausalBackbone, settings: GeneratorSettings, text: TextSettings) -> None:
+    """What a decoder-only backbone cannot do, before anything is made."""
+    name = backbone.identity.name
+    for key, expected in (("reader", "backbone"), ("fusion_init", "t5")):
+        if getattr(settings, key) != expected:
+            found = getattr(settings, key)
+            raise ConfigError(f"generator.{key}: expected {expected!r} on the decoder-only {name}, got {found!r}")
+    own = text.max_input_tokens + text.max_target_tokens
+    instruction = text.max_instruction_tokens
+    needed = own + instruction if settings.concatenates else max(own, instruction)
+    seen, what = backbone.max_tokens, "its positions"
+    if settings.concatenates and backbone.window is not None and backbone.window < seen:
+        seen, what = backbone.window, "its sliding window"
+    if needed > seen:
+        together = "of instruction, input and target together" if settings.concatenates else "of input and target"
+        raise ConfigError(f"{name}: expected limits {together} that make at most {seen} tokens ({what}), got {needed}")
+
+
+def _hypernetwork(backbone: Backbone, targets: Targets, settings: GeneratorSettings) -> nn.Module:
     width, hidden, seed = backbone.d_model, settings.hidden, settings.seed
     if settings.kind == "pooled":
         return PooledGenerator(targets, width, pooling=settings.pooling, hidden=hidden, seed=seed)

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tagi.adapters import Attached, Attachment, LoraBank, merge, view_with_weights
-from tagi.backbones import KeysValues, Reduction, T5Backbone, score_cached
-from tagi.backbones.memory import join
+from tagi.backbones import Backbone, Reduction
 from tagi.hypernetwork.fusion import Fusion
 from tagi.hypernetwork.generator import Generator
 from tagi.hypernetwork.states import TaskStates
@@ -24,7 +24,7 @@ class Runner:
     all rows share.
     """
 
-    backbone: T5Backbone
+    backbone: Backbone
     fusion: Fusion | None
     states: TaskStates
     merged: bool
@@ -38,23 +38,27 @@ class Runner:
             if states.tasks > 1:
                 rows = torch.arange(states.tasks, device=states.mask.device).repeat_interleave(repeats)
             attached.append(self.backbone.hooks(states.bank, rows))
-        if self.fusion is not None and states.fusion is not None:
-            attached.append(self.fusion.hooks(self.backbone, states.fusion, states.mask))
+        if self.fusion is not None and states.fusion is not None and (repeats == 1 or self.backbone.fuses_answers):
+            keys_values, mask = states.fusion, states.mask
+            if repeats > 1 and states.tasks > 1:
+                keys_values = [
+                    (k.repeat_interleave(repeats, 0), v.repeat_interleave(repeats, 0)) for k, v in keys_values
+                ]
+                mask = mask.repeat_interleave(repeats, 0)
+            attached.append(self.fusion.hooks(self.backbone, keys_values, mask))
         return attached
 
     def read(
         self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
-    ) -> tuple[KeysValues, Bool[Tensor, "row memory"]]:
-        """Encode inputs; the decoder's keys and values over (I_x ; inputs), and the joint mask."""
+    ) -> tuple[Any, Bool[Tensor, "row memory"]]:
+        """Read inputs, after the instruction if its own states are kept, and the joint mask: what `decode` wants."""
+        before = None if self.states.cross is None else (self.states.cross, self.states.mask)
         with Attachment(*self.hooks()).active():
-            cross = self.backbone.cross_keys_values(self.backbone.encode(ids, mask))
-        if self.states.cross is None:
-            return cross, mask
-        return join(self.states.cross, self.states.mask, cross, mask)
+            return self.backbone.read_inputs(ids, mask, before)
 
     def decode(
         self,
-        cross: KeysValues,
+        read: Any,
         memory: Bool[Tensor, "row memory"],
         *,
         max_new_tokens: int,
@@ -63,8 +67,8 @@ class Runner:
     ) -> Int[Tensor, "row answer"]:
         """Greedy or beam answers as token ids from what `read` gave."""
         with Attachment(*self.hooks(num_beams)).active():
-            return self.backbone.generate(
-                cross, memory, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
+            return self.backbone.answers(
+                read, memory, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
             )
 
 
@@ -78,7 +82,7 @@ def merged_runner(generator: Generator, states: TaskStates) -> Runner:
     merged = isinstance(bank, LoraBank)
     model = merge(backbone.model, bank) if isinstance(bank, LoraBank) else view_with_weights(backbone.model, {})
     fusion = None if generator.fusion is None else view_with_weights(generator.fusion, {})
-    return Runner(T5Backbone(model, backbone.tokenizer, backbone.identity), fusion, states, merged=merged)
+    return Runner(backbone.viewed(model), fusion, states, merged=merged)
 
 
 def rows_runner(generator: Generator, states: TaskStates, rows: Int[Tensor, " row"]) -> Runner:
@@ -113,6 +117,6 @@ def score(
     reduction: Reduction = "sum",
 ) -> Float[Tensor, "row choice"]:
     """Log-probability of every choice of every row, end of sequence included: summed, or mean per token."""
-    cross, memory = runner.read(ids, mask)
+    read, memory = runner.read(ids, mask)
     with Attachment(*runner.hooks(labels.shape[1])).active():
-        return score_cached(runner.backbone, cross, memory, labels, reduction)
+        return runner.backbone.scores(read, memory, labels, reduction)

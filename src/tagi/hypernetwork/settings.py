@@ -10,7 +10,7 @@ Tune = Literal["none", "norms+embeddings", "ffn", "all"]
 Module = Literal["lora", "bottleneck", "prefix", "bottleneck+prefix"]
 Placement = Literal["attention", "ffn"]
 Reader = Literal["backbone", "own"]
-_LATER = ("module", "placement", "bottleneck", "prefix", "reader")
+_LATER = ("module", "placement", "bottleneck", "prefix", "reader", "fusion_every")
 """Keys that checkpoints from before them lack. At its default each is left out, so that those stay what they are."""
 
 
@@ -23,8 +23,10 @@ class GeneratorSettings:
     `placement`, which else means nothing. `kind`: "pooled" or "query", two forms of eq. 2, or "component", learned
     components that attend to the instruction and one MLP per part, shared by all layers (HINT). `fusion`: attention
     inside the encoder (eq. 1), concatenation `(I_x; F)` before the decoder, both, or none (the adapter alone carries
-    the task). `tune`: which of the backbone's parameters are trained. Sizes: `rank` and `alpha` of LoRA, `hidden` of
-    the MLPs, `width` and `heads` of the query generator's attention. `reader`: what reads instructions, the backbone's
+    the task). Of a decoder-only backbone attention acts after the layers, and concatenation is the instruction's keys
+    and values, cached before the input's. Attention is in every `fusion_every`-th layer. `tune`: which of the
+    backbone's parameters are trained. Sizes: `rank` and `alpha` of LoRA, `hidden` of the MLPs, `width` and `heads` of
+    the query generator's attention. `reader`: what reads instructions, the backbone's
     encoder, or a copy of it that is trained with the hypernetwork (HyperTuning's hypermodel).
     """
 
@@ -43,18 +45,19 @@ class GeneratorSettings:
     fusion: Fuse = "both"
     fusion_norm: Literal["pre", "post"] = "pre"
     fusion_init: Literal["t5", "cross"] = "t5"
+    fusion_every: int = 1
     tune: Tune = "none"
     state_dropout: float = 0.0
     seed: int = 0
 
     @property
     def fuses(self) -> bool:
-        """Whether the encoder attends to the instruction."""
+        """Whether layers attend to the instruction."""
         return self.fusion in ("both", "attention")
 
     @property
     def concatenates(self) -> bool:
-        """Whether the decoder sees the instruction states."""
+        """Whether what writes the answer sees the instruction's own states, or keys and values."""
         return self.fusion in ("both", "concatenation")
 
     @property

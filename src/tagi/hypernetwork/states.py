@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tagi.adapters import Bank, stack_banks
-from tagi.backbones import KeysValues
+from tagi.backbones import Instructions, KeysValues
 from tagi.backbones.memory import longest, select_rows
 
 
@@ -17,8 +17,10 @@ from tagi.backbones.memory import longest, select_rows
 class TaskStates:
     """The tasks' LoRA or other module, their instruction states `I_x` with mask, and keys and values over `I_x`.
 
-    `fusion` is per encoder layer (None without attention fusion), `cross` per decoder layer (None without
-    concatenation before the decoder). Position i along every first axis is task i.
+    `fusion` is per fused layer (None without attention fusion), `cross` per layer that writes the answer (None without
+    concatenation): of T5's cross-attentions, of a decoder-only backbone's own attentions.
+
+    Position i along every first axis is task i.
     """
 
     bank: Bank
@@ -31,6 +33,11 @@ class TaskStates:
     def tasks(self) -> int:
         """How many tasks."""
         return self.mask.shape[0]
+
+    @property
+    def read(self) -> Instructions:
+        """What was read of the instructions, before anything was made of it."""
+        return Instructions(self.states, self.mask, self.cross)
 
     def select(self, rows: Int[Tensor, " row"]) -> "TaskStates":
         """States whose task i is this one's task `rows[i]`; rows may repeat. Padding of all is dropped."""

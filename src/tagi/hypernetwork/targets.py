@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tagi.adapters import Bank, Bottleneck, BottleneckBank, JointBank, LoraBank, PrefixBank
-from tagi.backbones import Site, T5Backbone, initial_factors
+from tagi.backbones import Backbone, Site, T5Backbone, initial_factors
+from tagi.errors import ConfigError
 from tagi.hypernetwork.settings import GeneratorSettings, Placement
 
 Start = Literal["zero", "small", "unit"]
@@ -211,11 +212,18 @@ Targets: TypeAlias = tuple[Target, ...]
 """What is generated together."""
 
 
-def targets_of(backbone: T5Backbone, settings: GeneratorSettings) -> Targets:
-    """What a generator of these settings writes for a backbone."""
-    targets: list[Target] = []
+def targets_of(backbone: Backbone, settings: GeneratorSettings) -> Targets:
+    """What a generator of these settings writes for a backbone.
+
+    Raises `ConfigError` for what is not LoRA on a decoder-only one, where the other modules have no places.
+    """
     if settings.module == "lora":
-        targets.append(LoraTarget(backbone.sites, settings.rank, settings.alpha))
+        return (LoraTarget(backbone.sites, settings.rank, settings.alpha),)
+    if not isinstance(backbone, T5Backbone):
+        raise ConfigError(
+            f"generator.module: expected 'lora' on the decoder-only {backbone.identity.name}, got {settings.module!r}"
+        )
+    targets: list[Target] = []
     if settings.makes_bottlenecks:
         beside = settings.placement == "ffn"
         places = backbone.feed_forwards if beside else backbone.self_attention_outputs

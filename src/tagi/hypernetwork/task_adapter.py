@@ -144,7 +144,7 @@ def adapt(
         )
     shown = [Example(source, target) for source, target in examples]
     sequences = [generator.text.instruction(text, shown, truncate=truncate) for text in instructions]
-    ids, mask = generator.text.batch(sequences)
+    ids, mask = generator.text.batch_instructions(sequences)
     device = generator.backbone.device
     training = generator.training
     generator.eval()

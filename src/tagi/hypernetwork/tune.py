@@ -8,8 +8,8 @@ from tagi.hypernetwork.settings import Tune
 
 _PATTERNS: dict[str, re.Pattern[str]] = {
     "none": re.compile(r"(?!)"),
-    "norms+embeddings": re.compile(r"norm|(^|\.)shared\.|embed|lm_head"),
-    "ffn": re.compile(r"DenseReluDense"),
+    "norms+embeddings": re.compile(r"norm|(^|\.)(shared|wte|wpe|ln_\w+)\.|embed|lm_head"),
+    "ffn": re.compile(r"DenseReluDense|\.mlp\.|\.fc[12]\."),
     "all": re.compile(r""),
 }
 

@@ -29,17 +29,18 @@ class Pretraining(Trainable):
 
     def collate(self, samples: Sequence[Document]) -> Batch:
         """Every document is a task of its own."""
-        tokenizer = self.method.text.tokenizer
+        text, tokenizer = self.method.text, self.method.text.tokenizer
         instructions, inputs, targets = [], [], []
         for document in samples:
             ids = tokenizer(document.text, add_special_tokens=False)["input_ids"]
             whole = len(ids) <= self.max_tokens
             pieces = cut(ids[: self.max_tokens], self.parts, self.seed, document.index)
             end = [tokenizer.eos_token_id]
-            instructions.append([*pieces[0], *(pieces[3] if self.parts == 4 else []), *end])
-            inputs.append([*pieces[1], *end])
+            closed = end if text.closes else []
+            instructions.append([*pieces[0], *(pieces[3] if self.parts == 4 else []), *closed])
+            inputs.append([*pieces[1], *closed])
             targets.append([*pieces[2], *(end if whole and self.parts == 3 else [])])
-        instruction_ids, instruction_mask = self.method.text.batch(instructions)
+        instruction_ids, instruction_mask = self.method.text.batch_instructions(instructions)
         input_ids, input_mask = self.method.text.batch(inputs)
         return {
             "instruction_ids": instruction_ids,

@@ -57,7 +57,7 @@ class TAGI(Method):
                 tasks.append(sample.task)
                 instructions.append(self.text.of_task(sample.asked, truncate=True))
             rows.append(distinct[key])
-        instruction_ids, instruction_mask = self.text.batch(instructions)
+        instruction_ids, instruction_mask = self.text.batch_instructions(instructions)
         input_ids, input_mask = self.text.batch([self.text.input(sample.input, truncate=True) for sample in samples])
         return {
             "instruction_ids": instruction_ids,
@@ -84,9 +84,9 @@ class TAGI(Method):
         `given` is what the objective's terms need, as its `collate` makes it.
         """
         weights, inputs = self.objective.weights, (input_ids, input_mask, labels)
-        states = self.generator.encode_instructions(instruction_ids, instruction_mask)
-        bank = self.generator.generate_bank(states, instruction_mask)
-        logits = self.generator.logits(states, instruction_mask, bank, rows, *inputs)
+        read = self.generator.read_instructions(instruction_ids, instruction_mask)
+        bank = self.generator.generate_bank(read.states, read.mask)
+        logits = self.generator.logits(read, bank, rows, *inputs)
         terms = {"prediction": prediction_loss(logits, labels)}
         if weights.kl:
             terms["kl"] = self.objective.distillation(logits, labels, given)
@@ -94,7 +94,7 @@ class TAGI(Method):
             terms["ins"] = self.objective.alignment(bank, given["categories"])
         if weights.contrast and instruction_mask.shape[0] > 1:
             other = (rows + 1) % instruction_mask.shape[0]
-            wrong = self.generator.logits(states, instruction_mask, bank, other, *inputs)
+            wrong = self.generator.logits(read, bank, other, *inputs)
             terms["contrast"] = contrast_loss(
                 row_losses(logits, labels), row_losses(wrong, labels), weights.contrast_margin
             )
@@ -115,7 +115,7 @@ class TAGI(Method):
         return self._prepared([self.text.wordless_instruction()])
 
     def _prepared(self, sequences: Sequence[list[int]]) -> TaskStates:
-        ids, mask = self.text.batch(sequences)
+        ids, mask = self.text.batch_instructions(sequences)
         device = self.generator.backbone.device
         return self.generator.prepare(ids.to(device), mask.to(device))
 
@@ -129,11 +129,11 @@ class TAGI(Method):
         Raises `ValueError` for what is not LoRA.
         """
         bank = as_lora(states.bank, "crossed channels").select(lora.to(states.mask.device))
-        return self.generator.states_from(states.states, states.mask, bank)
+        return self.generator.states_from(states.read, bank)
 
     def states_alone(self, states: TaskStates) -> TaskStates:
         """Fusion and instruction states as the bare backbone projects them, nothing generated anywhere."""
-        return self.generator.states_from(states.states, states.mask, states.bank.zero())
+        return self.generator.states_from(states.read, states.bank.zero())
 
     def predict(
         self,

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from tagi.adapters import Attachment, LoraBank, stack_banks
 from tagi.adapters.peft_format import read_peft
-from tagi.backbones import BaseModel, T5Backbone
+from tagi.backbones import Backbone, BaseModel
 from tagi.data.batches import Sample
-from tagi.data.text import TextEncoder, TextSettings
+from tagi.data.text import TextSettings
 from tagi.errors import CheckpointError
+from tagi.hypernetwork import text_encoder
 from tagi.methods.protocol import Batch
 
 CATALOGUE = "catalogue.json"
@@ -106,11 +107,11 @@ class ConcatenatedTeacher(Teacher):
     """
 
     def __init__(
-        self, backbone: T5Backbone, text: TextSettings, catalogue: Catalogue | None = None, revision: str = ""
+        self, backbone: Backbone, text: TextSettings, catalogue: Catalogue | None = None, revision: str = ""
     ) -> None:
         super().__init__()
         self.backbone = backbone
-        self.text = TextEncoder(backbone.tokenizer, text)
+        self.text = text_encoder(backbone, text)
         self.catalogue = catalogue
         self.revision = revision or backbone.identity.revision
 
@@ -137,9 +138,9 @@ class ConcatenatedTeacher(Teacher):
         if self.catalogue is not None:
             # Only the categories present are laid out per row: a batch has few of them.
             present, inverse = torch.unique(batch["rows"], return_inverse=True)
-            hooks.append(self.catalogue.bank.select(present).hooks(self.backbone.site_modules, inverse))
+            hooks.append(self.backbone.hooks(self.catalogue.bank.select(present), inverse))
         with Attachment(*hooks).active(), evaluating(self.backbone):
-            return self.backbone.logits(self.backbone.encode(batch["input_ids"], mask), mask, labels)
+            return self.backbone.forced_logits(batch["input_ids"], mask, labels)
 
     def identity(self) -> dict[str, Any]:
         """Backbone, text limits and categories."""

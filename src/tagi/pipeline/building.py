@@ -47,7 +47,7 @@ from tagi.pipeline.shots import episode_shots
 from tagi.pipeline.tasks import LoadedTasks, load_tasks
 from tagi.training import TrainingSettings, once, process_count
 
-P = TypeVar("P", Concatenation, FidICL)
+P = TypeVar("P", bound=Prompted[Any])
 
 _BACKBONE = "backbone"
 _MADE_OF = "made_of.json"
@@ -100,7 +100,7 @@ def build_stage(recipe: Recipe, stage: Stage, out: Path, sources: Sources) -> St
             {"source": "toy corpus", "documents": size * length},
         )
     if stage == "pretrain":
-        return _pretraining(recipe, _t5(recipe, backbone), length, size)
+        return _pretraining(recipe, backbone, length, size)
     loaded = load_tasks(recipe, "train")
     task_batches = task_batches_of(recipe, stage, loaded)
     model = _method(recipe, stage, backbone, task_batches, out, sources)
@@ -216,11 +216,12 @@ def data_record(loaded: LoadedTasks) -> dict[str, Any]:
     return {**loaded.summary, "warning": loaded.warning, "digest": tasks_digest(loaded.tasks)}
 
 
-def teacher_backbone(recipe: Recipe, out: Path, metatrained: str | None) -> T5Backbone:
+def teacher_backbone(recipe: Recipe, out: Path, metatrained: str | None) -> Backbone:
     """What LoRA teachers are trained on: the vanilla backbone, or the meta-trained model under its own identity."""
     if recipe.teacher.base == "backbone":
-        return _t5(recipe, load_recipe_backbone(recipe, out, recipe.training_for("teachers").dropout))
-    return _trained(Concatenation, metatrained, "teacher.base = 'metatrained'").backbone
+        return load_recipe_backbone(recipe, out, recipe.training_for("teachers").dropout)
+    backbone: Backbone = _trained(_concatenation(recipe), metatrained, "teacher.base = 'metatrained'").backbone
+    return backbone
 
 
 def catalogue_revision(folder: Path) -> str:
@@ -238,7 +239,7 @@ def _micro_batches(settings: StageTable) -> int:
     return settings.steps * settings.accumulation * process_count()
 
 
-def _pretraining(recipe: Recipe, backbone: T5Backbone, length: int, size: int) -> StageParts:
+def _pretraining(recipe: Recipe, backbone: Backbone, length: int, size: int) -> StageParts:
     wanted = recipe.pretraining
     if wanted is None:
         raise ConfigError("pretraining: expected a table [pretraining] for the stage 'pretrain', got none")
@@ -257,7 +258,7 @@ def _method(
 ) -> Method:
     if stage == "metatrain":
         return metatrained_method(recipe, backbone)
-    generator = Generator(_t5(recipe, backbone), generator_settings(recipe), generator_text(recipe))
+    generator = Generator(backbone, generator_settings(recipe), generator_text(recipe))
     return TAGI(generator, _objective(recipe, generator, batches, out, sources))
 
 
@@ -283,7 +284,7 @@ def untrained_method(recipe: Recipe, backbone: Backbone) -> Method:
     """What the recipe's last stage trains, before it is trained."""
     last = recipe.run.stages[-1]
     if last == "finetune":
-        return TAGI(Generator(_t5(recipe, backbone), generator_settings(recipe), generator_text(recipe)))
+        return TAGI(Generator(backbone, generator_settings(recipe), generator_text(recipe)))
     if last == "single":
         return concatenated_method(recipe, backbone, recipe.single.tune)
     return metatrained_method(recipe, backbone)
@@ -334,14 +335,14 @@ def _check_alignment(objective: Objective, batches: TaskBatches) -> None:
 
 
 def _teacher(
-    recipe: Recipe, student: Generator, base: T5Backbone | None, catalogue: Catalogue | None, sources: Sources
+    recipe: Recipe, student: Generator, base: Backbone | None, catalogue: Catalogue | None, sources: Sources
 ) -> Teacher:
     if recipe.losses.teacher == "fid-icl":
         fid = _trained(FidICL, sources.metatrained, "losses.teacher = 'fid-icl'")
         freeze(fid)
         return FidTeacher(fid, count=recipe.shots.count, seed=recipe.shots.seed)
     if recipe.losses.teacher == "metatrained":
-        method = _trained(Concatenation, sources.metatrained, "losses.teacher = 'metatrained'")
+        method = _trained(_concatenation(recipe), sources.metatrained, "losses.teacher = 'metatrained'")
         freeze(method)
         return ConcatenatedTeacher(method.backbone, method.text.settings, revision=method.backbone.identity.revision)
     assert base is not None
@@ -351,6 +352,11 @@ def _teacher(
     if not untouched:
         freeze(backbone)
     return ConcatenatedTeacher(backbone, text_settings(recipe), catalogue, base.identity.revision)
+
+
+def _concatenation(recipe: Recipe) -> type[Prompted[Any]]:
+    """The method that reads instruction and input in one text, of the recipe's family of backbones."""
+    return CausalConcatenation if recipe.backbone.family == "causal" else Concatenation
 
 
 def _trained(kind: type[P], checkpoint: str | None, reason: str) -> P:

@@ -9,10 +9,9 @@ from tagi.backbones import write_lora
 from tagi.config import Recipe
 from tagi.data.task import Task
 from tagi.files import new_folder, write_text
-from tagi.methods import Concatenation
 from tagi.methods.lora import lora_bank
 from tagi.methods.teachers import CATALOGUE
-from tagi.pipeline.building import Sources, data_record, lora_shape, teacher_backbone, text_settings
+from tagi.pipeline.building import Sources, concatenated_method, data_record, lora_shape, teacher_backbone
 from tagi.pipeline.many import Many, Member, folder_name, refuse_clashes
 from tagi.pipeline.tasks import load_tasks
 
@@ -46,7 +45,7 @@ def train_teachers(
         }
         write_text(out / CATALOGUE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
-    method = Concatenation(backbone, text_settings(recipe), shape)
+    method = concatenated_method(recipe, backbone, "lora")
     many = Many(recipe, "teachers", out, identity, method, "category", "teacher", save, announce)
     members = [Member(category, folder_name(category), tuple(groups[category])) for category in sorted(groups)]
     content = many.run(members, resume=resume, progress=progress)

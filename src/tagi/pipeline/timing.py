@@ -184,7 +184,10 @@ def _models(recipe: Recipe, request: TimingRequest) -> _Models:
     trained = load_method(find_checkpoint(request.tagi))
     if not isinstance(trained, TAGI):
         raise ConfigError(f"--tagi: expected a generator, got {request.tagi}, of method {trained.name!r}")
-    backbone = trained.generator.backbone
+    found = trained.generator.backbone
+    if not isinstance(found, T5Backbone):
+        raise ConfigError(f"--tagi: expected a generator on an encoder-decoder to time, got {request.tagi}")
+    backbone = found
     weights = {"tagi": request.tagi, "metatrained": request.metatrained or f"the backbone of {request.tagi}"}
     if request.metatrained is None:
         return _on(device, Concatenation(backbone, trained.text.settings), trained, weights)
