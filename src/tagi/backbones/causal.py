@@ -175,7 +175,8 @@ class CausalBackbone(Backbone):
             position_ids=_positions(joined)[:, -given.shape[1] :],
             past_key_values=cache,
             use_cache=cache is not None,
-            logits_to_keep=labels.shape[1],
+            # By number it would be a view, of which each row's product copies all of the head's weights.
+            logits_to_keep=torch.arange(given.shape[1] - labels.shape[1], given.shape[1], device=given.device),
         ).logits
         return output
 

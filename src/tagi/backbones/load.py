@@ -80,6 +80,7 @@ class _Options(TypedDict, total=False):
     tokenizer: str | None
     relative_to: Path | None
     dropout: float | None
+    attention: str | None
 
 
 @overload
@@ -99,13 +100,14 @@ def load_backbone(
     tokenizer: str | None = None,
     relative_to: Path | None = None,
     dropout: float | None = None,
+    attention: str | None = None,
 ) -> Backbone:
     """Load a backbone and its tokenizer; only a name that is neither built in nor a folder or GGUF file is fetched.
 
     What kind of backbone it is the model's configuration says; `family` accepts one kind alone. `relative_to` is
     the folder of a checkpoint that names its backbone: a folder beside it is found wherever the whole was moved.
-    `dropout` replaces the model's own rates. A model of another `revision`, or a damaged one, is a
-    `CheckpointError`; one that cannot be found or used is a `ConfigError`.
+    `dropout` replaces the model's own rates, `attention` transformers' choice of how attention is computed. A model of
+    another `revision`, or a damaged one, is a `CheckpointError`; one that cannot be found or used is a `ConfigError`.
     """
     source, own = _source(name, relative_to)
     if isinstance(source, str) and revision is not None and revision.startswith(_CONTENT):
@@ -122,13 +124,15 @@ def load_backbone(
     if revision not in (None, found) and not named:
         raise CheckpointError(f"expected base model {BaseModel(name, str(revision))}, got {name} ({found})")
     at = found if isinstance(source, str) else "main"
-    changed = {} if dropout is None else dict.fromkeys(config.to_dict().keys() & set(_DROPOUTS), dropout)
+    changed: dict[str, Any] = {} if dropout is None else dict.fromkeys(config.to_dict().keys() & {*_DROPOUTS}, dropout)
+    if attention is not None:
+        changed["attn_implementation"] = attention
     try:
         model, report = architecture.from_pretrained(
             source, dtype=dtype, revision=at, output_loading_info=True, **changed
         )
         tokens = AutoTokenizer.from_pretrained(tokenizer or source, revision="main" if tokenizer else at)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"{name}: cannot load the backbone: {first_line(error)}") from error
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"{name}: expected whole weights of its shape, got: {first_line(error)}") from error

@@ -74,7 +74,8 @@ class BackboneSettings(Table):
     """Which language model: "toy" (built in), a folder, a hub name, or "config" (made from `config`).
 
     `family`: T5 and its relatives, or decoder-only ("causal"). `tokenizer` is a folder, a hub name or "toy"; a model
-    that brings its own needs none.
+    that brings its own needs none. `attention`: how it is computed, by default as transformers chooses; on a CPU
+    "eager" trains faster.
     """
 
     name: Text
@@ -82,6 +83,7 @@ class BackboneSettings(Table):
     revision: Text | None = Field(default=None, validate_default=True)
     tokenizer: Text | None = Field(default=None, validate_default=True)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None
     config: dict[str, Any] | None = Field(default=None, validate_default=True)
 
     @field_validator("revision")
@@ -166,7 +168,7 @@ class DataSettings(Table):
 
     `test_path` is P3's folder of evaluation sets: raw ones, rendered by the prompt templates in the folder `templates`,
     or without that key the hub's, a file for each prompt. `prompts` are those for the original task of a data set, as
-    T0 is evaluated, or all.
+    T0 is evaluated, or all. The `encoding` "chat" is a decoder-only model's own template.
     `task_split` keeps only the training tasks of the largest categories (Figure 3). `validation_tasks` training tasks
     are held out of training for choosing the best checkpoint. `shuffle_inputs` is a control: inputs change places among
     a task's instances, so that they tell nothing.
@@ -177,7 +179,7 @@ class DataSettings(Table):
     test_path: Text | None = None
     templates: Text | None = None
     prompts: Literal["original", "all"] = "original"
-    encoding: Literal["tk-instruct", "plain"] = "tk-instruct"
+    encoding: Literal["tk-instruct", "plain", "chat"] = "tk-instruct"
     positives: Annotated[int, Field(ge=0, le=8)] = 0
     instances_per_task: Count = 100
     test_instances_per_task: Count = 100
@@ -285,6 +287,15 @@ class Recipe(Table):
     losses: LossSettings = LossSettings()
     run: RunSettings = Field(default=RunSettings(), validate_default=True)
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @field_validator("data")
+    @classmethod
+    def _chats_with_models_that_do(cls, value: DataSettings, info: ValidationInfo) -> DataSettings:
+        backbone: BackboneSettings | None = info.data.get("backbone")
+        if backbone is not None and value.encoding == "chat" and backbone.family != "causal":
+            message = f"expected backbone.family = 'causal' with 'chat', got {backbone.family!r}"
+            raise faults_below({"encoding": message})
+        return value
 
     @field_validator("data")
     @classmethod

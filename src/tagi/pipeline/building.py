@@ -131,13 +131,21 @@ def load_recipe_backbone(recipe: Recipe, out: Path, dropout: float | None = None
     dtype = getattr(torch, wanted.dtype)
     if wanted.name != "config":
         return load_backbone(
-            wanted.name, family, revision=wanted.revision, dtype=dtype, tokenizer=wanted.tokenizer, dropout=dropout
+            wanted.name,
+            family,
+            revision=wanted.revision,
+            dtype=dtype,
+            tokenizer=wanted.tokenizer,
+            dropout=dropout,
+            attention=wanted.attention,
         )
     folder = out / _BACKBONE
     once((folder / _MADE_OF).exists, lambda: _make_backbone(recipe, out, folder))
     _check_made_of(recipe, folder)
     # Named as the finished checkpoint beside it will find it, wherever both are moved.
-    return load_backbone(f"../{_BACKBONE}", family, relative_to=out / MODEL, dtype=dtype, dropout=dropout)
+    return load_backbone(
+        f"../{_BACKBONE}", family, relative_to=out / MODEL, dtype=dtype, dropout=dropout, attention=wanted.attention
+    )
 
 
 def _make_backbone(recipe: Recipe, out: Path, folder: Path) -> None:
