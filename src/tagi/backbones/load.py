@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from tagi.backbones.causal import CausalBackbone
-from tagi.backbones.gguf import WHEELS, converted, file_digest, find_gguf
+from tagi.backbones.gguf import ANOTHER, WHEELS, converted, file_digest, find_gguf
 from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.backbones.t5 import T5Backbone
 from tagi.errors import CheckpointError, ConfigError
@@ -116,7 +116,8 @@ def load_backbone(
     usable = {kind: parts for kind, parts in _ARCHITECTURES.items() if issubclass(parts[0], family)}
     if config.model_type not in usable:
         supported = ", ".join(sorted(usable))
-        raise ConfigError(f"{name}: expected a model of type {supported}, got {config.model_type!r}")
+        hint = "" if config.model_type in _ARCHITECTURES else f" ({ANOTHER})"
+        raise ConfigError(f"{name}: expected a model of type {supported}, got {config.model_type!r}{hint}")
     backbone, architecture = usable[config.model_type]
     found = own or (folder_revision(source) if isinstance(source, Path) else str(config._commit_hash))
     # On the hub a branch or a tag names a commit; everywhere else the revision is what was found.

@@ -139,7 +139,7 @@ def _write_gguf(folder: Path, source: Exportable) -> None:
     if config.model_type not in ARCHITECTURES:
         raise ConfigError(
             f"{base.name}: expected a base model of type {', '.join(ARCHITECTURES)}, whose order of rows in GGUF is "
-            f"known here, got {config.model_type!r}"
+            f"known here, got {config.model_type!r} (another one: CONTRIBUTING.md, 'An architecture for llama.cpp')"
         )
     write_gguf_lora(
         folder / GGUF_FILE,
