@@ -8,6 +8,7 @@ import pytest
 from tagi.config import (
     CHARACTERISTICS,
     characteristics,
+    chosen_methods,
     copy_recipe,
     load_recipe,
     method_names,
@@ -41,6 +42,14 @@ def cells(name: str, *overrides: str, recipe: str = "sni-base") -> str:
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_can_be_made_of_every_recipe(recipe: str, name: str) -> None:
+    """But for those that need an encoder: of a recipe on a decoder-only model they are refused, and "all" lacks them."""
+    family = load_recipe(recipe).backbone.family
+    able = name in chosen_methods("all", family)
+    assert able == (family in method_row(name).families)
+    if not able:
+        with pytest.raises(ConfigError, match=f"{name}: expected a recipe of backbone.family = 't5', got 'causal'"):
+            load_recipe(f"{recipe}+{name}")
+        return
     loaded = load_recipe(f"{recipe}+{name}")
     assert loaded.method == method_row(name).title
     assert loaded.name == load_recipe(recipe).name

@@ -190,6 +190,15 @@ def test_every_trained_parameter_has_a_gradient_within_three_steps(fusion: str) 
     assert not any(name.startswith("backbone") for name in seen)
 
 
+def test_a_reader_of_its_own_reads_as_the_backbone_at_first() -> None:
+    """It is a copy that is trained; without the instruction's keys and values a backbone needs no more."""
+    shared, own = (made(exact_causal("llama"), fusion="attention", reader=reader) for reader in ("backbone", "own"))
+    found, wanted = (one.encode_instructions(TOLD_IDS, TOLD_MASK) for one in (own, shared))
+    close(found[TOLD_MASK].detach(), wanted[TOLD_MASK].detach())
+    assert found.requires_grad
+    assert not wanted.requires_grad
+
+
 def test_gradients_reach_what_was_read_where_the_backbone_is_tuned() -> None:
     generator = opened(made(tiny_causal("llama"), fusion="concatenation", tune="all"))
     read = generator.read_instructions(TOLD_IDS, TOLD_MASK)
@@ -204,7 +213,11 @@ def test_gradients_reach_what_was_read_where_the_backbone_is_tuned() -> None:
     ("changed", "named"),
     [
         ({"module": "prefix"}, "generator.module: expected 'lora' on the decoder-only tiny, got 'prefix'"),
-        ({"reader": "own"}, "generator.reader: expected 'backbone' on the decoder-only tiny, got 'own'"),
+        (
+            {"reader": "own"},
+            "generator.reader: expected 'backbone' on the decoder-only tiny with fusion 'both', whose keys and values "
+            "are the backbone's, got 'own'",
+        ),
         ({"fusion_init": "cross"}, "generator.fusion_init: expected 't5' on the decoder-only tiny, got 'cross'"),
     ],
 )

@@ -87,11 +87,11 @@ def _methods(
     as_json: bool,
 ) -> None:
     from tagi.cli.quiet import quiet
-    from tagi.config import chosen_methods
+    from tagi.config import chosen_methods, load_recipe
 
     if b is not None:
         raise typer.BadParameter(f"expected one recipe with --methods, got {recipe} and {b}")
-    names = chosen_methods(methods)
+    names = chosen_methods(methods, load_recipe(recipe, overrides).backbone.family)
     try:
         numbers = tuple(dict.fromkeys(int(seed) for seed in seeds.split(",")))
     except ValueError as error:

@@ -64,7 +64,7 @@ def flops(
     from tagi.pipeline import flops as run
 
     given = _given(instruction, input_tokens, output, examples, loaded.shots.count)
-    chosen = None if methods is None else chosen_methods(methods)
+    chosen = None if methods is None else chosen_methods(methods, loaded.backbone.family)
     record = run(names or list(DEFAULT), loaded, given, methods=chosen, examples=examples, merged=not unmerged, out=out)
     if as_json:
         print_json(record)

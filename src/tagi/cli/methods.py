@@ -25,11 +25,12 @@ def methods(
       tagi methods toy --set generator.fusion=attention
       tagi run toy+hint --out runs/toy-hint
     """
-    from tagi.config import characteristics, load_recipe, method_rows
+    from tagi.config import characteristics, chosen_methods, load_recipe, method_row
 
     rows: list[dict[str, Any]] = []
     changed = {}
-    for row in method_rows():
+    family = load_recipe(recipe, overrides or []).backbone.family
+    for row in map(method_row, chosen_methods("all", family)):
         loaded = load_recipe(f"{recipe}+{row.name}", overrides or [])
         has = characteristics(loaded)
         changed[row.name] = row.changes(loaded.data.source, loaded.name)

@@ -25,6 +25,7 @@ class MethodRow:
 
     `flops` and `time` are its ratios there (Tables 2 and 3), None where it has none. `keys` are the recipe's keys that
     make it this method, dotted; `own` those that depend on the source of the tasks or on the recipe, by its name.
+    `families` of backbones can do it.
     """
 
     name: str
@@ -34,6 +35,7 @@ class MethodRow:
     time: float | None = None
     keys: dict[str, Any] = field(default_factory=dict)
     own: dict[str, dict[str, Any]] = field(default_factory=dict)
+    families: tuple[str, ...] = ("t5", "causal")
 
     def changes(self, source: str, recipe: str) -> dict[str, Any]:
         """Every key that it changes in a recipe of that name whose tasks are of `source`; `method` is its title."""
@@ -51,10 +53,10 @@ def method_rows() -> list[MethodRow]:
     return [_read(name) for name in order]
 
 
-def chosen_methods(given: str) -> list[str]:
-    """Names of "all" or of a list with commas, each once."""
+def chosen_methods(given: str, family: str = "t5") -> list[str]:
+    """Names of "all" that a backbone of the family can do, or of a list with commas, each once."""
     if given == "all":
-        return method_names()
+        return [row.name for row in method_rows() if family in row.families]
     return [method_row(name.strip()).name for name in dict.fromkeys(given.split(","))]
 
 
@@ -72,6 +74,10 @@ def with_method(tables: dict[str, Any], row: MethodRow) -> dict[str, Any]:
     """A recipe's tables with the method's keys in place of their own; `tables` stays as it is."""
     source, name = str(tables.get("data", {}).get("source")), str(tables.get("name"))
     changed = deepcopy(tables)
+    family = row.changes(source, name).get("backbone.family") or tables.get("backbone", {}).get("family", "t5")
+    if family not in row.families:
+        expected = " or ".join(map(repr, row.families))
+        raise ConfigError(f"{row.name}: expected a recipe of backbone.family = {expected}, got {family!r}")
     for key, value in row.changes(source, name).items():
         table, *path = changed, *key.split(".")
         for part in path[:-1]:
@@ -113,4 +119,5 @@ def _read(name: str) -> MethodRow:
     table = tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
     keys = dict(table.pop("recipe", {}))
     own = {where: dict(value) for where, value in table.items() if isinstance(value, dict)}
-    return MethodRow(name, keys=keys, own=own, **{key: value for key, value in table.items() if key not in own})
+    facts = {key: tuple(value) if key == "families" else value for key, value in table.items() if key not in own}
+    return MethodRow(name, keys=keys, own=own, **facts)

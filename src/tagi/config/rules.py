@@ -62,11 +62,12 @@ def _causal_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str
     generating = [stage for stage in run.stages if stage in ("pretrain", "finetune")]
     if not generating or generator is None:
         return {}
-    for key, wanted in (("module", "lora"), ("reader", "backbone"), ("fusion_init", "t5")):
+    concatenates = generator.fusion in ("both", "concatenation")
+    for key, wanted in (("module", "lora"), ("reader", "backbone" if concatenates else None), ("fusion_init", "t5")):
         found = getattr(generator, key)
-        if found != wanted:
+        if found != wanted and wanted is not None:
             return {"stages": f"expected generator.{key} = {wanted!r} for {generating[0]!r} {on}, got {found!r}"}
-    if generator.fusion not in ("both", "concatenation") or training is None:
+    if not concatenates or training is None:
         return {}
     for stage in generating:
         own = getattr(training, stage).gradient_checkpointing

@@ -57,7 +57,7 @@ class Generator(nn.Module):
             if settings.fuses
             else None
         )
-        self.reader = deepcopy(backbone.model.encoder).requires_grad_(True) if settings.reader == "own" else None
+        self.reader = deepcopy(backbone.instruction_reader).requires_grad_(True) if settings.reader == "own" else None
         if settings.makes_prefixes and isinstance(backbone, T5Backbone):
             backbone.take_prefixes()
         set_tuned(backbone.model, settings.tune)
@@ -218,10 +218,15 @@ def text_encoder(backbone: Backbone, settings: TextSettings) -> TextEncoder:
 def _check_causal(backbone: CausalBackbone, settings: GeneratorSettings, text: TextSettings) -> None:
     """What a decoder-only backbone cannot do, before anything is made."""
     name = backbone.identity.name
-    for key, expected in (("reader", "backbone"), ("fusion_init", "t5")):
-        if getattr(settings, key) != expected:
-            found = getattr(settings, key)
-            raise ConfigError(f"generator.{key}: expected {expected!r} on the decoder-only {name}, got {found!r}")
+    if settings.fusion_init != "t5":
+        raise ConfigError(
+            f"generator.fusion_init: expected 't5' on the decoder-only {name}, got {settings.fusion_init!r}"
+        )
+    if settings.reader == "own" and settings.concatenates:
+        raise ConfigError(
+            f"generator.reader: expected 'backbone' on the decoder-only {name} with fusion {settings.fusion!r}, whose "
+            "keys and values are the backbone's, got 'own'"
+        )
     own = text.max_input_tokens + text.max_target_tokens
     instruction = text.max_instruction_tokens
     needed = own + instruction if settings.concatenates else max(own, instruction)
