@@ -197,6 +197,45 @@ def test_what_a_lora_does_not_carry_is_said_before_anything_is_written(
         )
 
 
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_generator_of_lora_alone_goes_whole(kind: str, run_tagi: Run, tmp_path: Path) -> None:
+    """From an instruction to PEFT's answers to inputs alone, which are the adapter's own."""
+    base = save(kind, tmp_path / "base")
+    generator = tiny_generator(load_backbone(str(base)), fusion="none")
+    generator.save_pretrained(tmp_path / "generator")
+    assert run_tagi("generate", "-g", tmp_path / "generator", "-i", INSTRUCTIONS[0], "--out", tmp_path / "a").code == 0
+    ran = run_tagi("export", tmp_path / "a", "--out", tmp_path / "peft")
+    assert (ran.code, ran.err) == (0, "")
+    assert run_tagi("verify", tmp_path / "peft", "--input", INPUTS[0]).code == 0
+    model = AutoModelForCausalLM.from_pretrained(base)
+    bare = CausalBackbone(model, causal_tokenizer(), generator.backbone.identity).generate(IDS, MASK, max_new_tokens=6)
+    peft = PeftModel.from_pretrained(model, str(tmp_path / "peft")).eval()
+    loaded = CausalBackbone(peft.base_model.model, causal_tokenizer(), generator.backbone.identity)
+    answers = TEXT.decode(loaded.generate(IDS, MASK, max_new_tokens=6))
+    assert answers == generator.adapt(INSTRUCTIONS[0]).predict(INPUTS, max_new_tokens=6)
+    assert answers != TEXT.decode(bare)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "named"),
+    [
+        ("attention", "fusion with the instruction in the layers"),
+        ("concatenation", "the instruction's keys and values"),
+        ("both", "fusion with the instruction in the layers, the instruction's keys and values"),
+    ],
+)
+def test_what_a_decoder_only_generator_has_besides_is_said(
+    fusion: str, named: str, run_tagi: Run, tmp_path: Path
+) -> None:
+    base = save("llama", tmp_path / "base")
+    tiny_generator(load_backbone(str(base)), fusion=fusion).save_pretrained(tmp_path / "generator")
+    assert run_tagi("generate", "-g", tmp_path / "generator", "-i", INSTRUCTIONS[0], "--out", tmp_path / "a").code == 0
+    ran = run_tagi("export", tmp_path / "a", "--format", "merged", "--out", tmp_path / "merged")
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert f"got one with {named}: give --lossy" in ran.err
+    assert not (tmp_path / "merged").exists()
+
+
 @pytest.mark.parametrize("module", ["prefix", "bottleneck"])
 def test_what_is_no_lora_is_refused(module: str, run_tagi: Run, backbone_folder: Path, tmp_path: Path) -> None:
     tiny_generator(load_backbone(str(backbone_folder)), module=module).save_pretrained(tmp_path / "generator")

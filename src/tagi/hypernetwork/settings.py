@@ -70,11 +70,11 @@ class GeneratorSettings:
         """Whether prefixes are generated."""
         return self.module.endswith("prefix")
 
-    @property
-    def beside_lora(self) -> tuple[str, ...]:
+    def beside_lora(self, *, decoder_only: bool) -> tuple[str, ...]:
         """What carries a task besides its LoRA: it does not travel where a LoRA alone does."""
-        attention = ("fusion with the instruction in the encoder",) if self.fuses else ()
-        return (*attention, *(("instruction states before the decoder",) if self.concatenates else ()))
+        attention = f"fusion with the instruction in the {'layers' if decoder_only else 'encoder'}"
+        kept = "the instruction's keys and values" if decoder_only else "instruction states before the decoder"
+        return tuple(what for what, there in ((attention, self.fuses), (kept, self.concatenates)) if there)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tagi.adapters import LoraBank, merge
 from tagi.adapters.gguf_format import ARCHITECTURES, gguf_factors, write_gguf_lora
 from tagi.adapters.peft_format import WEIGHTS, read_configuration, read_peft, tensors_digest
-from tagi.backbones import Backbone, BaseModel, load_backbone, locate, write_lora
+from tagi.backbones import Backbone, BaseModel, CausalBackbone, load_backbone, locate, write_lora
 from tagi.errors import CheckpointError, ConfigError, InputError
 from tagi.files import new_folder
 from tagi.hypernetwork import generator_digest
@@ -79,7 +79,8 @@ def _of_generator(folder: Path, name: str | None) -> Exportable:
     model = type(generator.backbone.model).__name__
     origin = Origin(base, model, adapter.instruction, examples, generator_digest(generator), settings.seed)
     tuned = None if settings.tune == "none" else f"tuned backbone parameters ({settings.tune})"
-    return Exportable(bank, generator.backbone, origin, settings.beside_lora, tuned)
+    beside = settings.beside_lora(decoder_only=isinstance(generator.backbone, CausalBackbone))
+    return Exportable(bank, generator.backbone, origin, beside, tuned)
 
 
 def check_layers(bank: LoraBank, backbone: Backbone, folder: Path) -> None:
