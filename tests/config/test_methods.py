@@ -14,6 +14,7 @@ from tagi.config import (
     method_names,
     method_row,
     method_rows,
+    methods,
     recipe_names,
     recipe_text,
 )
@@ -42,7 +43,7 @@ def cells(name: str, *overrides: str, recipe: str = "sni-base") -> str:
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("name", method_names())
 def test_every_method_can_be_made_of_every_recipe(recipe: str, name: str) -> None:
-    """But for those that need an encoder: of a recipe on a decoder-only model they are refused, and "all" lacks them."""
+    """But for those that need an encoder: a recipe on a decoder-only model refuses them, and "all" lacks them."""
     family = load_recipe(recipe).backbone.family
     able = name in chosen_methods("all", family)
     assert able == (family in method_row(name).families)
@@ -60,6 +61,19 @@ def test_methods_have_names_titles_and_figures_of_their_own() -> None:
     assert len({row.title for row in rows}) == len(rows) == len(set(method_names())) >= 15
     assert {row.name: row.flops for row in rows if row.flops}["hint"] == 0.37
     assert {row.name: row.time for row in rows if row.time}["ensemble-icl"] == 13.2
+
+
+def test_a_file_that_the_papers_order_does_not_name_is_a_method_after_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipped = method_names()
+    for file in methods._folder().iterdir():
+        (tmp_path / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    for name in ("zz-two", "zz-one"):
+        (tmp_path / f"{name}.toml").write_text(f'title = "{name}"\nsource = "ours"\n', encoding="utf-8")
+    monkeypatch.setattr(methods, "_folder", lambda: tmp_path)
+    assert method_names() == [*shipped, "zz-one", "zz-two"]
+    assert load_recipe("toy+zz-two").method == "zz-two"
 
 
 def test_characteristics_are_the_papers_but_for_what_hint_trains() -> None:
@@ -132,6 +146,15 @@ def test_the_recipes_own_tables_stay_as_they_are() -> None:
     changed = with_method(tables, method_row("hypter"))
     assert changed["generator"]["kind"] == "pooled"
     assert tables == {"name": "toy", "data": {"source": "toy"}, "generator": {"kind": "query"}}
+
+
+def test_a_recipe_is_made_one_method_alone(tmp_path: Path) -> None:
+    copied = copy_recipe("toy+hint", tmp_path)
+    for name in ("toy+hint+tagi", f"{copied}+tagi"):
+        with pytest.raises(
+            ConfigError, match=r"toy\+tagi: expected a recipe that no method was made of yet, got .* HINT"
+        ):
+            load_recipe(name)
 
 
 def test_an_unknown_method_is_named_with_the_nearest() -> None:

@@ -17,6 +17,7 @@ from tagi.errors import ConfigError
 
 MARK = "+"
 """Between a recipe and a method."""
+_ORDER = "order.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +44,15 @@ class MethodRow:
 
 
 def method_names() -> list[str]:
-    """The shipped methods' names, in the order of the paper's tables."""
-    return [row.name for row in method_rows()]
+    """The shipped methods' names: those of the paper's tables in their order, then any others by name."""
+    order: list[str] = tomllib.loads((_folder() / _ORDER).read_text(encoding="utf-8"))["order"]
+    files = {file.name for file in _folder().iterdir() if file.name.endswith(".toml")} - {_ORDER}
+    return [*order, *sorted({name.removesuffix(".toml") for name in files} - set(order))]
 
 
 def method_rows() -> list[MethodRow]:
-    """The shipped methods, in the order of the paper's tables."""
-    order = tomllib.loads((_folder() / "order.toml").read_text(encoding="utf-8"))["order"]
-    return [_read(name) for name in order]
+    """The shipped methods, in the order of `method_names`."""
+    return [_read(name) for name in method_names()]
 
 
 def chosen_methods(given: str, family: str = "t5") -> list[str]:
@@ -71,7 +73,15 @@ def method_row(name: str) -> MethodRow:
 
 
 def with_method(tables: dict[str, Any], row: MethodRow) -> dict[str, Any]:
-    """A recipe's tables with the method's keys in place of their own; `tables` stays as it is."""
+    """A recipe's tables with the method's keys in place of their own; `tables` stays as it is.
+
+    `ConfigError` if the recipe is a method already: keys of both would make a third, under the second's name.
+    """
+    if tables.get("method") is not None:
+        raise ConfigError(
+            f"{tables.get('name')}{MARK}{row.name}: expected a recipe that no method was made of yet, got one that is "
+            f"{tables['method']}"
+        )
     source, name = str(tables.get("data", {}).get("source")), str(tables.get("name"))
     changed = deepcopy(tables)
     family = row.changes(source, name).get("backbone.family") or tables.get("backbone", {}).get("family", "t5")
@@ -119,5 +129,7 @@ def _read(name: str) -> MethodRow:
     table = tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
     keys = dict(table.pop("recipe", {}))
     own = {where: dict(value) for where, value in table.items() if isinstance(value, dict)}
-    facts = {key: tuple(value) if key == "families" else value for key, value in table.items() if key not in own}
+    facts = {key: value for key, value in table.items() if key not in own}
+    if "families" in facts:
+        facts["families"] = tuple(facts["families"])
     return MethodRow(name, keys=keys, own=own, **facts)

@@ -273,10 +273,12 @@ def _method(
 def metatrained_method(recipe: Recipe, backbone: Backbone) -> Prompted[Any]:
     """What the stage metatrain trains."""
     kind, tune = METHODS[recipe.metatrain.method], recipe.metatrain.tune
-    if not issubclass(kind, InContext):
+    if kind is Concatenation:
         return concatenated_method(recipe, backbone, tune)
+    assert issubclass(kind, Prompted)
+    text = in_context_text(recipe) if issubclass(kind, InContext) else text_settings(recipe)
     lora = lora_shape(recipe) if tune == "lora" else None
-    return kind(_t5(recipe, backbone), in_context_text(recipe), lora, frozen=tune == "none")
+    return kind(_t5(recipe, backbone), text, lora, frozen=tune == "none")
 
 
 def concatenated_method(recipe: Recipe, backbone: Backbone, tune: Literal["all", "lora", "none"]) -> Prompted[Any]:

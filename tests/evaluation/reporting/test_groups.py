@@ -149,6 +149,7 @@ def test_names_hold_what_is_not_as_most_have_it(tmp_path: Path) -> None:
         evaluation(overrides=["generator.width=128"]),
         evaluation(overrides=["losses.ins=0.5"]),
         evaluation(stage="metatrain"),
+        evaluation(stage="metatrain", overrides=["metatrain.method=fid-icl"]),
     ]
     assert names_of(tmp_path, *made) == {
         "TAGI",
@@ -160,7 +161,14 @@ def test_names_hold_what_is_not_as_most_have_it(tmp_path: Path) -> None:
         "TAGI, generator.width = 128",
         "TAGI, L_ins weighed 0.5",
         "Meta-trained",
+        "FiD-ICL",
     }
+
+
+def test_a_method_that_tables_have_no_word_for_goes_by_its_own_name() -> None:
+    made = evaluation(stage="metatrain")
+    made["recipe"]["metatrain"]["method"] = "another"
+    assert setting_of(Record("x", made, 0.0)).method == "another"
 
 
 def test_where_no_value_is_the_most_frequent_all_are_named(tmp_path: Path) -> None:

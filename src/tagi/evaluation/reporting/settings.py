@@ -12,7 +12,13 @@ from tagi.evaluation.reporting.records import Record
 
 TAGI = "TAGI"
 METATRAINED = "Meta-trained"
-_PROMPTED = {"fid-icl": "FiD-ICL", "concat-icl": "Concat-ICL", "ensemble-icl": "Ensemble-ICL"}
+_PROMPTED = {
+    "concatenation": METATRAINED,
+    "fid-icl": "FiD-ICL",
+    "concat-icl": "Concat-ICL",
+    "ensemble-icl": "Ensemble-ICL",
+}
+"""What tables call what the stage metatrain trains; a method that is not here goes by its own name."""
 _CONCATENATED = "Instruction concatenated"
 _METHODS = {"tagi": TAGI, "concatenation": _CONCATENATED, "causal-concatenation": _CONCATENATED}
 
@@ -150,7 +156,8 @@ def _trained_method(recipe: Mapping[str, Any], stage: str) -> str | None:
     if recipe["backbone"].get("family") == "causal":
         name = f"Decoder-only{', cached' if table.get('prefix_cached') else ''}"
     else:
-        name = _PROMPTED.get(table.get("method", "concatenation"), METATRAINED)
+        kind = table.get("method", "concatenation")
+        name = _PROMPTED.get(kind, kind)
     if table.get("tune") == "none":
         return "No FT" if name == METATRAINED else f"{name}, not trained"
     return f"{name} by LoRA" if table.get("tune") == "lora" else name
