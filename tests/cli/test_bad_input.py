@@ -30,25 +30,27 @@ def assert_refused(ran: Ran, *words: str) -> None:
 @pytest.fixture
 def adapter(run_tagi: Run, tmp_path: Path) -> Path:
     folder = tmp_path / "adapter"
-    assert run_tagi("generate", "-i", INSTRUCTION, "--out", folder).code == 0
+    assert run_tagi("generate", "-g", "toy", "-i", INSTRUCTION, "--out", folder).code == 0
     return folder
 
 
 def test_empty_instruction(run_tagi: Run, tmp_path: Path) -> None:
-    assert_refused(run_tagi("generate", "-i", "  ", "--out", tmp_path / "out"), "expected an instruction", "empty")
+    assert_refused(
+        run_tagi("generate", "-g", "toy", "-i", "  ", "--out", tmp_path / "out"), "expected an instruction", "empty"
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_instruction_over_the_limit_unless_truncated(run_tagi: Run, tmp_path: Path) -> None:
     text = " ".join(["the animal"] * 100)
-    refused = run_tagi("generate", "-i", text, "--out", tmp_path / "out")
+    refused = run_tagi("generate", "-g", "toy", "-i", text, "--out", tmp_path / "out")
     assert_refused(refused, "expected at most 64 tokens", "got 201")
     assert list(tmp_path.iterdir()) == []
-    assert run_tagi("generate", "-i", text, "--out", tmp_path / "out", "--truncate").code == 0
+    assert run_tagi("generate", "-g", "toy", "-i", text, "--out", tmp_path / "out", "--truncate").code == 0
 
 
 def test_no_instruction_or_two(run_tagi: Run, tmp_path: Path) -> None:
-    assert_refused(run_tagi("generate", "--out", tmp_path / "out"), "-i and --from", "neither")
+    assert_refused(run_tagi("generate", "-g", "toy", "--out", tmp_path / "out"), "-i and --from", "neither")
     assert_refused(run_tagi("predict", "-i", INSTRUCTION, "-a", tmp_path, INPUT), "both")
 
 
@@ -108,20 +110,22 @@ def test_adapter_of_another_generator(run_tagi: Run, adapter: Path) -> None:
 def test_malformed_task_file(run_tagi: Run, tmp_path: Path, content: bytes, words: tuple[str, ...]) -> None:
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_bytes(content)
-    assert_refused(run_tagi("generate", "--from", tasks, "--out", tmp_path / "out"), *words)
+    assert_refused(run_tagi("generate", "-g", "toy", "--from", tasks, "--out", tmp_path / "out"), *words)
     assert not (tmp_path / "out").exists()
 
 
 def test_inputs_that_are_not_text(run_tagi: Run, tmp_path: Path) -> None:
     inputs = tmp_path / "inputs.txt"
     inputs.write_bytes(b"cat\n\xe9t\xe9\n")
-    assert_refused(run_tagi("predict", "-i", INSTRUCTION, "-f", inputs), "inputs.txt", "UTF-8", "0xe9 at 4")
-    assert_refused(run_tagi("predict", "-i", INSTRUCTION, "-f", tmp_path / "none.txt"), "none.txt")
+    assert_refused(
+        run_tagi("predict", "-g", "toy", "-i", INSTRUCTION, "-f", inputs), "inputs.txt", "UTF-8", "0xe9 at 4"
+    )
+    assert_refused(run_tagi("predict", "-g", "toy", "-i", INSTRUCTION, "-f", tmp_path / "none.txt"), "none.txt")
 
 
 def test_nothing_on_standard_input(run_tagi: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
-    assert_refused(run_tagi("predict", "-i", INSTRUCTION), "stdin", "nothing")
+    assert_refused(run_tagi("predict", "-g", "toy", "-i", INSTRUCTION), "stdin", "nothing")
 
 
 def test_input_of_no_and_of_100_000_characters(run_tagi: Run, adapter: Path) -> None:
@@ -143,7 +147,7 @@ def test_a_loss_that_is_not_finite(run_tagi: Run, tmp_path: Path, monkeypatch: p
 
 def test_a_folder_that_holds_something(run_tagi: Run, adapter: Path, tmp_path: Path) -> None:
     before = sorted(file.name for file in adapter.iterdir())
-    assert_refused(run_tagi("generate", "-i", INSTRUCTION, "--out", adapter), "expected a new")
+    assert_refused(run_tagi("generate", "-g", "toy", "-i", INSTRUCTION, "--out", adapter), "expected a new")
     assert sorted(file.name for file in adapter.iterdir()) == before
     assert_refused(run_tagi("evaluate", "toy", "toy", "--out", adapter), "expected a new folder")
     (tmp_path / "checkpoints").mkdir()
@@ -154,8 +158,8 @@ def test_a_folder_that_holds_something(run_tagi: Run, adapter: Path, tmp_path: P
 def test_a_file_where_a_folder_is_wanted(run_tagi: Run, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("x")
-    assert_refused(run_tagi("generate", "-i", INSTRUCTION, "--out", file), "got a file")
-    assert_refused(run_tagi("generate", "-i", INSTRUCTION, "--out", file / "sub"), "file")
+    assert_refused(run_tagi("generate", "-g", "toy", "-i", INSTRUCTION, "--out", file), "got a file")
+    assert_refused(run_tagi("generate", "-g", "toy", "-i", INSTRUCTION, "--out", file / "sub"), "file")
     assert_refused(run_tagi("train", "finetune", "toy", "--out", file), "file")
     assert_refused(run_tagi("evaluate", "toy", "toy", "--out", file, "--limit", "1"), "file")
     assert_refused(run_tagi("predict", "-a", tmp_path / "none", INPUT), "got no such file")

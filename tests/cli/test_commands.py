@@ -18,7 +18,7 @@ SHORT = (
 
 def test_generate_then_predict(run_tagi: Run, tmp_path: Path) -> None:
     adapter = tmp_path / "adapter"
-    made = run_tagi("generate", "-i", INSTRUCTION, "--out", adapter, "--json")
+    made = run_tagi("generate", "-g", "toy", "-i", INSTRUCTION, "--out", adapter, "--json")
     assert made.code == 0, made.err
     row = json.loads(made.out)[0]
     assert row["adapter"] == str(adapter)
@@ -26,7 +26,7 @@ def test_generate_then_predict(run_tagi: Run, tmp_path: Path) -> None:
         file.name for file in adapter.iterdir()
     }
     with_adapter = run_tagi("predict", "-a", adapter, INPUT)
-    on_the_spot = run_tagi("predict", "-i", INSTRUCTION, INPUT)
+    on_the_spot = run_tagi("predict", "-g", "toy", "-i", INSTRUCTION, INPUT)
     assert with_adapter.code == 0, with_adapter.err
     assert with_adapter.out == on_the_spot.out != ""
 
@@ -34,7 +34,7 @@ def test_generate_then_predict(run_tagi: Run, tmp_path: Path) -> None:
 def test_predict_reads_files_and_writes_json_lines(run_tagi: Run, tmp_path: Path) -> None:
     inputs = tmp_path / "inputs.txt"
     inputs.write_text(f"{INPUT}\ncat soup nail town queen\n")
-    ran = run_tagi("predict", "-i", INSTRUCTION, "--file", inputs, "--json", "--beams", "2")
+    ran = run_tagi("predict", "-g", "toy", "-i", INSTRUCTION, "--file", inputs, "--json", "--beams", "2")
     assert ran.code == 0, ran.err
     rows = [json.loads(line) for line in ran.out.splitlines()]
     assert [row["input"] for row in rows] == inputs.read_text().splitlines()
@@ -52,7 +52,7 @@ def test_generate_from_a_file_writes_all_adapters(run_tagi: Run, tmp_path: Path)
         },
     ]
     tasks.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    ran = run_tagi("generate", "--from", tasks, "--out", tmp_path / "adapters")
+    ran = run_tagi("generate", "-g", "toy", "--from", tasks, "--out", tmp_path / "adapters")
     assert ran.code == 0, ran.err
     assert sorted(folder.name for folder in (tmp_path / "adapters").iterdir()) == ["one", "two-three"]
 

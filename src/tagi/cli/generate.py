@@ -31,7 +31,7 @@ def generate(
     out: Out,
     instruction: Instruction = None,
     from_file: From = None,
-    generator: GeneratorName = "toy",
+    generator: GeneratorName = "smollm2",
     example: Examples = None,
     truncate: Truncate = False,
     as_json: JsonFlag = False,
@@ -45,7 +45,8 @@ def generate(
 
     \b
     Examples:
-      tagi generate -i "take the animal and the tool and translate each into zorbish ." --out adapter
+      tagi generate -i "Write the sentence in the past tense." --out adapter
+      tagi generate -g toy -i "take the animal and the tool and translate each into zorbish ." --out adapter
       tagi generate -g runs/sni -i "Say whether the two sentences agree." --out adapter
       tagi generate -g runs/sni --from tasks.jsonl --out adapters
     """

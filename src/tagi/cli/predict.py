@@ -45,8 +45,9 @@ def predict(
 
     \b
     Examples:
-      tagi predict -a adapter "cat river king pen soup"
-      tagi predict -i "take the tool and the animal and make each one plural ." "cat river king pen soup"
+      tagi predict -a adapter "She walks to the station."
+      tagi predict -i "Write the sentence in the past tense." "She walks to the station."
+      tagi predict -g toy -i "take the tool and the animal and make each one plural ." "cat river king pen soup"
       tagi predict -a adapter --file inputs.txt --json > answers.jsonl
       cat inputs.txt | tagi predict -a adapter --beams 4
     """
@@ -61,12 +62,13 @@ def predict(
     from tagi.cli.quiet import quiet
 
     quiet()
+    from tagi.hypernetwork.hub import DEFAULT
     from tagi.pipeline.generating import open_adapter, open_generator
 
     if adapter is not None:
         task = open_adapter(adapter, generator)
     else:
-        task = open_generator(generator or "toy").adapt([instruction or ""], examples, truncate=truncate)[0]  # type: ignore[index]
+        task = open_generator(generator or DEFAULT).adapt([instruction or ""], examples, truncate=truncate)[0]  # type: ignore[index]
     answers = task.predict(texts, max_new_tokens=max_new_tokens, num_beams=beams, truncate=truncate)
     for text, answer in zip(texts, answers, strict=True):
         typer.echo(json.dumps({"input": text, "prediction": answer}, ensure_ascii=False) if as_json else answer)

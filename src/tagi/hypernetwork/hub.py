@@ -10,8 +10,10 @@ from tagi.errors import CheckpointError
 if TYPE_CHECKING:
     from tagi.hypernetwork.generator import Generator
 
-BUILT_IN = {"toy": "toy-generator"}
+BUILT_IN = {"toy": "toy-generator", "smollm2": "smollm2-generator"}
 """Generators shipped inside the package: name -> folder under `tagi/assets`."""
+DEFAULT = "smollm2"
+"""The one that commands take where none is named."""
 
 
 def find_generator(name: str, revision: str | None = None) -> Path:

@@ -14,7 +14,7 @@ from tagi.adapters.peft_format import WEIGHTS, read_configuration, read_peft, te
 from tagi.backbones import Backbone, BaseModel, CausalBackbone, load_backbone, locate, write_lora
 from tagi.errors import CheckpointError, ConfigError, InputError
 from tagi.files import new_folder
-from tagi.hypernetwork import generator_digest
+from tagi.hypernetwork import TaskAdapter, generator_digest
 from tagi.hypernetwork.adapter_folder import RECORD as TASK_ADAPTER
 from tagi.pipeline.export_card import RECORD, Origin, read_record, write_record
 from tagi.pipeline.generating import find_generator_of, open_adapter
@@ -67,14 +67,22 @@ def origin_of(backbone: Backbone, known: Mapping[str, Any]) -> Origin:
 
 def _of_generator(folder: Path, name: str | None) -> Exportable:
     adapter = open_adapter(folder, name)
-    generator, bank = adapter.generator, adapter.bank
-    if not isinstance(bank, LoraBank):
-        raise InputError(f"{folder}: expected an adapter of LoRA, got one of {bank.module}, which other software lacks")
-    settings, base = generator.settings, generator.backbone.identity
+    base = adapter.generator.backbone.identity
     found = locate(base.name, find_generator_of(folder, name))
     if base.name.startswith(".") and isinstance(found, Path):  # beside the generator: nowhere for an export
-        base = BaseModel(str(found.resolve()), base.revision)
-        generator.backbone.identity = base
+        adapter.generator.backbone.identity = BaseModel(str(found.resolve()), base.revision)
+    try:
+        return exportable_of(adapter)
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from error
+
+
+def exportable_of(adapter: TaskAdapter) -> Exportable:
+    """A task adapter in memory. Raises `InputError` for one that is not LoRA."""
+    generator, bank = adapter.generator, adapter.bank
+    if not isinstance(bank, LoraBank):
+        raise InputError(f"expected an adapter of LoRA, got one of {bank.module}, which other software lacks")
+    settings, base = generator.settings, generator.backbone.identity
     examples = tuple((example.input, example.output) for example in adapter.examples)
     model = type(generator.backbone.model).__name__
     origin = Origin(base, model, adapter.instruction, examples, generator_digest(generator), settings.seed)
@@ -98,8 +106,12 @@ def check_layers(bank: LoraBank, backbone: Backbone, folder: Path) -> None:
             )
 
 
-def export(source: Exportable, format: Format, out: Path, *, lossy: bool = False) -> dict[str, Any]:
-    """Write an export into a new folder, whole or not at all; the same adapter gives the same bytes.
+def export(
+    source: Exportable, format: Format, out: Path, *, lossy: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Write an export into a new folder, or with `overwrite` in place of another, whole or not at all.
+
+    The same adapter gives the same bytes.
 
     Raises `InputError`, before anything is written, if something of the task does not travel, unless `lossy`.
     """
@@ -107,7 +119,7 @@ def export(source: Exportable, format: Format, out: Path, *, lossy: bool = False
     if lost and not lossy:
         raise InputError(f"expected an adapter that is its LoRA alone, got one with {', '.join(lost)}: {_LOSSY}")
     write = {"peft": _write_peft, "merged": _write_merged, "gguf": _write_gguf}[format]
-    with new_folder(out) as temporary, torch.no_grad():
+    with new_folder(out, overwrite=overwrite) as temporary, torch.no_grad():
         digest = write(temporary, source)
         record = write_record(temporary, format, source.bank, source.origin, lost, digest)
     size = sum(file.stat().st_size for file in out.iterdir())
