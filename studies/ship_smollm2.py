@@ -60,8 +60,9 @@ def of_checkpoint(run: Path) -> tuple[Generator, int]:
     generator = Generator(load_recipe_backbone(recipe, run), generator_settings(recipe), generator_text(recipe))
     found = {name.removeprefix("generator."): t for name, t in load_file(newest / WEIGHTS).items()}
     with torch.no_grad():
-        for name, tensor in generator_tensors(generator).items():
-            tensor.copy_(found[name])
+        for name, parameter in generator.named_parameters():
+            if parameter.requires_grad:  # what factors start from is drawn from the seed
+                parameter.copy_(found[name])
     return generator, int(newest.name.split("-")[1])
 
 

@@ -57,8 +57,6 @@ def _causal_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str
     """What a decoder-only backbone cannot serve."""
     generator, training = tables.get("generator"), tables.get("training")
     on = "with backbone.family = 'causal'"
-    if "backbone" in run.stages:
-        return {"stages": f"expected no stage 'backbone' {on}, got {', '.join(run.stages)}"}
     generating = [stage for stage in run.stages if stage in ("pretrain", "finetune")]
     if not generating or generator is None:
         return {}
