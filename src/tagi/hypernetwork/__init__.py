@@ -10,7 +10,15 @@ from tagi.hypernetwork.pooled import PooledGenerator
 from tagi.hypernetwork.query import QueryGenerator
 from tagi.hypernetwork.settings import GeneratorSettings
 from tagi.hypernetwork.states import TaskStates, stack_states
-from tagi.hypernetwork.targets import BottleneckTarget, LoraTarget, PrefixTarget, Target, targets_of, words_of
+from tagi.hypernetwork.targets import (
+    BottleneckTarget,
+    LoraTarget,
+    PrefixTarget,
+    Target,
+    blank_bank,
+    targets_of,
+    words_of,
+)
 from tagi.hypernetwork.task_adapter import TaskAdapter
 from tagi.hypernetwork.tune import set_tuned
 
@@ -29,6 +37,7 @@ __all__ = [
     "TaskAdapter",
     "TaskStates",
     "answer",
+    "blank_bank",
     "generator_digest",
     "generator_tensors",
     "load_generator",

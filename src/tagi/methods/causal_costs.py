@@ -11,8 +11,11 @@ from typing import Any, cast
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from tagi.adapters import as_lora
 from tagi.errors import ConfigError
+from tagi.hypernetwork import Generator, blank_bank
 from tagi.methods.costs import Components, Cost, Lengths, Number
+from tagi.methods.generation_costs import applying_flops, generation_flops, written_lora
 
 _D_FF = ("intermediate_size", "ffn_dim", "n_inner")
 """How configurations name the feed-forward's width; without one it is four times the model's."""
@@ -100,3 +103,38 @@ def causal_concatenation_cost(
     adapter = per_token * (own + lengths.output - 1)
     each = Components(adapter=adapter, decoder=shapes.read(own, before=kept) + steps, head=head)
     return Cost(Components(instruction=shapes.read(kept), adapter=per_token * kept), each, lengths.examples)
+
+
+def causal_tagi_cost(generator: Generator, lengths: Lengths, *, merged: bool = True) -> Cost:
+    """The instruction read once and its LoRA generated once, then inputs alone, each after what is kept of it.
+
+    An input's tokens but the last are read at once, the last with what is written. With `merged` the LoRA is added to
+    the weights once; else its products run beside them for every token that passes. Of a layer that fuses query and
+    value the LoRA is one of all its columns, with the ranks of both. Fusion acts on every token that passes.
+    """
+    backbone, settings = generator.backbone, generator.settings
+    shapes = CausalShapes.of(backbone.model)
+    seen, read = lengths.instruction, lengths.input
+    kept = seen if settings.concatenates else 0
+    passing = read + lengths.output - 1
+    whole = as_lora(blank_bank(generator.targets), "costs").whole()
+    sizes = [(a.shape[1], a.shape[2], b.shape[1]) for a, b in whole.factors.values()]
+    applied = sum(applying_flops(d_in, d_out, rank, passing) for rank, d_in, d_out in sizes)
+    written = [written_lora(backbone.sites, settings.rank)]
+    fused = shapes.layers // settings.fusion_every if settings.fuses else 0
+    memory = 2 * 2 * seen * backbone.d_model * shapes.inner
+    attending = 2 * 2 * passing * shapes.inner * (shapes.d_model + seen)  # query and output; pairs, scored and summed
+    once = Components(
+        instruction=shapes.read(seen),
+        generation=generation_flops(written, backbone.d_model, shapes.inner, settings, seen),
+        adapter=sum(2 * d_out * rank * d_in for rank, d_in, d_out in sizes) if merged else 0,
+        fusion=fused * memory,
+    )
+    first = shapes.read(read - 1, before=kept) + shapes.read(1, before=kept + read - 1)
+    each = Components(
+        adapter=0 if merged else applied,
+        fusion=fused * attending,
+        decoder=first + shapes.write(lengths.output - 1, before=kept + read),
+        head=shapes.head(lengths.output),
+    )
+    return Cost(once, each, lengths.examples)

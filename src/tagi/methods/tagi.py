@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tagi.adapters import as_lora
-from tagi.backbones import Reduction
+from tagi.backbones import CausalBackbone, Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
 from tagi.hypernetwork import (
@@ -21,6 +21,7 @@ from tagi.hypernetwork import (
     save_generator,
     score,
 )
+from tagi.methods.causal_costs import causal_tagi_cost
 from tagi.methods.costs import Cost, Lengths
 from tagi.methods.losses import contrast_loss, prediction_loss, row_losses
 from tagi.methods.objective import Objective
@@ -179,6 +180,8 @@ class TAGI(Method):
     def cost(self, lengths: Lengths, *, merged: bool = True) -> Cost:
         """The instruction's work once, then the input alone; LoRA `merged`, as in `TaskAdapter`, or as in `predict`."""
         backbone, settings = self.generator.backbone, self.generator.settings
+        if isinstance(backbone, CausalBackbone):
+            return causal_tagi_cost(self.generator, lengths, merged=merged)
         return tagi_cost(T5Shapes.of(backbone.model.config), backbone.sites, settings, lengths, merged=merged)
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
