@@ -18,6 +18,7 @@ from tagi.cli.flops import flops
 from tagi.cli.generate import generate
 from tagi.cli.methods import methods
 from tagi.cli.predict import predict
+from tagi.cli.refine import refine
 from tagi.cli.report import report
 from tagi.cli.run import run
 from tagi.cli.sweep import sweep
@@ -61,6 +62,7 @@ for _command in (
     predict,
     export,
     verify,
+    refine,
     train,
     run,
     sweep,

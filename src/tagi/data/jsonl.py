@@ -5,7 +5,7 @@
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,31 @@ def read_jsonl(path: str | Path, *, require_instances: bool = True) -> list[Task
     path = Path(path)
     tasks: list[Task] = []
     lines: dict[str, int] = {}
+    for number, fields in _objects(path):
+        where = f"{path}: line {number}"
+        task = _task(fields, where, require_instances)
+        first = lines.setdefault(task.name, number)
+        if first != number:
+            raise DataError(f"{where}: field 'task': {task.name!r} is the task of line {first} already")
+        tasks.append(task)
+    if not tasks:
+        raise DataError(f"{path}: expected tasks, one JSON object a line, got an empty file")
+    return tasks
+
+
+def read_examples(path: str | Path) -> list[Example]:
+    """Labelled examples from a JSON Lines file, `{"input", "output"}` a line, in file order; blank lines are skipped.
+
+    Raises `DataError` on the first fault, naming file, line and field, and for a file without examples.
+    """
+    found = [_example(fields, f"{path}: line {number}") for number, fields in _objects(Path(path))]
+    if not found:
+        raise DataError(f"{path}: expected an example a line, got none")
+    return found
+
+
+def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every line's object with the line's number; blank lines are skipped."""
     offset = 0
     try:
         with path.open("rb") as file:
@@ -50,20 +75,11 @@ def read_jsonl(path: str | Path, *, require_instances: bool = True) -> list[Task
                 start, offset = offset, offset + len(raw)
                 if number == 1 and raw.startswith(_BYTE_ORDER_MARK):
                     raw, start = raw[len(_BYTE_ORDER_MARK) :], start + len(_BYTE_ORDER_MARK)
-                if not raw.strip():
-                    continue
-                where = f"{path}: line {number}"
-                fields = parse_object(decode_utf8(raw, where, offset=start), where)
-                task = _task(fields, where, require_instances)
-                first = lines.setdefault(task.name, number)
-                if first != number:
-                    raise DataError(f"{where}: field 'task': {task.name!r} is the task of line {first} already")
-                tasks.append(task)
+                if raw.strip():
+                    where = f"{path}: line {number}"
+                    yield number, parse_object(decode_utf8(raw, where, offset=start), where)
     except OSError as fault:
         raise DataError(f"{path}: cannot be read ({fault.strerror})") from fault
-    if not tasks:
-        raise DataError(f"{path}: expected tasks, one JSON object a line, got an empty file")
-    return tasks
 
 
 def write_jsonl(tasks: Iterable[Task], path: str | Path) -> None:

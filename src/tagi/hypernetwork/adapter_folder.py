@@ -34,7 +34,13 @@ _FIELDS: dict[str, type] = {"instruction": str, "examples": list, "generator": s
 
 
 def write_adapter(
-    folder: Path, generator: Generator, states: TaskStates, instruction: str, examples: Sequence[Example]
+    folder: Path,
+    generator: Generator,
+    states: TaskStates,
+    instruction: str,
+    examples: Sequence[Example],
+    *,
+    refined: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one task's adapter into an existing folder; the same adapter gives the same bytes."""
     base = generator.backbone.identity
@@ -44,6 +50,7 @@ def write_adapter(
         "examples": [{"input": example.input, "output": example.output} for example in examples],
         "generator": generator_digest(generator),
         "base_model": {"name": base.name, "revision": base.revision},
+        **({"refined": dict(refined)} if refined else {}),
     }
     if isinstance(states.bank, LoraBank):
         write_lora(folder, states.bank, generator.backbone)
@@ -58,8 +65,10 @@ def write_adapter(
     (folder / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def read_adapter(folder: Path, generator: Generator) -> tuple[TaskStates, str, tuple[Example, ...]]:
-    """A folder's states, instruction and demonstrations; the generator must be the one that made it.
+def read_adapter(folder: Path, generator: Generator) -> tuple[TaskStates, str, tuple[Example, ...], dict[str, Any]]:
+    """A folder's states, instruction, demonstrations, and how it was refined if it was.
+
+    The generator must be the one that made it.
 
     Raises `CheckpointError` if the folder is damaged or foreign, or made with another generator or base
     model.
@@ -75,7 +84,7 @@ def read_adapter(folder: Path, generator: Generator) -> tuple[TaskStates, str, t
     device = generator.backbone.device
     states = generator.states_from(_read_states(folder, generator), bank.map(lambda tensor: tensor.to(device)))
     examples = tuple(Example(example["input"], example["output"]) for example in record["examples"])
-    return states, record["instruction"], examples
+    return states, record["instruction"], examples, record.get("refined") or {}
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -92,11 +101,22 @@ def read_record(folder: Path) -> dict[str, Any]:
     for name, kind in _FIELDS.items():
         if not isinstance(record.get(name), kind):
             raise CheckpointError(f"{path}: expected a field {name!r} ({kind.__name__}), got {record.get(name)!r}")
+    if not isinstance(record.get("refined", {}), dict):
+        raise CheckpointError(f"{path}: expected an object 'refined', got {record['refined']!r}")
     for name, keys in (("base_model", {"name", "revision"}), ("examples", {"input", "output"})):
         for part in record[name] if isinstance(record[name], list) else [record[name]]:
             if not isinstance(part, dict) or part.keys() != keys:
                 raise CheckpointError(f"{path}: expected {name!r} with {sorted(keys)}, got {part!r}")
     return record
+
+
+def digest_of(bank: Bank) -> str:
+    """`sha256:` and 16 digits over all that was generated."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(bank.tensors().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def generator_digest(generator: Generator) -> str:

@@ -1,7 +1,8 @@
 """A task adapter: everything computed once for one task, ready to answer inputs, in memory or in a folder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,16 +23,24 @@ _BATCH = 32
 class TaskAdapter:
     """One task's LoRA or other module, instruction states and cached keys and values, with their generator.
 
-    LoRA is merged into weights of its own at the first call, so that answering costs nothing per input.
+    LoRA is merged into weights of its own at the first call, so that answering costs nothing per input. `refined` says
+    how what was generated was trained further, if it was.
     """
 
     def __init__(
-        self, generator: Generator, states: TaskStates, instruction: str, examples: Sequence[Example] = ()
+        self,
+        generator: Generator,
+        states: TaskStates,
+        instruction: str,
+        examples: Sequence[Example] = (),
+        *,
+        refined: Mapping[str, Any] | None = None,
     ) -> None:
         self.generator = generator
         self.states = states
         self.instruction = instruction
         self.examples = tuple(examples)
+        self.refined = dict(refined or {})
         self._runner: Runner | None = None
 
     @property
@@ -105,7 +114,7 @@ class TaskAdapter:
         which. The same adapter gives the same bytes.
         """
         with new_folder(Path(folder), overwrite=overwrite) as temporary:
-            write_adapter(temporary, self.generator, self.states, self.instruction, self.examples)
+            write_adapter(temporary, self.generator, self.states, self.instruction, self.examples, refined=self.refined)
 
     @classmethod
     def load(cls, folder: str | Path, generator: Generator) -> "TaskAdapter":
@@ -114,7 +123,8 @@ class TaskAdapter:
         Raises `CheckpointError` if the folder is damaged or foreign, or made with another generator or base
         model.
         """
-        return cls(generator, *read_adapter(Path(folder), generator))
+        states, instruction, examples, refined = read_adapter(Path(folder), generator)
+        return cls(generator, states, instruction, examples, refined=refined)
 
     def _tokens(self, inputs: Sequence[str], truncate: bool) -> list[list[int]]:
         text = self.generator.text

@@ -19,7 +19,10 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Origin:
-    """What an adapter was made from; unknown parts are None. `model` is transformers' class of its base."""
+    """What an adapter was made from; unknown parts are None.
+
+    `model` is transformers' class of its base, `refined` how it was trained further after it was generated.
+    """
 
     base: BaseModel
     model: str
@@ -27,6 +30,7 @@ class Origin:
     examples: tuple[tuple[str, str], ...] = ()
     generator: str | None = None
     seed: int | None = None
+    refined: Mapping[str, Any] | None = None
 
 
 def write_record(
@@ -45,6 +49,7 @@ def write_record(
         "examples": [{"input": source, "output": target} for source, target in origin.examples],
         "generator": origin.generator,
         "seed": origin.seed,
+        **({"refined": dict(origin.refined)} if origin.refined else {}),
         "rank": whole.rank,
         "alpha": whole.scale * whole.rank,
         "layers": len(whole.factors),
@@ -103,9 +108,12 @@ def _card(record: Mapping[str, Any]) -> str:
         ("seed", "unknown" if record["seed"] is None else record["seed"]),
         ("left behind", "; ".join(record["lost"]) or "nothing"),
     ]
-    rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
+    if record.get("refined"):
+        how = record["refined"]
+        facts.append(("refined", f"{how['steps']} steps of LoRA training on {how['examples']} examples"))
     told = [] if record["instruction"] is None else [record["instruction"]]
     told += [f"{example['input']} -> {example['output']}" for example in record["examples"]]
+    rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
     quoted = "\n".join(f"    {line}" for text in told for line in text.splitlines())
     instruction = f"Made from this instruction:\n\n{quoted}\n\n" if told else "Its instruction is unknown.\n\n"
     kind = record["kind"]

@@ -61,7 +61,7 @@ def open_exportable(adapter: Path, *, generator: str | None = None, base: str | 
 def origin_of(backbone: Backbone, known: Mapping[str, Any]) -> Origin:
     """A backbone, and what the record of an export of an adapter on it knows besides."""
     examples = tuple((example["input"], example["output"]) for example in known.get("examples", ()))
-    made_from = (known.get(key) for key in ("generator", "seed"))
+    made_from = (known.get(key) for key in ("generator", "seed", "refined"))
     return Origin(backbone.identity, type(backbone.model).__name__, known.get("instruction"), examples, *made_from)
 
 
@@ -85,7 +85,8 @@ def exportable_of(adapter: TaskAdapter) -> Exportable:
     settings, base = generator.settings, generator.backbone.identity
     examples = tuple((example.input, example.output) for example in adapter.examples)
     model = type(generator.backbone.model).__name__
-    origin = Origin(base, model, adapter.instruction, examples, generator_digest(generator), settings.seed)
+    made_by = generator_digest(generator)
+    origin = Origin(base, model, adapter.instruction, examples, made_by, settings.seed, adapter.refined or None)
     tuned = None if settings.tune == "none" else f"tuned backbone parameters ({settings.tune})"
     beside = settings.beside_lora(decoder_only=isinstance(generator.backbone, CausalBackbone))
     return Exportable(bank, generator.backbone, origin, beside, tuned)

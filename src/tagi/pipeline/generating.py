@@ -15,7 +15,8 @@ from tagi.pipeline.finding import find_checkpoint
 TaskWords = tuple[str, str, Sequence[tuple[str, str]]]
 """Name, instruction, demonstrations (input, output) of a task to adapt to; the name is its folder's."""
 
-_ORIGIN = "generator.txt"
+ORIGIN = "generator.txt"
+"""In an adapter's folder, the name of the generator that made it."""
 
 
 def open_generator(name: str) -> Generator:
@@ -43,7 +44,7 @@ def write_adapters(
         for folder, adapter in zip(folders, adapters, strict=True):
             target = temporary if alone else temporary / folder
             adapter.save(target, overwrite=alone)
-            (target / _ORIGIN).write_text(_origin(generator) + "\n", encoding="utf-8")
+            (target / ORIGIN).write_text(_origin(generator) + "\n", encoding="utf-8")
     return [
         {
             "adapter": str(out if alone else out / folder),
@@ -63,14 +64,17 @@ def open_adapter(folder: Path, generator: str | None = None) -> TaskAdapter:
 
 def find_generator_of(folder: Path, generator: str | None = None) -> Path:
     """The checkpoint of the generator that an adapter folder names, or of the one given."""
-    if generator is None:
-        origin = folder / _ORIGIN
-        if not origin.is_file():
-            raise CheckpointError(
-                f"{folder}: expected {_ORIGIN}, which names the generator, got none: give one with -g"
-            )
-        generator = origin.read_text(encoding="utf-8").strip()
-    return find_checkpoint(generator)
+    return find_checkpoint(origin_of_adapter(folder, generator))
+
+
+def origin_of_adapter(folder: Path, generator: str | None = None) -> str:
+    """The name of the generator given, as it is found from elsewhere, or of the one that an adapter folder names."""
+    if generator is not None:
+        return _origin(generator)
+    origin = folder / ORIGIN
+    if not origin.is_file():
+        raise CheckpointError(f"{folder}: expected {ORIGIN}, which names the generator, got none: give one with -g")
+    return origin.read_text(encoding="utf-8").strip()
 
 
 def _adapt_all(generator: Generator, tasks: Sequence[TaskWords], truncate: bool) -> list[TaskAdapter]:

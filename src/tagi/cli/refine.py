@@ -1,0 +1,75 @@
+"""`tagi refine`: a generated adapter trained further on labelled examples."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tagi.cli.output import JsonFlag, print_json
+
+Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder from `tagi generate`.")]
+File = Annotated[
+    Path, typer.Option("--examples", metavar="FILE", help='JSON Lines: {"input": ..., "output": ...} a line.')
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder; DIR/adapter is the refined adapter.")]
+Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps of training.")]
+Rate = Annotated[float, typer.Option("--learning-rate", min=0.0, help="Of AdamW, falling to 0.")]
+Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Examples of a step.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Which examples make up which step.")]
+HeldOut = Annotated[
+    int,
+    typer.Option("--held-out", min=0, metavar="N", help="Keep the last N examples out; score them before and after."),
+]
+GeneratorName = Annotated[
+    str | None,
+    typer.Option("--generator", "-g", metavar="NAME", help="The generator that made it; its own by default."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the refinement in DIR where it was interrupted.")]
+
+
+def refine(
+    adapter: Adapter,
+    examples: File,
+    out: Out,
+    steps: Steps = 100,
+    learning_rate: Rate = 1e-3,
+    batch_size: Batch = 8,
+    seed: Seed = 0,
+    held_out: HeldOut = 0,
+    generator: GeneratorName = None,
+    resume: Resume = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train a generated LoRA further on examples of its task.
+
+    What was generated is the starting point of ordinary LoRA training; all else stays as it is. The result is an
+    adapter folder that predict, export and verify take.
+
+    \b
+    Examples:
+      tagi refine adapter --examples labelled.jsonl --out refined
+      tagi refine adapter --examples labelled.jsonl --held-out 20 --steps 200 --out refined
+      tagi predict -a refined/adapter "an input"
+    """
+    from tagi.cli.quiet import quiet
+    from tagi.data.jsonl import read_examples
+
+    shown = read_examples(examples)
+    quiet()
+    from tagi.pipeline.refining import Refinement
+    from tagi.pipeline.refining import refine as run
+
+    how = Refinement(steps, learning_rate, batch_size, seed, held_out)
+    record = run(adapter, shown, out, how, generator=generator, resume=resume)
+    if as_json:
+        print_json(record)
+        return
+    loss, kept = record["loss"], record["held_out"]
+    typer.echo(
+        f"{record['steps']} steps on {record['examples']} examples: loss {loss['first']:.3f} -> {loss['last']:.3f}"
+    )
+    if kept is not None:
+        for name, label in (("rougeL", "ROUGE-L"), ("exact_match", "exact match")):
+            before, after = kept["before"][name], kept["after"][name]
+            typer.echo(f"{label} on {kept['examples']} examples that were held out: {before:.1f} -> {after:.1f}")
+    typer.echo(f"adapter: {record['adapter']}")

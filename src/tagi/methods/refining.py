@@ -1,0 +1,82 @@
+"""A generated adapter as the start of ordinary LoRA training, for tasks that have labelled examples."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from tagi.adapters import LoraBank, as_lora
+from tagi.data.batches import Sample
+from tagi.hypernetwork import TaskAdapter
+from tagi.methods.losses import prediction_loss
+from tagi.methods.protocol import Batch, Trainable
+
+
+class Refined(Trainable):
+    """The LoRA of one task adapter, trained on the task's inputs alone as the adapter answers them.
+
+    Backbone, hypernetwork, fusion and what was read of the instruction stay as they are, without dropout. Raises
+    `ValueError` for an adapter that is not LoRA.
+    """
+
+    def __init__(self, adapter: TaskAdapter) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self._thawed = [parameter for parameter in adapter.generator.parameters() if parameter.requires_grad]
+        self.generator = adapter.generator.requires_grad_(False)
+        self._start = as_lora(adapter.bank, "refinement")
+        tensors = self._start.tensors()
+        self._names = tuple(tensors)
+        self.factors = nn.ParameterList(tensor.detach().clone() for tensor in tensors.values())
+
+    def train(self, mode: bool = True) -> "Refined":
+        """Answers are trained as they are given: nothing of the generator is in training."""
+        super().train(mode)
+        self.generator.eval()
+        return self
+
+    @property
+    def bank(self) -> LoraBank:
+        """The factors as they are now."""
+        return self._start.like(dict(zip(self._names, self.factors, strict=True)))
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Inputs and targets; the task is the adapter's."""
+        text = self.generator.text
+        ids, mask = text.batch([text.input(sample.input, truncate=True) for sample in samples])
+        return {
+            "input_ids": ids,
+            "input_mask": mask,
+            "labels": text.labels([text.target(sample.target) for sample in samples]),
+        }
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "row token"],
+        input_mask: Bool[Tensor, "row token"],
+        labels: Int[Tensor, "row target"],
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Cross-entropy of the targets."""
+        rows = torch.zeros(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
+        logits = self.generator.logits(self.adapter.states.read, self.bank, rows, input_ids, input_mask, labels)
+        prediction = prediction_loss(logits, labels)
+        return {"loss": prediction, "prediction": prediction.detach()}
+
+    def refined(self, record: Mapping[str, Any]) -> TaskAdapter:
+        """The adapter with the factors as they are now; `record` says how they came about.
+
+        The generator is given back as it was: which of its parameters are trained is part of what it is.
+        """
+        for parameter in self._thawed:
+            parameter.requires_grad_(True)
+        before = self.adapter
+        bank = self.bank.map(lambda tensor: tensor.detach().clone())
+        states = self.generator.states_from(before.states.read, bank)
+        return TaskAdapter(self.generator, states, before.instruction, before.examples, refined=record)
+
+    def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
+        """Write the adapter's folder."""
+        self.refined(extra or {}).save(folder, overwrite=True)
