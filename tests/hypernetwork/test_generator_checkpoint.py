@@ -248,7 +248,7 @@ def test_the_card_says_what_is_generated(backbone_folder: Path, tmp_path: Path, 
     ("name", "named"),
     [
         ("nobody/nothing", "nobody/nothing: no such folder, and the hub gave none"),
-        ("nothing", "nothing: expected a built-in generator (toy), a folder or a hub name"),
+        ("nothing", "nothing: expected a built-in generator (toy, smollm2), a folder or a hub name"),
         ("./a/b", "./a/b: expected a built-in generator"),
         ("bad name/x y", "no such folder, and the hub gave none"),
     ],

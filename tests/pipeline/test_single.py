@@ -236,7 +236,11 @@ def test_a_decoder_only_recipe_trains_and_is_scored(settings: list[str], tmp_pat
 @pytest.mark.parametrize(
     ("method", "overrides", "said"),
     [
-        ("causal", ["run.stages=['metatrain', 'finetune']"], "expected metatrain or single alone"),
+        (
+            "causal",
+            ["run.stages=['finetune']", "generator.module=prefix", "losses.ins=0", "losses.kl=0"],
+            "expected generator.module = 'lora' for 'finetune' with backbone.family = 'causal', got 'prefix'",
+        ),
         ("causal", ["metatrain.method=fid-icl"], "metatrain.method: expected 'concatenation'"),
         ("tk-instruct", ["metatrain.prefix_cached=true"], "expected backbone.family = 'causal' with it"),
         ("causal", ["backbone.config.model_type=bert"], "model_type: expected one of gemma"),
