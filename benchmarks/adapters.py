@@ -4,9 +4,9 @@
 
 Making: `Generator.adapt` for one instruction and for 64, against one forward pass of the backbone over the same tokens.
 Using: 32 rows with 32 different adapters (LoRA alone), greedy, against the bare backbone writing as many tokens, read
-in our way and by transformers' `generate`, and against PEFT's `adapter_names` with the same adapters. All in turns on one
-thread's processor clock, which a busy machine disturbs little; ratios of medians are the result. The generator is not
-trained: its arithmetic is the same.
+in our way and by transformers' `generate`, and against PEFT's `adapter_names` with the same adapters. All in turns on
+one thread's processor clock, which a busy machine disturbs little; ratios of medians are the result. The generator is
+not trained: its arithmetic is the same.
 """
 
 import argparse
