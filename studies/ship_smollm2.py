@@ -1,4 +1,4 @@
-"""Make the shipped generator for SmolLM2 of a training run: `python studies/ship_smollm2.py RUN [--scores FILE]`.
+"""Make the shipped generator for SmolLM2 of a training run: `python studies/ship_smollm2.py RUN --commit C [--scores FILE]`.
 
 RUN is a folder of `tagi train finetune smollm2` or of the stage in `tagi run`: of one that goes on, its newest
 checkpoint is taken. Weights are kept in bfloat16, half of what they were trained in; limits of texts are widened to
@@ -7,7 +7,6 @@ what the model can read; the card says how it was trained and how it scored.
 
 import argparse
 import json
-import subprocess
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -79,6 +78,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--scores", type=Path, default=None, help="JSON: a list of what, rouge, interval, n")
     parser.add_argument("--out", type=Path, default=TARGET)
+    parser.add_argument("--commit", required=True, help="of the code that it was trained with")
     given = parser.parse_args()
     if (given.run / "model" / CONFIG).is_file():
         generator = load_generator(given.run / "model")
@@ -86,7 +86,6 @@ def main() -> None:
     else:
         generator, steps = of_checkpoint(given.run)
     scores = json.loads(given.scores.read_text()) if given.scores else []
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True)
     text = replace(generator.text.settings, **LIMITS)
     write_checkpoint(
         given.out,
@@ -95,7 +94,7 @@ def main() -> None:
         settings={"generator": generator.settings.as_dict(), "text": text.as_dict()},
         tensors={name: tensor.to(torch.bfloat16) for name, tensor in generator_tensors(generator).items()},
         extra={"recipe": "smollm2", "stage": "finetune", "steps": steps, "seed": generator.settings.seed},
-        files={"README.md": card(steps, scores, commit.stdout.strip())},
+        files={"README.md": card(steps, scores, given.commit)},
     )
 
 
