@@ -1,4 +1,6 @@
-"""Make the shipped generator for SmolLM2 of a training run: `python studies/ship_smollm2.py RUN --commit C [--scores FILE]`.
+"""Make the shipped generator for SmolLM2 of a training run.
+
+    python studies/ship_smollm2.py RUN --commit COMMIT [--scores FILE]
 
 RUN is a folder of `tagi train finetune smollm2` or of the stage in `tagi run`: of one that goes on, its newest
 checkpoint is taken. Weights are kept in bfloat16, half of what they were trained in; limits of texts are widened to
