@@ -23,7 +23,8 @@ def test_version(run_tagi: Run) -> None:
         (
             KeyboardInterrupt(),
             130,
-            "interrupted: what is whole is kept; the same command goes on with it, train and evaluate with --resume\n",
+            "interrupted: what is whole is kept; the same command goes on with it, "
+            "train, refine and evaluate with --resume\n",
         ),
     ],
 )

@@ -55,6 +55,9 @@ def test_prompts_stay_open_and_targets_end(text: CausalTextEncoder) -> None:
     assert text.input(words(1, 3)) == text.input(f"{words(1, 3)} \n") == [START, *ids, CUE]
     assert text.target(words(1, 3)) == text.target(f" {words(1, 3)}\n") == [*ids, END]
     assert text.target("") == text.target(" ") == [END]
+    assert text.target(words(1, 9)) == [*text.target(words(1, 5), truncate=False)[:5], END]
+    with pytest.raises(InputError, match="expected at most 6 tokens, got 7: shorten the output"):
+        text.target(words(1, 6), truncate=False)
     examples = [Example(words(4, 2), words(5, 1))]
     joined = text.concatenated(words(1, 3), examples, words(9, 4))
     assert joined == [*text.instruction(words(1, 3), examples), *text.input(words(9, 4))[1:]]

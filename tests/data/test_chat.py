@@ -128,6 +128,26 @@ def test_a_chat_that_is_cut_is_a_whole_chat(over: int) -> None:
     assert shown.endswith("<|over|>\n<|turn|>assistant\n")
 
 
+@pytest.mark.parametrize("asked", ["cat dog", "cat " * 60 + "dog"])
+def test_a_long_instruction_leaves_an_input_half_of_the_limit(asked: str) -> None:
+    told, whole = "say it " * 60 + "now", encoder(TURNS)
+    limit = 117
+    assert len(whole.instruction(told, ())) > limit
+    text = encoder(TURNS, max_input_tokens=limit)
+    cut = text.concatenated(told, SHOWN, asked, truncate=True)
+    assert limit - 4 <= len(cut) <= limit
+    shown = text.tokenizer.decode(cut)
+    head, tail = shown.split("<|turn|>user\n")
+    assert head.startswith("<|turn|>system\nsay it say it") and head.endswith("<|over|>\n")
+    assert tail.startswith("cat ") and tail.endswith("<|over|>\n<|turn|>assistant\n")
+    kept, given = tail.removesuffix("<|over|>\n<|turn|>assistant\n"), head[len("<|turn|>system\n") : -len("<|over|>\n")]
+    if asked == "cat dog":
+        assert kept == asked
+    else:
+        lengths = [len(text.tokenizer(part)["input_ids"]) for part in (kept, given)]
+        assert abs(lengths[0] - lengths[1]) <= 4 and min(lengths) > 20
+
+
 def test_an_example_without_room_is_left_out() -> None:
     whole = encoder(TURNS)
     one, two = (whole.concatenated("say it", SHOWN[:count], "cat") for count in (1, 2))

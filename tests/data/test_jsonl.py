@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from tagi.data.jsonl import read_jsonl, write_jsonl
+from tagi.data.jsonl import Labelled, read_jsonl, read_labelled, write_jsonl
 from tagi.data.task import Example, Instance, Task
 from tagi.errors import DataError
 
@@ -220,3 +220,33 @@ def test_files_without_tasks(path, tmp_path):
     assert fault(path, b"\n", b" ") == "expected tasks, one JSON object a line, got an empty file"
     with pytest.raises(DataError, match=r"absent\.jsonl: cannot be read \(No such file"):
         read_jsonl(tmp_path / "absent.jsonl")
+
+
+def test_labelled_examples_are_lines_or_the_instances_of_tasks(path):
+    path.write_text('{"input": " a", "output": ""}\n\n' + json.dumps(LINE))
+    places = [f"{path}: line 3: instances[{at}]" for at in range(3)]
+    assert read_labelled(path) == [
+        Labelled(Example(" a", ""), f"{path}: line 1"),
+        Labelled(Example("blue sky", "blue"), places[0], "Name the colour."),
+        Labelled(Example("grass", "green"), places[1], "Name the colour."),
+        Labelled(Example(" snow", "white"), places[2], "Name the colour."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ({"input": "a", "output": "b", "more": 1}, "line 1: unknown field 'more'"),
+        ({"input": "a", "outputs": ["b"]}, "line 1: unknown field 'outputs'"),
+        ({"input": "\t", "output": "b"}, "line 1: field 'input': expected text"),
+        ({"input": "a", "output": None}, "line 1: field 'output': expected a string"),
+        (instance(input="x", outputs=[]), "line 1: instances[1]: field 'outputs'"),
+        (changed(instances=[]), "line 1: field 'instances'"),
+        (changed(instruction=None), "line 1: "),
+    ],
+)
+def test_faults_of_labelled_examples(path, line, named):
+    path.write_text(json.dumps(line))
+    with pytest.raises(DataError) as caught:
+        read_labelled(path)
+    assert str(caught.value).startswith(f"{path}: {named}")

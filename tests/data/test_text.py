@@ -81,7 +81,9 @@ def test_a_limit_is_exact(text: TextEncoder, kind: str) -> None:
 
 def test_a_target_is_cut(text: TextEncoder) -> None:
     assert text.target(words(1, 9)) == [*text.target(words(1, 5))[:5], EOS]
-    assert len(text.target(words(1, 5))) == 6
+    assert len(text.target(words(1, 5), truncate=False)) == 6
+    with pytest.raises(InputError, match="expected at most 6 tokens, got 7: shorten the output"):
+        text.target(words(1, 6), truncate=False)
 
 
 def test_a_tokenizer_without_an_end_is_cut_at_the_limit() -> None:

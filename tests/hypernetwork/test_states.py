@@ -41,6 +41,15 @@ def test_what_a_generator_does_not_use_is_not_made() -> None:
         assert (states.fusion is not None, states.cross is not None) == (fuses, concatenates)
 
 
+def test_all_of_them_move_to_a_device() -> None:
+    for fusion in ("both", "none"):
+        states = prepared(tiny_generator(fusion=fusion), 0, 1)
+        moved = states.to("meta")
+        assert (moved.fusion is None, moved.cross is None) == (states.fusion is None, states.cross is None)
+        assert [tensor.shape for tensor in tensors(moved)] == [tensor.shape for tensor in tensors(states)]
+        assert {tensor.device.type for tensor in [moved.mask, *tensors(moved)]} == {"meta"}
+
+
 def test_one_task_selected_is_what_it_is_alone() -> None:
     generator = tiny_generator().double()
     together = prepared(generator, 0, 1, 2)

@@ -51,6 +51,16 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def test_an_adapter_moves_with_its_generator() -> None:
+    generator = tiny_generator()
+    adapter = adapters(generator)[0]
+    runner = adapter.runner()
+    assert adapter.to("meta") is adapter
+    assert {tensor.device.type for tensor in generator.state_dict().values()} == {"meta"}
+    assert adapter.states.mask.device.type == adapter.states.states.device.type == "meta"
+    assert adapter.runner() is not runner
+
+
 def test_one_instruction_gives_one_adapter_and_several_a_list() -> None:
     generator = tiny_generator().double()
     made = adapters(generator)

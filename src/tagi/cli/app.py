@@ -97,7 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _end(f"{fault.filename}: expected a path that can be used, got: {fault.strerror}")
     if code == INTERRUPTED:  # typer reads Ctrl-C itself, in silence
         print(
-            "interrupted: what is whole is kept; the same command goes on with it, train and evaluate with --resume",
+            "interrupted: what is whole is kept; the same command goes on with it, "
+            "train, refine and evaluate with --resume",
             file=sys.stderr,
         )
     sys.exit(code if isinstance(code, int) else 0)

@@ -9,10 +9,10 @@ from tagi.cli.output import JsonFlag, print_json
 
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder from `tagi generate`.")]
 File = Annotated[
-    Path, typer.Option("--examples", metavar="FILE", help='JSON Lines: {"input": ..., "output": ...} a line.')
+    Path, typer.Option("--examples", metavar="FILE", help='JSON Lines: {"input": ..., "output": ...} or a task a line.')
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder; DIR/adapter is the refined adapter.")]
-Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps of training.")]
+Steps = Annotated[int, typer.Option("--steps", min=0, help="Steps of training; 0 scores the adapter as it is.")]
 Rate = Annotated[float, typer.Option("--learning-rate", min=0.0, help="Of AdamW, falling to 0.")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Examples of a step.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Which examples make up which step.")]
@@ -24,6 +24,7 @@ GeneratorName = Annotated[
     str | None,
     typer.Option("--generator", "-g", metavar="NAME", help="The generator that made it; its own by default."),
 ]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Cut examples that are over the generator's limits.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the refinement in DIR where it was interrupted.")]
 
 
@@ -37,39 +38,42 @@ def refine(
     seed: Seed = 0,
     held_out: HeldOut = 0,
     generator: GeneratorName = None,
+    truncate: Truncate = False,
     resume: Resume = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a generated LoRA further on examples of its task.
 
-    What was generated is the starting point of ordinary LoRA training; all else stays as it is. The result is an
-    adapter folder that predict, export and verify take.
+    What was generated is the starting point of ordinary LoRA training; instruction states, fusion and backbone stay as
+    they are. DIR/adapter is an adapter folder that predict, export and verify take, DIR/refined.json says how it came
+    about. Of a file that holds several tasks (as for generate --from) the one with the adapter's instruction is taken.
 
     \b
     Examples:
       tagi refine adapter --examples labelled.jsonl --out refined
+      tagi refine adapters/agree --examples tasks.jsonl --out refined
       tagi refine adapter --examples labelled.jsonl --held-out 20 --steps 200 --out refined
       tagi predict -a refined/adapter "an input"
     """
     from tagi.cli.quiet import quiet
-    from tagi.data.jsonl import read_examples
 
-    shown = read_examples(examples)
     quiet()
     from tagi.pipeline.refining import Refinement
     from tagi.pipeline.refining import refine as run
 
-    how = Refinement(steps, learning_rate, batch_size, seed, held_out)
-    record = run(adapter, shown, out, how, generator=generator, resume=resume)
+    how = Refinement(steps, learning_rate, batch_size, seed, held_out, truncate)
+    record = run(adapter, examples, out, how, generator=generator, resume=resume)
     if as_json:
         print_json(record)
         return
     loss, kept = record["loss"], record["held_out"]
-    typer.echo(
-        f"{record['steps']} steps on {record['examples']} examples: loss {loss['first']:.3f} -> {loss['last']:.3f}"
-    )
-    if kept is not None:
-        for name, label in (("rougeL", "ROUGE-L"), ("exact_match", "exact match")):
-            before, after = kept["before"][name], kept["after"][name]
-            typer.echo(f"{label} on {kept['examples']} examples that were held out: {before:.1f} -> {after:.1f}")
+    trained = "" if loss is None else f": loss {loss['first']:.3f} -> {loss['last']:.3f}"
+    typer.echo(f"{record['steps']} steps on {record['examples']} examples{trained}")
+    for name, label, digits in _SCORES if kept is not None else ():
+        before, after = kept["before"][name], kept["after"][name]
+        of = f"{kept['examples']} examples that were held out"
+        typer.echo(f"{label} on {of}: {before:.{digits}f} -> {after:.{digits}f}")
     typer.echo(f"adapter: {record['adapter']}")
+
+
+_SCORES = (("rougeL", "ROUGE-L", 1), ("exact_match", "exact match", 1), ("loss", "loss", 3))

@@ -54,12 +54,22 @@ class ChatEncoding(Encoding):
         limit: int | None = None,
         truncate: bool = False,
     ) -> str:
-        """As `Encoding.concatenated`, but a text over the limit loses the end of its input: the chat stays whole."""
+        """As `Encoding.concatenated`, but the chat stays whole: a text over the limit loses the end of its input.
+
+        An input keeps up to half of what the template leaves; an instruction that is too long then loses its end too.
+        """
         given: dict[str, Any] = {"tokenizer": tokenizer, "limit": limit}
         if not truncate or tokenizer is None or limit is None:
             return super().concatenated(task_instruction, examples, text, **given)
-        counting, tail = Counting(tokenizer, limit), self._input(text)
-        head = self._with_examples(stripped(task_instruction), examples, lambda head: counting.fits(head + tail))
+        counting, tail, told = Counting(tokenizer, limit), self._input(text), stripped(task_instruction)
+        bare = self._input("")
+        head = self._with_examples(told, examples, lambda head: counting.fits(head + tail))
+        if counting.fits(head + tail):
+            return head + tail
+        half = (limit - counting.count(self._definition("") + bare)) // 2
+        rest = Counting(tokenizer, limit - min(counting.count(tail) - counting.count(bare), half))
+        if not rest.fits(head + bare):
+            head = rest.shorten(told, lambda t: self._definition(t) + bare).removesuffix(bare)
         return head + tail if counting.fits(head + tail) else counting.shorten(text, lambda t: head + self._input(t))
 
     def _with_examples(self, text: str, examples: Sequence[Example], fits: Callable[[str], bool]) -> str:

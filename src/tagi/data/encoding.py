@@ -78,7 +78,7 @@ class Encoding(ABC):
         tokens = counting.count(self._definition(text))
         if tokens > counting.limit:
             if not truncate:
-                raise InputError(_too_long("the instruction", tokens, counting.limit))
+                raise InputError(too_long("the instruction", tokens, counting.limit))
             return counting.shorten(text, self._definition)
         return self._with_examples(text, examples, counting.fits)
 
@@ -104,7 +104,7 @@ class Encoding(ABC):
         if counting is None or counting.fits(prompt):
             return prompt
         if not truncate:
-            raise InputError(_too_long("the input", counting.count(prompt), counting.limit))
+            raise InputError(too_long("the input", counting.count(prompt), counting.limit))
         return counting.shorten(text, self._input)
 
     def concatenated(
@@ -132,9 +132,7 @@ class Encoding(ABC):
         if counting.fits(prompt):
             return prompt
         if not truncate:
-            raise InputError(
-                _too_long("the instruction and the input together", counting.count(prompt), counting.limit)
-            )
+            raise InputError(too_long("the instruction and the input together", counting.count(prompt), counting.limit))
         return counting.decode(counting.ids(prompt)[: counting.limit])
 
     def demonstrations(
@@ -161,7 +159,7 @@ class Encoding(ABC):
             return text.strip()
         first = self._alone(1, examples[0])
         if not truncate:
-            raise InputError(_too_long("the demonstration", counting.count(first), counting.limit))
+            raise InputError(too_long("the demonstration", counting.count(first), counting.limit))
         return counting.shorten(first.strip(), str)
 
     def cued(self, prompt: str) -> str:
@@ -317,5 +315,6 @@ def _closed(text: str) -> str:
     return text if text[-1] in string.punctuation else text + "."
 
 
-def _too_long(what: str, tokens: int, limit: int) -> str:
+def too_long(what: str, tokens: int, limit: int) -> str:
+    """What is wrong with a text over its limit."""
     return f"expected at most {limit} tokens, got {tokens}: shorten {what} or allow it to be truncated"

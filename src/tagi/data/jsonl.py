@@ -5,7 +5,8 @@
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,32 @@ def read_jsonl(path: str | Path, *, require_instances: bool = True) -> list[Task
     return tasks
 
 
-def read_examples(path: str | Path) -> list[Example]:
-    """Labelled examples from a JSON Lines file, `{"input", "output"}` a line, in file order; blank lines are skipped.
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """A labelled example, where it stands, and the instruction of its task where that is told."""
+
+    example: Example
+    where: str
+    instruction: str | None = None
+
+
+def read_labelled(path: str | Path) -> list[Labelled]:
+    """Labelled examples from a JSON Lines file, in file order; blank lines are skipped.
+
+    A line is `{"input", "output"}`, or a task as `read_jsonl` has it: its instances then, each with its first output.
 
     Raises `DataError` on the first fault, naming file, line and field, and for a file without examples.
     """
-    found = [_example(fields, f"{path}: line {number}") for number, fields in _objects(Path(path))]
+    found: list[Labelled] = []
+    for number, fields in _objects(Path(path)):
+        where = f"{path}: line {number}"
+        if "instances" in fields:
+            task = _task(fields, where, require_instances=True)
+            for at, one in enumerate(task.instances):
+                place = f"{where}: instances[{at}]"
+                found.append(Labelled(Example(one.input, one.outputs[0]), place, task.instruction))
+        else:
+            found.append(Labelled(_example(fields, where, filled=("input",)), where))
     if not found:
         raise DataError(f"{path}: expected an example a line, got none")
     return found
@@ -133,10 +154,12 @@ def _task(fields: dict[str, Any], where: str, require_instances: bool) -> Task:
     return task
 
 
-def _example(item: Any, where: str) -> Example:
+def _example(item: Any, where: str, filled: Sequence[str] = ()) -> Example:
     fields = as_object(item, where)
     only_known(fields, _EXAMPLE_FIELDS, where)
-    return Example(*(as_text(required(fields, field, where), field, where) for field in _EXAMPLE_FIELDS))
+    return Example(
+        *(as_text(required(fields, name, where), name, where, filled=name in filled) for name in _EXAMPLE_FIELDS)
+    )
 
 
 def _instance(item: Any, index: int, task: str, where: str) -> Instance:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tagi.data.chat import ChatEncoding, chat_encoding, special_tokens
-from tagi.data.encoding import INPUT_MARK, OUTPUT_MARK, Encoding, Tokenizer, encoding_from_name
+from tagi.data.encoding import INPUT_MARK, OUTPUT_MARK, Encoding, Tokenizer, encoding_from_name, too_long
 from tagi.data.task import Example, Task
 from tagi.errors import CheckpointError, ConfigError, InputError
 
@@ -131,9 +131,13 @@ class TextEncoder:
         )
         return self._ids(joined, limit, self._asked)
 
-    def target(self, text: str) -> list[int]:
+    def target(self, text: str, *, truncate: bool = True) -> list[int]:
         """Token ids of an output, cut at its limit."""
-        return self._ids(text, self.settings.max_target_tokens, self.tokenizer)
+        ids, end = self._target(text)
+        limit, tokens = self.settings.max_target_tokens, len(ids) + len(end)
+        if tokens > limit and not truncate:
+            raise InputError(too_long("the output", tokens, limit))
+        return [*ids[: limit - len(end)], *end]
 
     def decode(self, ids: Int[Tensor, "row token"]) -> list[str]:
         """Answers as text, without special tokens and surrounding space."""
@@ -169,6 +173,12 @@ class TextEncoder:
             labels[index, len(row) :] = -100
         return labels
 
+    def _target(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids of a whole output and what ends it."""
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        end = self._kept(ids, self.tokenizer)
+        return ids[: len(ids) - len(end)], end
+
     def _encoding(self) -> Encoding:
         return encoding_from_name(self.settings.encoding, self.settings.positives)
 
@@ -182,7 +192,7 @@ class TextEncoder:
 
     def _kept(self, ids: list[int], tokens: Tokenizer) -> list[int]:
         """What ends a text and stays when the text is cut."""
-        return ids[-1:] if ids[-1] == self.tokenizer.eos_token_id else []
+        return ids[-1:] if ids[-1:] == [self.tokenizer.eos_token_id] else []
 
 
 class CausalTextEncoder(TextEncoder):
@@ -206,11 +216,11 @@ class CausalTextEncoder(TextEncoder):
         self._cue: list[int] = self._after("x", self.encoding.cue)
         self._end: int = self._ending()
 
-    def target(self, text: str) -> list[int]:
-        """Token ids of an output as they follow a prompt, with the space between, cut at its limit."""
+    def _target(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids of an output as they follow a prompt, with the space between, and the end of what is written."""
         text = text.strip()
         ids = self._after(self.encoding.cue.lstrip(), self.encoding.gap + text) if text else []
-        return [*ids[: self.settings.max_target_tokens - 1], self._end]
+        return ids, [self._end]
 
     def parts(
         self, instruction: str, examples: Sequence[Example], text: str, *, truncate: bool = False

@@ -54,6 +54,15 @@ class TaskStates:
             pick(self.cross),
         )
 
+    def to(self, device: torch.device | str) -> "TaskStates":
+        """The same on a device."""
+
+        def move(layers: KeysValues | None) -> KeysValues | None:
+            return None if layers is None else [(keys.to(device), values.to(device)) for keys, values in layers]
+
+        bank = self.bank.map(lambda tensor: tensor.to(device))
+        return TaskStates(bank, self.states.to(device), self.mask.to(device), move(self.fusion), move(self.cross))
+
     def without_states(self) -> "TaskStates":
         """What is generated alone: neither fusion nor instruction states before the decoder."""
         return replace(self, fusion=None, cross=None)

@@ -48,6 +48,12 @@ class TaskAdapter:
         """What was generated, a bank of one task."""
         return self.states.bank
 
+    def to(self, device: torch.device | str) -> "TaskAdapter":
+        """Move the generator, and all that was computed for the task, to a device; the adapter itself."""
+        self.generator.to(device)
+        self.states, self._runner = self.states.to(device), None
+        return self
+
     def predict(
         self,
         inputs: str | Sequence[str],

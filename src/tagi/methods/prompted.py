@@ -18,7 +18,7 @@ from tagi.data.text import TextEncoder, TextSettings
 from tagi.errors import CheckpointError
 from tagi.methods.lora import LoraShape, inject_lora
 from tagi.methods.losses import prediction_loss
-from tagi.methods.protocol import Batch, Method
+from tagi.methods.protocol import Batch, Method, batch_of
 
 B = TypeVar("B", bound=Backbone)
 
@@ -83,9 +83,7 @@ class Prompted(Method, Generic[B]):
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """One row per sample."""
         texts = [self._prompt(sample.asked, sample.input, truncate=True) for sample in samples]
-        ids, mask = self.text.batch(texts)
-        labels = self.text.labels([self.text.target(sample.target) for sample in samples])
-        return {"input_ids": ids, "input_mask": mask, "labels": labels}
+        return batch_of(self.text, texts, samples)
 
     def forward(
         self,

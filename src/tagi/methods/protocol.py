@@ -9,11 +9,22 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from tagi.backbones import Reduction
+from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.data.text import TextEncoder
 from tagi.methods.costs import Cost, Lengths
 
 Batch = dict[str, Tensor]
+
+
+def batch_of(text: TextEncoder, inputs: Sequence[list[int]], samples: Sequence[Sample]) -> Batch:
+    """Inputs that are tokens already, padded, and the targets of the samples that they are of."""
+    ids, mask = text.batch(inputs)
+    return {
+        "input_ids": ids,
+        "input_mask": mask,
+        "labels": text.labels([text.target(sample.target) for sample in samples]),
+    }
 
 
 class Trainable(nn.Module, ABC):

@@ -12,7 +12,7 @@ from tagi.adapters import LoraBank, as_lora
 from tagi.data.batches import Sample
 from tagi.hypernetwork import TaskAdapter
 from tagi.methods.losses import prediction_loss
-from tagi.methods.protocol import Batch, Trainable
+from tagi.methods.protocol import Batch, Trainable, batch_of
 
 
 class Refined(Trainable):
@@ -26,6 +26,7 @@ class Refined(Trainable):
         super().__init__()
         self.adapter = adapter
         self._thawed = [parameter for parameter in adapter.generator.parameters() if parameter.requires_grad]
+        self._modes = {part: part.training for part in adapter.generator.modules()}
         self.generator = adapter.generator.requires_grad_(False)
         self._start = as_lora(adapter.bank, "refinement")
         tensors = self._start.tensors()
@@ -46,12 +47,7 @@ class Refined(Trainable):
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Inputs and targets; the task is the adapter's."""
         text = self.generator.text
-        ids, mask = text.batch([text.input(sample.input, truncate=True) for sample in samples])
-        return {
-            "input_ids": ids,
-            "input_mask": mask,
-            "labels": text.labels([text.target(sample.target) for sample in samples]),
-        }
+        return batch_of(text, [text.input(sample.input, truncate=True) for sample in samples], samples)
 
     def forward(
         self,
@@ -65,18 +61,24 @@ class Refined(Trainable):
         prediction = prediction_loss(logits, labels)
         return {"loss": prediction, "prediction": prediction.detach()}
 
+    def release(self) -> None:
+        """Give the generator back as it was: which of its parameters are trained is part of what it is."""
+        for parameter in self._thawed:
+            parameter.requires_grad_(True)
+        for part, mode in self._modes.items():
+            part.training = mode
+
     def refined(self, record: Mapping[str, Any]) -> TaskAdapter:
         """The adapter with the factors as they are now; `record` says how they came about.
 
-        The generator is given back as it was: which of its parameters are trained is part of what it is.
+        T5's decoder makes its keys and values over the instruction's states under these factors.
         """
-        for parameter in self._thawed:
-            parameter.requires_grad_(True)
         before = self.adapter
         bank = self.bank.map(lambda tensor: tensor.detach().clone())
         states = self.generator.states_from(before.states.read, bank)
         return TaskAdapter(self.generator, states, before.instruction, before.examples, refined=record)
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
-        """Write the adapter's folder."""
+        """Write the adapter's folder; nothing is trained after that."""
+        self.release()
         self.refined(extra or {}).save(folder, overwrite=True)

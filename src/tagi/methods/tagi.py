@@ -25,7 +25,7 @@ from tagi.methods.causal_costs import causal_tagi_cost
 from tagi.methods.costs import Cost, Lengths
 from tagi.methods.losses import contrast_loss, prediction_loss, row_losses
 from tagi.methods.objective import Objective
-from tagi.methods.protocol import Batch, Method
+from tagi.methods.protocol import Batch, Method, batch_of
 from tagi.methods.t5_costs import T5Shapes, tagi_cost
 
 
@@ -59,14 +59,11 @@ class TAGI(Method):
                 instructions.append(self.text.of_task(sample.asked, truncate=True))
             rows.append(distinct[key])
         instruction_ids, instruction_mask = self.text.batch_instructions(instructions)
-        input_ids, input_mask = self.text.batch([self.text.input(sample.input, truncate=True) for sample in samples])
         return {
             "instruction_ids": instruction_ids,
             "instruction_mask": instruction_mask,
             "rows": torch.tensor(rows),
-            "input_ids": input_ids,
-            "input_mask": input_mask,
-            "labels": self.text.labels([self.text.target(sample.target) for sample in samples]),
+            **batch_of(self.text, [self.text.input(sample.input, truncate=True) for sample in samples], samples),
             **self.objective.collate(samples, tasks),
         }
 

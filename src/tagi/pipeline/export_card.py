@@ -109,8 +109,7 @@ def _card(record: Mapping[str, Any]) -> str:
         ("left behind", "; ".join(record["lost"]) or "nothing"),
     ]
     if record.get("refined"):
-        how = record["refined"]
-        facts.append(("refined", f"{how['steps']} steps of LoRA training on {how['examples']} examples"))
+        facts.append(("refined", _refinement(record["refined"])))
     told = [] if record["instruction"] is None else [record["instruction"]]
     told += [f"{example['input']} -> {example['output']}" for example in record["examples"]]
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
@@ -124,6 +123,12 @@ def _card(record: Mapping[str, Any]) -> str:
         f"# {_TITLES[kind]}\n\n{instruction}| | |\n| --- | --- |\n{rows}\n\n"
         f"```{language}\n{_USE[kind].format(model=record['model'], **_loading(record))}\n```\n"
     )
+
+
+def _refinement(how: Mapping[str, Any]) -> str:
+    """How what was generated was trained further, once or more often."""
+    earlier = f"{_refinement(how['earlier'])}, then " if how.get("earlier") else ""
+    return f"{earlier}{how['steps']} steps of LoRA training on {how['examples']} examples"
 
 
 def _loading(record: Mapping[str, Any]) -> dict[str, str]:
