@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tagi.evaluation.conditions import CHANNELS
 from tests.commands import Run
 
 INSTRUCTION = "take the animal and the tool and translate each into zorbish ."
@@ -69,7 +70,7 @@ def test_train_then_evaluate(run_tagi: Run, tmp_path: Path, stage: str) -> None:
     assert scored.code == 0, scored.err
     record = json.loads(scored.out)
     expected = {"right", "paraphrase", "other", "none"}
-    crossed = {"right LoRA, other states", "other LoRA, right states", "LoRA alone", "states alone"}
+    crossed = set(CHANNELS)
     assert set(record["results"]) == (expected | crossed if stage == "finetune" else expected)
     assert record["data"]["instances"] == 2 * record["data"]["tasks"] == 48
     predictions = (tmp_path / "scores" / "predictions-right.jsonl").read_text().splitlines()
@@ -87,6 +88,17 @@ def test_sensitivity_on_screen(run_tagi: Run) -> None:
     assert "not scored, as tasks or method have nothing for it: other category" in ran.out
     assert "mean adapter              the tasks' mean LoRA, no states" in ran.out
     assert ran.out.splitlines()[-1].startswith("variance of the adapters' updates over their mean square: 0.")
+
+
+def test_conditions_by_name(run_tagi: Run) -> None:
+    wanted = ("evaluate", "toy", "toy", "--tasks", "*-copy", "--limit", "1")
+    ran = run_tagi(*wanted, "--condition", "other LoRA alone", "--condition", "none", "--json")
+    assert ran.code == 0, ran.err
+    assert list(json.loads(ran.out)["results"]) == ["right", "other LoRA alone", "none"]
+    ran = run_tagi(*wanted, "--condition", "lora alone")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: --condition: expected one of right; paraphrase; other; none; same category;")
+    assert ran.err.endswith("got 'lora alone'\n")
 
 
 def test_train_a_backbone_from_nothing(run_tagi: Run, tmp_path: Path) -> None:

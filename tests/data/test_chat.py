@@ -138,14 +138,17 @@ def test_a_long_instruction_leaves_an_input_half_of_the_limit(asked: str) -> Non
     assert limit - 4 <= len(cut) <= limit
     shown = text.tokenizer.decode(cut)
     head, tail = shown.split("<|turn|>user\n")
-    assert head.startswith("<|turn|>system\nsay it say it") and head.endswith("<|over|>\n")
-    assert tail.startswith("cat ") and tail.endswith("<|over|>\n<|turn|>assistant\n")
+    assert head.startswith("<|turn|>system\nsay it say it")
+    assert head.endswith("<|over|>\n")
+    assert tail.startswith("cat ")
+    assert tail.endswith("<|over|>\n<|turn|>assistant\n")
     kept, given = tail.removesuffix("<|over|>\n<|turn|>assistant\n"), head[len("<|turn|>system\n") : -len("<|over|>\n")]
     if asked == "cat dog":
         assert kept == asked
     else:
         lengths = [len(text.tokenizer(part)["input_ids"]) for part in (kept, given)]
-        assert abs(lengths[0] - lengths[1]) <= 4 and min(lengths) > 20
+        assert abs(lengths[0] - lengths[1]) <= 4
+        assert min(lengths) > 20
 
 
 def test_an_example_without_room_is_left_out() -> None:

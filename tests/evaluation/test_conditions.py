@@ -67,6 +67,9 @@ def test_channels_are_crossed() -> None:
         alone = made["LoRA alone"].prepare(index)
         assert (alone.fusion, alone.cross) == (None, None)
         torch.testing.assert_close(delta(alone), delta(own))
+        alone = made["other LoRA alone"].prepare(index)
+        assert (alone.fusion, alone.cross) == (None, None)
+        torch.testing.assert_close(delta(alone), delta(elses))
         assert delta(made["states alone"].prepare(index)).abs().max() == 0
 
 

@@ -30,6 +30,10 @@ Sensitivity = Annotated[
         "adapters with each other.",
     ),
 ]
+One = Annotated[
+    list[str] | None,
+    typer.Option("--condition", metavar="NAME", help="Also score this one of all of these; may be repeated."),
+]
 Tasks = Annotated[
     list[str] | None,
     typer.Option("--tasks", metavar="NAME", help="Only test tasks of this name or pattern; may be repeated."),
@@ -46,6 +50,7 @@ def evaluate(
     conditions: Conditions = False,
     channels: Channels = False,
     sensitivity: Sensitivity = False,
+    condition: One = None,
     tasks: Tasks = None,
     limit: Limit = None,
     resume: Resume = False,
@@ -62,6 +67,7 @@ def evaluate(
       tagi evaluate toy toy --conditions --channels
       tagi evaluate toy toy --sensitivity --limit 10 --out toy-sensitivity
       tagi evaluate runs/sni sni-small --set data.path=natural-instructions --limit 20 --out scores
+      tagi evaluate smollm2 smollm2 --set data.path=natural-instructions --condition "LoRA alone" --limit 2
       tagi evaluate runs/p3 p3-small --set data.test_path=p3/eval --set data.templates=p3/templates --limit 50
       tagi evaluate runs/sni sni-small --set data.path=natural-instructions --tasks 'task1*' --out scores-1
     """
@@ -75,7 +81,7 @@ def evaluate(
         raise InputError("--resume: expected --out DIR, the folder to go on in, got none")
     loaded = load_recipe(recipe, overrides or [])
     quiet()
-    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY
+    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, known
     from tagi.pipeline import Asked
     from tagi.pipeline import evaluate as run
 
@@ -83,6 +89,7 @@ def evaluate(
         *(INSTRUCTIONS if conditions else INSTRUCTIONS[:1]),
         *(SENSITIVITY if sensitivity else ()),
         *(CHANNELS if channels else ()),
+        *(known(name) for name in condition or ()),
     ]
     asked = Asked(tuple(dict.fromkeys(wanted)), tuple(tasks or ()), limit, distances=sensitivity)
     record = run(checkpoint, loaded, asked=asked, out=out, resume=resume)

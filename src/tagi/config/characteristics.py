@@ -32,7 +32,9 @@ def characteristics(recipe: Recipe) -> dict[str, bool]:
     stages = recipe.run.stages
     generated, single = "finetune" in stages, "single" in stages
     trained = generated or recipe.metatrain.tune != "none"
-    prompted, fusion, losses = not generated, recipe.generator.fusion, recipe.losses
+    losses = recipe.losses
+    prompted = not generated and (single or recipe.metatrain.instruction)
+    fused = recipe.generator.fusion if generated else "none"
     tune = recipe.single.tune if single else recipe.generator.tune if generated else recipe.metatrain.tune
     cached = recipe.metatrain.method == "fid-icl" or recipe.metatrain.prefix_cached
     return dict(
@@ -41,8 +43,8 @@ def characteristics(recipe: Recipe) -> dict[str, bool]:
             (
                 trained and not single,
                 generated and "pretrain" in stages,
-                prompted or fusion in ("both", "concatenation"),
-                prompted or fusion in ("both", "attention"),
+                prompted or fused in ("both", "concatenation"),
+                prompted or fused in ("both", "attention"),
                 tune != "all",
                 generated or (not single and cached),
                 generated and (losses.kl > 0 or losses.ins > 0),

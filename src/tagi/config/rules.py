@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tagi.config.tables import Stage
-from tagi.config.training import RunSettings
+from tagi.config.training import MetatrainSettings, RunSettings
 
 
 def stage_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:
@@ -31,6 +31,8 @@ def stage_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:
             if method != metatrain.method:
                 wanted = f"expected metatrain.method = {method!r} among them ({reason})"
                 faults.setdefault("stages", f"{wanted}, got {metatrain.method!r}")
+            elif not metatrain.instruction:
+                faults.setdefault("stages", f"expected metatrain.instruction = true ({reason}), got false")
     if run.start == "metatrained":
         faults |= _start_faults(run, tables)
     backbone = tables.get("backbone")
@@ -39,16 +41,21 @@ def stage_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:
     return faults
 
 
-def metatrain_faults(tables: Mapping[str, Any], method: str, prefix_cached: bool) -> dict[str, str]:
-    """Keys of `[metatrain]` and what is wrong with each beside `[backbone]`."""
-    backbone = tables.get("backbone")
-    if backbone is None:
-        return {}
-    causal = backbone.family == "causal"
+def metatrain_faults(tables: Mapping[str, Any], metatrain: MetatrainSettings) -> dict[str, str]:
+    """Keys of `[metatrain]` and what is wrong with each beside `[backbone]` and the others."""
+    backbone, method = tables.get("backbone"), metatrain.method
     faults = {}
+    if not metatrain.instruction:
+        if method != "concatenation":
+            faults["instruction"] = f"expected true with method = {method!r}, got false"
+        elif metatrain.prefix_cached:
+            faults["instruction"] = "expected true with prefix_cached = true, got false: nothing is left to keep"
+    if backbone is None:
+        return faults
+    causal = backbone.family == "causal"
     if causal and method != "concatenation":
         faults["method"] = f"expected 'concatenation' with backbone.family = 'causal', got {method!r}"
-    if prefix_cached and not causal:
+    if metatrain.prefix_cached and not causal:
         faults["prefix_cached"] = f"expected backbone.family = 'causal' with it, got {backbone.family!r}"
     return faults
 

@@ -361,7 +361,7 @@ class Recipe(Table):
     @field_validator("metatrain")
     @classmethod
     def _method_of_the_backbone(cls, value: MetatrainSettings, info: ValidationInfo) -> MetatrainSettings:
-        faults = metatrain_faults(info.data, value.method, value.prefix_cached)
+        faults = metatrain_faults(info.data, value)
         if faults:
             raise faults_below(faults)
         return value

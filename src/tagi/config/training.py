@@ -115,11 +115,13 @@ class MetatrainSettings(Table):
     """The backbone meta-trained: whole, a LoRA of the generator's rank and alpha, or not at all (No FT).
 
     `method`: with the instruction concatenated, or to learn in context from demonstrations, `shots.count` of them.
+    `instruction`: without it the input stands alone, for all tasks alike: what is then learnt owes it nothing.
     `prefix_cached`: a decoder-only model keeps an instruction's keys and values for all inputs of its task.
     """
 
     method: Literal["concatenation", "fid-icl", "concat-icl", "ensemble-icl"] = "concatenation"
     tune: Literal["all", "lora", "none"] = "all"
+    instruction: bool = True
     prefix_cached: bool = False
 
 

@@ -13,8 +13,9 @@ from tagi.data.encoding import INPUT_MARK, OUTPUT_MARK, Encoding, Tokenizer, enc
 from tagi.data.task import Example, Task
 from tagi.errors import CheckpointError, ConfigError, InputError
 
-Reads = Literal["instruction", "demonstrations"]
-"""What is read of a task: its instruction (with demonstrations, if the settings have them), or demonstrations alone."""
+Reads = Literal["instruction", "demonstrations", "nothing"]
+"""What is read of a task: its instruction (with demonstrations, if the settings have them), demonstrations alone, or
+nothing: its inputs say all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class TextSettings:
 
     The token limits count special tokens. `positives` demonstrations at most are part of the instruction. With `reads`
     "demonstrations" these alone are read and no instruction: the first `positives` of a task's examples, or for 0 its
-    shots.
+    shots. With "nothing" only inputs are read.
     """
 
     encoding: str = "tk-instruct"

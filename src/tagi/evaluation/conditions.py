@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tagi.data.task import Task
-from tagi.errors import DataError
+from tagi.errors import DataError, InputError
 from tagi.evaluation.distances import generated_updates
 from tagi.evaluation.sensitivity import (
     Substitutes,
@@ -51,7 +51,21 @@ SENSITIVITY = (
     "mean adapter",
     "none",
 )
-CHANNELS = ("right LoRA, other states", "other LoRA, right states", "LoRA alone", "states alone")
+CHANNELS = (
+    "right LoRA, other states",
+    "other LoRA, right states",
+    "LoRA alone",
+    "other LoRA alone",
+    "states alone",
+)
+
+
+def known(name: str) -> str:
+    """`name`, if a condition is called so; else an `InputError` that lists all."""
+    names = dict.fromkeys((*INSTRUCTIONS, *SENSITIVITY, *CHANNELS))
+    if name not in names:
+        raise InputError(f"--condition: expected one of {'; '.join(names)}, got {name!r}")
+    return name
 
 
 def conditions(
@@ -66,8 +80,8 @@ def conditions(
         made += wrong_instruction_conditions(method, tasks, seed, truncate=truncate)
         made += adapter_conditions(method, tasks, truncate=truncate)
         made += channel_conditions(method, tasks, truncate=truncate)
-    known = {condition.name: condition for condition in made}
-    return [known[name] for name in wanted if name in known]
+    by_name = {condition.name: condition for condition in made}
+    return [by_name[name] for name in wanted if name in by_name]
 
 
 def other_task(tasks: Sequence[Task]) -> list[int]:
@@ -192,5 +206,11 @@ def channel_conditions(method: Method, tasks: Sequence[Task], *, truncate: bool 
             "LoRA from another task's instruction, states from the task's",
             lambda index: crossed(index, other[index]),
         ),
-        *alone,
+        alone[0],
+        Condition(
+            "other LoRA alone",
+            "LoRA from another task's instruction, no states",
+            lambda index: own(other[index]).without_states(),
+        ),
+        *alone[1:],
     ]

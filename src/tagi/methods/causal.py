@@ -140,4 +140,5 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         rank = 0 if self.lora is None else self.lora.rank
         per_token = sum(2 * rank * (site.d_in + site.d_out) for site in self.backbone.sites)
         shapes = CausalShapes.of(self.backbone.model)
+        lengths = self._read_of(lengths)
         return causal_concatenation_cost(shapes, lengths, prefix_cached=self.prefix_cached, per_token=per_token)

@@ -63,4 +63,4 @@ class Concatenation(EncoderDecoder):
     def cost(self, lengths: Lengths) -> Cost:
         """Instruction and input read together for every example; a LoRA is not merged."""
         shapes = T5Shapes.of(self.backbone.model.config)
-        return concatenation_cost(shapes, lengths, None if self.lora is None else self.lora.rank)
+        return concatenation_cost(shapes, self._read_of(lengths), None if self.lora is None else self.lora.rank)

@@ -1,8 +1,11 @@
-"""What methods share that read the instruction and the input in one text: all but the model's own work."""
+"""What methods share that read the instruction and the input in one text: all but the model's own work.
+
+With text settings that read nothing of a task, the input stands alone: the control that tells what instructions add.
+"""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -16,6 +19,7 @@ from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.data.text import TextEncoder, TextSettings
 from tagi.errors import CheckpointError
+from tagi.methods.costs import Lengths
 from tagi.methods.lora import LoraShape, inject_lora
 from tagi.methods.losses import prediction_loss
 from tagi.methods.protocol import Batch, Method, batch_of
@@ -102,7 +106,7 @@ class Prompted(Method, Generic[B]):
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Prompts:
         """Nothing but the words; an instruction over the limit is refused unless `truncate`."""
-        for task in tasks:
+        for task in tasks if self.reads_instruction else ():
             self.text.instruction(task.instruction, task.examples, truncate=truncate)
         return Prompts(tuple(tasks))
 
@@ -154,9 +158,15 @@ class Prompted(Method, Generic[B]):
 
     def _prompt(self, task: Task | None, text: str, *, truncate: bool) -> list[int]:
         """Token ids of what is read for an input of the task; without a task that is the input alone."""
-        if task is None:
+        if task is None or self.text.settings.reads == "nothing":
             return self.text.input(text, truncate=truncate)
         return self.text.concatenated(task.instruction, task.examples, text, truncate=truncate)
+
+    def _read_of(self, lengths: Lengths) -> Lengths:
+        """What of a task's lengths is read."""
+        if self.text.settings.reads != "nothing":
+            return lengths
+        return replace(lengths, instruction=0, concatenated=lengths.input)
 
     def checkpoint_config(self) -> dict[str, Any]:
         """What a checkpoint's configuration says of the method: base model and settings."""

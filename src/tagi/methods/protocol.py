@@ -62,7 +62,7 @@ class Method(Trainable):
     @property
     def needs_demonstrations(self) -> bool:
         """Whether a task without demonstrations is refused."""
-        return not self.reads_instruction
+        return self.text.settings.reads == "demonstrations"
 
     @property
     def generated_per_task(self) -> int:

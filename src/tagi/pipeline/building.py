@@ -274,16 +274,20 @@ def metatrained_method(recipe: Recipe, backbone: Backbone) -> Prompted[Any]:
     """What the stage metatrain trains."""
     kind, tune = METHODS[recipe.metatrain.method], recipe.metatrain.tune
     if kind is Concatenation:
-        return concatenated_method(recipe, backbone, tune)
+        reads: Reads = "instruction" if recipe.metatrain.instruction else "nothing"
+        return concatenated_method(recipe, backbone, tune, reads)
     assert issubclass(kind, Prompted)
     text = in_context_text(recipe) if issubclass(kind, InContext) else text_settings(recipe)
     lora = lora_shape(recipe) if tune == "lora" else None
     return kind(_t5(recipe, backbone), text, lora, frozen=tune == "none")
 
 
-def concatenated_method(recipe: Recipe, backbone: Backbone, tune: Literal["all", "lora", "none"]) -> Prompted[Any]:
+def concatenated_method(
+    recipe: Recipe, backbone: Backbone, tune: Literal["all", "lora", "none"], reads: Reads = "instruction"
+) -> Prompted[Any]:
     """The backbone with the instruction concatenated, whatever its family, and how much of it is trained."""
-    text, lora, frozen = text_settings(recipe), (lora_shape(recipe) if tune == "lora" else None), tune == "none"
+    text = replace(text_settings(recipe), reads=reads)
+    lora, frozen = (lora_shape(recipe) if tune == "lora" else None), tune == "none"
     if isinstance(backbone, CausalBackbone):
         kept = recipe.metatrain.prefix_cached
         return CausalConcatenation(backbone, text, lora, frozen=frozen, prefix_cached=kept)
