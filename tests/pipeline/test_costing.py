@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 
-from tagi.config import Recipe, load_recipe, method_names
+from tagi.config import Recipe, chosen_methods, load_recipe, method_names
 from tagi.errors import ConfigError
 from tagi.methods import Lengths
-from tagi.methods.causal_costs import CausalShapes
+from tagi.methods.causal_costs import CausalShapes, causal_concatenation_cost
 from tagi.methods.t5_costs import T5Shapes, concatenation_cost, tagi_cost
 from tagi.pipeline.building import generator_settings
 from tagi.pipeline.costing import GPT2_XL, OPT_13B, flops, table, table_rows
 from tagi.pipeline.describing import shapes_of
+from tests.causal_models import causal_tokenizer, tiny_causal_model
 
 BASE, XL = "t5-base-lm-adapt", "t5-xl-lm-adapt"
 SHAPES = {
@@ -56,6 +57,22 @@ def test_given_lengths_on_published_models(recipe: Recipe) -> None:
         assert cached < anew
     assert record["lengths"] == {"instruction": 101, "input": 61, "output": 7, "concatenated": 162}
     assert record["data"] is None
+
+
+def test_a_decoder_only_recipe_is_costed_on_its_own_model(tmp_path: Path) -> None:
+    model = tiny_causal_model("llama", max_position_embeddings=409)
+    model.save_pretrained(tmp_path)
+    causal_tokenizer().save_pretrained(tmp_path)
+    recipe = load_recipe("smollm2", [f"backbone.name={tmp_path}", "data.encoding=plain"])
+    record = flops(["recipe"], recipe, GIVEN, methods=chosen_methods("all", "causal"), examples=90)
+    shapes = CausalShapes.of(model)
+    for method, cached in (("No FT", False), ("Decoder-only", False), ("Decoder-only, cached", True)):
+        wanted = causal_concatenation_cost(shapes, GIVEN, prefix_cached=cached)
+        assert costs(record, method)["recipe"]["flops"] == wanted.total
+    assert costs(record, "Decoder-only, cached")["recipe"]["ratio"] < 1
+    assert costs(record, "Tk-Instruct, LoRA")["recipe"]["ratio"] > 1
+    assert costs(record, "TAGI")["recipe"]["components"]["generation"] > 0
+    assert not any(row["own_model"] for row in record["methods"])
 
 
 def test_lora_unmerged_costs_more(recipe: Recipe) -> None:

@@ -9,11 +9,12 @@ import pytest
 from tagi.adapters.peft_format import read_peft
 from tagi.config import Recipe, load_recipe
 from tagi.errors import ConfigError, DataError, TrainingError
-from tagi.pipeline import Sources, estimate, run, train_stage
+from tagi.pipeline import Sources, describe, estimate, run, train_stage
 from tagi.pipeline.identity import stage_identity
 from tagi.pipeline.many import folder_name
 from tagi.pipeline.running import plan
 from tagi.pipeline.teaching import train_teachers
+from tests.causal_models import causal_tokenizer, tiny_causal, tiny_causal_model
 from tests.commands import Run
 
 TINY = [
@@ -218,7 +219,7 @@ def test_estimates_follow_shapes(tmp_path: Path) -> None:
     assert float(rows["finetune"]["hours"]) == pytest.approx(2 * float(half["finetune"]["hours"]), rel=0.02)
     longer = estimate(load_recipe("sni-base", ["training.steps=40000"]), tmp_path, tflops=100.0)
     assert float(longer[3]["hours"]) == pytest.approx(2 * float(rows["finetune"]["hours"]), rel=0.02)
-    with pytest.raises(ConfigError, match=r"backbone.name: expected a folder or one of google/t5-base-lm-adapt"):
+    with pytest.raises(ConfigError, match=r"some/model: expected a built-in backbone .*, a model folder, a GGUF file"):
         estimate(load_recipe("sni-base", ["backbone.name=some/model"]), tmp_path)
 
 
@@ -231,5 +232,23 @@ def test_estimates_know_what_a_method_trains(tmp_path: Path) -> None:
     assert first("full-ft", "single.tune=lora")["trained"] == first("tk-instruct-lora")["trained"] == "3,538,944"
     longer = first("full-ft", "training.single.steps=600")
     assert float(longer["tokens"]) == pytest.approx(2 * float(first("full-ft")["tokens"]), rel=0.01)
-    with pytest.raises(ConfigError, match=r"backbone\.family: expected 't5' to estimate, got 'causal'"):
-        first("causal")
+    causal = estimate(load_recipe("toy+causal", ["backbone.tokenizer=toy"]), tmp_path, tflops=100.0)[0]
+    assert causal["trained"] == "1,232,640"  # the GPT-2 of 1,232,640 parameters that is the toy's decoder-only rival
+
+
+def test_estimates_on_a_decoder_only_model(tmp_path: Path) -> None:
+    folder = tmp_path / "llama"
+    model = tiny_causal_model("llama")
+    model.save_pretrained(folder)
+    causal_tokenizer().save_pretrained(folder)
+    limits = ["data.max_instruction_tokens=13", "data.max_input_tokens=17", "data.max_target_tokens=5"]
+    own = [f"backbone.name={folder}", "data.encoding=plain", "backbone.dtype=float32", *limits]
+    (row, _) = estimate(load_recipe("smollm2", own), tmp_path / "run", tflops=0.001)
+    described = describe("recipe", load_recipe("smollm2", own))
+    assert row["frozen"] == f"{model.num_parameters():,}" == f"{described['backbone_parameters']:,}"
+    assert row["trained"] == f"{described['trained']:,}"
+    sites = described["generated_per_adapter"]
+    assert sites == sum(8 * (site.d_in + site.d_out) for site in tiny_causal("llama").sites)
+    tuned = estimate(load_recipe("smollm2", [*own, "generator.tune=all"]), tmp_path / "run", tflops=0.001)[0]
+    assert (tuned["frozen"], float(tuned["hours"]) > float(row["hours"])) == ("0", True)
+    assert describe(str(folder), load_recipe("smollm2", own))["backbone_parameters"] == model.num_parameters()

@@ -1,7 +1,17 @@
 """Language models as backbones."""
 
 from tagi.backbones.causal import CausalBackbone, Prefix, Reading, score_after
-from tagi.backbones.load import build_t5, load_backbone, load_tokenizer, locate, make_backbone, t5_config
+from tagi.backbones.load import (
+    backbone_shapes,
+    build_causal,
+    build_t5,
+    load_backbone,
+    load_tokenizer,
+    locate,
+    make_backbone,
+    may_be_found,
+    t5_config,
+)
 from tagi.backbones.lora_folder import write_lora
 from tagi.backbones.protocol import (
     Backbone,
@@ -27,6 +37,8 @@ __all__ = [
     "Reduction",
     "Site",
     "T5Backbone",
+    "backbone_shapes",
+    "build_causal",
     "build_t5",
     "choice_scores",
     "count_parameters",
@@ -35,6 +47,7 @@ __all__ = [
     "load_tokenizer",
     "locate",
     "make_backbone",
+    "may_be_found",
     "score_after",
     "score_cached",
     "t5_config",

@@ -83,6 +83,7 @@ class CausalBackbone(Backbone):
         self.width: int = config.hidden_size
         self.heads: int = config.num_attention_heads
         self.d_kv: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.depth: int = config.num_hidden_layers
         self.dropout = 0.0
         self.norm_epsilon: float = next((getattr(config, name) for name in _EPSILONS if hasattr(config, name)), 1e-6)
 

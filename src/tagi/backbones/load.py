@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from tagi.backbones.causal import CausalBackbone
-from tagi.backbones.gguf import ANOTHER, WHEELS, converted, file_digest, find_gguf
+from tagi.backbones.gguf import ANOTHER, SUFFIX, WHEELS, converted, file_digest, find_gguf
 from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.backbones.t5 import T5Backbone
 from tagi.errors import CheckpointError, ConfigError
@@ -113,12 +113,7 @@ def load_backbone(
     if isinstance(source, str) and revision is not None and revision.startswith(_CONTENT):
         raise CheckpointError(f"expected the folder of base model {BaseModel(name, revision)}, got no such folder")
     config = _read_config(name, source, revision)
-    usable = {kind: parts for kind, parts in _ARCHITECTURES.items() if issubclass(parts[0], family)}
-    if config.model_type not in usable:
-        supported = ", ".join(sorted(usable))
-        hint = "" if config.model_type in _ARCHITECTURES else f" ({ANOTHER})"
-        raise ConfigError(f"{name}: expected a model of type {supported}, got {config.model_type!r}{hint}")
-    backbone, architecture = usable[config.model_type]
+    backbone, architecture = _usable(name, config, family)
     found = own or (folder_revision(source) if isinstance(source, Path) else str(config._commit_hash))
     # On the hub a branch or a tag names a commit; everywhere else the revision is what was found.
     named = isinstance(source, str) and revision is not None and not _COMMIT.fullmatch(revision)
@@ -141,6 +136,22 @@ def load_backbone(
         missing = sorted(report["missing_keys"])
         raise CheckpointError(f"{name}: expected all weights, got none for {missing[0]!r} ({len(missing)} such)")
     return backbone(model, tokens, BaseModel(name, found))
+
+
+def backbone_shapes(name: str, tokenizer: Any, *, revision: str | None = None) -> Backbone:
+    """A decoder-only backbone without weights, on torch's meta device: only its configuration is read.
+
+    Raises `ConfigError` for a name that cannot be found or used. A T5 is loaded: whether its head is tied to its
+    embeddings only its weights say.
+    """
+    source, own = _source(name)
+    config = _read_config(name, source, revision)
+    backbone, architecture = _usable(name, config, Backbone)
+    if backbone is not CausalBackbone:
+        return load_backbone(name, revision=revision, tokenizer=None)
+    with torch.device("meta"):
+        model = architecture.from_config(config)
+    return backbone(model, tokenizer, BaseModel(name, own or "no weights"))
 
 
 def make_backbone(config: dict[str, Any], tokenizer: str, seed: int, folder: Path) -> Path:
@@ -239,6 +250,11 @@ def _source(name: str, relative_to: Path | None = None) -> tuple[Path | str, str
     return converted(name, file, digest), f"{_CONTENT}{digest[:_DIGITS]}"
 
 
+def may_be_found(name: str) -> bool:
+    """Whether a name means something that lies here, or could be the hub's."""
+    return name in WHEELS or name.endswith(SUFFIX) or "/" in name or isinstance(locate(name), Path)
+
+
 def folder_revision(folder: Path) -> str:
     """`sha256:` and the first 16 digits over a model folder's configuration and weights, by file name."""
     digest = hashlib.sha256()
@@ -254,6 +270,16 @@ def folder_revision(folder: Path) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, for one-line messages."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _usable(name: str, config: Any, family: type[Backbone]) -> tuple[type[Backbone], Any]:
+    """What stands for a configuration's type: our class and transformers'."""
+    usable = {kind: parts for kind, parts in _ARCHITECTURES.items() if issubclass(parts[0], family)}
+    if config.model_type not in usable:
+        supported = ", ".join(sorted(usable))
+        hint = "" if config.model_type in _ARCHITECTURES else f" ({ANOTHER})"
+        raise ConfigError(f"{name}: expected a model of type {supported}, got {config.model_type!r}{hint}")
+    return usable[config.model_type]
 
 
 def _read_config(name: str, source: Path | str, revision: str | None) -> Any:

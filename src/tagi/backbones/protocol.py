@@ -115,6 +115,8 @@ class Backbone(nn.Module):
     """Width of the layers where an instruction is fused."""
     heads: int
     d_kv: int
+    depth: int
+    """Number of layers, the encoder's and the decoder's together."""
     dropout: float
     norm_epsilon: float
 

@@ -37,6 +37,7 @@ class T5Backbone(Backbone):
         blocks = [
             (f"{name}.block.{at}.layer", len(block.layer)) for name, s in stacks for at, block in enumerate(s.block)
         ]
+        self.depth = len(blocks)
         self.attentions = tuple(dict.fromkeys(site.path.rpartition(".")[0] for site in self.sites))
         self.self_attention_outputs = tuple(f"{layers}.0.dropout" for layers, _ in blocks)
         self.feed_forwards = tuple(f"{layers}.{count - 1}.DenseReluDense" for layers, count in blocks)

@@ -10,7 +10,8 @@ Names = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[NAME]...",
-        help="Published models such as t5-xl-lm-adapt, or 'recipe'; default: T5-LM-adapt base, XL, XXL.",
+        help="Published models such as t5-xl-lm-adapt, a folder, a GGUF file, a hub name, or 'recipe'; default: "
+        "T5-LM-adapt base, XL, XXL.",
     ),
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", metavar="RECIPE", help="Whose generator is put on the models.")]
@@ -30,6 +31,7 @@ def describe(
       tagi describe
       tagi describe t5-xl-lm-adapt --set generator.kind='"pooled"' --json
       tagi describe recipe --recipe sni-small --set backbone.tokenizer=x
+      tagi describe --recipe smollm2
     """
     from tagi.cli.quiet import quiet
     from tagi.config import load_recipe
@@ -38,7 +40,8 @@ def describe(
     quiet()
     from tagi.pipeline import describe as run
 
-    described = [run(name, loaded) for name in names or DEFAULT]
+    default = DEFAULT if loaded.backbone.family == "t5" else ("recipe",)
+    described = [run(name, loaded) for name in names or default]
     if as_json:
         print_json(described)
         return

@@ -54,6 +54,7 @@ def flops(
       tagi flops --set data.path=natural-instructions --set backbone.tokenizer=t5_tokenizer --out runs/flops
       tagi flops --set data.path=natural-instructions --set data.positives=2 --json
       tagi flops --methods all --instruction 100 --input 60 --output 5
+      tagi flops --recipe smollm2 --methods all --instruction 100 --input 60 --output 5
     """
     from tagi.cli.quiet import quiet
     from tagi.config import chosen_methods, load_recipe
@@ -65,7 +66,8 @@ def flops(
 
     given = _given(instruction, input_tokens, output, examples, loaded.shots.count)
     chosen = None if methods is None else chosen_methods(methods, loaded.backbone.family)
-    record = run(names or list(DEFAULT), loaded, given, methods=chosen, examples=examples, merged=not unmerged, out=out)
+    default = DEFAULT if loaded.backbone.family == "t5" else ("recipe",)
+    record = run(names or list(default), loaded, given, methods=chosen, examples=examples, merged=not unmerged, out=out)
     if as_json:
         print_json(record)
         return

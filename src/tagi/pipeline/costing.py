@@ -10,7 +10,7 @@ import torch
 
 from tagi.backbones import load_tokenizer
 from tagi.config import MethodRow, Recipe, as_method, method_row, method_rows
-from tagi.data.text import TextEncoder
+from tagi.data.text import CausalTextEncoder, TextEncoder
 from tagi.errors import ConfigError
 from tagi.evaluation.lengths import task_lengths
 from tagi.methods import TAGI, Components, Cost, Lengths
@@ -46,14 +46,16 @@ class Row:
     own_model: bool = False
 
 
-def table_rows(names: Sequence[str] | None = None) -> list[Row]:
-    """The methods' rows in the paper's order; without names those of its Table 2."""
-    chosen = (
-        [row.name for row in method_rows() if row.flops is not None or row.name in _CAUSAL] if names is None else names
-    )
+def table_rows(names: Sequence[str] | None = None, family: str = "t5") -> list[Row]:
+    """The methods' rows in the paper's order; without names those of its Table 2.
+
+    Beside encoder-decoders the decoder-only rivals are the paper's two models, else the backbone itself.
+    """
+    paper = [row for row in method_rows() if row.flops is not None or row.name in _CAUSAL]
+    chosen = [row.name for row in paper if family in row.families] if names is None else names
     rows: list[Row] = []
     for row in map(method_row, chosen):
-        if row.name in _CAUSAL:
+        if row.name in _CAUSAL and family != "causal":
             kept = _CAUSAL[row.name]
             rows += [
                 Row(f"{model}{' cached' if kept else ''}", paper, None, _causal(shapes, kept), own_model=True)
@@ -127,7 +129,8 @@ def table(
     reference = _on_backbone(method_row(_REFERENCE))
     references = {name: reference(name, recipe, merged) for name in names}
     wanted = {name: [costing(lengths).total for lengths in tasks.values()] for name, costing in references.items()}
-    return [_row(row, recipe, tasks, merged, wanted) for row in table_rows(methods)]
+    rows = table_rows(methods, recipe.backbone.family)
+    return [_row(row, recipe, tasks, merged, wanted) for row in rows]
 
 
 def _measured(recipe: Recipe, examples: int) -> tuple[dict[str, Lengths], dict[str, Any]]:
@@ -138,7 +141,8 @@ def _measured(recipe: Recipe, examples: int) -> tuple[dict[str, Lengths], dict[s
     backbone = recipe.backbone
     own = backbone.tokenizer is None
     tokenizer = load_tokenizer(backbone.tokenizer or backbone.name, revision=backbone.revision if own else None)
-    text = TextEncoder(tokenizer, text_settings(recipe))
+    encoder = CausalTextEncoder if backbone.family == "causal" else TextEncoder
+    text = encoder(tokenizer, text_settings(recipe))
     measured = {task.name: _shown(task_lengths(text, task, examples), recipe) for task in loaded.tasks}
     return measured, data_record(loaded)
 

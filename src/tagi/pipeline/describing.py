@@ -4,12 +4,23 @@ from typing import Any
 
 import torch
 
-from tagi.backbones import BaseModel, T5Backbone, build_t5, count_parameters
+from tagi.backbones import (
+    Backbone,
+    BaseModel,
+    CausalBackbone,
+    T5Backbone,
+    backbone_shapes,
+    build_causal,
+    build_t5,
+    count_parameters,
+    load_tokenizer,
+    may_be_found,
+)
 from tagi.config import Recipe
-from tagi.data.text import TextSettings
+from tagi.data.toy import toy_tokenizer
 from tagi.errors import ConfigError
 from tagi.hypernetwork import Generator, words_of
-from tagi.pipeline.building import generator_settings
+from tagi.pipeline.building import generator_settings, generator_text
 
 _SHARED: dict[str, Any] = {
     "vocab_size": 32128,
@@ -26,16 +37,25 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 """Dimensions of google's T5 v1.1 LM-adapted models, as their configurations on the hub give them."""
 
+HUB = {
+    **{f"google/{name}": name for name in PUBLISHED},
+    "qinyuany/my-t0-base": "t5-base-lm-adapt",
+    "qinyuany/my-t0-large": "t5-large-lm-adapt",
+    "qinyuany/my-t0-3b": "t5-xl-lm-adapt",
+}
+"""Models on the hub whose dimensions are known here, so that nothing needs a network to be counted."""
+
 
 def describe(name: str, recipe: Recipe) -> dict[str, Any]:
-    """Shapes and parameter counts of `name` (a published T5 or the recipe's own backbone) under the recipe's generator.
+    """Shapes and parameter counts of a model under the recipe's generator.
 
-    No weights are made or loaded.
+    `name` is a published T5, "recipe" for the recipe's own, a built-in backbone, a folder, a GGUF file or a hub name.
+    No weights are made, and none loaded but a T5's from a folder.
     """
     settings = generator_settings(recipe)
     backbone = shapes_of(name, recipe)
     with torch.device("meta"):
-        generator = Generator(backbone, settings, TextSettings())
+        generator = Generator(backbone, settings, generator_text(recipe))
     total, tuned = count_parameters(backbone), count_parameters(backbone, trained=True)
     hypernetwork = count_parameters(generator.hypernetwork)
     fusion = 0 if generator.fusion is None else count_parameters(generator.fusion)
@@ -61,30 +81,38 @@ def describe(name: str, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def shapes_of(name: str, recipe: Recipe) -> T5Backbone:
-    """`name` (a published T5 or the recipe's own backbone) without weights, on torch's meta device."""
-    fields = _fields(name, recipe)
+def shapes_of(name: str, recipe: Recipe) -> Backbone:
+    """`name`, as `describe` takes it, without weights, on torch's meta device."""
+    own = recipe.backbone
+    wanted = own.name if name == "recipe" else name
+    fields = own.config if name == "recipe" else None
+    published = HUB.get(wanted, wanted)
+    if fields is None and published in PUBLISHED:
+        fields = PUBLISHED[published]
+    if fields is None:
+        if not may_be_found(wanted):
+            known = ", ".join(PUBLISHED)
+            raise ConfigError(
+                f"expected one of {known}, a model folder, a GGUF file, a built-in backbone or 'recipe', got {wanted!r}"
+            )
+        return backbone_shapes(wanted, _tokenizer(recipe, wanted), revision=own.revision if name == "recipe" else None)
     with torch.device("meta"):
+        if "model_type" in fields:
+            return CausalBackbone(build_causal(fields), _tokenizer(recipe, wanted), BaseModel(name, "no weights"))
         return T5Backbone(build_t5(fields), _NoTokenizer(), BaseModel(name, "no weights"))
 
 
-def _fields(name: str, recipe: Recipe) -> dict[str, Any]:
-    if name in PUBLISHED:
-        return PUBLISHED[name]
-    if name == "recipe" and recipe.backbone.family != "t5":
-        raise ConfigError(f"backbone.family: expected 't5' for sizes without weights, got {recipe.backbone.family!r}")
-    if name == "recipe" and recipe.backbone.config is not None:
-        return recipe.backbone.config
-    known = ", ".join(PUBLISHED)
-    raise ConfigError(f"expected one of {known}, or 'recipe' with a [backbone.config], got {name!r}")
-
-
-def _site_shapes(backbone: T5Backbone) -> str:
+def _site_shapes(backbone: Backbone) -> str:
     counts: dict[str, int] = {}
     for site in backbone.sites:
         shape = f"{site.d_in}x{site.d_out}"
         counts[shape] = counts.get(shape, 0) + 1
     return ", ".join(f"{count} of {shape}" for shape, count in counts.items())
+
+
+def _tokenizer(recipe: Recipe, name: str) -> Any:
+    """Reads nothing; only a chat's template has to be the model's own."""
+    return load_tokenizer(recipe.backbone.tokenizer or name) if recipe.data.encoding == "chat" else toy_tokenizer()
 
 
 class _NoTokenizer:

@@ -11,25 +11,15 @@ from typing import Any
 
 import torch
 
-from tagi.backbones import T5Backbone, count_parameters, load_backbone
+from tagi.backbones import count_parameters
 from tagi.config import Recipe, Stage
-from tagi.data.text import TextSettings
-from tagi.errors import ConfigError
 from tagi.hypernetwork import Generator
-from tagi.pipeline.building import generator_settings
-from tagi.pipeline.describing import PUBLISHED, shapes_of
+from tagi.pipeline.building import generator_settings, generator_text
+from tagi.pipeline.describing import shapes_of
 from tagi.pipeline.machine import best_device
 from tagi.pipeline.records import RECORD
 from tagi.pipeline.running import chosen, plan
 from tagi.pipeline.shots import episode_shots
-
-HUB = {
-    **{f"google/{name}": name for name in PUBLISHED},
-    "qinyuany/my-t0-base": "t5-base-lm-adapt",
-    "qinyuany/my-t0-large": "t5-large-lm-adapt",
-    "qinyuany/my-t0-3b": "t5-xl-lm-adapt",
-}
-"""Models on the hub whose dimensions are known here, so that estimating needs no network."""
 
 _EFFICIENCY = 0.4
 """Share of a device's matrix-product speed that training reaches."""
@@ -60,7 +50,7 @@ def estimate(
     products here, measured now. Tokens are counted as if every text were as long as its limit, an upper bound.
     """
     sizes = _sizes(recipe)
-    speed = (tflops or _measured_tflops()) * 1e12 * _EFFICIENCY
+    speed = (tflops or _measured_tflops(recipe)) * 1e12 * _EFFICIENCY
     rows = []
     for step in chosen(plan(recipe, out), first, last):
         done = (step.folder / RECORD).exists()
@@ -86,32 +76,24 @@ def estimate(
 
 def _sizes(recipe: Recipe) -> _Sizes:
     settings = generator_settings(recipe)
-    backbone = _shapes(recipe)
-    with torch.device("meta"):
-        generator = Generator(backbone, settings, TextSettings())
-    own = sum(count_parameters(part) for part in generator.own_parts)
-    embeddings = sum(p.numel() for name, p in backbone.model.named_parameters() if "shared" in name or "embed" in name)
+    backbone = shapes_of("recipe", recipe)
+    own = generated = 0
+    if not {"pretrain", "finetune"}.isdisjoint(recipe.run.stages):
+        with torch.device("meta"):
+            generator = Generator(backbone, settings, generator_text(recipe))
+        own = sum(count_parameters(part) for part in generator.own_parts)
+        generated = sum(target.parameters for target in generator.targets)
+    embeddings = backbone.model.get_input_embeddings().weight.numel()
     return _Sizes(
         backbone=count_parameters(backbone),
         embeddings=embeddings,
         generator=own,
         tuned=count_parameters(backbone, trained=True),
         lora=sum(settings.rank * (site.d_in + site.d_out) for site in backbone.sites),
-        generated=sum(target.parameters for target in generator.targets),
+        generated=generated,
         d_model=backbone.d_model,
-        layers=len(backbone.model.encoder.block) + len(backbone.model.decoder.block),
+        layers=backbone.depth,
     )
-
-
-def _shapes(recipe: Recipe) -> T5Backbone:
-    name = recipe.backbone.name
-    if recipe.backbone.family != "t5":
-        raise ConfigError(f"backbone.family: expected 't5' to estimate, got {recipe.backbone.family!r}")
-    if name == "config" or name in HUB:
-        return shapes_of("recipe" if recipe.backbone.config is not None else HUB[name], recipe)
-    if name != "toy" and not Path(name).exists():
-        raise ConfigError(f"backbone.name: expected a folder or one of {', '.join(HUB)} to estimate, got {name!r}")
-    return load_backbone(name, T5Backbone, revision=recipe.backbone.revision, tokenizer=recipe.backbone.tokenizer)
 
 
 def _parameters(recipe: Recipe, stage: Stage, sizes: _Sizes) -> tuple[int, int]:
@@ -144,7 +126,9 @@ def _work(recipe: Recipe, stage: Stage, sizes: _Sizes, trained: int) -> tuple[fl
         return float(micro_batches * given), float(micro_batches * given * body * per_token)
     read = settings.tasks_per_batch * data.max_instruction_tokens
     tokens = float(micro_batches * (given + read))
-    flops = tokens * body * per_token + micro_batches * settings.tasks_per_batch * 6 * sizes.generated
+    of_instruction = per_token if sizes.tuned else 2  # nothing that is trained lies before its states
+    flops = micro_batches * (given * per_token + read * of_instruction) * body
+    flops += micro_batches * settings.tasks_per_batch * 6 * sizes.generated
     if losses.kl and not losses.top_k:  # the teacher reads instruction and input together, forward only
         flops += micro_batches * given * body * 2
     return tokens, float(flops)
@@ -191,10 +175,11 @@ def _memory(recipe: Recipe, stage: Stage, sizes: _Sizes, trained: int, frozen: i
     return float(weights + activations + logits)
 
 
-def _measured_tflops(size: int = 1024) -> float:
+def _measured_tflops(recipe: Recipe, size: int = 1024) -> float:
     """Speed of square matrix products on the device at hand, in TFLOP/s."""
     device = best_device()
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    narrow = device.type == "cuda" or recipe.backbone.dtype == "bfloat16"
+    dtype = torch.bfloat16 if narrow else torch.float32
     size = size * (8 if device.type == "cuda" else 1)
     matrix = torch.randn(size, size, device=device, dtype=dtype)
     times = []

@@ -24,8 +24,7 @@ from tagi.files import write_text
 from tagi.hypernetwork import Generator
 from tagi.methods import TAGI, Concatenation, load_method
 from tagi.pipeline.building import data_record, generator_settings, generator_text, text_settings
-from tagi.pipeline.describing import PUBLISHED
-from tagi.pipeline.estimating import HUB
+from tagi.pipeline.describing import HUB, PUBLISHED
 from tagi.pipeline.finding import find_checkpoint
 from tagi.pipeline.machine import best_device
 from tagi.pipeline.records import RECORD, write_record
