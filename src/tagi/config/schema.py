@@ -132,6 +132,9 @@ class GeneratorSettings(Table):
     `module`: LoRA of `rank` and `alpha`; bottleneck adapters `bottleneck` wide, after self-attentions or beside
     feed-forwards by `placement`; `prefix` tokens of keys and values for every attention; or both of the latter. What
     is not generated needs no size, and one given means nothing, but for `rank` and `alpha`, which LoRA teachers have.
+
+    `standardize`: the hypernetwork sees every channel of the states less its mean and by its deviation, both measured
+    over the stage's first instructions before it is trained.
     """
 
     kind: Literal["pooled", "query", "component"]
@@ -146,6 +149,7 @@ class GeneratorSettings(Table):
     width: Count = 64
     heads: Count = Field(default=4, validate_default=True)
     pooling: Literal["mean", "attention"] = "mean"
+    standardize: bool = False
     fusion: Literal["both", "attention", "concatenation", "none"] = "both"
     fusion_norm: Literal["pre", "post"] = "pre"
     fusion_init: Literal["t5", "cross"] = "t5"

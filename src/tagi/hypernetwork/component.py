@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tagi.adapters import Bank
 from tagi.hypernetwork.heads import Heads, start_std
+from tagi.hypernetwork.reading import InstructionNorm
 from tagi.hypernetwork.targets import Slot, Target, Targets, bank_of
 
 
@@ -55,12 +56,20 @@ class ComponentGenerator(nn.Module):
     """
 
     def __init__(
-        self, targets: Sequence[Target], d_model: int, *, heads: int, d_kv: int, hidden: int, seed: int = 0
+        self,
+        targets: Sequence[Target],
+        d_model: int,
+        *,
+        heads: int,
+        d_kv: int,
+        hidden: int,
+        standardize: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         inner = heads * d_kv
         self.attention_heads = heads
-        self.norm = nn.RMSNorm(d_model, eps=1e-6)
+        self.norm = InstructionNorm(d_model, standardize=standardize)
         self.heads = SharedHeads(tuple(targets), d_model=d_model, hidden=hidden, seed=seed)
         random = torch.Generator().manual_seed(seed + 1)
         self.components = nn.Parameter(torch.randn(*self.heads.shape, d_model, generator=random))

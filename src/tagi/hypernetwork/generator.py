@@ -1,10 +1,10 @@
 """The generator: backbone, hypernetwork and fusion as one module (sections 3.2.1 and 3.2.4 of the paper)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,7 @@ from tagi.hypernetwork.component import ComponentGenerator
 from tagi.hypernetwork.fusion import Fusion
 from tagi.hypernetwork.pooled import PooledGenerator
 from tagi.hypernetwork.query import QueryGenerator
+from tagi.hypernetwork.reading import InstructionNorm
 from tagi.hypernetwork.settings import GeneratorSettings
 from tagi.hypernetwork.states import TaskStates
 from tagi.hypernetwork.targets import Targets, targets_of
@@ -92,6 +93,14 @@ class Generator(nn.Module):
             if self.reader is not None:
                 return Instructions(self.reader(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask)
             return self.backbone.read_instructions(ids, mask, keep=keep)
+
+    def measure(self, batches: Iterable[tuple[Int[Tensor, "task token"], Bool[Tensor, "task token"]]]) -> None:
+        """With `standardize`, measure mean and deviation of every channel of `I_x` over instructions `(ids, mask)`."""
+        norm, training = cast(InstructionNorm, self.hypernetwork.norm), self.training
+        if norm.standardize:
+            self.eval()
+            norm.measure((self.encode_instructions(ids, mask), mask) for ids, mask in batches)
+            self.train(training)
 
     def generate_bank(self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]) -> Bank:
         """`I_x` -> one LoRA, or whatever else is generated, per task (eq. 2)."""
@@ -238,10 +247,19 @@ def _check_causal(backbone: CausalBackbone, settings: GeneratorSettings, text: T
         raise ConfigError(f"{name}: expected limits {together} that make at most {seen} tokens ({what}), got {needed}")
 
 
+class _Common(TypedDict):
+    hidden: int
+    standardize: bool
+    seed: int
+
+
 def _hypernetwork(backbone: Backbone, targets: Targets, settings: GeneratorSettings) -> nn.Module:
-    width, hidden, seed = backbone.d_model, settings.hidden, settings.seed
+    width, common = (
+        backbone.d_model,
+        _Common(hidden=settings.hidden, standardize=settings.standardize, seed=settings.seed),
+    )
     if settings.kind == "pooled":
-        return PooledGenerator(targets, width, pooling=settings.pooling, hidden=hidden, seed=seed)
+        return PooledGenerator(targets, width, pooling=settings.pooling, **common)
     if settings.kind == "component":
-        return ComponentGenerator(targets, width, heads=backbone.heads, d_kv=backbone.d_kv, hidden=hidden, seed=seed)
-    return QueryGenerator(targets, width, width=settings.width, heads=settings.heads, hidden=hidden, seed=seed)
+        return ComponentGenerator(targets, width, heads=backbone.heads, d_kv=backbone.d_kv, **common)
+    return QueryGenerator(targets, width, width=settings.width, heads=settings.heads, **common)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tagi.adapters import Bank
 from tagi.backbones import Site
 from tagi.hypernetwork.heads import row_heads
+from tagi.hypernetwork.reading import InstructionNorm
 from tagi.hypernetwork.targets import Target, as_targets
 
 Pooling = Literal["mean", "attention"]
@@ -30,10 +31,11 @@ class PooledGenerator(nn.Module):
         alpha: float | None = None,
         hidden: int,
         pooling: Pooling = "mean",
+        standardize: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(d_model, eps=1e-6)
+        self.norm = InstructionNorm(d_model, standardize=standardize)
         self.score = nn.Linear(d_model, 1, bias=False) if pooling == "attention" else None
         if self.score is not None:
             nn.init.zeros_(self.score.weight)  # begins as the mean

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tagi.adapters import Bank
 from tagi.backbones import Site
 from tagi.hypernetwork.heads import row_heads
+from tagi.hypernetwork.reading import InstructionNorm
 from tagi.hypernetwork.targets import Target, as_targets
 
 
@@ -28,13 +29,14 @@ class QueryGenerator(nn.Module):
         hidden: int,
         width: int,
         heads: int,
+        standardize: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} must be a multiple of heads {heads}")
         self.attention_heads = heads
-        self.norm = nn.RMSNorm(d_model, eps=1e-6)
+        self.norm = InstructionNorm(d_model, standardize=standardize)
         self.heads = row_heads(as_targets(target, rank, alpha), width=width, hidden=hidden, seed=seed)
         random = torch.Generator().manual_seed(seed + 1)
         self.queries = nn.Parameter(torch.randn(*self.heads.shape, width, generator=random))

@@ -10,7 +10,7 @@ Tune = Literal["none", "norms+embeddings", "ffn", "all"]
 Module = Literal["lora", "bottleneck", "prefix", "bottleneck+prefix"]
 Placement = Literal["attention", "ffn"]
 Reader = Literal["backbone", "own"]
-_LATER = ("module", "placement", "bottleneck", "prefix", "reader", "fusion_every")
+_LATER = ("module", "placement", "bottleneck", "prefix", "reader", "fusion_every", "standardize")
 """Keys that checkpoints from before them lack. At its default each is left out, so that those stay what they are."""
 
 
@@ -27,7 +27,8 @@ class GeneratorSettings:
     and values, cached before the input's. Attention is in every `fusion_every`-th layer. `tune`: which of the
     backbone's parameters are trained. Sizes: `rank` and `alpha` of LoRA, `hidden` of the MLPs, `width` and `heads` of
     the query generator's attention. `reader`: what reads instructions, the backbone's
-    encoder, or a copy of it that is trained with the hypernetwork (HyperTuning's hypermodel).
+    encoder, or a copy of it that is trained with the hypernetwork (HyperTuning's hypermodel). `standardize`: the
+    hypernetwork sees every channel of the states less its mean and by its deviation over training instructions.
     """
 
     kind: Literal["pooled", "query", "component"] = "query"
@@ -42,6 +43,7 @@ class GeneratorSettings:
     width: int = 128
     heads: int = 4
     pooling: Literal["mean", "attention"] = "mean"
+    standardize: bool = False
     fusion: Fuse = "both"
     fusion_norm: Literal["pre", "post"] = "pre"
     fusion_init: Literal["t5", "cross"] = "t5"

@@ -43,6 +43,7 @@ from tagi.methods.prompted import Prompted
 from tagi.methods.teachers import CATALOGUE, Catalogue, ConcatenatedTeacher, Teacher, freeze, read_catalogue
 from tagi.pipeline.caching import cached_teacher
 from tagi.pipeline.finding import MODEL, find_checkpoint
+from tagi.pipeline.machine import best_device
 from tagi.pipeline.shots import episode_shots
 from tagi.pipeline.tasks import LoadedTasks, load_tasks
 from tagi.training import TrainingSettings, once, process_count
@@ -52,6 +53,8 @@ P = TypeVar("P", bound=Prompted[Any])
 _BACKBONE = "backbone"
 _MADE_OF = "made_of.json"
 """In the folder of a backbone that was made here, its last file: configuration, tokenizer and seed."""
+_MEASURED = 32
+"""Micro-batches whose instructions say how instruction states are spread."""
 _CORPUS_STRIDE = 1_000_003  # documents of different micro-batches come from different seeds
 
 
@@ -105,6 +108,8 @@ def build_stage(recipe: Recipe, stage: Stage, out: Path, sources: Sources) -> St
     task_batches = task_batches_of(recipe, stage, loaded)
     model = _method(recipe, stage, backbone, task_batches, out, sources)
     data = data_record(loaded)
+    if isinstance(model, TAGI):
+        _measure(model, model, task_batches)
     if isinstance(model, TAGI) and model.objective.weights.ins:
         data["aligned_tasks"] = model.objective.aligned_tasks(loaded.tasks)
     return StageParts(model, task_batches, data, _validation(recipe, settings.validate_every))
@@ -258,7 +263,22 @@ def _pretraining(recipe: Recipe, backbone: Backbone, length: int, size: int) -> 
     documents = ToyDocuments(recipe.seed) if wanted.source == "toy" else C4Documents(Path(str(wanted.path)))
     model = Pretraining(method, max_tokens=wanted.max_tokens, parts=wanted.parts, seed=recipe.seed)
     data = {"source": wanted.source, "documents": length * size, "parts": wanted.parts}
-    return StageParts(model, DocumentBatches(documents, length=length, size=size), data)
+    batches = DocumentBatches(documents, length=length, size=size)
+    _measure(method, model, batches)
+    return StageParts(model, batches, data)
+
+
+def _measure(method: TAGI, trained: Trainable, batches: Sequence[Any]) -> None:
+    """What a hypernetwork wants to know of instructions before it is trained, from the first micro-batches."""
+    if not method.generator.settings.standardize:
+        return
+    if process_count() == 1:
+        trained.to(best_device())  # where it is trained
+    device = method.generator.backbone.device
+    first = (trained.collate(batches[index]) for index in range(min(len(batches), _MEASURED)))
+    method.generator.measure(
+        (batch["instruction_ids"].to(device), batch["instruction_mask"].to(device)) for batch in first
+    )
 
 
 def _method(
