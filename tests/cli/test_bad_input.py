@@ -167,6 +167,30 @@ def test_a_file_where_a_folder_is_wanted(run_tagi: Run, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_words_that_are_no_text(run_tagi: Run, adapter: Path, tmp_path: Path) -> None:
+    broken = b"caf\xe9".decode("utf-8", "surrogateescape")
+    assert_refused(run_tagi("predict", "-a", adapter, broken), "argument 4", "expected UTF-8 text", "caf\\xe9")
+    assert_refused(run_tagi("generate", "-g", "toy", "-i", broken, "--out", tmp_path / "new"), "argument 5", "UTF-8")
+    (adapter / "generator.txt").write_bytes(b"\xff\xfe")
+    assert_refused(run_tagi("predict", "-a", adapter, "pen king"), "generator.txt", "in UTF-8")
+    (adapter / "generator.txt").write_text("\n")
+    assert_refused(run_tagi("predict", "-a", adapter, "pen king"), "generator.txt", "got an empty file")
+
+
+def test_a_folder_of_others(run_tagi: Run, tmp_path: Path) -> None:
+    own = tmp_path / "model" / "mine.txt"
+    own.parent.mkdir()
+    own.write_text("precious")
+    ran = run_tagi("train", "finetune", "toy", "--set", "losses.kl=0", "--set", "losses.ins=0", "--out", tmp_path)
+    assert_refused(ran, "expected a new folder, got one that holds files")
+    assert own.read_text() == "precious"
+
+
+def test_a_configuration_of_wrong_types(run_tagi: Run, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "hidden_size": "big"}')
+    assert_refused(run_tagi("describe", tmp_path, "--recipe", "smollm2"), "hidden_size")
+
+
 def test_what_no_one_has(run_tagi: Run, tmp_path: Path) -> None:
     refused = run_tagi("generate", "-g", "no/such", "-i", INSTRUCTION, "--out", tmp_path / "out")
     assert_refused(refused, "no/such")

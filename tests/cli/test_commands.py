@@ -94,7 +94,9 @@ def test_conditions_by_name(run_tagi: Run) -> None:
     wanted = ("evaluate", "toy", "toy", "--tasks", "*-copy", "--limit", "1")
     ran = run_tagi(*wanted, "--condition", "other LoRA alone", "--condition", "none", "--json")
     assert ran.code == 0, ran.err
-    assert list(json.loads(ran.out)["results"]) == ["right", "other LoRA alone", "none"]
+    assert list(json.loads(ran.out)["results"]) == ["right", "none", "other LoRA alone"]
+    ran = run_tagi(*wanted, "--condition", "none", "--condition", "other LoRA alone", "--json")
+    assert list(json.loads(ran.out)["results"]) == ["right", "none", "other LoRA alone"]
     ran = run_tagi(*wanted, "--condition", "lora alone")
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith("error: --condition: expected one of right; paraphrase; other; none; same category;")

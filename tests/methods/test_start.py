@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tagi.data.batches import Sample
-from tagi.errors import CheckpointError
+from tagi.errors import CheckpointError, ConfigError
 from tagi.hypernetwork import Generator
 from tagi.methods import TAGI, Concatenation, start_from
 from tests.models import settings, tasks, text_settings, tiny_backbone
@@ -52,6 +52,20 @@ def test_what_cannot_be_started_from(tmp_path: Path) -> None:
         start_from(wider, tmp_path / "source")
     with pytest.raises(CheckpointError, match=r"config\.json"):
         start_from(wider, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("standardize", True, "generator.standardize: expected False as in"),
+        ("alpha", 4.5, "generator.alpha: expected"),
+        ("heads", 1, "generator.heads: expected"),
+    ],
+)
+def test_parameters_keep_their_meaning(tmp_path: Path, key: str, value: object, said: str) -> None:
+    generator(seed=1, fusion="none").save(tmp_path / "source")
+    with pytest.raises(ConfigError, match=said):
+        start_from(generator(seed=2, fusion="none", **{key: value}), tmp_path / "source")
 
 
 def test_dropped_states_leave_the_lora_alone() -> None:

@@ -1,6 +1,7 @@
 """Few-shot refinement: it learns, leaves all but the LoRA alone, is the same when done twice, and says what it did."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,57 @@ def test_an_interrupted_refinement_ends_as_if_it_had_not_been(tmp_path: Path, mo
     assert content(tmp_path / "parts" / "adapter") == content(tmp_path / "whole" / "adapter")
     own = {"adapter", "seconds"}
     assert {key: parts[key] for key in parts.keys() - own} == {key: whole[key] for key in whole.keys() - own}
+
+
+def test_nothing_of_others_is_written_over(tmp_path: Path) -> None:
+    adapter, how = adapter_of(tmp_path), Refinement(1, 1e-2, 3)
+    around = tmp_path / "around"
+    around.mkdir()
+    inside = around / "adapter"
+    shutil.copytree(adapter, inside)
+    before = content(inside)
+    for resume in (False, True):
+        with pytest.raises(TrainingError, match="expected another folder than that of the adapter given"):
+            refine(inside, EXAMPLES, around, how, resume=resume, progress=False)
+        with pytest.raises(TrainingError, match="one that holds files, none of a refinement"):
+            refine(adapter, EXAMPLES, around, how, resume=resume, progress=False)
+    assert content(inside) == before
+
+
+def test_examples_and_tasks_in_one_file(tmp_path: Path) -> None:
+    file = tmp_path / "mixed.jsonl"
+    task = {"task": "a", "category": "c", "instruction": "b", "instances": [{"input": "w1", "outputs": ["w2"]}]}
+    lines = [json.dumps({"input": "w1", "output": "w2"}), json.dumps(task)]
+    adapter = adapter_of(tmp_path)
+    for order, said in (
+        (lines, "line 2: instances.0.: expected examples alone"),
+        (lines[::-1], "line 2: expected a task's"),
+    ):
+        file.write_text("\n".join(order))
+        with pytest.raises(InputError, match=said):
+            refine(adapter, file, tmp_path / "out", progress=False)
+
+
+def test_a_single_step_is_one(tmp_path: Path) -> None:
+    adapter = adapter_of(tmp_path)
+    refine(adapter, EXAMPLES, tmp_path / "out", Refinement(1, 1e-2, 3), progress=False)
+    assert content(tmp_path / "out" / "adapter")[WEIGHTS] != (adapter / WEIGHTS).read_bytes()
+
+
+def test_what_was_lost_of_a_finished_one_is_made_again(tmp_path: Path) -> None:
+    adapter, how = adapter_of(tmp_path), Refinement(4, 1e-2, 3)
+    refine(adapter, EXAMPLES, tmp_path / "out", how, progress=False)
+    moved = tmp_path / "moved"
+    (tmp_path / "out").rename(moved)
+    made = content(moved / "adapter")
+    assert refine(adapter, EXAMPLES, moved, how, resume=True, progress=False)["adapter"] == str(moved / "adapter")
+    shutil.rmtree(moved / "adapter")
+    refine(adapter, EXAMPLES, moved, how, resume=True, progress=False)
+    assert content(moved / "adapter") == made
+    record = json.loads((moved / "refined.json").read_text())
+    (moved / "refined.json").write_text(json.dumps({"identity": record["identity"]}))
+    with pytest.raises(TrainingError, match="expected the record of a refinement, got a damaged one: 'steps'"):
+        refine(adapter, EXAMPLES, moved, how, resume=True, progress=False)
 
 
 def test_what_is_held_out_is_not_trained_on_and_its_loss_is_the_adapters(tmp_path: Path) -> None:

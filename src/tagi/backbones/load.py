@@ -201,7 +201,7 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
     """A tokenizer alone: a built-in backbone's, a folder's or the hub's. Raises `ConfigError` if there is none."""
     try:
         return AutoTokenizer.from_pretrained(_source(name)[0], revision=revision or "main")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         raise ConfigError(f"backbone.tokenizer: cannot load {name!r}: {first_line(error)}") from error
 
 

@@ -1,5 +1,6 @@
 """The command-line application: its commands, and how a user's mistake ends it."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -25,7 +26,7 @@ from tagi.cli.sweep import sweep
 from tagi.cli.time import time
 from tagi.cli.train import train
 from tagi.cli.verify import verify
-from tagi.errors import TagiError
+from tagi.errors import InputError, TagiError
 
 app = typer.Typer(
     name="tagi",
@@ -84,6 +85,7 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0; 2 after one line on stderr for a user's mistake; 130 when interrupted."""
     try:
+        _check_text(sys.argv[1:] if arguments is None else arguments)
         code = app(args=arguments, prog_name="tagi", standalone_mode=False)
     except TagiError as fault:
         _end(" ".join(str(fault).splitlines()))
@@ -102,6 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Python hands bytes that are no text through as lone surrogates, which no tokenizer takes."""
+    for number, argument in enumerate(arguments, start=1):
+        if any("\udc80" <= letter <= "\udcff" for letter in argument):
+            raw = os.fsencode(argument)
+            raise InputError(f"argument {number}: expected UTF-8 text, got {raw[:40]!r}")
 
 
 def _misused(fault: TyperException) -> NoReturn:

@@ -11,7 +11,7 @@ Names = Annotated[
     typer.Argument(
         metavar="[NAME]...",
         help="Published models such as t5-xl-lm-adapt, a folder, a GGUF file, a hub name, or 'recipe'; default: "
-        "T5-LM-adapt base, XL, XXL.",
+        "T5-LM-adapt base, XL, XXL, or of a decoder-only recipe its own.",
     ),
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", metavar="RECIPE", help="Whose generator is put on the models.")]

@@ -81,7 +81,7 @@ def evaluate(
         raise InputError("--resume: expected --out DIR, the folder to go on in, got none")
     loaded = load_recipe(recipe, overrides or [])
     quiet()
-    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, known
+    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, in_order, known
     from tagi.pipeline import Asked
     from tagi.pipeline import evaluate as run
 
@@ -91,7 +91,7 @@ def evaluate(
         *(CHANNELS if channels else ()),
         *(known(name) for name in condition or ()),
     ]
-    asked = Asked(tuple(dict.fromkeys(wanted)), tuple(tasks or ()), limit, distances=sensitivity)
+    asked = Asked(in_order(wanted), tuple(tasks or ()), limit, distances=sensitivity)
     record = run(checkpoint, loaded, asked=asked, out=out, resume=resume)
     if as_json:
         print_json(record)

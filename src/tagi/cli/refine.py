@@ -13,9 +13,11 @@ File = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder; DIR/adapter is the refined adapter.")]
 Steps = Annotated[int, typer.Option("--steps", min=0, help="Steps of training; 0 scores the adapter as it is.")]
-Rate = Annotated[float, typer.Option("--learning-rate", min=0.0, help="Of AdamW, falling to 0.")]
+Rate = Annotated[
+    float, typer.Option("--learning-rate", min=0.0, max=10.0, help="Of AdamW, after 2% of warm-up falling to 0.")
+]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Examples of a step.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Which examples make up which step.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Which examples make up which step.")]
 HeldOut = Annotated[
     int,
     typer.Option("--held-out", min=0, metavar="N", help="Keep the last N examples out; score them before and after."),

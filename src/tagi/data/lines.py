@@ -9,7 +9,7 @@ def read_lines(content: bytes, where: str) -> list[str]:
     Raises `InputError`, naming the place, for other bytes, for an empty line and for no line.
     """
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{where}: expected UTF-8 text, got byte 0x{content[error.start]:02x} at {error.start}"

@@ -22,6 +22,7 @@ from tagi.data.task import Example, Instance, Task
 from tagi.errors import DataError
 
 _log = logging.getLogger(__name__)
+_NAMED = 3  # of tasks without a file
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ class SNISplit:
 
     @property
     def warning(self) -> str | None:
-        """One line naming the listed tasks that have no file; None when every one has."""
+        """One line on the listed tasks that have no file, the first few by name; None when every one has."""
         if not self.missing:
             return None
-        names = ", ".join(self.missing)
+        more = len(self.missing) - _NAMED
+        names = ", ".join(self.missing[:_NAMED]) + (f" and {more} more" if more > 0 else "")
         return f"{len(self.missing)} of {len(self.listed)} tasks listed for {self.name} have no file: {names}"
 
     def summary(self) -> dict[str, Any]:

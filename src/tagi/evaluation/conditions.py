@@ -60,6 +60,12 @@ CHANNELS = (
 )
 
 
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """The names, each once, in one order whatever theirs."""
+    wanted = set(names)
+    return tuple(name for name in dict.fromkeys((*INSTRUCTIONS, *SENSITIVITY, *CHANNELS)) if name in wanted)
+
+
 def known(name: str) -> str:
     """`name`, if a condition is called so; else an `InputError` that lists all."""
     names = dict.fromkeys((*INSTRUCTIONS, *SENSITIVITY, *CHANNELS))
@@ -103,6 +109,8 @@ def instruction_conditions(method: Method, tasks: Sequence[Task], *, truncate: b
     def reworded(index: int) -> Any:
         return method.prepare([replace(tasks[index], instruction=tasks[index].paraphrases[0])], truncate=truncate)
 
+    if not (method.reads_instruction or method.needs_demonstrations):
+        return [Condition("right", "the input alone, as ever", right)]
     made = [Condition("right", "the task's instruction", right)]
     if method.reads_instruction and all(task.paraphrases for task in tasks):
         made.append(Condition("paraphrase", "the same in other words", reworded))

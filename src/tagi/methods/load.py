@@ -1,12 +1,13 @@
 """Reading a checkpoint of whatever method it holds."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tagi.backbones.checkpoint import read_config, read_some_tensors
-from tagi.errors import CheckpointError
+from tagi.errors import CheckpointError, ConfigError
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.fid import FidICL
@@ -35,7 +36,7 @@ def start_from(model: Trainable, folder: Path) -> int:
     A generator's parts and a backbone's are matched by name, whatever method saved them. Raises `CheckpointError` if
     nothing matches or a shape differs.
     """
-    read_config(folder)
+    _check_meaning(model, read_config(folder).get("generator"), folder)
     buffers = dict(model.named_buffers())  # what generated factors start from belongs to their generator
     wanted = {_shared_name(name): tensor for name, tensor in {**buffers, **model.trained_tensors()}.items()}
     found = {_shared_name(name): tensor for name, tensor in read_some_tensors(folder).items()}
@@ -50,6 +51,18 @@ def start_from(model: Trainable, folder: Path) -> int:
                 )
             target.copy_(source)
     return sum(target.numel() for target, _ in common.values())
+
+
+def _check_meaning(model: Trainable, found: Any, folder: Path) -> None:
+    """What is no parameter, but decides what parameters of a hypernetwork mean, has to be the same."""
+    generator = getattr(getattr(model, "method", model), "generator", None)
+    if generator is None or not isinstance(found, dict):
+        return
+    own = generator.settings
+    for key, default in (("alpha", None), ("standardize", False), ("pooling", "mean"), ("heads", None)):
+        wanted, got = getattr(own, key), found.get(key, default)
+        if wanted != got:
+            raise ConfigError(f"generator.{key}: expected {got!r} as in {folder} to start from it, got {wanted!r}")
 
 
 def _shared_name(name: str) -> str:

@@ -127,7 +127,8 @@ def table(
     tasks, `mean_of_ratios` lets every task weigh the same. `flops` and `components` are means over tasks.
     """
     reference = _on_backbone(method_row(_REFERENCE))
-    references = {name: reference(name, recipe, merged) for name in names}
+    told = recipe.model_copy(update={"metatrain": recipe.metatrain.model_copy(update={"instruction": True})})
+    references = {name: reference(name, told, merged) for name in names}
     wanted = {name: [costing(lengths).total for lengths in tasks.values()] for name, costing in references.items()}
     rows = table_rows(methods, recipe.backbone.family)
     return [_row(row, recipe, tasks, merged, wanted) for row in rows]

@@ -35,8 +35,8 @@ def claim(out: Path, identity: str, resume: bool) -> dict[str, Any] | None:
     other = found.get("evaluation")
     if other != identity:
         raise ConfigError(
-            f"{out}: expected an evaluation of this checkpoint, recipe and data ({identity}), got one of others "
-            f"({other}): remove the folder to score anew"
+            f"{out}: expected an evaluation of this checkpoint, recipe and data, of the same conditions and limits "
+            f"({identity}), got another ({other}): score into another folder"
         )
     if not record.exists():
         return None

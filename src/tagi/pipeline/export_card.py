@@ -21,7 +21,8 @@ FORMAT = 1
 class Origin:
     """What an adapter was made from; unknown parts are None.
 
-    `model` is transformers' class of its base, `refined` how it was trained further after it was generated.
+    `model` is transformers' class of its base, `refined` how it was trained further after it was generated, `prompt`
+    what is written around an input, `{input}` in its place.
     """
 
     base: BaseModel
@@ -31,6 +32,7 @@ class Origin:
     generator: str | None = None
     seed: int | None = None
     refined: Mapping[str, Any] | None = None
+    prompt: str | None = None
 
 
 def write_record(
@@ -50,6 +52,7 @@ def write_record(
         "generator": origin.generator,
         "seed": origin.seed,
         **({"refined": dict(origin.refined)} if origin.refined else {}),
+        **({"prompt": origin.prompt} if origin.prompt is not None else {}),
         "rank": whole.rank,
         "alpha": whole.scale * whole.rank,
         "layers": len(whole.factors),
@@ -108,6 +111,9 @@ def _card(record: Mapping[str, Any]) -> str:
         ("seed", "unknown" if record["seed"] is None else record["seed"]),
         ("left behind", "; ".join(record["lost"]) or "nothing"),
     ]
+    if record.get("prompt") is not None:
+        shown = json.dumps(record["prompt"], ensure_ascii=False).replace("|", "\\|")  # a table's cells end at bars
+        facts.append(("prompt", f"`{shown}`, and nothing before it"))
     if record.get("refined"):
         facts.append(("refined", _refinement(record["refined"])))
     told = [] if record["instruction"] is None else [record["instruction"]]

@@ -12,6 +12,7 @@ from tagi.adapters import LoraBank, merge
 from tagi.adapters.gguf_format import ARCHITECTURES, gguf_factors, write_gguf_lora
 from tagi.adapters.peft_format import WEIGHTS, read_configuration, read_peft, tensors_digest
 from tagi.backbones import Backbone, BaseModel, CausalBackbone, load_backbone, locate, write_lora
+from tagi.data.text import TextEncoder
 from tagi.errors import CheckpointError, ConfigError, InputError
 from tagi.files import new_folder
 from tagi.hypernetwork import TaskAdapter, generator_digest
@@ -61,7 +62,7 @@ def open_exportable(adapter: Path, *, generator: str | None = None, base: str | 
 def origin_of(backbone: Backbone, known: Mapping[str, Any]) -> Origin:
     """A backbone, and what the record of an export of an adapter on it knows besides."""
     examples = tuple((example["input"], example["output"]) for example in known.get("examples", ()))
-    made_from = (known.get(key) for key in ("generator", "seed", "refined"))
+    made_from = (known.get(key) for key in ("generator", "seed", "refined", "prompt"))
     return Origin(backbone.identity, type(backbone.model).__name__, known.get("instruction"), examples, *made_from)
 
 
@@ -86,10 +87,25 @@ def exportable_of(adapter: TaskAdapter) -> Exportable:
     examples = tuple((example.input, example.output) for example in adapter.examples)
     model = type(generator.backbone.model).__name__
     made_by = generator_digest(generator)
-    origin = Origin(base, model, adapter.instruction, examples, made_by, settings.seed, adapter.refined or None)
+    origin = Origin(
+        base,
+        model,
+        adapter.instruction,
+        examples,
+        made_by,
+        settings.seed,
+        adapter.refined or None,
+        _prompt(generator.text),
+    )
     tuned = None if settings.tune == "none" else f"tuned backbone parameters ({settings.tune})"
     beside = settings.beside_lora(decoder_only=isinstance(generator.backbone, CausalBackbone))
     return Exportable(bank, generator.backbone, origin, beside, tuned)
+
+
+def _prompt(text: TextEncoder) -> str:
+    """What is written around an input, which stands as `{input}`."""
+    written = text.encoding.input("{input}")
+    return written if text.closes else text.encoding.cued(written)
 
 
 def check_layers(bank: LoraBank, backbone: Backbone, folder: Path) -> None:

@@ -74,7 +74,13 @@ def origin_of_adapter(folder: Path, generator: str | None = None) -> str:
     origin = folder / ORIGIN
     if not origin.is_file():
         raise CheckpointError(f"{folder}: expected {ORIGIN}, which names the generator, got none: give one with -g")
-    return origin.read_text(encoding="utf-8").strip()
+    try:
+        named = origin.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{origin}: expected a generator's name in UTF-8, got: {error}") from error
+    if not named:
+        raise CheckpointError(f"{origin}: expected a generator's name, got an empty file: give one with -g")
+    return named
 
 
 def _adapt_all(generator: Generator, tasks: Sequence[TaskWords], truncate: bool) -> list[TaskAdapter]:

@@ -29,6 +29,7 @@ RECORD = "refined.json"
 _CHECKPOINTS = "checkpoints"
 _TASK = "refined"
 _LOGS, _SAVES = 20, 4  # of a run, whatever its steps
+_WARMUP = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,9 @@ def refine(
     run that is not to be taken up, or another's.
     """
     how = how or Refinement()
-    _refuse_used(out, resume)
+    _refuse_used(out, adapter, resume)
     given = read_labelled(examples) if isinstance(examples, Path) else _placed(examples)
+    origin = origin_of_adapter(adapter, generator)
     opened = open_adapter(adapter, generator).to(best_device())
     _check_lora(opened, f"{adapter}: ")
     shown, kept = _parted(_of_task(given, opened.instruction), opened.generator.text, how)
@@ -79,7 +81,7 @@ def refine(
     before = _scores(opened, kept)
     refined, seconds = _refined(opened, shown, how, out / _CHECKPOINTS, identity, resume, progress)
     refined.save(out / ADAPTER, overwrite=True)
-    write_text(out / ADAPTER / ORIGIN, origin_of_adapter(adapter, generator) + "\n")
+    write_text(out / ADAPTER / ORIGIN, origin + "\n")
     record = {
         "identity": identity,
         "adapter": str(out / ADAPTER),
@@ -125,6 +127,7 @@ def _refined(
     settings = TrainingSettings(
         steps=steps,
         learning_rate=how.learning_rate,
+        warmup_ratio=_WARMUP if steps * _WARMUP >= 1 else 0.0,  # of few steps none is spent at rate 0
         seed=how.seed,
         save_every=max(1, steps // _SAVES),
         log_every=max(1, steps // _LOGS),
@@ -165,6 +168,10 @@ def _placed(examples: Sequence[Example]) -> list[Labelled]:
 def _of_task(given: Sequence[Labelled], instruction: str) -> list[Labelled]:
     """All examples, or those under the adapter's instruction where they are of several tasks."""
     tasks = {one.instruction for one in given}
+    if None in tasks and len(tasks) > 1:
+        odd = next(one for one in given if (one.instruction is None) != (given[0].instruction is None))
+        first, other = ("examples", "one of a task") if given[0].instruction is None else ("a task's", "one of none")
+        raise InputError(f"{odd.where}: expected {first} alone as before it, got {other}")
     own = list(given) if len(tasks) < 2 else [one for one in given if one.instruction == instruction]
     if given and not own:
         raise InputError(f"expected examples of one task, or of {instruction!r} among others, got {len(tasks)} others")
@@ -206,10 +213,21 @@ def _scores(adapter: TaskAdapter, examples: Sequence[Example]) -> dict[str, floa
     return {name: overall[name] for name in ("rougeL", "exact_match")} | {"loss": -fmean(row[0] for row in told)}
 
 
-def _refuse_used(out: Path, resume: bool) -> None:
-    if out.is_file() or (out.exists() and not resume and any(out.iterdir())):
-        holds = "is a file" if out.is_file() else "holds files: take a refinement up with --resume"
-        raise TrainingError(f"{out}: expected a new folder, got one that {holds}")
+def _refuse_used(out: Path, adapter: Path, resume: bool) -> None:
+    """Only what a refinement left may be written over, and never the adapter that is refined."""
+    if (out / ADAPTER).resolve() == adapter.resolve():
+        raise TrainingError(f"{out}: expected another folder than that of the adapter given, got one whose it is")
+    if out.is_file():
+        raise TrainingError(f"{out}: expected a new folder, got one that is a file")
+    if not out.exists() or not any(out.iterdir()):
+        return
+    begun = (out / RECORD).is_file() or (out / _CHECKPOINTS).is_dir()
+    if not begun:
+        raise TrainingError(f"{out}: expected a new folder, got one that holds files, none of a refinement")
+    if not resume:
+        raise TrainingError(
+            f"{out}: expected a new folder, got one that holds files: take a refinement up with --resume"
+        )
 
 
 def _finished(out: Path, identity: str) -> dict[str, Any] | None:
@@ -219,9 +237,11 @@ def _finished(out: Path, identity: str) -> dict[str, Any] | None:
         return None
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = record["identity"]
+        found, _ = record["identity"], [record[key] for key in ("steps", "examples", "loss", "held_out")]
     except (ValueError, KeyError, TypeError) as error:
         raise TrainingError(f"{path}: expected the record of a refinement, got a damaged one: {error}") from error
     if found != identity:
         raise TrainingError(f"{out}: expected a refinement of this adapter, examples and settings, got another")
-    return record
+    if not (out / ADAPTER / STATES).is_file():  # lost since: made again
+        return None
+    return {**record, "adapter": str(out / ADAPTER)}

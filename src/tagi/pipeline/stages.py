@@ -91,6 +91,8 @@ def _write(out: Path, recipe: Recipe, content: dict[str, Any]) -> dict[str, Any]
 def _earlier_run(out: Path, identity: str, resume: bool) -> dict[str, Any] | None:
     """The record of a finished run of the same identity in `out`, if it is to be taken up; None if there is work."""
     if not ((out / RECORD).exists() or (out / CHECKPOINTS).exists()):
+        if not resume and out.exists() and any(out.iterdir()):
+            raise TrainingError(f"{out}: expected a new folder, got one that holds files")
         return None
     if not resume:
         raise TrainingError(f"{out}: expected a new folder, got one that holds a run: take it up with --resume")

@@ -101,7 +101,7 @@ class MethodTrainer(Trainer):
         if not math.isfinite(float(loss.detach())):
             raise TrainingError(
                 f"step {self.state.global_step + 1}: expected a finite loss, got {float(loss.detach())}; "
-                "the newest checkpoint is from before it: resume with a smaller training.learning_rate"
+                "the newest checkpoint is from before it: begin anew with a smaller learning rate"
             )
         for name, value in terms.items():
             if name != "loss":
