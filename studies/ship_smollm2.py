@@ -92,6 +92,7 @@ def main() -> None:
     parser.add_argument("--commit", default="none", help="of the code that it was trained with")
     parser.add_argument("--how", type=Path, default=None, help="what the card says of its training")
     parser.add_argument("--step", type=int, default=None)
+    parser.add_argument("--steps", type=int, default=None, help="of all its stages together, where RUN is the last")
     parser.add_argument("--data", default="natural-instructions")
     parser.add_argument("--as-trained", action="store_true")
     given = parser.parse_args()
@@ -100,6 +101,7 @@ def main() -> None:
         steps = json.loads((given.run / "model" / CONFIG).read_text())["provenance"]["steps"]
     else:
         generator, steps = of_checkpoint(given.run, given.data, given.step)
+    steps = given.steps or steps
     scores = json.loads(given.scores.read_text()) if given.scores else []
     text = generator.text.settings if given.as_trained else replace(generator.text.settings, **LIMITS)
     how = given.how.read_text(encoding="utf-8").strip() if given.how else f"{steps} steps."
