@@ -25,7 +25,7 @@ from tagi.hypernetwork import Generator
 from tagi.hypernetwork.checkpoint import METHOD, generator_tensors, load_generator
 from tagi.methods import TAGI
 from tagi.pipeline import Sources
-from tagi.pipeline.building import build_stage
+from tagi.pipeline.building import build_stage, measure_instructions
 
 TARGET = Path(str(resources.files("tagi") / "assets" / "smollm2-generator"))
 LIMITS = {"max_instruction_tokens": 1024, "max_input_tokens": 2048, "max_target_tokens": 256}
@@ -61,7 +61,9 @@ def of_checkpoint(run: Path, data: str, step: int | None) -> tuple[Generator, in
     """The generator in a checkpoint of a run that goes on, by default the newest, and its steps."""
     steps = [int(folder.name.split("-")[1]) for folder in (run / "checkpoints").glob("checkpoint-*")]
     step = step or max(steps)
-    model = build_stage(load_recipe("smollm2", [f"data.path={data}"]), "finetune", run, Sources()).model
+    parts = build_stage(load_recipe("smollm2", [f"data.path={data}"]), "finetune", run, Sources())
+    measure_instructions(parts)
+    model = parts.model
     assert isinstance(model, TAGI)
     found = load_file(run / "checkpoints" / f"checkpoint-{step}" / WEIGHTS)
     with torch.no_grad():

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from tagi.config import load_recipe
 from tagi.hypernetwork import Generator
-from tagi.hypernetwork.reading import InstructionNorm
-from tagi.pipeline import train_stage
+from tagi.hypernetwork.instruction_norm import InstructionNorm
+from tagi.pipeline import Sources, train_stage
 from tests.models import INSTRUCTIONS, same, settings, text_settings, tiny_backbone
 
 D_MODEL, TASKS, TOKENS = 23, 5, 11
@@ -62,7 +62,7 @@ def test_without_it_a_generator_is_what_it_was(kind: str) -> None:
     assert not any("deviation" in name for name in plain.state_dict())
     assert "standardize" not in plain.settings.as_dict()
     ids, mask = plain.text.batch_instructions([plain.text.instruction(text) for text in INSTRUCTIONS])
-    plain.measure([(ids, mask)])  # nothing happens
+    assert not plain.wants_measuring
     unmeasured = Generator(tiny_backbone(), settings(kind=kind, standardize=True), text_settings())
     one, two = (made.eval().prepare(ids, mask).bank for made in (plain, unmeasured))
     for site in plain.backbone.sites:
@@ -109,3 +109,20 @@ def test_a_checkpoint_keeps_what_was_measured(tmp_path: Path) -> None:
     seen = (made.encode_instructions(ids, mask)[mask] - norm.mean) / norm.deviation
     assert 0 < norm.deviation.min() < norm.deviation.max()
     assert seen.abs().mean() < 3
+
+
+def test_what_is_measured_is_what_is_trained_on(tmp_path: Path) -> None:
+    """By the backbone that a stage starts from; what starts from a measured generator is not measured anew."""
+    changed = [
+        *("training.steps=1", "training.tasks_per_batch=3", "data.instances_per_task=4", "training.report_to=[]"),
+        *("losses.kl=0", "losses.ins=0", "training.metatrain.steps=3", "training.metatrain.learning_rate=0.1"),
+    ]
+    train_stage(load_recipe("toy", changed), "metatrain", tmp_path / "metatrain", progress=False)
+    recipe = load_recipe("toy", [*changed, "generator.standardize=true"])
+    made = {}
+    starts = (("vanilla", ()), ("tuned", (str(tmp_path / "metatrain"),)), ("again", (str(tmp_path / "tuned"),)))
+    for name, start in starts:
+        train_stage(recipe, "finetune", tmp_path / name, sources=Sources(start), progress=False)
+        made[name] = Generator.from_pretrained(tmp_path / name / "model").hypernetwork.norm.mean
+    assert not torch.allclose(made["vanilla"], made["tuned"], rtol=1e-3)
+    assert torch.equal(made["tuned"], made["again"])

@@ -10,10 +10,13 @@ import torch
 from tagi.config import characteristics, load_recipe
 from tagi.data.batches import Sample
 from tagi.errors import ConfigError
+from tagi.evaluation.conditions import INSTRUCTIONS as INSTRUCTIONS_GIVEN
+from tagi.evaluation.conditions import SENSITIVITY, conditions
 from tagi.methods import CausalConcatenation, Concatenation, load_method
 from tagi.methods.costs import Lengths
 from tagi.methods.prompted import Prompted
 from tagi.pipeline.building import load_recipe_backbone, metatrained_method, untrained_method
+from tagi.pipeline.costing import flops
 from tests.causal_models import tiny_causal
 from tests.models import INPUTS, INSTRUCTIONS, ROW_TASKS, tasks, text_settings, tiny_backbone
 
@@ -64,6 +67,18 @@ def test_it_costs_what_the_input_costs(kind: str) -> None:
     without = replace(LENGTHS, instruction=0, concatenated=None)
     assert alone.cost(LENGTHS) == told.cost(without)
     assert alone.cost(LENGTHS).each.total < told.cost(LENGTHS).each.total
+
+
+@both
+def test_it_is_asked_in_one_way(kind: str) -> None:
+    (right,) = conditions(made(kind, "nothing"), tasks(), (*INSTRUCTIONS_GIVEN, *SENSITIVITY))
+    assert (right.name, right.given) == ("right", "the input alone")
+
+
+def test_its_cost_is_a_share_of_the_instructed_ones() -> None:
+    recipe = load_recipe("sni-base", ["metatrain.instruction=false", "run.stages=['metatrain']"])
+    (row,) = flops(["t5-base-lm-adapt"], recipe, LENGTHS, methods=["tk-instruct"])["methods"]
+    assert 0.1 < row["costs"]["t5-base-lm-adapt"]["ratio"] < 0.8
 
 
 @pytest.mark.parametrize("name", ["tk-instruct", "tk-instruct-lora"])

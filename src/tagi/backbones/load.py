@@ -138,8 +138,8 @@ def load_backbone(
     return backbone(model, tokens, BaseModel(name, found))
 
 
-def backbone_shapes(name: str, tokenizer: Any, *, revision: str | None = None) -> Backbone:
-    """A decoder-only backbone without weights, on torch's meta device: only its configuration is read.
+def backbone_shapes(name: str, *, revision: str | None = None, tokenizer: str | None = None) -> Backbone:
+    """A decoder-only backbone without weights, on torch's meta device; arguments as of `load_backbone`.
 
     Raises `ConfigError` for a name that cannot be found or used. A T5 is loaded: whether its head is tied to its
     embeddings only its weights say.
@@ -148,10 +148,11 @@ def backbone_shapes(name: str, tokenizer: Any, *, revision: str | None = None) -
     config = _read_config(name, source, revision)
     backbone, architecture = _usable(name, config, Backbone)
     if backbone is not CausalBackbone:
-        return load_backbone(name, revision=revision, tokenizer=None)
+        return load_backbone(name, revision=revision, tokenizer=tokenizer)
+    tokens = load_tokenizer(tokenizer or name, revision=None if tokenizer else revision)
     with torch.device("meta"):
         model = architecture.from_config(config)
-    return backbone(model, tokenizer, BaseModel(name, own or "no weights"))
+    return backbone(model, tokens, BaseModel(name, own or "no weights"))
 
 
 def make_backbone(config: dict[str, Any], tokenizer: str, seed: int, folder: Path) -> Path:

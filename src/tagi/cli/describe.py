@@ -1,6 +1,6 @@
 """`tagi describe`: sizes, before anything is trained."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +16,11 @@ Names = Annotated[
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", metavar="RECIPE", help="Whose generator is put on the models.")]
 DEFAULT = ("t5-base-lm-adapt", "t5-xl-lm-adapt", "t5-xxl-lm-adapt")
+
+
+def default_names(recipe: Any) -> tuple[str, ...]:
+    """What is shown if nothing is named: published T5s, or a decoder-only recipe's own model."""
+    return DEFAULT if recipe.backbone.family == "t5" else ("recipe",)
 
 
 def describe(
@@ -40,8 +45,7 @@ def describe(
     quiet()
     from tagi.pipeline import describe as run
 
-    default = DEFAULT if loaded.backbone.family == "t5" else ("recipe",)
-    described = [run(name, loaded) for name in names or default]
+    described = [run(name, loaded) for name in names or default_names(loaded)]
     if as_json:
         print_json(described)
         return

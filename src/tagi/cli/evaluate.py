@@ -30,7 +30,7 @@ Sensitivity = Annotated[
         "adapters with each other.",
     ),
 ]
-One = Annotated[
+Condition = Annotated[
     list[str] | None,
     typer.Option("--condition", metavar="NAME", help="Also score this one of all of these; may be repeated."),
 ]
@@ -50,7 +50,7 @@ def evaluate(
     conditions: Conditions = False,
     channels: Channels = False,
     sensitivity: Sensitivity = False,
-    condition: One = None,
+    condition: Condition = None,
     tasks: Tasks = None,
     limit: Limit = None,
     resume: Resume = False,
@@ -81,7 +81,7 @@ def evaluate(
         raise InputError("--resume: expected --out DIR, the folder to go on in, got none")
     loaded = load_recipe(recipe, overrides or [])
     quiet()
-    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, in_order, known
+    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, in_order
     from tagi.pipeline import Asked
     from tagi.pipeline import evaluate as run
 
@@ -89,7 +89,7 @@ def evaluate(
         *(INSTRUCTIONS if conditions else INSTRUCTIONS[:1]),
         *(SENSITIVITY if sensitivity else ()),
         *(CHANNELS if channels else ()),
-        *(known(name) for name in condition or ()),
+        *(condition or ()),
     ]
     asked = Asked(in_order(wanted), tuple(tasks or ()), limit, distances=sensitivity)
     record = run(checkpoint, loaded, asked=asked, out=out, resume=resume)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tagi.cli.describe import DEFAULT, Names
+from tagi.cli.describe import Names, default_names
 from tagi.cli.output import JsonFlag, Overrides, print_json, print_table, refuse_used
 
 RecipeName = Annotated[
@@ -66,8 +66,8 @@ def flops(
 
     given = _given(instruction, input_tokens, output, examples, loaded.shots.count)
     chosen = None if methods is None else chosen_methods(methods, loaded.backbone.family)
-    default = DEFAULT if loaded.backbone.family == "t5" else ("recipe",)
-    record = run(names or list(default), loaded, given, methods=chosen, examples=examples, merged=not unmerged, out=out)
+    wanted = names or list(default_names(loaded))
+    record = run(wanted, loaded, given, methods=chosen, examples=examples, merged=not unmerged, out=out)
     if as_json:
         print_json(record)
         return

@@ -61,17 +61,11 @@ CHANNELS = (
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """The names, each once, in one order whatever theirs."""
-    wanted = set(names)
-    return tuple(name for name in dict.fromkeys((*INSTRUCTIONS, *SENSITIVITY, *CHANNELS)) if name in wanted)
-
-
-def known(name: str) -> str:
-    """`name`, if a condition is called so; else an `InputError` that lists all."""
-    names = dict.fromkeys((*INSTRUCTIONS, *SENSITIVITY, *CHANNELS))
-    if name not in names:
-        raise InputError(f"--condition: expected one of {'; '.join(names)}, got {name!r}")
-    return name
+    """The names, each once, in one order whatever theirs; an `InputError` that lists all for one that is none."""
+    wanted, every = set(names), tuple(dict.fromkeys((*INSTRUCTIONS, *SENSITIVITY, *CHANNELS)))
+    if unknown := sorted(wanted.difference(every)):
+        raise InputError(f"--condition: expected one of {'; '.join(every)}, got {unknown[0]!r}")
+    return tuple(name for name in every if name in wanted)
 
 
 def conditions(
@@ -81,6 +75,8 @@ def conditions(
     left out. `seed` draws what is drawn.
     """
     wanted = list(names)
+    if not (method.reads_instruction or method.needs_demonstrations):  # nothing of a task could be another's
+        return [Condition("right", "the input alone", lambda index: method.prepare([tasks[index]], truncate=truncate))]
     made = instruction_conditions(method, tasks, truncate=truncate)
     if not set(wanted) <= set(INSTRUCTIONS):  # substitutes compare every task with every other: only where asked for
         made += wrong_instruction_conditions(method, tasks, seed, truncate=truncate)
@@ -109,8 +105,6 @@ def instruction_conditions(method: Method, tasks: Sequence[Task], *, truncate: b
     def reworded(index: int) -> Any:
         return method.prepare([replace(tasks[index], instruction=tasks[index].paraphrases[0])], truncate=truncate)
 
-    if not (method.reads_instruction or method.needs_demonstrations):
-        return [Condition("right", "the input alone, as ever", right)]
     made = [Condition("right", "the task's instruction", right)]
     if method.reads_instruction and all(task.paraphrases for task in tasks):
         made.append(Condition("paraphrase", "the same in other words", reworded))
@@ -214,11 +208,10 @@ def channel_conditions(method: Method, tasks: Sequence[Task], *, truncate: bool 
             "LoRA from another task's instruction, states from the task's",
             lambda index: crossed(index, other[index]),
         ),
-        alone[0],
+        *alone,
         Condition(
             "other LoRA alone",
             "LoRA from another task's instruction, no states",
             lambda index: own(other[index]).without_states(),
         ),
-        *alone[1:],
     ]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tagi.adapters import Bank
 from tagi.hypernetwork.heads import Heads, start_std
-from tagi.hypernetwork.reading import InstructionNorm
+from tagi.hypernetwork.instruction_norm import InstructionNorm
 from tagi.hypernetwork.targets import Slot, Target, Targets, bank_of
 
 

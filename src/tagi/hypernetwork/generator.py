@@ -16,9 +16,9 @@ from tagi.data.text import CausalTextEncoder, TextEncoder, TextSettings
 from tagi.errors import ConfigError
 from tagi.hypernetwork.component import ComponentGenerator
 from tagi.hypernetwork.fusion import Fusion
+from tagi.hypernetwork.instruction_norm import InstructionNorm
 from tagi.hypernetwork.pooled import PooledGenerator
 from tagi.hypernetwork.query import QueryGenerator
-from tagi.hypernetwork.reading import InstructionNorm
 from tagi.hypernetwork.settings import GeneratorSettings
 from tagi.hypernetwork.states import TaskStates
 from tagi.hypernetwork.targets import Targets, targets_of
@@ -94,13 +94,21 @@ class Generator(nn.Module):
                 return Instructions(self.reader(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask)
             return self.backbone.read_instructions(ids, mask, keep=keep)
 
+    @property
+    def wants_measuring(self) -> bool:
+        """Whether instruction states are to be standardized, and by what is not known yet."""
+        return self.settings.standardize and not self._norm.measured
+
     def measure(self, batches: Iterable[tuple[Int[Tensor, "task token"], Bool[Tensor, "task token"]]]) -> None:
-        """With `standardize`, measure mean and deviation of every channel of `I_x` over instructions `(ids, mask)`."""
-        norm, training = cast(InstructionNorm, self.hypernetwork.norm), self.training
-        if norm.standardize:
-            self.eval()
-            norm.measure((self.encode_instructions(ids, mask), mask) for ids, mask in batches)
-            self.train(training)
+        """Measure mean and deviation of every channel of `I_x` over instructions `(ids, mask)`, for `standardize`."""
+        training = self.training
+        self.eval()
+        self._norm.measure((self.encode_instructions(ids, mask), mask) for ids, mask in batches)
+        self.train(training)
+
+    @property
+    def _norm(self) -> InstructionNorm:
+        return cast(InstructionNorm, self.hypernetwork.norm)
 
     def generate_bank(self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]) -> Bank:
         """`I_x` -> one LoRA, or whatever else is generated, per task (eq. 2)."""
@@ -254,10 +262,8 @@ class _Common(TypedDict):
 
 
 def _hypernetwork(backbone: Backbone, targets: Targets, settings: GeneratorSettings) -> nn.Module:
-    width, common = (
-        backbone.d_model,
-        _Common(hidden=settings.hidden, standardize=settings.standardize, seed=settings.seed),
-    )
+    width = backbone.d_model
+    common = _Common(hidden=settings.hidden, standardize=settings.standardize, seed=settings.seed)
     if settings.kind == "pooled":
         return PooledGenerator(targets, width, pooling=settings.pooling, **common)
     if settings.kind == "component":

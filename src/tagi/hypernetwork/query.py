@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tagi.adapters import Bank
 from tagi.backbones import Site
 from tagi.hypernetwork.heads import row_heads
-from tagi.hypernetwork.reading import InstructionNorm
+from tagi.hypernetwork.instruction_norm import InstructionNorm
 from tagi.hypernetwork.targets import Target, as_targets
 
 

@@ -8,10 +8,12 @@ from torch import Tensor
 
 from tagi.backbones.checkpoint import read_config, read_some_tensors
 from tagi.errors import CheckpointError, ConfigError
+from tagi.hypernetwork import GeneratorSettings
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.fid import FidICL
 from tagi.methods.in_context import ConcatICL, EnsembleICL
+from tagi.methods.pretraining import generating
 from tagi.methods.protocol import Method, Trainable
 from tagi.methods.single import SingleTask
 from tagi.methods.tagi import TAGI
@@ -55,12 +57,12 @@ def start_from(model: Trainable, folder: Path) -> int:
 
 def _check_meaning(model: Trainable, found: Any, folder: Path) -> None:
     """What is no parameter, but decides what parameters of a hypernetwork mean, has to be the same."""
-    generator = getattr(getattr(model, "method", model), "generator", None)
-    if generator is None or not isinstance(found, dict):
+    method = generating(model)
+    if method is None or found is None:
         return
-    own = generator.settings
-    for key, default in (("alpha", None), ("standardize", False), ("pooling", "mean"), ("heads", None)):
-        wanted, got = getattr(own, key), found.get(key, default)
+    own, there = method.generator.settings, GeneratorSettings.from_dict(found)
+    for key in ("alpha", "heads", "pooling", "standardize"):
+        wanted, got = getattr(own, key), getattr(there, key)
         if wanted != got:
             raise ConfigError(f"generator.{key}: expected {got!r} as in {folder} to start from it, got {wanted!r}")
 

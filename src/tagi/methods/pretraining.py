@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tagi.data.pretraining import Document, cut
 from tagi.methods.protocol import Batch, Method, Trainable
+from tagi.methods.tagi import TAGI
 
 
 class Pretraining(Trainable):
@@ -59,3 +60,9 @@ class Pretraining(Trainable):
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
         """Write the method's checkpoint."""
         self.method.save(folder, extra)
+
+
+def generating(model: Trainable) -> TAGI | None:
+    """The method with a generator that is trained: the model itself, or what it pretrains; None if there is none."""
+    method = model.method if isinstance(model, Pretraining) else model
+    return method if isinstance(method, TAGI) else None

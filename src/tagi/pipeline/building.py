@@ -38,7 +38,7 @@ from tagi.methods.in_context import InContext
 from tagi.methods.load import METHODS
 from tagi.methods.lora import LoraShape
 from tagi.methods.objective import LossWeights, Objective
-from tagi.methods.pretraining import Pretraining
+from tagi.methods.pretraining import Pretraining, generating
 from tagi.methods.prompted import Prompted
 from tagi.methods.teachers import CATALOGUE, Catalogue, ConcatenatedTeacher, Teacher, freeze, read_catalogue
 from tagi.pipeline.caching import cached_teacher
@@ -108,8 +108,6 @@ def build_stage(recipe: Recipe, stage: Stage, out: Path, sources: Sources) -> St
     task_batches = task_batches_of(recipe, stage, loaded)
     model = _method(recipe, stage, backbone, task_batches, out, sources)
     data = data_record(loaded)
-    if isinstance(model, TAGI):
-        _measure(model, model, task_batches)
     if isinstance(model, TAGI) and model.objective.weights.ins:
         data["aligned_tasks"] = model.objective.aligned_tasks(loaded.tasks)
     return StageParts(model, task_batches, data, _validation(recipe, settings.validate_every))
@@ -263,19 +261,21 @@ def _pretraining(recipe: Recipe, backbone: Backbone, length: int, size: int) -> 
     documents = ToyDocuments(recipe.seed) if wanted.source == "toy" else C4Documents(Path(str(wanted.path)))
     model = Pretraining(method, max_tokens=wanted.max_tokens, parts=wanted.parts, seed=recipe.seed)
     data = {"source": wanted.source, "documents": length * size, "parts": wanted.parts}
-    batches = DocumentBatches(documents, length=length, size=size)
-    _measure(method, model, batches)
-    return StageParts(model, batches, data)
+    return StageParts(model, DocumentBatches(documents, length=length, size=size), data)
 
 
-def _measure(method: TAGI, trained: Trainable, batches: Sequence[Any]) -> None:
-    """What a hypernetwork wants to know of instructions before it is trained, from the first micro-batches."""
-    if not method.generator.settings.standardize:
+def measure_instructions(parts: StageParts) -> None:
+    """What a hypernetwork wants to know of instructions before it is trained, from the first micro-batches.
+
+    The backbone that reads them has to be the one that it is trained on; one that was measured before stays as it is.
+    """
+    method = generating(parts.model)
+    if method is None or not method.generator.wants_measuring:
         return
     if process_count() == 1:
-        trained.to(best_device())  # where it is trained
+        parts.model.to(best_device())  # where it is trained
     device = method.generator.backbone.device
-    first = (trained.collate(batches[index]) for index in range(min(len(batches), _MEASURED)))
+    first = (parts.model.collate(parts.batches[index]) for index in range(min(len(parts.batches), _MEASURED)))
     method.generator.measure(
         (batch["instruction_ids"].to(device), batch["instruction_mask"].to(device)) for batch in first
     )

@@ -95,10 +95,11 @@ def shapes_of(name: str, recipe: Recipe) -> Backbone:
             raise ConfigError(
                 f"expected one of {known}, a model folder, a GGUF file, a built-in backbone or 'recipe', got {wanted!r}"
             )
-        return backbone_shapes(wanted, _tokenizer(recipe, wanted), revision=own.revision if name == "recipe" else None)
+        pinned = {"revision": own.revision, "tokenizer": own.tokenizer} if name == "recipe" else {}
+        return backbone_shapes(wanted, **pinned)
     with torch.device("meta"):
         if "model_type" in fields:
-            return CausalBackbone(build_causal(fields), _tokenizer(recipe, wanted), BaseModel(name, "no weights"))
+            return CausalBackbone(build_causal(fields), _tokenizer(recipe), BaseModel(name, "no weights"))
         return T5Backbone(build_t5(fields), _NoTokenizer(), BaseModel(name, "no weights"))
 
 
@@ -110,9 +111,10 @@ def _site_shapes(backbone: Backbone) -> str:
     return ", ".join(f"{count} of {shape}" for shape, count in counts.items())
 
 
-def _tokenizer(recipe: Recipe, name: str) -> Any:
-    """Reads nothing; only a chat's template has to be the model's own."""
-    return load_tokenizer(recipe.backbone.tokenizer or name) if recipe.data.encoding == "chat" else toy_tokenizer()
+def _tokenizer(recipe: Recipe) -> Any:
+    """Of a model made here: it reads nothing, only a chat's template has to be the recipe's own."""
+    chat = recipe.data.encoding == "chat"
+    return load_tokenizer(str(recipe.backbone.tokenizer)) if chat else toy_tokenizer()
 
 
 class _NoTokenizer:

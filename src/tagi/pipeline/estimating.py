@@ -126,7 +126,9 @@ def _work(recipe: Recipe, stage: Stage, sizes: _Sizes, trained: int) -> tuple[fl
         return float(micro_batches * given), float(micro_batches * given * body * per_token)
     read = settings.tasks_per_batch * data.max_instruction_tokens
     tokens = float(micro_batches * (given + read))
-    of_instruction = per_token if sizes.tuned else 2  # nothing that is trained lies before its states
+    of_instruction = (
+        per_token if sizes.tuned or recipe.generator.reader == "own" else 2
+    )  # nothing that is trained lies before its states
     flops = micro_batches * (given * per_token + read * of_instruction) * body
     flops += micro_batches * settings.tasks_per_batch * 6 * sizes.generated
     if losses.kl and not losses.top_k:  # the teacher reads instruction and input together, forward only

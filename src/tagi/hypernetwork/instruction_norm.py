@@ -1,4 +1,4 @@
-"""What a hypernetwork does to instruction states before anything else."""
+"""The norm through which a hypernetwork sees instruction states, standardized if it shall."""
 
 from collections.abc import Iterable
 
@@ -33,6 +33,11 @@ class InstructionNorm(nn.RMSNorm):
         if self.standardize:
             states = (states - self.mean) / self.deviation
         return super().forward(states)
+
+    @property
+    def measured(self) -> bool:
+        """Whether means and deviations are known."""
+        return not (self.deviation == 1).all()
 
     @torch.no_grad()
     def measure(
