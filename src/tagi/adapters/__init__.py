@@ -6,6 +6,7 @@ from tagi.adapters.bottleneck import Bottleneck, BottleneckBank
 from tagi.adapters.merge import merge, merged_weights, view_with_parameters, view_with_weights
 from tagi.adapters.prefix import PrefixBank
 from tagi.adapters.protocol import Bank, JointBank, stack_banks
+from tagi.adapters.residual import ResidualBank
 from tagi.adapters.slices import layer_of, slice_name
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "LoraBank",
     "OutputHook",
     "PrefixBank",
+    "ResidualBank",
     "as_lora",
     "delta_products",
     "delta_variance",

@@ -42,17 +42,19 @@ class Instructions:
     """What a backbone made of several instructions, each read once and before any input.
 
     `states` are `I_x`, `mask` says which of their tokens are not padding. `layers` are keys and values of every
-    attention over them, if the backbone is decoder-only and shall go on from there.
+    attention over them, if the backbone is decoder-only and shall go on from there. `ids` are the instructions' tokens,
+    kept where the instruction is read again under an adapter.
     """
 
     states: Float[Tensor, "task token d_model"]
     mask: Bool[Tensor, "task token"]
     layers: KeysValues | None = None
+    ids: Int[Tensor, "task token"] | None = None
 
     def select(self, rows: Int[Tensor, " row"]) -> "Instructions":
         """Instruction i is this one's `rows[i]`; rows may repeat."""
         layers = None if self.layers is None else [(keys[rows], values[rows]) for keys, values in self.layers]
-        return Instructions(self.states[rows], self.mask[rows], layers)
+        return Instructions(self.states[rows], self.mask[rows], layers, None if self.ids is None else self.ids[rows])
 
 
 @dataclass(frozen=True, slots=True)

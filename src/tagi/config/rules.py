@@ -67,11 +67,14 @@ def _causal_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str
     generating = [stage for stage in run.stages if stage in ("pretrain", "finetune")]
     if not generating or generator is None:
         return {}
-    concatenates = generator.fusion in ("both", "concatenation")
+    concatenates = generator.fusion in ("both", "concatenation") or generator.instruction_cache == "stock"
     for key, wanted in (("module", "lora"), ("reader", "backbone" if concatenates else None), ("fusion_init", "t5")):
         found = getattr(generator, key)
         if found != wanted and wanted is not None:
             return {"stages": f"expected generator.{key} = {wanted!r} for {generating[0]!r} {on}, got {found!r}"}
+    if generator.instruction_cache is not None and generator.fusion not in ("attention", "none"):
+        return {"stages": f"expected generator.fusion = 'none' or 'attention' {on} and generator.instruction_cache, "
+                f"which takes the place of concatenation, got {generator.fusion!r}"}
     if not concatenates or training is None:
         return {}
     for stage in generating:
@@ -79,13 +82,20 @@ def _causal_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str
         if training.gradient_checkpointing if own is None else own:
             return {
                 "stages": f"expected training.{stage}.gradient_checkpointing = false {on} and "
-                f"generator.fusion = {generator.fusion!r}, whose cache it would drop, got true"
+                "a cached instruction, which it would drop, got true"
             }
     return {}
 
 
 def _start_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:
     generator, metatrain = tables.get("generator"), tables.get("metatrain")
+    if generator is not None and metatrain is not None and generator.shared_rank:
+        if metatrain.tune != "lora":
+            return {"start": f"expected metatrain.tune = 'lora' to be the shared LoRA, got {metatrain.tune!r}"}
+        if metatrain.rank not in (None, generator.shared_rank):
+            wanted = f"expected metatrain.rank = {generator.shared_rank}, that of the shared LoRA"
+            return {"start": f"{wanted}, got {metatrain.rank}"}
+        return {}
     if metatrain is not None and metatrain.tune != "all":
         return {"start": f"expected metatrain.tune = 'all' to start on the whole model, got {metatrain.tune!r}"}
     generates = not {"pretrain", "finetune"}.isdisjoint(run.stages)

@@ -74,7 +74,8 @@ class BackboneSettings(Table):
     """Which language model: "toy" (built in), a folder, a hub name, or "config" (made from `config`).
 
     `family`: T5 and its relatives, or decoder-only ("causal"). `tokenizer` is a folder, a hub name or "toy"; a model
-    that brings its own needs none. `attention`: how it is computed, by default as transformers chooses; on a CPU
+    that brings its own needs none. `dtype` "auto" is bfloat16 where the machine computes in it, else float32: a CPU
+    without such instructions takes six times as long in bfloat16. `attention`: how it is computed, by default as transformers chooses; on a CPU
     "eager" trains faster.
     """
 
@@ -82,7 +83,7 @@ class BackboneSettings(Table):
     family: Literal["t5", "causal"] = "t5"
     revision: Text | None = Field(default=None, validate_default=True)
     tokenizer: Text | None = Field(default=None, validate_default=True)
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None
     config: dict[str, Any] | None = Field(default=None, validate_default=True)
 
@@ -135,6 +136,14 @@ class GeneratorSettings(Table):
 
     `standardize`: the hypernetwork sees every channel of the states less its mean and by its deviation, both measured
     over the stage's first instructions before it is trained.
+
+    `shared_rank`: rank of a LoRA for all tasks, on top of which a residual is generated: `residual` low-rank factors,
+    scales of its ranks, or both. It is the LoRA of the stage metatrain (`run.start = "metatrained"`), frozen unless
+    `shared_tune`.
+
+    `instruction_cache`, for decoder-only backbones in place of a concatenation by `fusion`: inputs go on from the
+    instruction's keys and values as the backbone alone computes them ("stock") or under the task's own LoRA
+    ("adapted"), or from nothing ("none").
     """
 
     kind: Literal["pooled", "query", "component"]
@@ -156,7 +165,26 @@ class GeneratorSettings(Table):
     fusion_every: Count = 1
     tune: Tune = "none"
     state_dropout: Share = 0.0
+    shared_rank: Annotated[int, Field(ge=0)] = 0
+    shared_tune: bool = False
+    residual: Literal["low-rank", "scales", "both"] = "low-rank"
+    instruction_cache: Literal["none", "stock", "adapted"] | None = None
     reads: Literal["instruction", "demonstrations"] = "instruction"
+
+    @field_validator("shared_rank")
+    @classmethod
+    def _shared_of_lora(cls, value: int, info: ValidationInfo) -> int:
+        module = info.data.get("module")
+        if value and module not in ("lora", None):
+            raise ValueError(f"expected 0 with generator.module = {module!r}, got {value}")
+        return value
+
+    @field_validator("shared_tune", "residual")
+    @classmethod
+    def _of_a_shared_lora(cls, value: Any, info: ValidationInfo) -> Any:
+        if value not in (False, "low-rank") and info.data.get("shared_rank") == 0:
+            raise ValueError(f"expected generator.shared_rank of at least 1 with it, got {value!r} without")
+        return value
 
     @field_validator("heads")
     @classmethod

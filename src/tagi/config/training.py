@@ -112,7 +112,9 @@ class Training(TrainingSettings):
 
 
 class MetatrainSettings(Table):
-    """The backbone meta-trained: whole, a LoRA of the generator's rank and alpha, or not at all (No FT).
+    """The backbone meta-trained: whole, a LoRA, or not at all (No FT).
+
+    `rank` and `alpha` are the LoRA's: by default those of the generator's LoRA, or of its shared LoRA if it has one.
 
     `method`: with the instruction concatenated, or to learn in context from demonstrations, `shots.count` of them.
     `instruction`: without it the input stands alone, for all tasks alike: what is then learnt owes it nothing.
@@ -121,6 +123,8 @@ class MetatrainSettings(Table):
 
     method: Literal["concatenation", "fid-icl", "concat-icl", "ensemble-icl"] = "concatenation"
     tune: Literal["all", "lora", "none"] = "all"
+    rank: Count | None = None
+    alpha: Positive | None = None
     instruction: bool = True
     prefix_cached: bool = False
 
@@ -173,6 +177,8 @@ class LossSettings(Table):
     their largest entries are kept.
     `ins`: lambda_2 of L_ins, on the factors or on their product, for the tasks of `alignment_split` alone if given.
     `contrast` (ours): the right instruction's adapter shall explain the target better than another task's.
+    `alone`, `alone_kl` (ours): every sample is asked twice, with the instruction before the input and with the adapter
+    alone. They weigh the latter's cross-entropy, and its divergence from what is said with the instruction.
     """
 
     prediction: NotNegative = 1.0
@@ -185,6 +191,8 @@ class LossSettings(Table):
     alignment_split: Count | None = None
     contrast: NotNegative = 0.0
     contrast_margin: NotNegative = 0.0
+    alone: NotNegative = 0.0
+    alone_kl: NotNegative = 0.0
 
 
 class RunSettings(Table):

@@ -25,6 +25,9 @@ class TextSettings:
     The token limits count special tokens. `positives` demonstrations at most are part of the instruction. With `reads`
     "demonstrations" these alone are read and no instruction: the first `positives` of a task's examples, or for 0 its
     shots. With "nothing" only inputs are read.
+
+    `apart`, for methods that read instruction and input in one text: each is cut at its own limit. Else the limit of
+    the input applies to both together.
     """
 
     encoding: str = "tk-instruct"
@@ -33,6 +36,12 @@ class TextSettings:
     max_input_tokens: int = 1024
     max_target_tokens: int = 128
     reads: Reads = "instruction"
+    apart: bool = False
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Limit of instruction and input in one text."""
+        return self.max_input_tokens + (self.max_instruction_tokens if self.apart else 0)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; what came later and says nothing new is left out, so that older checkpoints' digests hold."""
@@ -52,7 +61,7 @@ class TextSettings:
         return cls(**values)
 
 
-_LATER = {"reads": "instruction"}
+_LATER: dict[str, Any] = {"reads": "instruction", "apart": False}
 """Settings that checkpoints of an older form lack, and what they mean there."""
 
 
@@ -124,8 +133,11 @@ class TextEncoder:
     def concatenated(
         self, instruction: str, examples: Sequence[Example], text: str, *, truncate: bool = False
     ) -> list[int]:
-        """Token ids of `a + b` in one text, within the limit of the input."""
+        """Token ids of `a + b` in one text, within the limit of the input, or `apart` each within its own."""
         _not_empty(text)
+        if self.settings.apart:
+            told = self.instruction(instruction, examples, truncate=truncate)
+            return [*told, *self.continuation(text, truncate=truncate)]
         limit = self.settings.max_input_tokens
         joined = self.encoding.concatenated(
             instruction, examples, text, tokenizer=self._asked, limit=limit, truncate=truncate

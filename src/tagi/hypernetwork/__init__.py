@@ -9,7 +9,9 @@ from tagi.hypernetwork.inference import Runner, answer, merged_runner, rows_runn
 from tagi.hypernetwork.pooled import PooledGenerator
 from tagi.hypernetwork.query import QueryGenerator
 from tagi.hypernetwork.settings import GeneratorSettings
+from tagi.hypernetwork.shared_lora import SharedLora
 from tagi.hypernetwork.states import TaskStates, stack_states
+from tagi.hypernetwork.states_memory import StatesMemory
 from tagi.hypernetwork.targets import (
     BottleneckTarget,
     LoraTarget,
@@ -33,6 +35,8 @@ __all__ = [
     "PrefixTarget",
     "QueryGenerator",
     "Runner",
+    "SharedLora",
+    "StatesMemory",
     "Target",
     "TaskAdapter",
     "TaskStates",

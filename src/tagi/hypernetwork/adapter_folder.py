@@ -23,7 +23,6 @@ from tagi.errors import CheckpointError
 from tagi.hypernetwork.checkpoint import generator_tensors
 from tagi.hypernetwork.generator import Generator
 from tagi.hypernetwork.states import TaskStates
-from tagi.hypernetwork.targets import blank_bank
 
 RECORD = "task_adapter.json"
 STATES = "instruction_states.safetensors"
@@ -61,6 +60,8 @@ def write_adapter(
     if generator.keeps_keys_values:
         for layer, pair in enumerate(states.cross or ()):
             kept |= {f"{layer}.{side}": part[0] for side, part in zip(_SIDES, pair, strict=True)}
+    if states.ids is not None:
+        kept["ids"] = states.ids[0]
     _save(kept, folder / STATES)
     (folder / RECORD).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
@@ -82,7 +83,8 @@ def read_adapter(folder: Path, generator: Generator) -> tuple[TaskStates, str, t
         raise CheckpointError(f"{folder}: expected the generator {record['generator']}, got {found}")
     bank = _read_bank(folder, generator)
     device = generator.backbone.device
-    states = generator.states_from(_read_states(folder, generator), bank.map(lambda tensor: tensor.to(device)))
+    with torch.no_grad():
+        states = generator.states_from(_read_states(folder, generator), bank.map(lambda tensor: tensor.to(device)))
     examples = tuple(Example(example["input"], example["output"]) for example in record["examples"])
     return states, record["instruction"], examples, record.get("refined") or {}
 
@@ -134,11 +136,11 @@ def generator_digest(generator: Generator) -> str:
 def _read_bank(folder: Path, generator: Generator) -> Bank:
     if generator.settings.module == "lora":
         bank = read_peft(folder)
-        _check_layers(folder, bank, as_lora(blank_bank(generator.targets), "adapters of PEFT's").whole())
+        _check_layers(folder, bank, as_lora(generator.blank_bank, "adapters of PEFT's").whole())
         return bank.sliced([site.path for site in generator.backbone.sites])
     path = folder / MODULE
     tensors = _load(path, f"tensors of {generator.settings.module}")
-    blank = blank_bank(generator.targets)
+    blank = generator.blank_bank
     expected = {name: tuple(tensor.shape[1:]) for name, tensor in blank.tensors().items()}
     odd = sorted(tensors.keys() ^ expected.keys())
     if odd:
@@ -158,6 +160,8 @@ def _read_states(folder: Path, generator: Generator) -> Instructions:
     tensors = _load(path, "instruction states")
     tokens = tensors["mask"].shape[0] if "mask" in tensors else 0
     expected: dict[str, tuple[int, ...]] = {"states": (tokens, generator.backbone.d_model), "mask": (tokens,)}
+    if generator.settings.adapts_prefix:
+        expected["ids"] = (tokens,)
     layers = generator.backbone.memory_shapes(tokens) if generator.keeps_keys_values else []
     for layer, shape in enumerate(layers):
         expected |= {f"{layer}.{side}": shape for side in _SIDES}
@@ -168,7 +172,7 @@ def _read_states(folder: Path, generator: Generator) -> Instructions:
             raise CheckpointError(f"{path}: expected {name!r} of shape {wanted}, got {found or 'none'}")
     placed = {name: tensor.unsqueeze(0).to(device) for name, tensor in tensors.items()}
     kept = [(placed[f"{layer}.keys"], placed[f"{layer}.values"]) for layer in range(len(layers))]
-    return Instructions(placed["states"], placed["mask"].bool(), kept or None)
+    return Instructions(placed["states"], placed["mask"].bool(), kept or None, placed.get("ids"))
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -19,10 +19,10 @@ METHOD = "tagi"
 
 
 def generator_tensors(generator: Generator) -> dict[str, Tensor]:
-    """What a checkpoint holds: hypernetwork, fusion and a reader of its own, and the backbone's tuned part."""
+    """What a checkpoint holds: hypernetwork, shared LoRA, fusion, a reader of its own, the backbone's tuned part."""
     own = {
         f"{part}.{name}": tensor
-        for part in ("hypernetwork", "fusion", "reader")
+        for part in ("hypernetwork", "shared", "fusion", "reader")
         if getattr(generator, part) is not None
         for name, tensor in getattr(generator, part).state_dict().items()
     }

@@ -4,14 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tagi.adapters import Attached, Attachment, Bank, detached
-from tagi.backbones import Backbone, CausalBackbone, Instructions, T5Backbone
+from tagi.adapters import Attached, Attachment, Bank, LoraBank, ResidualBank, detached
+from tagi.backbones import Backbone, CausalBackbone, Instructions, KeysValues, T5Backbone
+from tagi.backbones.grouping import grouped_logits
 from tagi.data.text import CausalTextEncoder, TextEncoder, TextSettings
 from tagi.errors import ConfigError
 from tagi.hypernetwork.component import ComponentGenerator
@@ -20,8 +21,9 @@ from tagi.hypernetwork.instruction_norm import InstructionNorm
 from tagi.hypernetwork.pooled import PooledGenerator
 from tagi.hypernetwork.query import QueryGenerator
 from tagi.hypernetwork.settings import GeneratorSettings
+from tagi.hypernetwork.shared_lora import SharedLora
 from tagi.hypernetwork.states import TaskStates
-from tagi.hypernetwork.targets import Targets, targets_of
+from tagi.hypernetwork.targets import Targets, blank_bank, targets_of
 from tagi.hypernetwork.tune import set_tuned
 
 if TYPE_CHECKING:
@@ -42,11 +44,21 @@ class Generator(nn.Module):
         super().__init__()
         if isinstance(backbone, CausalBackbone):
             _check_causal(backbone, settings, text)
+        elif settings.instruction_cache is not None:
+            raise ConfigError(
+                f"generator.instruction_cache: expected none on the encoder-decoder {backbone.identity.name}, whose "
+                f"encoder reads a text in both directions, got {settings.instruction_cache!r}"
+            )
         self.backbone = backbone
         self.settings = settings
         self.text = text_encoder(backbone, text)
         self.targets = targets_of(backbone, settings)
         self.hypernetwork = _hypernetwork(backbone, self.targets, settings)
+        self.shared = None
+        if settings.shared_rank:
+            self.shared = SharedLora(
+                backbone.sites, settings.shared_rank, seed=settings.seed, trained=settings.shared_tune
+            )
         self.fusion = (
             Fusion(
                 backbone,
@@ -65,13 +77,18 @@ class Generator(nn.Module):
 
     @property
     def own_parts(self) -> list[nn.Module]:
-        """What is not the backbone's: hypernetwork, fusion, a reader of its own."""
-        return [part for part in (self.hypernetwork, self.fusion, self.reader) if part is not None]
+        """What is not the backbone's: hypernetwork, shared LoRA, fusion, a reader of its own."""
+        return [part for part in (self.hypernetwork, self.shared, self.fusion, self.reader) if part is not None]
 
     @property
     def keeps_keys_values(self) -> bool:
         """Whether inputs go on from an instruction's keys and values, which cannot be made anew from its states."""
         return self.settings.concatenates and isinstance(self.backbone, CausalBackbone)
+
+    @property
+    def keeps_prefix(self) -> bool:
+        """Whether inputs go on from keys and values of the instruction, however these are computed."""
+        return self.settings.adapts_prefix or self.keeps_keys_values
 
     def encode_instructions(
         self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"]
@@ -82,17 +99,25 @@ class Generator(nn.Module):
     def read_instructions(self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"]) -> Instructions:
         """`I_x`, and of a decoder-only backbone the keys and values that inputs go on from, in one pass.
 
-        The reader reads with nothing generated and no fusion, also inside another call.
+        The reader reads with nothing generated and no fusion, also inside another call. Where the instruction is read
+        again under the task's LoRA, its tokens come along.
         """
-        return self._read(ids, mask, keep=self.settings.concatenates)
+        read = self._read(ids, mask, keep=self.settings.concatenates)
+        return replace(read, ids=ids) if self.settings.adapts_prefix else read
 
     def _read(self, ids: Tensor, mask: Tensor, *, keep: bool) -> Instructions:
         reads = self.backbone.instruction_reader if self.reader is None else self.reader
-        trained = any(p.requires_grad for p in reads.parameters())
+        trained = self.reader_trained
         with detached(), torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             if self.reader is not None:
                 return Instructions(self.reader(input_ids=ids, attention_mask=mask.long()).last_hidden_state, mask)
             return self.backbone.read_instructions(ids, mask, keep=keep)
+
+    @property
+    def reader_trained(self) -> bool:
+        """Whether what reads instructions has trained parameters; if not, an instruction's states never change."""
+        reads = self.backbone.instruction_reader if self.reader is None else self.reader
+        return any(parameter.requires_grad for parameter in reads.parameters())
 
     @property
     def wants_measuring(self) -> bool:
@@ -111,9 +136,33 @@ class Generator(nn.Module):
         return cast(InstructionNorm, self.hypernetwork.norm)
 
     def generate_bank(self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]) -> Bank:
-        """`I_x` -> one LoRA, or whatever else is generated, per task (eq. 2)."""
+        """`I_x` -> one LoRA, or whatever else is generated, per task (eq. 2); with the shared LoRA if there is one."""
         bank: Bank = self.hypernetwork(states, mask)
-        return bank
+        return bank if self.shared is None else self.shared_with(bank)
+
+    def generate_residual(
+        self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]
+    ) -> ResidualBank:
+        """`I_x` -> what is generated on top of the shared LoRA. Raises `ValueError` without a shared LoRA."""
+        if self.shared is None:
+            raise ValueError("expected a generator with a shared LoRA, got one without")
+        residual: ResidualBank = self.hypernetwork(states, mask)
+        return residual
+
+    def shared_with(self, residual: Bank) -> LoraBank:
+        """The shared LoRA with generated residuals, one LoRA per task."""
+        assert self.shared is not None
+        assert isinstance(residual, ResidualBank)
+        return residual.joined(self.shared.factors())
+
+    @property
+    def blank_bank(self) -> Bank:
+        """A task's adapter without numbers, on torch's meta device: its shapes."""
+        blank = blank_bank(self.targets)
+        if self.shared is None or not isinstance(blank, ResidualBank):
+            return blank
+        shared = {path: (a.to("meta"), b.to("meta")) for path, (a, b) in self.shared.factors().items()}
+        return blank.joined(shared)
 
     def forward(
         self,
@@ -140,9 +189,17 @@ class Generator(nn.Module):
         input_ids: Int[Tensor, "row input_token"],
         input_mask: Bool[Tensor, "row input_token"],
         labels: Int[Tensor, "row target"],
+        alone: Bool[Tensor, " row"] | None = None,
     ) -> Float[Tensor, "row target vocabulary"]:
-        """Teacher-forced logits from instructions that have been read and a bank already generated."""
+        """Teacher-forced logits from instructions that have been read and a bank already generated.
+
+        Rows that are `alone` have nothing of the instruction but the adapter.
+        """
         kept = self._kept(read.mask)[rows]
+        if alone is not None:
+            kept = kept & ~alone
+        if isinstance(self.backbone, CausalBackbone) and self.fusion is None and not self.settings.concatenates:
+            return self._prompted_logits(read, bank, rows, input_ids, input_mask, labels, kept)
         hooks: list[Mapping[nn.Module, Attached]] = [self.backbone.hooks(bank, rows)]
         if self.fusion is not None:
             # Values of zero read as nothing: fusion has no biases.
@@ -155,6 +212,31 @@ class Generator(nn.Module):
             before = replace(chosen, mask=chosen.mask & kept[:, None])
         with Attachment(*hooks).active():
             return self.backbone.forced_logits(input_ids, input_mask, labels, before)
+
+    def _prompted_logits(
+        self,
+        read: Instructions,
+        bank: Bank,
+        rows: Tensor,
+        input_ids: Tensor,
+        input_mask: Tensor,
+        labels: Tensor,
+        kept: Bool[Tensor, " row"],
+    ) -> Float[Tensor, "row target vocabulary"]:
+        """Instruction, input and target as one text under the row's own bank, rows of similar length together."""
+        ids, mask = input_ids, input_mask
+        if self.settings.adapts_prefix:
+            assert read.ids is not None
+            ids = torch.cat([read.ids[rows], ids], 1)
+            mask = torch.cat([read.mask[rows] & kept[:, None], mask], 1)
+            order = mask.long().argsort(dim=1, stable=True)  # all padding to the left, tokens in their order
+            ids, mask = ids.gather(1, order), mask.gather(1, order)
+
+        def compute(group: Tensor, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+            with Attachment(self.backbone.hooks(bank, rows[group])).active():
+                return self.backbone.forced_logits(ids, mask, labels)
+
+        return grouped_logits(ids, mask, labels, compute)
 
     def _kept(self, mask: Bool[Tensor, "task token"]) -> Bool[Tensor, " task"]:
         """Which tasks of a batch keep their instruction states: all, but for `state_dropout` in training.
@@ -172,14 +254,37 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def states_from(self, read: Instructions, bank: Bank) -> TaskStates:
-        """Keys and values over instructions that have been read; T5's decoder makes them under the given bank."""
-        cross = None
+        """Task states of instructions that have been read, under the given bank.
+
+        Keys and values over the instructions that depend on the bank are computed anew: by T5's decoder, and by a
+        decoder-only backbone that reads them under the task's LoRA.
+        """
+        cross: KeysValues | None = None
+        if self.settings.adapts_prefix:
+            cross = self._adapted_prefix(read, bank)
         if self.settings.concatenates:
             every_task = torch.arange(read.mask.shape[0], device=read.mask.device)
             with Attachment(self.backbone.hooks(bank, every_task)).active():
                 cross = self.backbone.memory(read)
         fusion = None if self.fusion is None else self.fusion.keys_values(read.states)
-        return TaskStates(bank, read.states, read.mask, fusion, cross)
+        return TaskStates(bank, read.states, read.mask, fusion, cross, read.ids)
+
+    def _adapted_prefix(self, read: Instructions, bank: Bank) -> KeysValues:
+        """Keys and values of the instructions, each read under its own task's LoRA."""
+        if read.ids is None:
+            raise ValueError("expected the instructions' tokens, to read them under the task's LoRA, got none")
+        every_task = torch.arange(read.mask.shape[0], device=read.mask.device)
+        with Attachment(self.backbone.hooks(bank, every_task)).active():
+            return self.backbone.memory(self.backbone.read_instructions(read.ids, read.mask, keep=True))
+
+    def asks(self, *, alone: bool) -> "Asks":
+        """How an input becomes tokens: after an instruction, or `alone`, without one before it.
+
+        Generators of an older form (no `instruction_cache`) ask in the same way with and without.
+        """
+        if self.settings.instruction_cache is None:
+            return self.text.input
+        return self.text.alone if alone else self.text.continuation
 
     def adapt(
         self,
@@ -244,15 +349,33 @@ def _check_causal(backbone: CausalBackbone, settings: GeneratorSettings, text: T
             f"generator.reader: expected 'backbone' on the decoder-only {name} with fusion {settings.fusion!r}, whose "
             "keys and values are the backbone's, got 'own'"
         )
+    if settings.instruction_cache is not None and settings.fusion not in ("attention", "none"):
+        raise ConfigError(
+            f"generator.fusion: expected 'attention' or 'none' on the decoder-only {name} with generator."
+            f"instruction_cache, which takes the place of concatenation, got {settings.fusion!r}"
+        )
+    if settings.adapts_prefix and settings.fuses:
+        raise ConfigError(
+            f"generator.fusion: expected 'none' with generator.instruction_cache = 'adapted', got {settings.fusion!r}"
+        )
     own = text.max_input_tokens + text.max_target_tokens
     instruction = text.max_instruction_tokens
-    needed = own + instruction if settings.concatenates else max(own, instruction)
+    before = settings.concatenates or settings.adapts_prefix
+    needed = own + instruction if before else max(own, instruction)
     seen, what = backbone.max_tokens, "its positions"
-    if settings.concatenates and backbone.window is not None and backbone.window < seen:
+    if before and backbone.window is not None and backbone.window < seen:
         seen, what = backbone.window, "its sliding window"
     if needed > seen:
-        together = "of instruction, input and target together" if settings.concatenates else "of input and target"
+        together = "of instruction, input and target together" if before else "of input and target"
         raise ConfigError(f"{name}: expected limits {together} that make at most {seen} tokens ({what}), got {needed}")
+
+
+class Asks(Protocol):
+    """Turns an input into token ids."""
+
+    def __call__(self, text: str, /, *, truncate: bool = False) -> list[int]:
+        """Token ids; an input over the limit is an `InputError` unless `truncate`."""
+        ...
 
 
 class _Common(TypedDict):

@@ -10,7 +10,21 @@ Tune = Literal["none", "norms+embeddings", "ffn", "all"]
 Module = Literal["lora", "bottleneck", "prefix", "bottleneck+prefix"]
 Placement = Literal["attention", "ffn"]
 Reader = Literal["backbone", "own"]
-_LATER = ("module", "placement", "bottleneck", "prefix", "reader", "fusion_every", "standardize")
+Residual = Literal["low-rank", "scales", "both"]
+InstructionCache = Literal["none", "stock", "adapted"]
+_LATER = (
+    "module",
+    "placement",
+    "bottleneck",
+    "prefix",
+    "reader",
+    "fusion_every",
+    "standardize",
+    "shared_rank",
+    "shared_tune",
+    "residual",
+    "instruction_cache",
+)
 """Keys that checkpoints from before them lack. At its default each is left out, so that those stay what they are."""
 
 
@@ -29,6 +43,16 @@ class GeneratorSettings:
     the query generator's attention. `reader`: what reads instructions, the backbone's
     encoder, or a copy of it that is trained with the hypernetwork (HyperTuning's hypermodel). `standardize`: the
     hypernetwork sees every channel of the states less its mean and by its deviation over training instructions.
+
+    `shared_rank`: rank of the shared LoRA, 0 for none. With one, the hypernetwork generates a residual on top of it:
+    `residual` "low-rank" (LoRA of `rank` and `alpha`), "scales" (one number per rank of the shared LoRA and target
+    module) or "both". `shared_tune`: whether the shared LoRA is trained with the hypernetwork; else it is frozen.
+
+    `instruction_cache`, for decoder-only backbones: what inputs read before them. "none": nothing, the adapter alone
+    carries the task. "stock": keys and values of the instruction as the backbone without LoRA computes them.
+    "adapted": keys and values of the instruction under the task's own LoRA, so that the whole is an ordinary LoRA with
+    the instruction in its prompt. None: as checkpoints of an older form have it, by `fusion`: "stock" where
+    that concatenates, else "none".
     """
 
     kind: Literal["pooled", "query", "component"] = "query"
@@ -50,6 +74,10 @@ class GeneratorSettings:
     fusion_every: int = 1
     tune: Tune = "none"
     state_dropout: float = 0.0
+    shared_rank: int = 0
+    shared_tune: bool = False
+    residual: Residual = "low-rank"
+    instruction_cache: InstructionCache | None = None
     seed: int = 0
 
     @property
@@ -60,7 +88,22 @@ class GeneratorSettings:
     @property
     def concatenates(self) -> bool:
         """Whether what writes the answer sees the instruction's own states, or keys and values."""
-        return self.fusion in ("both", "concatenation")
+        return self.fusion in ("both", "concatenation") or self.instruction_cache == "stock"
+
+    @property
+    def adapts_prefix(self) -> bool:
+        """Whether the instruction is read a second time, under the task's own LoRA, before the inputs."""
+        return self.instruction_cache == "adapted"
+
+    @property
+    def generates_factors(self) -> bool:
+        """Whether low-rank factors are generated."""
+        return not self.shared_rank or self.residual != "scales"
+
+    @property
+    def adapter_rank(self) -> int:
+        """Rank of a task's LoRA: that of the shared LoRA and that of the generated factors together."""
+        return self.shared_rank + (self.rank if self.generates_factors else 0)
 
     @property
     def makes_bottlenecks(self) -> bool:
@@ -93,6 +136,10 @@ class GeneratorSettings:
             odd = sorted(known ^ values.keys())[0]
             raise CheckpointError(f"generator settings: expected exactly {sorted(known)}, got a difference at {odd!r}")
         for name, hint in get_type_hints(cls).items():
+            if name == "instruction_cache":
+                hint = get_args(hint)[0]
+                if values.get(name) is None:
+                    continue
             if get_origin(hint) is Literal and values.get(name, get_args(hint)[0]) not in get_args(hint):
                 expected = ", ".join(get_args(hint))
                 raise CheckpointError(f"generator settings: expected {name} of {expected}, got {values[name]!r}")

@@ -18,7 +18,8 @@ class TaskStates:
     """The tasks' LoRA or other module, their instruction states `I_x` with mask, and keys and values over `I_x`.
 
     `fusion` is per fused layer (None without attention fusion), `cross` per layer that writes the answer (None without
-    concatenation): of T5's cross-attentions, of a decoder-only backbone's own attentions.
+    concatenation): of T5's cross-attentions, of a decoder-only backbone's own attentions. `ids` are the instructions'
+    tokens, kept where their keys and values are computed under the task's own LoRA: another bank needs them again.
 
     Position i along every first axis is task i.
     """
@@ -28,6 +29,7 @@ class TaskStates:
     mask: Bool[Tensor, "task token"]
     fusion: KeysValues | None
     cross: KeysValues | None
+    ids: Int[Tensor, "task token"] | None = None
 
     @property
     def tasks(self) -> int:
@@ -37,7 +39,7 @@ class TaskStates:
     @property
     def read(self) -> Instructions:
         """What was read of the instructions, before anything was made of it."""
-        return Instructions(self.states, self.mask, self.cross)
+        return Instructions(self.states, self.mask, self.cross, self.ids)
 
     def select(self, rows: Int[Tensor, " row"]) -> "TaskStates":
         """States whose task i is this one's task `rows[i]`; rows may repeat. Padding of all is dropped."""
@@ -52,6 +54,7 @@ class TaskStates:
             self.mask[rows][:, :length],
             pick(self.fusion),
             pick(self.cross),
+            None if self.ids is None else self.ids[rows][:, :length],
         )
 
     def to(self, device: torch.device | str) -> "TaskStates":
@@ -61,7 +64,8 @@ class TaskStates:
             return None if layers is None else [(keys.to(device), values.to(device)) for keys, values in layers]
 
         bank = self.bank.map(lambda tensor: tensor.to(device))
-        return TaskStates(bank, self.states.to(device), self.mask.to(device), move(self.fusion), move(self.cross))
+        ids = None if self.ids is None else self.ids.to(device)
+        return TaskStates(bank, self.states.to(device), self.mask.to(device), move(self.fusion), move(self.cross), ids)
 
     def without_states(self) -> "TaskStates":
         """What is generated alone: neither fusion nor instruction states before the decoder."""
@@ -70,7 +74,8 @@ class TaskStates:
     def without_lora(self) -> "TaskStates":
         """The instruction states alone: B = 0, or what else changes nothing.
 
-        What the LoRA did to values over `I_x` is left as it is.
+        What the LoRA did to keys and values over the instruction is left as it is: `Generator.states_from` computes
+        them anew under another bank.
         """
         return replace(self, bank=self.bank.zero())
 
@@ -98,4 +103,5 @@ def stack_states(parts: Sequence[TaskStates]) -> TaskStates:
         torch.cat([extend(part.mask, 1) for part in parts]),
         join([part.fusion for part in parts]),
         join([part.cross for part in parts]),
+        None if any(part.ids is None for part in parts) else torch.cat([extend(part.ids, 1) for part in parts]),
     )

@@ -133,11 +133,11 @@ class TaskAdapter:
         return cls(generator, states, instruction, examples, refined=refined)
 
     def _tokens(self, inputs: Sequence[str], truncate: bool) -> list[list[int]]:
-        text = self.generator.text
+        asks = self.generator.asks(alone=self.states.cross is None)
         tokens = []
         for number, one in enumerate(inputs, start=1):
             try:
-                tokens.append(text.input(one, truncate=truncate))
+                tokens.append(asks(one, truncate=truncate))
             except InputError as error:
                 raise InputError(f"input {number} of {len(inputs)}: {error}") from error
         return tokens

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import Cache
 
 from tagi.backbones import CausalBackbone, Reduction, score_after
+from tagi.backbones.grouping import grouped_logits
 from tagi.backbones.prefixes import KeptStarts, keep_starts, known_part
 from tagi.data.task import Task
 from tagi.data.text import CausalTextEncoder, TextSettings
@@ -61,11 +62,11 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         frozen: bool = False,
         prefix_cached: bool = False,
     ) -> None:
-        if text.max_input_tokens + text.max_target_tokens > backbone.max_tokens:
+        if text.max_prompt_tokens + text.max_target_tokens > backbone.max_tokens:
             raise ConfigError(
                 f"{backbone.identity.name}: expected limits of prompt and target that make at most "
                 f"{backbone.max_tokens} tokens together (the model's positions), "
-                f"got {text.max_input_tokens} and {text.max_target_tokens}"
+                f"got {text.max_prompt_tokens} and {text.max_target_tokens}"
             )
         super().__init__(backbone, text, lora, frozen=frozen)
         self.prefix_cached = prefix_cached
@@ -101,7 +102,10 @@ class CausalConcatenation(Prompted[CausalBackbone]):
     def _logits(
         self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"], labels: Int[Tensor, "row target"]
     ) -> Float[Tensor, "row target vocabulary"]:
-        return self.backbone.logits(ids, mask, labels)
+        def compute(_: Tensor, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+            return self.backbone.logits(ids, mask, labels)
+
+        return grouped_logits(ids, mask, labels, compute)
 
     def _answers(
         self,

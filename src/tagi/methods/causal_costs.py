@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from tagi.adapters import as_lora
 from tagi.errors import ConfigError
-from tagi.hypernetwork import Generator, blank_bank
+from tagi.hypernetwork import Generator
 from tagi.methods.costs import Components, Cost, Lengths, Number
 from tagi.methods.generation_costs import applying_flops, generation_flops, written_lora
 
@@ -117,7 +117,7 @@ def causal_tagi_cost(generator: Generator, lengths: Lengths, *, merged: bool = T
     seen, read = lengths.instruction, lengths.input
     kept = seen if settings.concatenates else 0
     passing = read + lengths.output - 1
-    whole = as_lora(blank_bank(generator.targets), "costs").whole()
+    whole = as_lora(generator.blank_bank, "costs").whole()
     sizes = [(a.shape[1], a.shape[2], b.shape[1]) for a, b in whole.factors.values()]
     applied = sum(applying_flops(d_in, d_out, rank, passing) for rank, d_in, d_out in sizes)
     written = [written_lora(backbone.sites, settings.rank)]

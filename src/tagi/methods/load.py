@@ -1,5 +1,6 @@
 """Reading a checkpoint of whatever method it holds."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,14 @@ from torch import Tensor
 
 from tagi.backbones.checkpoint import read_config, read_some_tensors
 from tagi.errors import CheckpointError, ConfigError
-from tagi.hypernetwork import GeneratorSettings
+from tagi.hypernetwork import GeneratorSettings, SharedLora
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.fid import FidICL
 from tagi.methods.in_context import ConcatICL, EnsembleICL
+from tagi.methods.lora import lora_bank
 from tagi.methods.pretraining import generating
+from tagi.methods.prompted import Prompted
 from tagi.methods.protocol import Method, Trainable
 from tagi.methods.single import SingleTask
 from tagi.methods.tagi import TAGI
@@ -38,9 +41,16 @@ def start_from(model: Trainable, folder: Path) -> int:
     A generator's parts and a backbone's are matched by name, whatever method saved them. Raises `CheckpointError` if
     nothing matches or a shape differs.
     """
-    _check_meaning(model, read_config(folder).get("generator"), folder)
+    config = read_config(folder)
+    _check_meaning(model, config.get("generator"), folder)
+    shared = _shared_lora(model)
+    if shared is not None and config.get("lora"):
+        return _start_shared(shared, config, folder)
     buffers = dict(model.named_buffers())  # what generated factors start from belongs to their generator
-    wanted = {_shared_name(name): tensor for name, tensor in {**buffers, **model.trained_tensors()}.items()}
+    trained = model.trained_tensors()
+    if shared is not None:  # a shared LoRA that is frozen is part of what one starts from
+        trained = {**trained, **{f"shared.{name}": tensor for name, tensor in shared.named_parameters()}}
+    wanted = {_shared_name(name): tensor for name, tensor in {**buffers, **trained}.items()}
     found = {_shared_name(name): tensor for name, tensor in read_some_tensors(folder).items()}
     common: dict[str, tuple[Tensor, Tensor]] = {name: (wanted[name], found[name]) for name in wanted if name in found}
     if not common:
@@ -55,13 +65,32 @@ def start_from(model: Trainable, folder: Path) -> int:
     return sum(target.numel() for target, _ in common.values())
 
 
+def _shared_lora(model: Trainable) -> SharedLora | None:
+    method = generating(model)
+    return None if method is None else method.generator.shared
+
+
+def _start_shared(shared: SharedLora, config: Mapping[str, Any], folder: Path) -> int:
+    """Copy a LoRA that the stage metatrain trained into the shared LoRA; how many numbers that were."""
+    kind = METHODS.get(config["method"])
+    if kind is None or not issubclass(kind, Prompted):
+        raise CheckpointError(f"{folder}: expected a meta-trained LoRA, got method {config['method']!r}")
+    trained = kind.load(folder)
+    assert trained.lora is not None
+    try:
+        shared.copy_from(lora_bank(trained.backbone, trained.lora))
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    return sum(tensor.numel() for tensor in shared.parameters())
+
+
 def _check_meaning(model: Trainable, found: Any, folder: Path) -> None:
     """What is no parameter, but decides what parameters of a hypernetwork mean, has to be the same."""
     method = generating(model)
     if method is None or found is None:
         return
     own, there = method.generator.settings, GeneratorSettings.from_dict(found)
-    for key in ("alpha", "heads", "pooling", "standardize"):
+    for key in ("alpha", "heads", "pooling", "standardize", "shared_rank", "residual"):
         wanted, got = getattr(own, key), getattr(there, key)
         if wanted != got:
             raise ConfigError(f"generator.{key}: expected {got!r} as in {folder} to start from it, got {wanted!r}")

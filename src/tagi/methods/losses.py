@@ -25,7 +25,8 @@ def prediction_loss(
 
     Labels of -100 are padding and count for nothing.
     """
-    return cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+    counted = labels != IGNORED
+    return cross_entropy(logits[counted].float(), labels[counted])
 
 
 def row_losses(

@@ -30,6 +30,10 @@ class LossWeights:
 
     `prediction` of L_pred, `kl` (lambda_1) of L_kl at `temperature`, `ins` (lambda_2) of L_ins on the factors or on
     their product; `contrast` (ours) of the margin by which the right adapter shall beat another task's.
+
+    `alone` and `alone_kl` (ours) put rows in pairs: every sample is asked with the instruction before the input and
+    alone, with nothing but the adapter. `alone` weighs the cross-entropy of the rows that are alone, `alone_kl` their
+    divergence from what the same weights say with the instruction.
     """
 
     prediction: float = 1.0
@@ -39,6 +43,13 @@ class LossWeights:
     alignment: Literal["factors", "product"] = "factors"
     contrast: float = 0.0
     contrast_margin: float = 0.0
+    alone: float = 0.0
+    alone_kl: float = 0.0
+
+    @property
+    def pairs(self) -> bool:
+        """Whether every sample makes two rows."""
+        return bool(self.alone or self.alone_kl)
 
 
 class Objective(nn.Module):

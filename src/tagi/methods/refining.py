@@ -45,9 +45,9 @@ class Refined(Trainable):
         return self._start.like(dict(zip(self._names, self.factors, strict=True)))
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Inputs and targets; the task is the adapter's."""
-        text = self.generator.text
-        return batch_of(text, [text.input(sample.input, truncate=True) for sample in samples], samples)
+        """Inputs as the adapter asks them, and targets; the task is the adapter's."""
+        asks = self.generator.asks(alone=self.adapter.states.cross is None)
+        return batch_of(self.generator.text, [asks(sample.input, truncate=True) for sample in samples], samples)
 
     def forward(
         self,
@@ -57,7 +57,11 @@ class Refined(Trainable):
     ) -> dict[str, Float[Tensor, ""]]:
         """Cross-entropy of the targets."""
         rows = torch.zeros(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
-        logits = self.generator.logits(self.adapter.states.read, self.bank, rows, input_ids, input_mask, labels)
+        alone = None
+        if self.generator.settings.adapts_prefix and self.adapter.states.cross is None:
+            alone = torch.ones_like(rows, dtype=torch.bool)
+        read = self.adapter.states.read
+        logits = self.generator.logits(read, self.bank, rows, input_ids, input_mask, labels, alone)
         prediction = prediction_loss(logits, labels)
         return {"loss": prediction, "prediction": prediction.detach()}
 
@@ -71,11 +75,14 @@ class Refined(Trainable):
     def refined(self, record: Mapping[str, Any]) -> TaskAdapter:
         """The adapter with the factors as they are now; `record` says how they came about.
 
-        T5's decoder makes its keys and values over the instruction's states under these factors.
+        Keys and values over the instruction that depend on the factors are computed under these. An adapter that had
+        none of the instruction's stays so.
         """
         before = self.adapter
         bank = self.bank.map(lambda tensor: tensor.detach().clone())
         states = self.generator.states_from(before.states.read, bank)
+        if before.states.cross is None:
+            states = states.without_states()
         return TaskAdapter(self.generator, states, before.instruction, before.examples, refined=record)
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:

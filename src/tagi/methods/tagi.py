@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tagi.adapters import as_lora
-from tagi.backbones import CausalBackbone, Reduction
+from tagi.backbones import CausalBackbone, Instructions, Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
 from tagi.hypernetwork import (
     Generator,
+    StatesMemory,
     TaskStates,
     answer,
     load_generator,
@@ -23,7 +24,7 @@ from tagi.hypernetwork import (
 )
 from tagi.methods.causal_costs import causal_tagi_cost
 from tagi.methods.costs import Cost, Lengths
-from tagi.methods.losses import contrast_loss, prediction_loss, row_losses
+from tagi.methods.losses import contrast_loss, distillation_loss, prediction_loss, row_losses
 from tagi.methods.objective import Objective
 from tagi.methods.protocol import Batch, Method, batch_of
 from tagi.methods.t5_costs import T5Shapes, tagi_cost
@@ -33,7 +34,8 @@ class TAGI(Method):
     """Instruction -> LoRA, or another module, and instruction states; input alone -> answer.
 
     Hypter, HyperTuning and HINT are configurations of it: what is generated, from what, and how states are fused.
-    Raises `ValueError` for an objective with L_ins on what is not LoRA.
+    Raises `ValueError` for an objective with L_ins on what is not LoRA, and for pairs of rows together with
+    `state_dropout`.
     """
 
     name = "tagi"
@@ -44,10 +46,16 @@ class TAGI(Method):
         self.objective = objective or Objective()
         if self.objective.weights.ins and generator.settings.module != "lora":
             raise ValueError(f"L_ins: expected a generator of LoRA, got {generator.settings.module}")
+        if self.objective.weights.pairs and generator.settings.state_dropout:
+            raise ValueError("expected generator.state_dropout = 0 with rows in pairs, which are prompted and alone")
         self.text = generator.text
+        self.memory = StatesMemory()
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Each distinct instruction of the batch stands once; `rows` says which row has which."""
+        """Each distinct instruction of the batch stands once; `rows` says which row has which.
+
+        With rows in pairs the samples come twice: first all with the instruction before the input, then all alone.
+        """
         distinct: dict[tuple[str, str, tuple[Example, ...]], int] = {}
         rows: list[int] = []
         instructions, tasks = [], []
@@ -59,11 +67,19 @@ class TAGI(Method):
                 instructions.append(self.text.of_task(sample.asked, truncate=True))
             rows.append(distinct[key])
         instruction_ids, instruction_mask = self.text.batch_instructions(instructions)
+        alone = not self.generator.keeps_prefix
+        given = [self.generator.asks(alone=alone)(sample.input, truncate=True) for sample in samples]
+        doubled, pairs = list(samples), {}
+        if self.objective.weights.pairs:
+            given += [self.generator.asks(alone=True)(sample.input, truncate=True) for sample in samples]
+            doubled, rows = doubled * 2, rows * 2
+            pairs = {"alone": torch.arange(len(doubled)) >= len(samples)}
         return {
             "instruction_ids": instruction_ids,
             "instruction_mask": instruction_mask,
             "rows": torch.tensor(rows),
-            **batch_of(self.text, [self.text.input(sample.input, truncate=True) for sample in samples], samples),
+            **batch_of(self.text, given, doubled),
+            **pairs,
             **self.objective.collate(samples, tasks),
         }
 
@@ -79,13 +95,26 @@ class TAGI(Method):
     ) -> dict[str, Float[Tensor, ""]]:
         """The finetuning loss (eq. 6) and its terms, each before its weight.
 
-        `given` is what the objective's terms need, as its `collate` makes it.
+        `given` is what the objective's terms need, as its `collate` makes it. With rows in pairs every term but those
+        of the rows that are alone is of the prompted rows.
         """
-        weights, inputs = self.objective.weights, (input_ids, input_mask, labels)
-        read = self.generator.read_instructions(instruction_ids, instruction_mask)
+        weights, alone = self.objective.weights, given.get("alone")
+        read = self._read(instruction_ids, instruction_mask)
         bank = self.generator.generate_bank(read.states, read.mask)
-        logits = self.generator.logits(read, bank, rows, *inputs)
-        terms = {"prediction": prediction_loss(logits, labels)}
+        logits = self.generator.logits(read, bank, rows, input_ids, input_mask, labels, alone)
+        terms: dict[str, Tensor] = {}
+        if alone is not None:
+            half = len(labels) // 2
+            apart = logits[half:]
+            logits, labels, rows, input_ids, input_mask = (
+                part[:half] for part in (logits, labels, rows, input_ids, input_mask)
+            )
+            if weights.alone:
+                terms["alone"] = prediction_loss(apart, labels)
+            if weights.alone_kl:
+                terms["alone_kl"] = distillation_loss(apart, logits, labels)
+        inputs = (input_ids, input_mask, labels)
+        terms["prediction"] = prediction_loss(logits, labels)
         if weights.kl:
             terms["kl"] = self.objective.distillation(logits, labels, given)
         if weights.ins:
@@ -98,6 +127,13 @@ class TAGI(Method):
             )
         loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
+
+    def _read(self, ids: Tensor, mask: Tensor) -> Instructions:
+        """Instructions as the generator reads them; in training those of a frozen reader are remembered."""
+        generator = self.generator
+        settings = generator.settings
+        recurs = settings.instruction_cache in ("none", "adapted") and not generator.reader_trained and self.training
+        return self.memory.read(generator, ids, mask) if recurs else generator.read_instructions(ids, mask)
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> TaskStates:
         """All tasks' instructions in one pass."""
@@ -132,6 +168,22 @@ class TAGI(Method):
     def states_alone(self, states: TaskStates) -> TaskStates:
         """Fusion and instruction states as the bare backbone projects them, nothing generated anywhere."""
         return self.generator.states_from(states.read, states.bank.zero())
+
+    def with_residual(self, states: TaskStates, residual: Literal["zero", "mean"], of: TaskStates) -> TaskStates:
+        """The tasks' states under the shared LoRA with another residual than their own: the zero or the mean one.
+
+        Args:
+            states: States of the tasks that are asked.
+            residual: "zero" for the shared LoRA alone, "mean" for the mean update of the tasks in `of`.
+            of: States of the tasks whose residuals are averaged.
+
+        Raises `ValueError` for a generator without a shared LoRA.
+        """
+        found = self.generator.generate_residual(of.states, of.mask)
+        one = found.mean() if residual == "mean" else found.zero().select(torch.zeros(1, dtype=torch.long))
+        bank = self.generator.shared_with(one)
+        tasks = torch.zeros(states.tasks, dtype=torch.long, device=states.mask.device)
+        return self.generator.states_from(states.read, bank.select(tasks))
 
     def predict(
         self,
@@ -171,7 +223,8 @@ class TAGI(Method):
         self, states: TaskStates, rows: Tensor, inputs: Sequence[str], truncate: bool
     ) -> tuple[Any, Tensor, Tensor]:
         device = self.generator.backbone.device
-        ids, mask = self.text.batch([self.text.input(text, truncate=truncate) for text in inputs])
+        asks = self.generator.asks(alone=states.cross is None)
+        ids, mask = self.text.batch([asks(text, truncate=truncate) for text in inputs])
         return rows_runner(self.generator, states, rows.to(device)), ids.to(device), mask.to(device)
 
     def cost(self, lengths: Lengths, *, merged: bool = True) -> Cost:

@@ -43,7 +43,7 @@ from tagi.methods.prompted import Prompted
 from tagi.methods.teachers import CATALOGUE, Catalogue, ConcatenatedTeacher, Teacher, freeze, read_catalogue
 from tagi.pipeline.caching import cached_teacher
 from tagi.pipeline.finding import MODEL, find_checkpoint
-from tagi.pipeline.machine import best_device
+from tagi.pipeline.machine import best_device, machine_dtype
 from tagi.pipeline.shots import episode_shots
 from tagi.pipeline.tasks import LoadedTasks, load_tasks
 from tagi.training import TrainingSettings, once, process_count
@@ -131,7 +131,7 @@ def load_recipe_backbone(recipe: Recipe, out: Path, dropout: float | None = None
     """The recipe's backbone; one made from a configuration is written to `out/backbone` first, and pinned there."""
     wanted = recipe.backbone
     family: type[Backbone] = CausalBackbone if wanted.family == "causal" else T5Backbone
-    dtype = getattr(torch, wanted.dtype)
+    dtype = machine_dtype() if wanted.dtype == "auto" else getattr(torch, wanted.dtype)
     if wanted.name != "config":
         return load_backbone(
             wanted.name,
@@ -215,6 +215,14 @@ def lora_shape(recipe: Recipe) -> LoraShape:
     return LoraShape(recipe.generator.rank, recipe.generator.alpha, recipe.seed)
 
 
+def metatrain_lora(recipe: Recipe) -> LoraShape:
+    """The LoRA that the stage metatrain trains: by default of the shape of the generator's, or of its shared LoRA."""
+    generator, wanted = recipe.generator, recipe.metatrain
+    rank = wanted.rank or generator.shared_rank or generator.rank
+    # Another rank keeps alpha / rank, the scale of the update.
+    return LoraShape(rank, wanted.alpha or generator.alpha * rank / generator.rank, recipe.seed)
+
+
 def training_settings(recipe: Recipe, stage: Stage) -> TrainingSettings:
     """The trainer's share of a stage's table."""
     other = {"tasks_per_batch", "queries_per_task", "balance", "dropout"}
@@ -264,6 +272,19 @@ def _pretraining(recipe: Recipe, backbone: Backbone, length: int, size: int) -> 
     return StageParts(model, DocumentBatches(documents, length=length, size=size), data)
 
 
+def check_shared_lora(parts: StageParts) -> None:
+    """A shared LoRA that is neither trained nor copied from one would be nothing for ever."""
+    method = generating(parts.model)
+    shared = None if method is None else method.generator.shared
+    if shared is None or any(parameter.requires_grad for parameter in shared.parameters()):
+        return
+    if not any(bool(b.any()) for b in shared.b):
+        raise ConfigError(
+            "generator.shared_rank: expected a LoRA of the stage metatrain to start from (run.start = 'metatrained', "
+            "metatrain.tune = 'lora'; --start CHECKPOINT), or generator.shared_tune = true, got neither"
+        )
+
+
 def measure_instructions(parts: StageParts) -> None:
     """What a hypernetwork wants to know of instructions before it is trained, from the first micro-batches.
 
@@ -295,19 +316,28 @@ def metatrained_method(recipe: Recipe, backbone: Backbone) -> Prompted[Any]:
     kind, tune = METHODS[recipe.metatrain.method], recipe.metatrain.tune
     if kind is Concatenation:
         reads: Reads = "instruction" if recipe.metatrain.instruction else "nothing"
-        return concatenated_method(recipe, backbone, tune, reads)
+        return concatenated_method(recipe, backbone, tune, reads, metatrain_lora(recipe))
     assert issubclass(kind, Prompted)
     text = in_context_text(recipe) if issubclass(kind, InContext) else text_settings(recipe)
-    lora = lora_shape(recipe) if tune == "lora" else None
+    lora = metatrain_lora(recipe) if tune == "lora" else None
     return kind(_t5(recipe, backbone), text, lora, frozen=tune == "none")
 
 
 def concatenated_method(
-    recipe: Recipe, backbone: Backbone, tune: Literal["all", "lora", "none"], reads: Reads = "instruction"
+    recipe: Recipe,
+    backbone: Backbone,
+    tune: Literal["all", "lora", "none"],
+    reads: Reads = "instruction",
+    shape: LoraShape | None = None,
 ) -> Prompted[Any]:
-    """The backbone with the instruction concatenated, whatever its family, and how much of it is trained."""
+    """The backbone with the instruction concatenated, whatever its family, and how much of it is trained.
+
+    `shape` is the LoRA's with `tune` "lora", by default that of the generator's LoRA.
+    """
     text = replace(text_settings(recipe), reads=reads)
-    lora, frozen = (lora_shape(recipe) if tune == "lora" else None), tune == "none"
+    if reads == "instruction" and recipe.generator.instruction_cache is not None:
+        text = replace(text, apart=True)  # the generator's own prompts, token by token
+    lora, frozen = ((shape or lora_shape(recipe)) if tune == "lora" else None), tune == "none"
     if isinstance(backbone, CausalBackbone):
         kept = recipe.metatrain.prefix_cached
         return CausalConcatenation(backbone, text, lora, frozen=frozen, prefix_cached=kept)
@@ -334,6 +364,8 @@ def _objective(recipe: Recipe, student: Generator, batches: TaskBatches, out: Pa
         alignment=wanted.alignment,
         contrast=wanted.contrast,
         contrast_margin=wanted.contrast_margin,
+        alone=wanted.alone,
+        alone_kl=wanted.alone_kl,
     )
     catalogue, base = None, None
     if wanted.ins or (wanted.kl and wanted.teacher == "lora"):

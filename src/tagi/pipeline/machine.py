@@ -21,3 +21,12 @@ def counting(name: str, total: int, progress: bool = True) -> Iterator[Callable[
     with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
         shown = bar.add_task(name, total=total)
         yield lambda count: bar.advance(shown, count)
+
+
+def machine_dtype() -> torch.dtype:
+    """The fastest type for training here: bfloat16 on accelerators and on CPUs that multiply in it, else float32."""
+    if torch.accelerator.is_available():
+        return torch.bfloat16
+    supported = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86, Arm
+    capabilities = torch.cpu.get_capabilities()
+    return torch.bfloat16 if any(capabilities.get(name) for name in supported) else torch.float32

@@ -11,7 +11,14 @@ from tagi.backbones import count_parameters
 from tagi.config import Recipe, Stage
 from tagi.errors import TrainingError
 from tagi.methods import Method, Trainable, start_from
-from tagi.pipeline.building import Sources, StageParts, build_stage, measure_instructions, training_settings
+from tagi.pipeline.building import (
+    Sources,
+    StageParts,
+    build_stage,
+    check_shared_lora,
+    measure_instructions,
+    training_settings,
+)
 from tagi.pipeline.evaluating import validation_score
 from tagi.pipeline.finding import MODEL, find_checkpoint
 from tagi.pipeline.identity import stage_identity
@@ -57,6 +64,7 @@ def train_stage(
         return _write(out, recipe, {**common, "start": sources.revisions(), **content})
     parts = build_stage(recipe, stage, out, sources)
     taken = [start_from(parts.model, find_checkpoint(name)) for name in sources.start]
+    check_shared_lora(parts)
     measure_instructions(parts)
     outcome = _UNTRAINED
     if parts.model.trained_tensors():

@@ -1,0 +1,50 @@
+"""The shared LoRA: one LoRA for all tasks, part of the generator; residuals are generated on top of it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from tagi.adapters import LoraBank
+from tagi.adapters.bank import Factors
+from tagi.backbones import Site, initial_factors
+
+
+class SharedLora(nn.Module):
+    """One LoRA for all tasks, at scale 1: alpha / rank of the LoRA that it was copied from is folded into B.
+
+    Args:
+        sites: The target modules.
+        rank: Rank of the shared LoRA.
+        seed: Seed of A; B starts at zero.
+        trained: Whether it is trained together with the hypernetwork. If not, its tensors are frozen.
+    """
+
+    def __init__(self, sites: Sequence[Site], rank: int, *, seed: int, trained: bool = False) -> None:
+        super().__init__()
+        self.rank = rank
+        self.paths = [site.path for site in sites]
+        start = initial_factors(sites, rank, seed)
+        self.a = nn.ParameterList(nn.Parameter(start[site.path], requires_grad=trained) for site in sites)
+        self.b = nn.ParameterList(nn.Parameter(torch.zeros(site.d_out, rank), requires_grad=trained) for site in sites)
+
+    def factors(self) -> dict[str, Factors]:
+        """A `(1, rank, d_in)` and B `(1, d_out, rank)` by target module."""
+        pairs = zip(self.paths, self.a, self.b, strict=True)
+        return {path: (a.unsqueeze(0), b.unsqueeze(0)) for path, a, b in pairs}
+
+    @torch.no_grad()
+    def copy_from(self, bank: LoraBank) -> None:
+        """Take over a trained LoRA of one task.
+
+        Raises `ValueError` if its target modules or its rank are others.
+        """
+        if bank.tasks != 1 or bank.rank != self.rank or list(bank.factors) != self.paths:
+            raise ValueError(
+                f"expected one LoRA of rank {self.rank} for {len(self.paths)} target modules, got {bank.tasks} of rank "
+                f"{bank.rank} for {len(bank.factors)}"
+            )
+        for path, a, b in zip(self.paths, self.a, self.b, strict=True):
+            own_a, own_b = bank.factors[path]
+            a.copy_(own_a[0])
+            b.copy_(bank.scale * own_b[0])

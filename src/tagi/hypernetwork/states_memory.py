@@ -1,0 +1,74 @@
+"""Instruction states that were computed before: an instruction recurs, and a frozen reader gives it the same states."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from tagi.backbones import Instructions
+from tagi.hypernetwork.generator import Generator
+
+_LIMIT = 1 << 30
+
+
+@contextmanager
+def _without_dropout(generator: Generator) -> Iterator[None]:
+    model = generator.backbone.model if generator.reader is None else generator.reader
+    training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(training)
+
+
+class StatesMemory:
+    """States of instructions by their tokens, kept on the CPU; the least recently used go first.
+
+    Args:
+        limit: Bytes kept at most.
+    """
+
+    def __init__(self, limit: int = _LIMIT) -> None:
+        self.limit = limit
+        self.size = 0
+        self._kept: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
+
+    def read(
+        self, generator: Generator, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"]
+    ) -> Instructions:
+        """As `Generator.read_instructions`, without dropout; what is known is not computed again.
+
+        On a CPU every instruction is read by itself, which costs no more there, so that its states do not depend on
+        what was read before: a resumed run has the same.
+        """
+        keys = [tuple(row[kept].tolist()) for row, kept in zip(ids.cpu(), mask.cpu(), strict=True)]
+        missing = [at for at, key in enumerate(keys) if key not in self._kept]
+        found = {key: self._kept[key] for key in keys if key in self._kept}
+        together = 1 if ids.device.type == "cpu" else max(1, len(missing))
+        for first in range(0, len(missing), together):
+            chosen = missing[first : first + together]
+            longest = max(len(keys[at]) for at in chosen)
+            rows = torch.tensor(chosen, device=ids.device)
+            with _without_dropout(generator):
+                read = generator.encode_instructions(ids[rows, :longest], mask[rows, :longest])
+            for at, states in zip(chosen, read, strict=True):
+                found[keys[at]] = states[: len(keys[at])].detach().cpu()
+        states = next(iter(found.values()))
+        joined = states.new_zeros(len(keys), ids.shape[1], states.shape[1])
+        for at, key in enumerate(keys):
+            joined[at, : len(key)] = found[key]
+            self._keep(key, found[key])
+        return Instructions(joined.to(ids.device), mask, ids=ids if generator.settings.adapts_prefix else None)
+
+    def _keep(self, key: tuple[int, ...], states: Tensor) -> None:
+        if key not in self._kept:
+            self.size += states.numel() * states.element_size()
+            self._kept[key] = states.clone()
+        self._kept.move_to_end(key)
+        while self.size > self.limit and self._kept:
+            _, dropped = self._kept.popitem(last=False)
+            self.size -= dropped.numel() * dropped.element_size()
