@@ -48,11 +48,11 @@ class TAGI(Method):
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Each distinct instruction of the batch stands once; `rows` says which row has which."""
-        distinct: dict[tuple[str, str, tuple[Example, ...]], int] = {}
+        distinct: dict[tuple[str, str, tuple[Example, ...], tuple[Example, ...] | None], int] = {}
         rows: list[int] = []
         instructions, tasks = [], []
         for sample in samples:
-            key = (sample.task.name, sample.instruction, sample.shots)
+            key = (sample.task.name, sample.instruction, sample.shots, sample.examples)
             if key not in distinct:
                 distinct[key] = len(distinct)
                 tasks.append(sample.task)
