@@ -63,7 +63,16 @@ BROKEN = [
         ["data.wordings={terse = 0.0, plain = 0.0}"],
         "data.wordings: expected at least one weight above 0, got none",
     ),
-    ("sni-base", ["data.wordings.terse=-0.5"], "data.wordings.terse: expected at least 0.0, got -0.5"),
+    (
+        "sni-base",
+        ["data.validation_categories=Misc."],
+        "data.validation_categories: expected a list, got 'Misc.'",
+    ),
+    (
+        "sni-base",
+        ["data.validation_categories=[]"],
+        "data.validation_categories: expected a list of at least 1, got []",
+    ),
     ("sni-base", ["data.demonstrations=1.5"], "data.demonstrations: expected at most 1.0, got 1.5"),
     (
         "sni-base",
@@ -262,6 +271,14 @@ def test_validation_is_of_the_stages_that_are_scored() -> None:
     assert check_recipe("toy", ["training.finetune.patience=2", "training.finetune.validate_every=7"]) == [
         "training.finetune.validate_every: expected data.validation_tasks of at least 1, "
         "or data.validation_categories, with it, got 7 and no tasks"
+    ]
+
+
+def test_weights_of_wordings_are_not_negative_numbers() -> None:
+    assert load_recipe("toy", ["data.wordings={definition = 1, 3 = 0.5}"]).data.wordings == {"definition": 1, "3": 0.5}
+    assert check_recipe("toy", ["data.wordings.terse=-0.5", "data.wordings.plain=many"]) == [
+        "data.wordings.terse: expected at least 0.0, got -0.5",
+        "data.wordings.plain: expected a number, got 'many'",
     ]
 
 
