@@ -34,12 +34,14 @@ BROKEN = [
     (
         "sni-base",
         ["training.validate_every=500"],
-        "training.validate_every: expected data.validation_tasks of at least 1 with it, got 500 and no tasks",
+        "training.validate_every: expected data.validation_tasks of at least 1, "
+        "or data.validation_categories, with it, got 500 and no tasks",
     ),
     (
         "toy",
         ["training.finetune.validate_every=50"],
-        "training.finetune.validate_every: expected data.validation_tasks of at least 1 with it, got 50 and no tasks",
+        "training.finetune.validate_every: expected data.validation_tasks of at least 1, "
+        "or data.validation_categories, with it, got 50 and no tasks",
     ),
     (
         "toy",
@@ -55,6 +57,37 @@ BROKEN = [
         "toy-backbone",
         ["data.validation_tasks=4", "training.backbone.validate_every=9"],
         "training.backbone.validate_every: expected none, since only metatrain and finetune are scored on tasks, got 9",
+    ),
+    (
+        "sni-base",
+        ["data.wordings={terse = 0.0, plain = 0.0}"],
+        "data.wordings: expected at least one weight above 0, got none",
+    ),
+    (
+        "sni-base",
+        ["data.validation_categories=Misc."],
+        "data.validation_categories: expected a list, got 'Misc.'",
+    ),
+    (
+        "sni-base",
+        ["data.validation_categories=[]"],
+        "data.validation_categories: expected a list of at least 1, got []",
+    ),
+    ("sni-base", ["data.demonstrations=1.5"], "data.demonstrations: expected at most 1.0, got 1.5"),
+    (
+        "sni-base",
+        ["data.positives=0", "data.demonstrations=0.5"],
+        "data.demonstrations: expected data.positives of at least 1 with it, got 0.5 and no positives",
+    ),
+    (
+        "sni-base",
+        ["data.positives=2", "data.demonstrations=0.5", "generator.reads=demonstrations"],
+        "data.demonstrations: expected none with generator.reads = 'demonstrations', which always needs some, got 0.5",
+    ),
+    (
+        "sni-base",
+        ["data.validation_tasks=7", 'data.validation_categories=["Misc."]'],
+        "data.validation_categories: expected this or data.validation_tasks, got both (data.validation_tasks = 7)",
     ),
     ("sni-base", ["data.task_split=36"], "data.task_split: expected one of 6, 15, 30, 60 with sni, got 36"),
     ("toy", ["data.task_split=6"], "data.task_split: expected no split with data.source = 'toy', got 6"),
@@ -236,7 +269,16 @@ def test_validation_is_of_the_stages_that_are_scored() -> None:
     }
     assert check_recipe("toy", ["data.validation_tasks=5", "training.validate_every=40"]) == []
     assert check_recipe("toy", ["training.finetune.patience=2", "training.finetune.validate_every=7"]) == [
-        "training.finetune.validate_every: expected data.validation_tasks of at least 1 with it, got 7 and no tasks"
+        "training.finetune.validate_every: expected data.validation_tasks of at least 1, "
+        "or data.validation_categories, with it, got 7 and no tasks"
+    ]
+
+
+def test_weights_of_wordings_are_not_negative_numbers() -> None:
+    assert load_recipe("toy", ["data.wordings={definition = 1, 3 = 0.5}"]).data.wordings == {"definition": 1, "3": 0.5}
+    assert check_recipe("toy", ["data.wordings.terse=-0.5", "data.wordings.plain=many"]) == [
+        "data.wordings.terse: expected at least 0.0, got -0.5",
+        "data.wordings.plain: expected a number, got 'many'",
     ]
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tagi.data.batches import Sample, TaskBatches, drawn, hold_out, with_shuffled_inputs
 from tagi.data.digest import tasks_digest
-from tagi.data.task import Example, Instance, Task
+from tagi.data.task import Example, Instance, Task, Wording
 from tagi.errors import DataError
 
 TASKS = [
@@ -242,3 +242,104 @@ def test_a_digest_sees_shots_and_nothing_where_there_are_none() -> None:
     assert tasks_digest(TASKS) != tasks_digest(shown)
     # As it was before tasks had shots.
     assert tasks_digest(TASKS[:2]) == "sha256:40b99c5cb86466b9"
+
+
+SHOWN = [
+    replace(
+        task,
+        examples=tuple(Example(f"shown {at} {n}", f"answer {n}") for n in range(4)),
+        wordings=(Wording("terse", f"terse {at}"), *([Wording("plain", f"plain {at}")] if at else [])),
+    )
+    for at, task in enumerate(TASKS)
+]
+
+
+def rows_of(found: TaskBatches) -> list[tuple[str, str, str]]:
+    return [(sample.task.name, sample.input, sample.target) for batch in found for sample in batch]
+
+
+def test_named_wordings_and_examples_change_nothing_unless_asked_for() -> None:
+    rows = [replace(sample, task=TASKS[int(sample.task.name[1])]) for batch in batches(SHOWN) for sample in batch]
+    assert rows == [sample for batch in batches() for sample in batch]
+    assert {sample.examples for sample in rows} == {None}
+    assert all(sample.asked.examples == sample.task.examples for sample in batches(SHOWN)[0])
+
+
+def test_wordings_are_drawn_by_their_weights() -> None:
+    weights = {"definition": 5.0, "terse": 3.0, "plain": 2.0, "detailed": 9.0}
+    found = batches(SHOWN, length=3000, wordings=weights)
+    counts: dict[str, Counter[str]] = {task.name: Counter() for task in SHOWN}
+    for batch in found:
+        assert len({(sample.task.name, sample.instruction) for sample in batch}) == 3
+        for sample in batch[::4]:
+            counts[sample.task.name][sample.instruction.split()[0]] += 1
+    for name, own in counts.items():
+        # No task has "detailed", and t0 has no "plain": the others keep their ratio.
+        wanted = {"instruction": 5, "terse": 3} | ({"plain": 2} if name != "t0" else {})
+        assert own.keys() == wanted.keys()
+        for kind, weight in wanted.items():
+            assert abs(own[kind] / own.total() - weight / sum(wanted.values())) < 0.04
+
+
+def test_a_task_without_any_of_the_wordings_keeps_its_instruction() -> None:
+    found = [sample for batch in batches(SHOWN, length=60, wordings={"plain": 1.0}) for sample in batch]
+    assert {sample.instruction for sample in found if sample.task.name == "t0"} == {"instruction 0"}
+    assert {sample.instruction for sample in found if sample.task.name == "t3"} == {"plain 3"}
+
+
+def test_paraphrases_can_be_drawn_by_number() -> None:
+    found = [sample for batch in batches(length=60, wordings={"2": 1.0, "3": 0.0}) for sample in batch]
+    assert {sample.instruction for sample in found if sample.task.name == "t1"} == {"instruction 1"}
+    assert {sample.instruction for sample in found if sample.task.name == "t4"} == {"paraphrase 4 1"}
+
+
+def test_a_share_of_draws_carries_demonstrations() -> None:
+    found = batches(SHOWN, length=1000, demonstrations=0.3, positives=3)
+    counts: Counter[int] = Counter()
+    orders: set[tuple[Example, ...]] = set()
+    for batch in found:
+        for start in range(0, 12, 4):
+            (examples,) = {sample.examples for sample in batch[start : start + 4]}
+            assert examples is not None
+            assert len(set(examples)) == len(examples)
+            assert set(examples) <= set(batch[start].task.examples)
+            assert batch[start].asked.examples == examples
+            counts[len(examples)] += 1
+            if batch[start].task.name == "t2":
+                orders.add(examples)
+    assert abs(counts[0] / counts.total() - 0.7) < 0.03
+    assert counts.keys() == {0, 1, 2, 3}
+    assert all(abs(counts[n] / counts.total() - 0.1) < 0.025 for n in (1, 2, 3))
+    assert len(orders) > 1 + 4 + 12  # of the 1 + 4 + 12 + 24 there are: their order is random, too
+
+
+def test_no_more_demonstrations_than_a_task_has() -> None:
+    found = [sample for batch in batches(SHOWN, length=60, demonstrations=1.0, positives=8) for sample in batch]
+    assert {len(sample.examples or ()) for sample in found} == {1, 2, 3, 4}
+    assert {sample.examples for sample in batches(demonstrations=1.0, positives=2)[0]} == {()}
+    assert {sample.examples for sample in batches(SHOWN, demonstrations=0.0)[0]} == {()}
+
+
+def test_wordings_and_demonstrations_are_drawn_apart_from_the_rows() -> None:
+    changed: dict[str, Any] = {"wordings": {"terse": 1.0, "definition": 2.0}, "demonstrations": 0.5, "positives": 2}
+    one = batches(SHOWN, **changed)
+    assert rows_of(one) == rows_of(batches(SHOWN))
+    assert [one[at] for at in reversed(range(13))][::-1] == list(batches(SHOWN, length=13, **changed)) == list(one)
+    assert one[4] == batches(SHOWN, length=99, **changed)[4] != batches(SHOWN, seed=8, **changed)[4]
+    other = batches(SHOWN, **{**changed, "demonstrations": 1.0})
+    assert [row.instruction for batch in other for row in batch] == [row.instruction for batch in one for row in batch]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"wordings": {"terse": 0.0}}, r"wordings: weights must be at least 0 and not all 0, got {'terse': 0.0}"),
+        ({"wordings": {"terse": 2.0, "plain": -1.0}}, "got {'terse': 2.0, 'plain': -1.0}"),
+        ({"wordings": {}}, "not all 0, got {}"),
+        ({"demonstrations": 1.5, "positives": 2}, "the share must be between 0 and 1, got 1.5"),
+        ({"demonstrations": 0.5}, "a share of 0.5 needs at least 1 positive, got 0"),
+    ],
+)
+def test_impossible_draws_are_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        batches(SHOWN, **changed)

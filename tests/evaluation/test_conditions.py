@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tagi.data.task import Example
+from tagi.data.task import Example, Wording
 from tagi.errors import DataError, InputError
 from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, Condition, conditions, other_task
 from tagi.methods import TAGI, Concatenation
@@ -30,6 +30,22 @@ def test_every_instruction_condition() -> None:
 def test_what_tasks_have_no_words_for_is_left_out() -> None:
     lonely = [replace(tasks()[0], paraphrases=())]
     assert [condition.name for condition in conditions(Echo(), lonely, INSTRUCTIONS)] == ["right", "none"]
+
+
+def test_a_paraphrase_is_the_plain_wording_if_there_is_one() -> None:
+    a, b, c = tasks()
+    own = [
+        replace(a, wordings=(Wording("terse", "brief a"), Wording("plain", "plainly a"))),
+        replace(b, wordings=(Wording("terse", "brief b"), Wording("short", "short b")), paraphrases=()),
+        c,
+    ]
+    (made,) = conditions(Echo(), own, ("paraphrase",))
+    assert [made.prepare(at) for at in range(3)] == [["plainly a"], ["brief b"], ["please c"]]
+    own[0] = replace(own[0], instruction="plainly a")  # as with `--wording plain`
+    (made,) = conditions(Echo(), own, ("paraphrase",))
+    assert made.prepare(0) == ["brief a"]
+    own[2] = replace(c, instruction="please c")
+    assert conditions(Echo(), own, ("paraphrase",)) == []
 
 
 def test_only_what_is_asked_for_in_its_order() -> None:

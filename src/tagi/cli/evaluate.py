@@ -39,6 +39,20 @@ Tasks = Annotated[
     typer.Option("--tasks", metavar="NAME", help="Only test tasks of this name or pattern; may be repeated."),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Instances of each task.")]
+Wording = Annotated[
+    str | None,
+    typer.Option("--wording", metavar="NAME", help="Replace the test tasks' instructions by their wording NAME."),
+]
+Positives = Annotated[
+    int | None,
+    typer.Option(
+        "--positives",
+        min=0,
+        max=8,
+        help="Examples that each test task shows at most. Default: 0 for a recipe with data.demonstrations, otherwise "
+        "as many as the checkpoint takes.",
+    ),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the evaluation in DIR where it was interrupted.")]
 
 
@@ -53,6 +67,8 @@ def evaluate(
     condition: Condition = None,
     tasks: Tasks = None,
     limit: Limit = None,
+    wording: Wording = None,
+    positives: Positives = None,
     resume: Resume = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -70,6 +86,7 @@ def evaluate(
       tagi evaluate smollm2 smollm2 --set data.path=natural-instructions --condition "LoRA alone" --limit 2
       tagi evaluate runs/p3 p3-small --set data.test_path=p3/eval --set data.templates=p3/templates --limit 50
       tagi evaluate runs/sni sni-small --set data.path=natural-instructions --tasks 'task1*' --out scores-1
+      tagi evaluate runs/sni sni-small --set data.path=natural-instructions --wording terse --positives 0
     """
     from tagi.cli.quiet import quiet
     from tagi.config import load_recipe
@@ -91,13 +108,15 @@ def evaluate(
         *(CHANNELS if channels else ()),
         *(condition or ()),
     ]
-    asked = Asked(in_order(wanted), tuple(tasks or ()), limit, distances=sensitivity)
+    asked = Asked(
+        in_order(wanted), tuple(tasks or ()), limit, distances=sensitivity, wording=wording, positives=positives
+    )
     record = run(checkpoint, loaded, asked=asked, out=out, resume=resume)
     if as_json:
         print_json(record)
         return
     data = record["data"]
-    typer.echo(f"{data['tasks']} tasks, {data['instances']} instances")
+    typer.echo(f"{data['tasks']} tasks, {data['instances']} instances{_told(data)}")
     if len(record["results"]["right"]["per_category"]) > 1:
         from tagi.evaluation.summary import category_rows
 
@@ -109,6 +128,12 @@ def evaluate(
         typer.echo(f"not scored, as tasks or method have nothing for it: {'; '.join(record['not_scored'])}")
     for line in [*lines, *_rank_lines(record["results"]["right"]), *adapter_lines(record)]:
         typer.echo(line)
+
+
+def _told(data: dict[str, Any]) -> str:
+    """The wording and the number of examples of the test tasks, where they are not as the recipe has them."""
+    wording = f", wording {data['wording']!r}" if "wording" in data else ""
+    return wording + (f", at most {data['positives']} examples each" if "positives" in data else "")
 
 
 def _rank_lines(result: dict[str, Any]) -> list[str]:

@@ -19,10 +19,12 @@ _EXPECTED = {
     "int_type": "a whole number",
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
+    "list_type": "a list",
     "literal_error": "{expected}",
     "model_type": "a table",
     "string_too_short": "some text",
     "string_type": "text",
+    "too_short": "a list of at least {min_length}",
 }
 _SHOWN = 60
 

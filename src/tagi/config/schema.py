@@ -5,7 +5,7 @@ beside every other fault and under that key.
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -14,6 +14,7 @@ from tagi.config.tables import (
     SPLITS,
     VALIDATED,
     Count,
+    NotNegative,
     Positive,
     Share,
     Stage,
@@ -165,6 +166,8 @@ class GeneratorSettings(Table):
     fusion_every: Count = 1
     tune: Tune = "none"
     state_dropout: Share = 0.0
+    later: ClassVar[frozenset[str]] = frozenset({"shared_rank", "shared_tune", "residual", "instruction_cache"})
+
     shared_rank: Annotated[int, Field(ge=0)] = 0
     shared_tune: bool = False
     residual: Literal["low-rank", "scales", "both"] = "low-rank"
@@ -204,6 +207,17 @@ class DataSettings(Table):
     `task_split` keeps only the training tasks of the largest categories (Figure 3). `validation_tasks` training tasks
     are held out of training for choosing the best checkpoint. `shuffle_inputs` is a control: inputs change places among
     a task's instances, so that they tell nothing.
+
+    `validation_categories` holds out all training tasks of these categories instead.
+
+    `wordings` are weights by name of a wording: training draws a task's instruction by them, once per micro-batch.
+    "definition" is the instruction itself; tasks of Super-Natural Instructions also have "terse", "short", "plain",
+    "request" and "detailed", and `paraphrases` of JSON Lines are "1", "2" and so on. A task draws among the names that
+    it has. By default the instruction and its `paraphrases` are equally likely.
+
+    `demonstrations` is the share of these draws that show demonstrations, between 1 and `positives` of them; the other
+    draws show none. By default every row shows the first `positives` examples. With a share set, validation and
+    evaluation show none unless `tagi evaluate --positives` asks for some.
     """
 
     source: Literal["toy", "sni", "p3", "jsonl"]
@@ -223,6 +237,33 @@ class DataSettings(Table):
     task_split: Count | None = Field(default=None, validate_default=True)
     validation_tasks: Annotated[int, Field(ge=0)] = 0
     validation_instances: Count = 10
+    later: ClassVar[frozenset[str]] = frozenset({"validation_categories", "wordings", "demonstrations"})
+
+    validation_categories: Annotated[list[Text], Field(min_length=1)] | None = None
+    wordings: dict[Text, NotNegative] | None = None
+    demonstrations: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @field_validator("validation_categories")
+    @classmethod
+    def _one_way_to_hold_out(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        count = info.data.get("validation_tasks")
+        if value is not None and count:
+            raise ValueError(f"expected this or data.validation_tasks, got both (data.validation_tasks = {count})")
+        return value
+
+    @field_validator("wordings")
+    @classmethod
+    def _some_weight(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        if value is not None and not any(value.values()):
+            raise ValueError("expected at least one weight above 0, got none")
+        return value
+
+    @field_validator("demonstrations")
+    @classmethod
+    def _positives_to_show(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value and info.data.get("positives") == 0:
+            raise ValueError(f"expected data.positives of at least 1 with it, got {value} and no positives")
+        return value
 
     @field_validator("task_split")
     @classmethod
@@ -336,6 +377,9 @@ class Recipe(Table):
         if generator is not None and generator.reads == "demonstrations" and value.source == "p3" and value.positives:
             wanted = "expected 0 with generator.reads = 'demonstrations', since P3's tasks have shots alone"
             raise faults_below({"positives": f"{wanted}, got {value.positives}"})
+        if generator is not None and generator.reads == "demonstrations" and value.demonstrations is not None:
+            wanted = "expected none with generator.reads = 'demonstrations', which always needs some"
+            raise faults_below({"demonstrations": f"{wanted}, got {value.demonstrations}"})
         return value
 
     @field_validator("shots")
@@ -351,7 +395,7 @@ class Recipe(Table):
     def _validation_has_tasks(cls, value: Training, info: ValidationInfo) -> Training:
         data = info.data.get("data")
         faults = dict(_unheard_patience(value))
-        if data is not None and not data.validation_tasks:
+        if data is not None and not data.validation_tasks and not data.validation_categories:
             faults |= {key: _no_tasks(every) for key, every in _validations(value)}
         if faults:
             raise faults_below(faults)
@@ -423,7 +467,8 @@ def _validations(training: Training) -> Iterator[tuple[str, int]]:
 
 
 def _no_tasks(every: int) -> str:
-    return f"expected data.validation_tasks of at least 1 with it, got {every} and no tasks"
+    wanted = "expected data.validation_tasks of at least 1, or data.validation_categories, with it"
+    return f"{wanted}, got {every} and no tasks"
 
 
 def _unheard_patience(training: Training) -> Iterator[tuple[str, str]]:

@@ -1,9 +1,14 @@
 """What every table of a recipe is made of: types, ranges, and how unknown keys and other types are met."""
 
-from typing import Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
 from pydantic_core import InitErrorDetails, PydanticCustomError
+
+if TYPE_CHECKING:
+    from pydantic import SerializerFunctionWrapHandler
+else:
+    SerializerFunctionWrapHandler = Any  # a protocol that the tests' runtime type checks cannot check
 
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -27,6 +32,19 @@ class Table(BaseModel):
     """A table of a recipe: unknown keys and values of another type are faults, nothing is converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Keys that were added later: they are written only where they differ from their default, so that identities of
+    older recipes hold."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_defaults(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {
+            key: value
+            for key, value in written(self).items()
+            if key not in self.later or getattr(self, key) != fields[key].default
+        }
 
 
 def faults_below(faults: dict[str, str]) -> ValidationError:

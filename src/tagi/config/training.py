@@ -3,7 +3,7 @@
 A rule between keys of one table sits on the later key and sees the earlier ones.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -123,6 +123,8 @@ class MetatrainSettings(Table):
 
     method: Literal["concatenation", "fid-icl", "concat-icl", "ensemble-icl"] = "concatenation"
     tune: Literal["all", "lora", "none"] = "all"
+    later: ClassVar[frozenset[str]] = frozenset({"rank", "alpha"})
+
     rank: Count | None = None
     alpha: Positive | None = None
     instruction: bool = True
@@ -191,6 +193,8 @@ class LossSettings(Table):
     alignment_split: Count | None = None
     contrast: NotNegative = 0.0
     contrast_margin: NotNegative = 0.0
+    later: ClassVar[frozenset[str]] = frozenset({"alone", "alone_kl"})
+
     alone: NotNegative = 0.0
     alone_kl: NotNegative = 0.0
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,7 +14,8 @@ from tagi.errors import DataError
 class Sample:
     """One training row: a task in one of its wordings, an input and one accepted output.
 
-    `shots` are the demonstrations of the row's episode, if it is of one.
+    `shots` are the demonstrations of the row's episode, if it is of one. `examples` are the demonstrations that were
+    drawn for the row, possibly none; with None nothing was drawn, and the row shows the task's own examples.
     """
 
     task: Task
@@ -22,11 +23,17 @@ class Sample:
     input: str
     target: str
     shots: tuple[Example, ...] = ()
+    examples: tuple[Example, ...] | None = None
 
     @property
     def asked(self) -> Task:
         """The task in the row's wording, with the row's demonstrations if it has any."""
-        return replace(self.task, instruction=self.instruction, shots=self.shots or self.task.shots)
+        return replace(
+            self.task,
+            instruction=self.instruction,
+            shots=self.shots or self.task.shots,
+            examples=self.task.examples if self.examples is None else self.examples,
+        )
 
 
 class TaskBatches(Sequence[list[Sample]]):
@@ -40,6 +47,16 @@ class TaskBatches(Sequence[list[Sample]]):
     With `shots` the micro-batch holds an episode of each task: its rows share as many demonstrations, drawn from the
     task's instances with other inputs than the rows', or as many as there are (at least one: a task of a single input
     is a `DataError`). Without, what is drawn is the same as ever.
+
+    `wordings` replaces the uniform draw: weights by name (of `Task.texts`), at least one of them positive. A task draws
+    among the names that it has; without any of them it keeps its own instruction.
+
+    `demonstrations` is the share of draws, one per task and micro-batch, that show some of the task's examples: a
+    number from 1 to `positives` (or as many as there are), all equally likely, in random order. The other draws show
+    none. With None every row shows the task's own examples.
+
+    Both are drawn apart from the rest: whatever they are, the rows have the same tasks, inputs and targets. Raises
+    `DataError` for weights that are negative or all 0, a share outside 0 to 1, and a share above 0 without `positives`.
     """
 
     def __init__(
@@ -52,6 +69,9 @@ class TaskBatches(Sequence[list[Sample]]):
         seed: int,
         balance: Literal["natural", "category"] = "natural",
         shots: int = 0,
+        wordings: Mapping[str, float] | None = None,
+        demonstrations: float | None = None,
+        positives: int = 0,
     ) -> None:
         empty = [task.name for task in tasks if not task.instances]
         if empty or not tasks:
@@ -61,6 +81,12 @@ class TaskBatches(Sequence[list[Sample]]):
             raise DataError(
                 f"{lonely[0]}: expected instances of at least 2 different inputs, some to ask and some to show, got 1"
             )
+        if wordings is not None and (min(wordings.values(), default=0) < 0 or not any(wordings.values())):
+            raise DataError(f"wordings: weights must be at least 0 and not all 0, got {dict(wordings)}")
+        if demonstrations is not None and not 0 <= demonstrations <= 1:
+            raise DataError(f"demonstrations: the share must be between 0 and 1, got {demonstrations}")
+        if demonstrations and positives < 1:
+            raise DataError(f"demonstrations: a share of {demonstrations} needs at least 1 positive, got {positives}")
         self.tasks = tuple(tasks)
         self.length = length
         self.tasks_per_batch = tasks_per_batch
@@ -68,6 +94,9 @@ class TaskBatches(Sequence[list[Sample]]):
         self.seed = seed
         self.balance = balance
         self.shots = shots
+        self.wordings = wordings
+        self.demonstrations = demonstrations
+        self.positives = positives
         self._categories = _by_category(self.tasks)
 
     def __len__(self) -> int:
@@ -79,15 +108,31 @@ class TaskBatches(Sequence[list[Sample]]):
         rng = random.Random(f"task batches {self.seed} {index}")
         distinct = min(self.tasks_per_batch, len(self.tasks))
         chosen = rng.sample(self.tasks, distinct) if self.balance == "natural" else self._balanced(distinct, rng)
+        rng_of_words = random.Random(f"wordings and demonstrations {self.seed} {index}")
         rows = []
         for task in chosen:
             instruction = rng.choice((task.instruction, *task.paraphrases))
+            if self.wordings is not None:
+                instruction = _weighted_wording(task, self.wordings, rng_of_words)
+            examples = self._drawn_examples(task, rng_of_words)
             queries = rng.choices(self._askable(task, rng), k=self.queries_per_task)
             targets = [rng.choice(instance.outputs) for instance in queries]
             shown = self._demonstrations(task, queries, rng)
             for instance, target in zip(queries, targets, strict=True):
-                rows.append(Sample(task, instruction, instance.input, target, shown))
+                rows.append(Sample(task, instruction, instance.input, target, shown, examples))
         return rows
+
+    def _drawn_examples(self, task: Task, rng: random.Random) -> tuple[Example, ...] | None:
+        """Examples that the task's rows show: None where none are drawn, so that they show the task's own."""
+        if self.demonstrations is None:
+            return None
+        most = min(self.positives, len(task.examples))
+        # Both numbers are drawn in any case, so that a change of the share keeps the draws of later tasks.
+        shows, seed = rng.random() < self.demonstrations, rng.random()
+        if not shows or not most:
+            return ()
+        own = random.Random(seed)
+        return tuple(own.sample(task.examples, own.randint(1, most)))
 
     def _askable(self, task: Task, rng: random.Random) -> Sequence[Instance]:
         """All instances, or those left when one input is kept, so that there is something to show whatever is asked."""
@@ -113,6 +158,15 @@ class TaskBatches(Sequence[list[Sample]]):
             if not pool:
                 left = [other for other in left if other]
         return chosen
+
+
+def _weighted_wording(task: Task, weights: Mapping[str, float], rng: random.Random) -> str:
+    """One of the task's texts, drawn by the weights of those that it has; its instruction if it has none of them."""
+    known = [(text, weights[name]) for name, text in task.texts.items() if weights.get(name, 0) > 0]
+    if not known:
+        return task.instruction
+    texts, own = zip(*known, strict=True)
+    return rng.choices(texts, own)[0]
 
 
 def drawn(name: str, instances: Iterable[Instance], seed: int) -> list[Example]:

@@ -3,23 +3,32 @@
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tagi.data.task import Task
 
 _DIGITS = 16
 _AT_ONCE = 1 << 20
+_LATER = ("shots", "wordings")
+"""Fields of tasks that did not exist from the start."""
 
 
-def tasks_digest(tasks: Iterable[Task]) -> str:
-    """`sha256:` and 16 digits over everything the tasks hold, in their order.
+def tasks_digest(tasks: Iterable[Task], *, wordings: bool = False) -> str:
+    """Return `sha256:` and 16 digits over what the tasks hold, in their order.
 
-    Tasks without shots count as they did before there were any.
+    Empty `shots` and `wordings` do not count, so that digests made before these fields existed still hold.
+
+    Args:
+        tasks: The tasks.
+        wordings: Whether named wordings count. Most uses of tasks do not read them.
     """
     digest = hashlib.sha256()
     for task in tasks:
-        fields = {name: value for name, value in asdict(task).items() if value or name != "shots"}
+        fields = asdict(task if wordings else replace(task, wordings=()))
+        for name in _LATER:
+            if not fields[name]:
+                del fields[name]
         digest.update(json.dumps(fields, ensure_ascii=False, sort_keys=True).encode())
         digest.update(b"\n")
     return f"sha256:{digest.hexdigest()[:_DIGITS]}"

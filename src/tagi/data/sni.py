@@ -19,6 +19,7 @@ from tagi.data._checks import (
     shown,
 )
 from tagi.data.task import Example, Instance, Task
+from tagi.data.wordings import sni_wordings
 from tagi.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -86,8 +87,9 @@ def read_sni(
 
     Of each task the first `instances_per_task` instances in file order are kept (Tk-Instruct tests on the
     first 100; None keeps all); only those are checked. The first wording of a definition becomes the
-    instruction, any others its paraphrases; all positive examples are kept. `categories` and `tasks` narrow
-    the choice. Listed tasks without a file are named in one logged warning.
+    instruction, any others its paraphrases; all positive examples are kept. Tasks that the package has named
+    wordings of come with them. `categories` and `tasks` narrow the choice. Listed tasks without a file are
+    named in one logged warning.
 
     Raises `DataError` when `root` is no checkout, a file is malformed (file, field and instance are named),
     a category or task asked for is not in the split, or nothing remains.
@@ -180,6 +182,7 @@ def _read_task(path: Path, name: str, limit: int | None) -> Task | None:
         instances=tuple(_instance(item, index, name, where) for index, item in enumerate(instances[:limit])),
         examples=tuple(_example(item, f"{where}: Positive Examples[{index}]") for index, item in enumerate(positives)),
         paraphrases=tuple(wordings[1:]),
+        wordings=sni_wordings(name),
     )
 
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+DEFINITION = "definition"
+"""Name of a task's own instruction among its wordings."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -22,12 +25,23 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
+class Wording:
+    """An instruction in other words, under a name such as "terse" that many tasks share."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """An instruction with what it applies to.
 
     `category` names the group of tasks that shares one teacher; `examples` are demonstrations, never among
     `instances`; `paraphrases` are other wordings of `instruction`. `shots` are labelled examples that were drawn for
     it: what methods read that learn in context, and others are tuned on; never among `instances` either.
+
+    `wordings` are other wordings that have names. They are used only where a name is asked for: `data.wordings` of a
+    recipe, `tagi evaluate --wording`, and the condition `paraphrase`.
     """
 
     name: str
@@ -37,3 +51,13 @@ class Task:
     examples: tuple[Example, ...] = ()
     paraphrases: tuple[str, ...] = ()
     shots: tuple[Example, ...] = ()
+    wordings: tuple[Wording, ...] = ()
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """All wordings of the instruction by name, the task's own first, as "definition".
+
+        `paraphrases` have no names of their own: they are named "1", "2" and so on.
+        """
+        numbered = {str(number): text for number, text in enumerate(self.paraphrases, start=1)}
+        return {DEFINITION: self.instruction, **numbered, **{one.name: one.text for one in self.wordings}}

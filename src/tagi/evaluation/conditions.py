@@ -102,17 +102,31 @@ def instruction_conditions(method: Method, tasks: Sequence[Task], *, truncate: b
     def right(index: int) -> Any:
         return method.prepare([tasks[index]], truncate=truncate)
 
+    reworded_tasks = [replace(task, instruction=text) for task in tasks if (text := _paraphrase(task)) is not None]
+
     def reworded(index: int) -> Any:
-        return method.prepare([replace(tasks[index], instruction=tasks[index].paraphrases[0])], truncate=truncate)
+        return method.prepare([reworded_tasks[index]], truncate=truncate)
 
     made = [Condition("right", "the task's instruction", right)]
-    if method.reads_instruction and all(task.paraphrases for task in tasks):
+    if method.reads_instruction and len(reworded_tasks) == len(tasks):
         made.append(Condition("paraphrase", "the same in other words", reworded))
     if len(tasks) > 1:
         other = other_task(tasks)
         made.append(Condition("other", "another task's instruction", lambda index: right(other[index])))
     made.append(Condition("none", "no instruction, no adapter", lambda index: method.without_instruction(right(index))))
     return made
+
+
+def _paraphrase(task: Task) -> str | None:
+    """The text that stands for the instruction in the condition `paraphrase`, None if the task has no other wording.
+
+    Of named wordings "plain", or else the first; without them the first of `paraphrases`. A text that the task's
+    instruction has already is passed over.
+    """
+    named = {wording.name: wording.text for wording in task.wordings}
+    preferred = [named["plain"]] if "plain" in named else []
+    texts = [*preferred, *named.values(), *task.paraphrases]
+    return next((text for text in texts if text != task.instruction), None)
 
 
 def wrong_instruction_conditions(

@@ -56,11 +56,11 @@ class TAGI(Method):
 
         With rows in pairs the samples come twice: first all with the instruction before the input, then all alone.
         """
-        distinct: dict[tuple[str, str, tuple[Example, ...]], int] = {}
+        distinct: dict[tuple[str, str, tuple[Example, ...], tuple[Example, ...] | None], int] = {}
         rows: list[int] = []
         instructions, tasks = [], []
         for sample in samples:
-            key = (sample.task.name, sample.instruction, sample.shots)
+            key = (sample.task.name, sample.instruction, sample.shots, sample.examples)
             if key not in distinct:
                 distinct[key] = len(distinct)
                 tasks.append(sample.task)

@@ -26,8 +26,13 @@ _TOLERANCE = 0.02
 
 
 def sample_key(sample: Sample) -> str:
-    """What a teacher's distribution depends on besides the teacher: task, wording, input and target."""
-    parts = (sample.task.name, sample.task.category, sample.instruction, sample.input, sample.target)
+    """What a teacher's distribution depends on besides the teacher: task, wording, input, target and demonstrations.
+
+    Demonstrations count only where they were drawn for the sample, so that older caches keep their keys.
+    """
+    parts = [sample.task.name, sample.task.category, sample.instruction, sample.input, sample.target]
+    if sample.examples is not None:
+        parts.append(json.dumps([(one.input, one.output) for one in sample.examples]))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 

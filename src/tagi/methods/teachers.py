@@ -118,7 +118,7 @@ class ConcatenatedTeacher(Teacher):
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """One row per sample; `rows` says whose LoRA it gets. A category without a teacher is a `CheckpointError`."""
         texts = [
-            self.text.concatenated(sample.instruction, sample.task.examples, sample.input, truncate=True)
+            self.text.concatenated(sample.instruction, sample.asked.examples, sample.input, truncate=True)
             for sample in samples
         ]
         ids, mask = self.text.batch(texts)

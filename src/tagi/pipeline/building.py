@@ -124,6 +124,10 @@ def task_batches_of(recipe: Recipe, stage: Stage, loaded: LoadedTasks) -> TaskBa
         seed=recipe.seed,
         balance=settings.balance,
         shots=episode_shots(recipe, stage),
+        # The models of `single` are of test tasks, whose other wordings are for evaluation alone.
+        wordings=None if stage == "single" else recipe.data.wordings,
+        demonstrations=recipe.data.demonstrations,
+        positives=recipe.data.positives,
     )
 
 

@@ -43,12 +43,18 @@ class Asked:
 
     `tasks` are names or patterns (`task1*`), all tasks if empty; `limit` bounds the instances of each. `distances` asks
     for those between the tasks' generated updates too, where the method generates any.
+
+    `wording` names the wording that replaces the tasks' instructions (of `Task.texts`). `positives` limits the examples
+    that each task shows; None is 0 for a recipe with `data.demonstrations`, and otherwise as many as the checkpoint
+    takes.
     """
 
     conditions: tuple[str, ...] = INSTRUCTIONS[:1]
     tasks: tuple[str, ...] = ()
     limit: int | None = None
     distances: bool = False
+    wording: str | None = None
+    positives: int | None = None
 
     @property
     def partial(self) -> bool:
@@ -71,16 +77,22 @@ def evaluate(
     With `out`, `record.json` and the predictions of every condition lie there, and a picture of the distances if asked
     for. Tasks are done one after the other, so that memory does not grow with their number; with `resume` an
     interrupted evaluation goes on with the next task, and a finished one is left alone. `extra` goes into the record.
+
+    Raises `InputError` if a task lacks the wording asked for, and for more positives than the checkpoint was made for.
     """
     asked = asked or Asked()
     folder = find_checkpoint(checkpoint)
     loaded = load_tasks(recipe, "test", shots=reads_shots(folder))
     tasks = select_tasks(loaded.tasks, asked.tasks, asked.limit or recipe.evaluation.limit)
-    read, revision = tasks_digest(tasks), folder_revision(folder)
-    # What is tested is the same whatever is shown: that of methods with and without shots can be compared.
+    # What is tested is the same whatever is shown: evaluations that show shots, examples or another wording can be
+    # compared with those that do not.
     digest = tasks_digest(replace(task, shots=()) for task in tasks)
+    tasks, told = _as_told(tasks, asked, recipe, folder)
+    reworded = "paraphrase" in asked.conditions  # reads the tasks' wordings
+    read, revision = tasks_digest(tasks, wordings=reworded), folder_revision(folder)
     settings = recipe.evaluation.model_dump(mode="json")
-    identity = fingerprint(revision, read, settings, asked.conditions, asked.distances, recipe.seed)
+    further = [told] if told else []
+    identity = fingerprint(revision, read, settings, asked.conditions, asked.distances, recipe.seed, *further)
     if asked.distances and out is not None and read_config(folder)["method"] == TAGI.name:
         needs_matplotlib(f"{out / PICTURE}")
     with alone(out):
@@ -100,7 +112,7 @@ def evaluate(
             "trained": trained_by(folder),
             "method": method.name,
             "partial": asked.partial,
-            "data": _data(loaded, tasks, digest, asked.limit or recipe.evaluation.limit),
+            "data": {**_data(loaded, tasks, digest, asked.limit or recipe.evaluation.limit), **told},
             "results": results,
             "not_scored": [name for name in asked.conditions if name not in results],
             **_adapters(method, tasks, asked, out, recipe.seed),
@@ -142,6 +154,38 @@ def select_tasks(tasks: Sequence[Task], patterns: Sequence[str], limit: int | No
             raise InputError(f"--tasks: expected names or patterns of {len(tasks)} test tasks, got {pattern!r}")
     chosen = [task for task in tasks if not patterns or any(fnmatchcase(task.name, one) for one in patterns)]
     return [replace(task, instances=task.instances[:limit]) for task in chosen]
+
+
+def in_wording(tasks: Sequence[Task], name: str) -> list[Task]:
+    """The tasks with the wording of this name as their instruction.
+
+    Raises `InputError` if a task has no such wording.
+    """
+    for task in tasks:
+        if name not in task.texts:
+            known = ", ".join(task.texts)
+            raise InputError(f"--wording: task {task.name!r} has no wording {name!r}; it has {known}")
+    return [replace(task, instruction=task.texts[name]) for task in tasks]
+
+
+def _as_told(tasks: list[Task], asked: Asked, recipe: Recipe, checkpoint: Path) -> tuple[list[Task], dict[str, Any]]:
+    """The tasks in the wording and with the number of examples that they are evaluated with.
+
+    Also what the record says of both: nothing where neither the call nor the recipe asks for something special.
+    """
+    told: dict[str, Any] = {}
+    if asked.wording is not None:
+        tasks = in_wording(tasks, asked.wording)
+        told["wording"] = asked.wording
+    positives = 0 if asked.positives is None and recipe.data.demonstrations is not None else asked.positives
+    if positives is not None:
+        text = read_config(checkpoint)["text"]
+        most = text.get("positives", 0) if isinstance(text, dict) else 0
+        if positives > most:
+            raise InputError(f"--positives: this checkpoint shows at most {most} examples of a task, got {positives}")
+        tasks = [replace(task, examples=task.examples[:positives]) for task in tasks]
+        told["positives"] = positives
+    return tasks, told
 
 
 def _results(

@@ -115,8 +115,10 @@ def _tasks(recipe: Recipe) -> list[str]:
 def _read_tasks(recipe_json: str, stamp: tuple[Any, ...]) -> tuple[str, ...]:
     # Reading takes seconds, and a run asks at every step: what has the same files is not read again.
     recipe = Recipe.model_validate_json(recipe_json)
-    splits = ("train", "validation") if recipe.data.validation_tasks else ("train",)
-    return tuple(tasks_digest(load_tasks(recipe, split).tasks) for split in splits)  # type: ignore[arg-type]
+    data = recipe.data
+    splits = ("train", "validation") if data.validation_tasks or data.validation_categories else ("train",)
+    worded = data.wordings is not None
+    return tuple(tasks_digest(load_tasks(recipe, split).tasks, wordings=worded) for split in splits)  # type: ignore[arg-type]
 
 
 def _stamp(path: Path) -> tuple[Any, ...]:

@@ -67,7 +67,7 @@ def _write_start(whole: Prompted[Any], folder: Path) -> str | None:
 def _own(task: Task) -> Task:
     """The task with its shots to train on in place of the instances that are tested."""
     instances = tuple(Instance(str(at), shot.input, (shot.output,)) for at, shot in enumerate(task.shots))
-    return replace(task, instances=instances, shots=(), paraphrases=())
+    return replace(task, instances=instances, shots=(), paraphrases=(), wordings=())
 
 
 def _folder(task: str) -> str:

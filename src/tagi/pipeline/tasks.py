@@ -1,8 +1,9 @@
 """The tasks a recipe asks for."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,9 @@ from tagi.pipeline.shots import P3_POOL, shots_record, wants_shots, with_test_sh
 
 _TOY_WORDINGS = 64
 """Wordings of each toy task: training draws one of them for each batch."""
+
+_NAMED = 12
+"""Known names that a message lists."""
 
 Split = Literal["train", "validation", "test"]
 
@@ -40,10 +44,15 @@ class LoadedTasks:
 def load_tasks(recipe: Recipe, split: Split, *, shots: bool | None = None, every: bool = False) -> LoadedTasks:
     """Read the recipe's tasks: those trained on, those held out of them for choosing a checkpoint, or the test tasks.
 
-    `data.task_split` limits training tasks to the largest categories before any are held out. An own JSON Lines file
-    has no split: training and test are the whole file. Test and held-out tasks come with `[shots]` if `shots` says so,
-    by default if the recipe has use for them; a task with too few examples for them is a `DataError`. With `every`
-    test tasks' shots are all of their examples that are not tested.
+    `data.task_split` limits training tasks to the largest categories before any are held out: `data.validation_tasks`
+    of them, or all of `data.validation_categories`. Held-out tasks have no examples where `data.demonstrations` is set,
+    so that a checkpoint is chosen by what it does without. An own JSON Lines file has no split: training and test are
+    the whole file. Test and held-out tasks come with `[shots]` if `shots` says so, by default if the recipe has use for
+    them; a task with too few examples for them is a `DataError`. With `every` test tasks' shots are all of their
+    examples that are not tested.
+
+    Raises `ConfigError` for a wording of `data.wordings` that no training task has, and for a category of
+    `data.validation_categories` that has no training task.
     """
     wanted = split != "train" and (wants_shots(recipe) if shots is None else shots)
     if split == "test":
@@ -51,16 +60,54 @@ def load_tasks(recipe: Recipe, split: Split, *, shots: bool | None = None, every
         return _with_shots(recipe, read, every) if wanted else read
     read = _read(recipe, "train")
     data, tasks = recipe.data, read.tasks
+    _check_wordings(recipe, tasks)
     if data.task_split is not None and data.source in ("sni", "p3"):
         tasks = limit_to_split(tasks, data.source, data.task_split)
     if data.validation_tasks:
         training, validation = hold_out(tasks, data.validation_tasks, recipe.seed)
         tasks = training if split == "train" else validation
+    elif data.validation_categories:
+        tasks = _by_validation_categories(data.validation_categories, tasks, held_out=split == "validation")
+    if split == "validation":
+        if data.demonstrations is not None:
+            tasks = tuple(replace(task, examples=()) for task in tasks)
         tasks = tuple(with_validation_shots(recipe, tasks)) if wanted else tasks
     if len(tasks) == len(read.tasks):
         return read
     left = {"tasks": len(tasks), "instances": sum(len(task.instances) for task in tasks), "categories": _counts(tasks)}
     return replace(read, tasks=tasks, summary={**read.summary, **left})
+
+
+def _check_wordings(recipe: Recipe, tasks: Iterable[Task]) -> None:
+    """Raise `ConfigError` for a name in `data.wordings` that is of no task's wordings."""
+    if recipe.data.wordings is None:
+        return
+    known = list(dict.fromkeys(name for task in tasks for name in task.texts))
+    for name in recipe.data.wordings:
+        if name not in known:
+            more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+            raise ConfigError(
+                f"data.wordings.{name}: no training task has a wording of this name; known names: "
+                f"{', '.join(known[:_NAMED])}{more}"
+            )
+
+
+def _by_validation_categories(names: Sequence[str], tasks: Sequence[Task], *, held_out: bool) -> tuple[Task, ...]:
+    """The tasks of these categories if `held_out`, else all others.
+
+    Raises `ConfigError` for an unknown category, and if no task would be left to train on.
+    """
+    known = {task.category for task in tasks}
+    for name in names:
+        if name not in known:
+            close = get_close_matches(name, sorted(known), n=3) or sorted(known)[:3]
+            raise ConfigError(
+                f"data.validation_categories: no training task is of category {name!r}; did you mean "
+                f"{' or '.join(map(repr, close))}?"
+            )
+    if known <= set(names):
+        raise ConfigError(f"data.validation_categories: all {len(known)} categories are held out; nothing is left")
+    return tuple(task for task in tasks if (task.category in names) == held_out)
 
 
 def _with_shots(recipe: Recipe, read: LoadedTasks, every: bool) -> LoadedTasks:

@@ -65,6 +65,26 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
     "category not finite": (results(per_category={"odd": {"accuracy": math.nan}}), "broken", "finite"),
     "no n": (results(n=0), "broken", "results.right.n: expected a count of at least 1, got 0"),
     "partial": (evaluation(90.0, seed=2, partial=True), "partial", "--limit or --tasks"),
+    "other wording": (
+        evaluation(90.0, seed=2, data={"digest": "sha256:one", "instances": 12, "wording": "terse"}),
+        "asked otherwise",
+        "--wording or --positives",
+    ),
+    "other examples": (
+        evaluation(90.0, seed=2, data={"digest": "sha256:one", "instances": 12, "positives": 0}),
+        "asked otherwise",
+        "--wording or --positives",
+    ),
+    "examples where none are usual": (
+        evaluation(
+            90.0,
+            seed=2,
+            overrides=["data.positives=2", "data.demonstrations=0.5"],
+            data={"digest": "sha256:one", "instances": 12, "positives": 2},
+        ),
+        "asked otherwise",
+        "--wording or --positives",
+    ),
     "other version": (
         evaluation(90.0, seed=2, environment=environment(tagi="0.2.0")),
         "another version",
@@ -105,6 +125,14 @@ def test_what_cannot_be_used_is_named_and_moves_no_average(tmp_path: Path, name:
     score = group.score()
     assert score is not None
     assert score.value == pytest.approx(40)
+
+
+def test_no_examples_are_usual_where_demonstrations_are_drawn(tmp_path: Path) -> None:
+    drawn = ["data.positives=2", "data.demonstrations=0.5"]
+    data = {"digest": "sha256:one", "instances": 12, "positives": 0}
+    write(tmp_path / "x", evaluation(90.0, overrides=drawn, data=data))
+    used, left_out = chosen(tmp_path)
+    assert ([record.path for record in used], left_out) == (["x/record.json"], [])
 
 
 def test_a_good_third_record_does_move_the_average(tmp_path: Path) -> None:

@@ -123,11 +123,20 @@ def _read(path: Path, name: str, form: int) -> Record | LeftOut | None:
         return LeftOut("broken", name, fault)
     if content["kind"] == "evaluation" and content.get("partial"):
         return LeftOut("partial", name, "asked for less than the recipe's test set (--limit or --tasks)")
+    if content["kind"] == "evaluation" and _asked_otherwise(content):
+        return LeftOut("asked otherwise", name, "another wording or number of examples (--wording or --positives)")
     try:
         counts = _counts(path, content) if content["kind"] == "evaluation" else {}
     except DataError as error:
         return LeftOut("broken", name, str(error).replace(str(path.parent), "").lstrip("/"))
     return Record(name, content, path.stat().st_mtime, counts)
+
+
+def _asked_otherwise(content: dict[str, Any]) -> bool:
+    """Whether tasks were given in another wording, or with other examples, than the recipe's evaluation gives them."""
+    usual = 0 if content["recipe"]["data"].get("demonstrations") is not None else None
+    data = content["data"]
+    return "wording" in data or data.get("positives", usual) != usual
 
 
 def _counts(path: Path, content: dict[str, Any]) -> dict[str, dict[str, int]]:
