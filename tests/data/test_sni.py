@@ -162,6 +162,47 @@ def test_all_instances_and_the_first_ones(checkout):
     assert "expected at least 1, got 0" in fault(checkout, instances_per_task=0)
 
 
+def test_a_seed_shuffles_instances_before_the_limit(checkout):
+    def read(seed, split="train", **options):
+        return {
+            task.name: [instance.id for instance in task.instances]
+            for task in read_sni(checkout, split, seed=seed, **options).tasks
+        }
+
+    in_order, orders = read(None), [read(seed) for seed in range(5)]
+    for name, ids in in_order.items():
+        assert all(sorted(order[name]) == sorted(ids) for order in orders)
+        assert len({tuple(order[name]) for order in orders}) > 1
+        for seed, order in enumerate(orders):
+            assert read(seed, instances_per_task=2)[name] == order[name][:2]
+            assert read(seed, tasks=[name]) == {name: order[name]}
+    texts = {i.id: i for task in read_sni(checkout, "train", tasks=["task1_a"]).tasks for i in task.instances}
+    for seed in range(5):
+        (task,) = read_sni(checkout, "train", tasks=["task1_a"], seed=seed).tasks
+        assert all(texts[instance.id] == instance for instance in task.instances)
+
+
+def test_a_shuffled_instance_without_an_id_is_named_by_its_place_in_the_file(checkout):
+    put(checkout, "task1_a", Instances=[{"input": str(at), "output": str(at)} for at in range(7)])
+    (task,) = read_sni(checkout, "train", tasks=["task1_a"], seed=1, instances_per_task=5).tasks
+    assert len(task.instances) == 5
+    assert [instance.id for instance in task.instances] == [f"task1_a-{i.input}" for i in task.instances]
+    assert [instance.input for instance in task.instances] != ["0", "1", "2", "3", "4"]
+
+
+def test_a_sorted_task_is_trained_on_more_than_its_first_answer(data_dir):
+    name = "task766_craigslist_bargains_classification"
+    root = data_dir / "natural-instructions"
+    answers = []
+    for seed in (None, 0, 1):
+        (task,) = read_sni(root, "train", tasks=[name], seed=seed).tasks
+        assert len(task.instances) == 100
+        answers.append({output for instance in task.instances for output in instance.outputs})
+    assert len(answers[0]) == 1
+    assert len(answers[1]) > 1
+    assert len(answers[2]) > 1
+
+
 def test_missing_files_are_named_in_one_warning(checkout, caplog):
     put(checkout, "task2_b", Input_language=["Igbo"])
     with caplog.at_level(logging.WARNING):

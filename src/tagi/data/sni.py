@@ -1,6 +1,7 @@
 """Reader of Super-Natural Instructions: a checkout of natural-instructions, as it is."""
 
 import logging
+import random
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -82,14 +83,22 @@ def read_sni(
     instances_per_task: int | None = 100,
     categories: Collection[str] | None = None,
     tasks: Collection[str] | None = None,
+    seed: int | None = None,
 ) -> SNISplit:
     """Reads the English tasks that `splits/default/<split>_tasks.txt` lists, `tasks/<name>.json` each.
 
-    Of each task the first `instances_per_task` instances in file order are kept (Tk-Instruct tests on the
-    first 100; None keeps all); only those are checked. The first wording of a definition becomes the
-    instruction, any others its paraphrases; all positive examples are kept. Tasks that the package has named
-    wordings of come with them. `categories` and `tasks` narrow the choice. Listed tasks without a file are
-    named in one logged warning.
+    The first wording of a definition becomes the instruction, any others its paraphrases. All positive examples are
+    kept, and tasks that the package has named wordings of come with them. Listed tasks without a file are named in one logged warning.
+
+    Args:
+        root: A checkout of natural-instructions.
+        split: Whose task list is read.
+        instances_per_task: How many instances of each task are kept; None keeps all. Only those kept are checked.
+        categories: If given, only tasks of these categories are kept.
+        tasks: If given, only the tasks of these names are read.
+        seed: Shuffles each task's instances before the limit applies, as Tk-Instruct does for training. The order
+            depends on the seed, the task's name and how many instances its file has. None keeps the order of the file:
+            Tk-Instruct tests on the first 100. An instance keeps its id either way.
 
     Raises `DataError` when `root` is no checkout, a file is malformed (file, field and instance are named),
     a category or task asked for is not in the split, or nothing remains.
@@ -110,7 +119,7 @@ def read_sni(
         if not path.is_file():
             missing.append(name)
             continue
-        task = _read_task(path, name, instances_per_task)
+        task = _read_task(path, name, instances_per_task, seed)
         if task is None:
             non_english.append(name)
         else:
@@ -154,7 +163,7 @@ def _all_in(wanted: Collection[str], present: Collection[str], kind: str, place:
         raise DataError(f"{kind} not in {place}: {', '.join(map(repr, absent))}")
 
 
-def _read_task(path: Path, name: str, limit: int | None) -> Task | None:
+def _read_task(path: Path, name: str, limit: int | None, seed: int | None) -> Task | None:
     """One task file; None for a task that is not English in what it says, asks and answers."""
     where = str(path)
     fields = parse_object(decode_utf8(read_bytes(path), where), where)
@@ -175,11 +184,14 @@ def _read_task(path: Path, name: str, limit: int | None) -> Task | None:
     categories = as_list(required(fields, "Categories", where), "Categories", where, filled=True)
     positives = as_list(required(fields, "Positive Examples", where), "Positive Examples", where)
     instances = as_list(required(fields, "Instances", where), "Instances", where, filled=True)
+    order = list(range(len(instances)))
+    if seed is not None:
+        random.Random(f"instances {seed} {name}").shuffle(order)
     return Task(
         name=name,
         category=as_text(categories[0], "Categories[0]", where, filled=True).strip(),
         instruction=wordings[0],
-        instances=tuple(_instance(item, index, name, where) for index, item in enumerate(instances[:limit])),
+        instances=tuple(_instance(instances[index], index, name, where) for index in order[:limit]),
         examples=tuple(_example(item, f"{where}: Positive Examples[{index}]") for index, item in enumerate(positives)),
         paraphrases=tuple(wordings[1:]),
         wordings=sni_wordings(name),

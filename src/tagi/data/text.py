@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tagi.data.chat import ChatEncoding, chat_encoding, special_tokens
+from tagi.data.control import UserTextTokenizer
 from tagi.data.encoding import INPUT_MARK, OUTPUT_MARK, Encoding, Tokenizer, encoding_from_name, too_long
 from tagi.data.task import Example, Task
 from tagi.errors import CheckpointError, ConfigError, InputError
@@ -68,7 +69,8 @@ _LATER: dict[str, Any] = {"reads": "instruction", "apart": False}
 class TextEncoder:
     """A tokenizer with an encoding and its limits.
 
-    With `truncate` a text over its limit is cut; without, it is an `InputError`, as an empty input always is.
+    With `truncate` a text over its limit is cut; without, it is an `InputError`, as an empty input always is. The text
+    of a control token (`tagi.data.control`) in an instruction, an example, an input or an output is ordinary text.
     """
 
     closes: ClassVar[bool] = True
@@ -78,13 +80,15 @@ class TextEncoder:
         self.tokenizer = tokenizer
         self.settings = settings
         self.encoding: Encoding = self._encoding()
+        self._tokens = UserTextTokenizer(tokenizer, added=settings.encoding == ChatEncoding.name)
         # How an instruction, and a text that wants an answer, become tokens.
-        self._told: Tokenizer = tokenizer
-        self._asked: Tokenizer = tokenizer
+        self._told: Tokenizer = self._tokens
+        self._asked: Tokenizer = self._tokens
 
     def instruction(self, text: str, examples: Sequence[Example] = (), *, truncate: bool = False) -> list[int]:
         """Token ids of `a`: the instruction with its demonstrations, or these alone where no instruction is read."""
         limit = self.settings.max_instruction_tokens
+        text, examples = self._escaped(text, examples)
         if self.settings.reads == "demonstrations":
             shown = examples[: self.settings.positives or None]
             a = self.encoding.demonstrations(shown, tokenizer=self._told, limit=limit, truncate=truncate)
@@ -107,12 +111,16 @@ class TextEncoder:
         """
 
         def plain(text: str, limit: int | None = None) -> list[int]:
-            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            return ids[:limit]
+            return self.document(text)[:limit]
 
         given = plain(example.input, self.settings.max_input_tokens)
         answered = plain(example.output, self.settings.max_target_tokens)
         return [*plain(INPUT_MARK), *given, *plain(OUTPUT_MARK), *answered]
+
+    def document(self, text: str) -> list[int]:
+        """Token ids of a text by itself: no frame, no limit and no special tokens."""
+        ids: list[int] = self._tokens(self._tokens.escape(text), add_special_tokens=False)["input_ids"]
+        return ids
 
     def wordless_instruction(self) -> list[int]:
         """Token ids of an instruction that says nothing: its frame, if the encoding has one, and the end token.
@@ -126,7 +134,7 @@ class TextEncoder:
     def input(self, text: str, *, truncate: bool = False) -> list[int]:
         """Token ids of `b`."""
         _not_empty(text)
-        limit = self.settings.max_input_tokens
+        limit, text = self.settings.max_input_tokens, self._tokens.escape(text)
         b = self.encoding.input(text, tokenizer=self._asked, limit=limit, truncate=truncate)
         return self._ids(b, limit, self._asked)
 
@@ -138,7 +146,8 @@ class TextEncoder:
         if self.settings.apart:
             told = self.instruction(instruction, examples, truncate=truncate)
             return [*told, *self.continuation(text, truncate=truncate)]
-        limit = self.settings.max_input_tokens
+        limit, text = self.settings.max_input_tokens, self._tokens.escape(text)
+        instruction, examples = self._escaped(instruction, examples)
         joined = self.encoding.concatenated(
             instruction, examples, text, tokenizer=self._asked, limit=limit, truncate=truncate
         )
@@ -146,7 +155,7 @@ class TextEncoder:
 
     def target(self, text: str, *, truncate: bool = True) -> list[int]:
         """Token ids of an output, cut at its limit."""
-        ids, end = self._target(text)
+        ids, end = self._target(self._tokens.escape(text))
         limit, tokens = self.settings.max_target_tokens, len(ids) + len(end)
         if tokens > limit and not truncate:
             raise InputError(too_long("the output", tokens, limit))
@@ -188,9 +197,13 @@ class TextEncoder:
 
     def _target(self, text: str) -> tuple[list[int], list[int]]:
         """Token ids of a whole output and what ends it."""
-        ids: list[int] = self.tokenizer(text)["input_ids"]
-        end = self._kept(ids, self.tokenizer)
+        ids: list[int] = self._tokens(text)["input_ids"]
+        end = self._kept(ids, self._tokens)
         return ids[: len(ids) - len(end)], end
+
+    def _escaped(self, text: str, examples: Sequence[Example]) -> tuple[str, list[Example]]:
+        escape = self._tokens.escape
+        return escape(text), [Example(escape(one.input), escape(one.output)) for one in examples]
 
     def _encoding(self) -> Encoding:
         return encoding_from_name(self.settings.encoding, self.settings.positives)
@@ -224,8 +237,8 @@ class CausalTextEncoder(TextEncoder):
         if tokenizer.eos_token_id is None:
             raise ConfigError("expected a tokenizer with an end-of-sequence token, got one without")
         complete = isinstance(self.encoding, ChatEncoding)
-        self._told = _Unclosed(tokenizer, complete=complete)
-        self._asked = _Unclosed(tokenizer, self.encoding.cued, complete=complete)
+        self._told = _Unclosed(self._tokens, complete=complete)
+        self._asked = _Unclosed(self._tokens, self.encoding.cued, complete=complete)
         self._cue: list[int] = self._after("x", self.encoding.cue)
         self._end: int = self._ending()
 
@@ -284,7 +297,7 @@ class CausalTextEncoder(TextEncoder):
     def _after(self, before: str, text: str) -> list[int]:
         """Token ids of `text` where it follows `before`: some tokenizers mark the start of every text."""
         start, whole, alone = (
-            self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, before + text, text)
+            self._tokens(part, add_special_tokens=False)["input_ids"] for part in (before, before + text, text)
         )
         return whole[len(start) :] if whole[: len(start)] == start else alone
 
@@ -296,7 +309,7 @@ class _Unclosed:
     A `complete` text has all special tokens in it already.
     """
 
-    tokenizer: Any
+    tokenizer: UserTextTokenizer
     finish: Callable[[str], str] = str
     complete: bool = False
 
@@ -304,11 +317,10 @@ class _Unclosed:
         if self.complete:
             return {"input_ids": self.tokenizer(self.finish(text), add_special_tokens=False)["input_ids"]}
         ids: list[int] = self.tokenizer(self.finish(text))["input_ids"]
-        return {"input_ids": ids[:-1] if ids[-1] == self.tokenizer.eos_token_id else ids}
+        return {"input_ids": ids[:-1] if ids[-1] == self.tokenizer.tokenizer.eos_token_id else ids}
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
-        return text
+        return self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
 
 def _pad(sequences: Sequence[list[int]], filler: int, *, left: bool = False) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from tagi.evaluation.sensitivity import (
     random_words,
     shuffled,
 )
-from tagi.hypernetwork import TaskStates
+from tagi.hypernetwork import TaskStates, stack_states
 from tagi.methods.protocol import Method
 from tagi.methods.tagi import TAGI
 
@@ -60,9 +60,13 @@ CHANNELS = (
 )
 
 
+RESIDUALS = ("zero residual", "mean residual", "other residual")
+"""The task's instruction in the prompt, under the shared LoRA with another residual than the task's own."""
+
+
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """The names, each once, in one order whatever theirs; an `InputError` that lists all for one that is none."""
-    wanted, every = set(names), tuple(dict.fromkeys((*INSTRUCTIONS, *SENSITIVITY, *CHANNELS)))
+    wanted, every = set(names), tuple(dict.fromkeys((*INSTRUCTIONS, *SENSITIVITY, *CHANNELS, *RESIDUALS)))
     if unknown := sorted(wanted.difference(every)):
         raise InputError(f"--condition: expected one of {'; '.join(every)}, got {unknown[0]!r}")
     return tuple(name for name in every if name in wanted)
@@ -82,6 +86,7 @@ def conditions(
         made += wrong_instruction_conditions(method, tasks, seed, truncate=truncate)
         made += adapter_conditions(method, tasks, truncate=truncate)
         made += channel_conditions(method, tasks, truncate=truncate)
+        made += residual_conditions(method, tasks, truncate=truncate)
     by_name = {condition.name: condition for condition in made}
     return [by_name[name] for name in wanted if name in by_name]
 
@@ -187,7 +192,8 @@ def channel_conditions(method: Method, tasks: Sequence[Task], *, truncate: bool 
     if not isinstance(method, TAGI):
         return []
     settings = method.generator.settings
-    if settings.fusion == "none" or settings.module != "lora":
+    beside = settings.fusion != "none" or method.generator.keeps_prefix
+    if not beside or settings.module != "lora":
         return []
 
     def own(index: int) -> Any:
@@ -227,5 +233,47 @@ def channel_conditions(method: Method, tasks: Sequence[Task], *, truncate: bool 
             "other LoRA alone",
             "LoRA from another task's instruction, no states",
             lambda index: own(other[index]).without_states(),
+        ),
+    ]
+
+
+def residual_conditions(method: Method, tasks: Sequence[Task], *, truncate: bool = True) -> list[Condition]:
+    """What the generated residual adds: the shared LoRA with none, with the tasks' mean and with another task's.
+
+    In all of them the task's own instruction is read under the LoRA of the condition. Nothing for a method without a
+    shared LoRA.
+    """
+    if not isinstance(method, TAGI) or method.generator.shared is None:
+        return []
+
+    def own(index: int) -> TaskStates:
+        return method.prepare([tasks[index]], truncate=truncate)
+
+    @cache
+    def every() -> TaskStates:
+        return stack_states([own(index).without_states() for index in range(len(tasks))])
+
+    zero = Condition(
+        "zero residual",
+        "the shared LoRA alone, the task's instruction",
+        lambda index: method.with_residual(own(index), "zero", own(index)),
+    )
+    if len(tasks) < 2:
+        return [zero]
+    other = other_task(tasks)
+
+    def exchanged(index: int) -> TaskStates:
+        both = method.prepare([tasks[index], tasks[other[index]]], truncate=truncate)
+        return method.crossed(both, torch.tensor([1, 0])).select(torch.tensor([0]))
+
+    return [
+        zero,
+        Condition(
+            "mean residual",
+            "the shared LoRA with the tasks' mean residual, the task's instruction",
+            lambda index: method.with_residual(own(index), "mean", every()),
+        ),
+        Condition(
+            "other residual", "the shared LoRA with another task's residual, the task's instruction", exchanged
         ),
     ]

@@ -41,11 +41,10 @@ class Denoiser(Trainable):
         tokenizer = self.backbone.tokenizer
         pairs = []
         for document in samples:
-            ids = tokenizer(document, add_special_tokens=False)["input_ids"]
             rng = random.Random(f"spans {self.seed} {document}")
             pairs.append(
                 corrupt_spans(
-                    ids,
+                    self.text.document(document),
                     self.sentinels,
                     tokenizer.eos_token_id,
                     rng,

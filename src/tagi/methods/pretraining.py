@@ -33,7 +33,7 @@ class Pretraining(Trainable):
         text, tokenizer = self.method.text, self.method.text.tokenizer
         instructions, inputs, targets = [], [], []
         for document in samples:
-            ids = tokenizer(document.text, add_special_tokens=False)["input_ids"]
+            ids = text.document(document.text)
             whole = len(ids) <= self.max_tokens
             pieces = cut(ids[: self.max_tokens], self.parts, self.seed, document.index)
             end = [tokenizer.eos_token_id]

@@ -125,7 +125,12 @@ def _read(recipe: Recipe, split: Literal["train", "test"], *, further: bool = Fa
         rendered = read_p3(Path(str(data.path)), instances_per_task=count)
         return LoadedTasks(_shuffled(recipe, rendered.tasks), rendered.summary(), rendered.warning)
     if data.source == "sni":
-        read = read_sni(Path(str(data.path)), split, instances_per_task=None if further else count)
+        read = read_sni(
+            Path(str(data.path)),
+            split,
+            instances_per_task=None if further else count,
+            seed=recipe.seed if split == "train" else None,  # every seed is tested on the same instances
+        )
         tasks, beyond = _cut(read.tasks, count)
         read = replace(read, tasks=tasks, instances_per_task=count)
         summary = read.summary()

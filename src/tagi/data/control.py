@@ -1,0 +1,114 @@
+"""Control tokens that are written out in user text, such as `</s>` or `<|im_end|>`: they are encoded as ordinary text.
+
+A tokenizer turns the text of a special token into that token wherever it stands. `split_special_tokens=True` is not
+enough to prevent that: it does not cover added tokens that are not special, nor tokens that are part of the base
+vocabulary (T5's `</s>`). So user text is escaped first: `BREAK` is put after the first character of every control
+token. A text with breaks is tokenized piece by piece, and what a prompt's frame adds around user text has no breaks.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+BREAK = "\udfff"
+"""A lone surrogate, which no valid text holds and no tokenizer can read."""
+
+_CONTEXTS = ("0", "x", ")", "\n")
+"""What a piece is tokenized after, so that it does not look like the start of a text. One of them joins with no token
+of the piece."""
+
+
+class UserTextTokenizer:
+    """A tokenizer that reads texts with breaks. A text without breaks gives exactly what the tokenizer gives.
+
+    Args:
+        tokenizer: One of transformers' tokenizers.
+        added: Whether added tokens that are not special, such as Qwen3's `<think>`, count as control tokens too.
+            Special tokens always do. Tokens of white space or of one character never do.
+    """
+
+    def __init__(self, tokenizer: Any, *, added: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.control: tuple[str, ...] = tuple(sorted(_control(tokenizer, added=added)))
+        self._starts = {token[0] for token in self.control}
+        self._normalizer: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
+
+    def __call__(self, text: str, /, *, add_special_tokens: bool = True) -> Mapping[str, Any]:
+        """The text's tokens under `input_ids`; with `add_special_tokens` with those that start and end a text."""
+        if BREAK not in text:
+            given = {} if add_special_tokens else {"add_special_tokens": False}
+            found: Mapping[str, Any] = self.tokenizer(text, **given)
+            return found
+        first, *rest = [piece for piece in text.split(BREAK) if piece] or [""]
+        ids = self._bare(first)
+        before, after = self._around(first, ids) if add_special_tokens else ([], [])
+        for piece in rest:
+            ids = [*ids, *self._going_on(piece)]
+        return {"input_ids": [*before, *ids, *after]}
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        """The text of the tokens; without special tokens all of it is user text, and is escaped again."""
+        text: str = self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        return self.escape(text) if skip_special_tokens else text
+
+    def escape(self, text: str) -> str:
+        """The text with a break in every control token that it holds; most texts hold none and stay as they are."""
+        if self._holds(text):
+            places = {at + 1 for token in self.control for at in _places(text, token)}
+            text = _broken(text, places)
+        if self._normalizer is None:
+            return text
+        return BREAK.join(self._escape_normalized(piece) for piece in text.split(BREAK))
+
+    def _escape_normalized(self, piece: str) -> str:
+        """A break where only the tokenizer's normalization makes a control token, such as of full-width brackets."""
+        if not self._holds(self._normalizer.normalize_str(piece)):
+            return piece
+        read = self.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
+        spans = zip(read["input_ids"], read["offset_mapping"], strict=True)
+        # The unknown token's id stands for every unknown character.
+        control = set(self.tokenizer.convert_tokens_to_ids(list(self.control))) - {self.tokenizer.unk_token_id}
+        places = {start + 1 for token, (start, end) in spans if token in control and end - start > 1}
+        return BREAK.join(map(self._escape_normalized, _broken(piece, places).split(BREAK))) if places else piece
+
+    def _holds(self, text: str) -> bool:
+        return any(start in text for start in self._starts) and any(token in text for token in self.control)
+
+    def _bare(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _around(self, text: str, ids: list[int]) -> tuple[list[int], list[int]]:
+        """What the tokenizer writes before and after a text's own tokens."""
+        whole: list[int] = self.tokenizer(text)["input_ids"]
+        extra = len(whole) - len(ids)
+        start = next((at for at in range(extra + 1) if whole[at : at + len(ids)] == ids), 0)
+        return whole[:start], whole[start + len(ids) :]
+
+    def _going_on(self, piece: str) -> list[int]:
+        """Token ids of a piece that is not the start of its text: some tokenizers mark the start of every text."""
+        for context in _CONTEXTS:
+            before, whole = self._bare(context), self._bare(context + piece)
+            if whole[: len(before)] == before:
+                return whole[len(before) :]
+        return self._bare(piece)
+
+
+def _control(tokenizer: Any, *, added: bool) -> set[str]:
+    known = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    tokens = {*getattr(tokenizer, "all_special_tokens", ()), *(str(token) for token in known if added or token.special)}
+    return {token for token in tokens if len(token) > 1 and not token.isspace()}
+
+
+def _places(text: str, token: str) -> list[int]:
+    """Where a token stands in a text, overlapping places included."""
+    places, at = [], text.find(token)
+    while at >= 0:
+        places.append(at)
+        at = text.find(token, at + 1)
+    return places
+
+
+def _broken(text: str, places: set[int]) -> str:
+    cuts = [0, *sorted(places), len(text)]
+    return BREAK.join(text[start:end] for start, end in pairwise(cuts))
