@@ -73,8 +73,10 @@ def _causal_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str
         if found != wanted and wanted is not None:
             return {"stages": f"expected generator.{key} = {wanted!r} for {generating[0]!r} {on}, got {found!r}"}
     if generator.instruction_cache is not None and generator.fusion not in ("attention", "none"):
-        return {"stages": f"expected generator.fusion = 'none' or 'attention' {on} and generator.instruction_cache, "
-                f"which takes the place of concatenation, got {generator.fusion!r}"}
+        return {
+            "stages": f"expected generator.fusion = 'none' or 'attention' {on} and generator.instruction_cache, "
+            f"which takes the place of concatenation, got {generator.fusion!r}"
+        }
     if not concatenates or training is None:
         return {}
     for stage in generating:

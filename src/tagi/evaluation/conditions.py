@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from tagi.adapters import LoraBank
 from tagi.data.task import Task
 from tagi.errors import DataError, InputError
 from tagi.evaluation.distances import generated_updates
@@ -250,13 +251,14 @@ def residual_conditions(method: Method, tasks: Sequence[Task], *, truncate: bool
         return method.prepare([tasks[index]], truncate=truncate)
 
     @cache
-    def every() -> TaskStates:
-        return stack_states([own(index).without_states() for index in range(len(tasks))])
+    def shared(residual: Literal["zero", "mean"]) -> LoraBank:
+        indices = range(len(tasks)) if residual == "mean" else range(1)
+        return method.residual_bank(residual, stack_states([own(index).without_states() for index in indices]))
 
     zero = Condition(
         "zero residual",
         "the shared LoRA alone, the task's instruction",
-        lambda index: method.with_residual(own(index), "zero", own(index)),
+        lambda index: method.under(own(index), shared("zero")),
     )
     if len(tasks) < 2:
         return [zero]
@@ -271,9 +273,7 @@ def residual_conditions(method: Method, tasks: Sequence[Task], *, truncate: bool
         Condition(
             "mean residual",
             "the shared LoRA with the tasks' mean residual, the task's instruction",
-            lambda index: method.with_residual(own(index), "mean", every()),
+            lambda index: method.under(own(index), shared("mean")),
         ),
-        Condition(
-            "other residual", "the shared LoRA with another task's residual, the task's instruction", exchanged
-        ),
+        Condition("other residual", "the shared LoRA with another task's residual, the task's instruction", exchanged),
     ]

@@ -106,7 +106,6 @@ class Generator(nn.Module):
         return replace(read, ids=ids) if self.settings.adapts_prefix else read
 
     def _read(self, ids: Tensor, mask: Tensor, *, keep: bool) -> Instructions:
-        reads = self.backbone.instruction_reader if self.reader is None else self.reader
         trained = self.reader_trained
         with detached(), torch.set_grad_enabled(trained and torch.is_grad_enabled()):
             if self.reader is not None:

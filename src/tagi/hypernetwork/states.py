@@ -103,5 +103,10 @@ def stack_states(parts: Sequence[TaskStates]) -> TaskStates:
         torch.cat([extend(part.mask, 1) for part in parts]),
         join([part.fusion for part in parts]),
         join([part.cross for part in parts]),
-        None if any(part.ids is None for part in parts) else torch.cat([extend(part.ids, 1) for part in parts]),
+        _joined_ids([part.ids for part in parts], length),
     )
+
+
+def _joined_ids(parts: Sequence[Tensor | None], length: int) -> Tensor | None:
+    present = [pad(ids, [0, length - ids.shape[1]]) for ids in parts if ids is not None]
+    return torch.cat(present) if len(present) == len(parts) else None

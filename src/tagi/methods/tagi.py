@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tagi.adapters import as_lora
+from tagi.adapters import LoraBank, as_lora
 from tagi.backbones import CausalBackbone, Instructions, Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
@@ -169,19 +169,22 @@ class TAGI(Method):
         """Fusion and instruction states as the bare backbone projects them, nothing generated anywhere."""
         return self.generator.states_from(states.read, states.bank.zero())
 
-    def with_residual(self, states: TaskStates, residual: Literal["zero", "mean"], of: TaskStates) -> TaskStates:
-        """The tasks' states under the shared LoRA with another residual than their own: the zero or the mean one.
+    def residual_bank(self, residual: Literal["zero", "mean"], of: TaskStates) -> LoraBank:
+        """The shared LoRA with no residual ("zero") or with the mean update of several tasks ("mean"), as one task.
 
         Args:
-            states: States of the tasks that are asked.
-            residual: "zero" for the shared LoRA alone, "mean" for the mean update of the tasks in `of`.
+            residual: Which residual stands in the place of a task's own.
             of: States of the tasks whose residuals are averaged.
 
         Raises `ValueError` for a generator without a shared LoRA.
         """
-        found = self.generator.generate_residual(of.states, of.mask)
-        one = found.mean() if residual == "mean" else found.zero().select(torch.zeros(1, dtype=torch.long))
-        bank = self.generator.shared_with(one)
+        with torch.no_grad():
+            found = self.generator.generate_residual(of.states, of.mask)
+            one = found.mean() if residual == "mean" else found.zero().select(torch.zeros_like(of.mask[:1, 0]).long())
+            return self.generator.shared_with(one)
+
+    def under(self, states: TaskStates, bank: LoraBank) -> TaskStates:
+        """The tasks' instructions under the one task of another bank; keys and values are computed under it."""
         tasks = torch.zeros(states.tasks, dtype=torch.long, device=states.mask.device)
         return self.generator.states_from(states.read, bank.select(tasks))
 
