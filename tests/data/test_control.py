@@ -19,8 +19,9 @@ from tests.models import text_settings
 CORPUS = ["Definition: say it.\n\nInput: cat dog.\nOutput: cat dog", "say <it> im_start think cat dog -> dog"] * 9
 LONG = {"max_instruction_tokens": 300, "max_input_tokens": 400, "max_target_tokens": 60}
 CHAT = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n<think>\n\n</think>\n\n' }}{% endif %}"
+    "{% set thought = '<think>\n\n</think>\n\n' %}{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m['role'] == 'assistant' %}{{ thought }}{% endif %}{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' + thought }}{% endif %}"
 )
 
 

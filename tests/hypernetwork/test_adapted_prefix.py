@@ -125,7 +125,9 @@ def test_with_a_zero_residual_the_generator_is_the_shared_lora() -> None:
     with torch.no_grad():
         forced = fresh.logits(states.read, states.bank, ROWS_OF, IDS, MASK, labels)
     for row in range(ROWS):
-        close(forced[row, : int((labels[row] != -100).sum())], whole_text(fresh, shared, row, labels[row], ROWS_OF[row]))
+        close(
+            forced[row, : int((labels[row] != -100).sum())], whole_text(fresh, shared, row, labels[row], ROWS_OF[row])
+        )
     model = merge(backbone.model, shared)
     own = states.select(torch.tensor([1]))
     found = answer(merged_runner(fresh, own), IDS[2:3], MASK[2:3], max_new_tokens=6)

@@ -4,6 +4,7 @@ A rule between keys of one table sits on the later key and sees the earlier ones
 beside every other fault and under that key.
 """
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -203,7 +204,8 @@ class DataSettings(Table):
 
     `test_path` is P3's folder of evaluation sets: raw ones, rendered by the prompt templates in the folder `templates`,
     or without that key the hub's, a file for each prompt. `prompts` are those for the original task of a data set, as
-    T0 is evaluated, or all. The `encoding` "chat" is a decoder-only model's own template.
+    T0 is evaluated, or all. The `encoding` "chat" is a decoder-only model's own template, and `template_arguments` are
+    further arguments of it, such as {enable_thinking = false} of Qwen3's or {date_string = "26 Jul 2024"} of Llama 3's.
     `task_split` keeps only the training tasks of the largest categories (Figure 3). `validation_tasks` training tasks
     are held out of training for choosing the best checkpoint. `shuffle_inputs` is a control: inputs change places among
     a task's instances, so that they tell nothing.
@@ -226,6 +228,7 @@ class DataSettings(Table):
     templates: Text | None = None
     prompts: Literal["original", "all"] = "original"
     encoding: Literal["tk-instruct", "plain", "chat"] = "tk-instruct"
+    template_arguments: dict[str, Any] | None = None
     positives: Annotated[int, Field(ge=0, le=8)] = 0
     instances_per_task: Count = 100
     test_instances_per_task: Count = 100
@@ -237,7 +240,9 @@ class DataSettings(Table):
     task_split: Count | None = Field(default=None, validate_default=True)
     validation_tasks: Annotated[int, Field(ge=0)] = 0
     validation_instances: Count = 10
-    later: ClassVar[frozenset[str]] = frozenset({"validation_categories", "wordings", "demonstrations"})
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"validation_categories", "wordings", "demonstrations", "template_arguments"}
+    )
 
     validation_categories: Annotated[list[Text], Field(min_length=1)] | None = None
     wordings: dict[Text, NotNegative] | None = None
@@ -263,6 +268,19 @@ class DataSettings(Table):
     def _positives_to_show(cls, value: float | None, info: ValidationInfo) -> float | None:
         if value and info.data.get("positives") == 0:
             raise ValueError(f"expected data.positives of at least 1 with it, got {value} and no positives")
+        return value
+
+    @field_validator("template_arguments")
+    @classmethod
+    def _arguments_of_a_chat(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        if info.data.get("encoding", "chat") != "chat":
+            raise ValueError(f"expected none with data.encoding = {info.data['encoding']!r}, got {value!r}")
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise ValueError(f"expected values that JSON can hold, got {value!r}") from error
         return value
 
     @field_validator("task_split")

@@ -14,8 +14,8 @@ BREAK = "\udfff"
 """A lone surrogate, which no valid text holds and no tokenizer can read."""
 
 _CONTEXTS = ("0", "x", ")", "\n")
-"""What a piece is tokenized after, so that it does not look like the start of a text. One of them joins with no token
-of the piece."""
+"""A piece is tokenized after one of these that none of its tokens joins, so that it is not taken for the start of a
+text."""
 
 
 class UserTextTokenizer:
@@ -43,8 +43,14 @@ class UserTextTokenizer:
         ids = self._bare(first)
         before, after = self._around(first, ids) if add_special_tokens else ([], [])
         for piece in rest:
-            ids = [*ids, *self._going_on(piece)]
+            ids = [*ids, *self._following(piece)]
         return {"input_ids": [*before, *ids, *after]}
+
+    def following(self, text: str, before: str = "") -> list[int]:
+        """Token ids of a text that goes on from another, which ends with `before`."""
+        pieces = [piece for piece in text.split(BREAK) if piece]
+        contexts = [(before, *_CONTEXTS) if before and not at else _CONTEXTS for at in range(len(pieces))]
+        return [token for piece, tried in zip(pieces, contexts, strict=True) for token in self._following(piece, tried)]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """The text of the tokens; without special tokens all of it is user text, and is escaped again."""
@@ -85,9 +91,9 @@ class UserTextTokenizer:
         start = next((at for at in range(extra + 1) if whole[at : at + len(ids)] == ids), 0)
         return whole[:start], whole[start + len(ids) :]
 
-    def _going_on(self, piece: str) -> list[int]:
+    def _following(self, piece: str, contexts: Sequence[str] = _CONTEXTS) -> list[int]:
         """Token ids of a piece that is not the start of its text: some tokenizers mark the start of every text."""
-        for context in _CONTEXTS:
+        for context in contexts:
             before, whole = self._bare(context), self._bare(context + piece)
             if whole[: len(before)] == before:
                 return whole[len(before) :]

@@ -45,13 +45,17 @@ class Encoding(ABC):
     positives: int = 0
     name: ClassVar[str]
     separator: ClassVar[str]
-    gap: ClassVar[str] = " "
-    """What stands between that and an answer, and belongs to the answer: most tokenizers write " cat" as one token."""
 
     @property
     @abstractmethod
     def cue(self) -> str:
         """What ends a text after which, in the same text, its answer follows."""
+
+    @property
+    def gap(self) -> str:
+        """What stands between the cue and an answer. It belongs to the answer: most tokenizers write " cat" as one
+        token."""
+        return " "
 
     def __post_init__(self) -> None:
         if self.positives < 0:

@@ -1,7 +1,7 @@
 """Text to padded token batches: what a method reads of tasks, under the limits it was made with."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -29,6 +29,10 @@ class TextSettings:
 
     `apart`, for methods that read instruction and input in one text: each is cut at its own limit. Else the limit of
     the input applies to both together.
+
+    `template_arguments` are further arguments of a chat template, values that JSON can hold. `frame` is what a chat
+    template wrote around instruction, input and answer (`ChatEncoding.pieces`): it is kept where the template writes
+    today's date, and a template is not looked at where there is a frame.
     """
 
     encoding: str = "tk-instruct"
@@ -38,6 +42,8 @@ class TextSettings:
     max_target_tokens: int = 128
     reads: Reads = "instruction"
     apart: bool = False
+    template_arguments: dict[str, Any] | None = field(default=None, hash=False)
+    frame: dict[str, str] | None = field(default=None, hash=False)
 
     @property
     def max_prompt_tokens(self) -> int:
@@ -46,23 +52,26 @@ class TextSettings:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; what came later and says nothing new is left out, so that older checkpoints' digests hold."""
-        return {name: value for name, value in asdict(self).items() if _LATER.get(name) != value}
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or _LATER[name] != value}
 
     @classmethod
     def from_dict(cls, values: Any) -> "TextSettings":
         """The inverse of `as_dict`; an unknown or missing key is a `CheckpointError`."""
         if not isinstance(values, dict):
             raise CheckpointError(f"text settings: expected an object, got {values!r}")
-        known, values = {field.name for field in fields(cls)}, {**_LATER, **values}
+        known, values = {one.name for one in fields(cls)}, {**_LATER, **values}
         if known != values.keys():
             odd = sorted(known ^ values.keys())[0]
             raise CheckpointError(f"text settings: expected exactly {sorted(known)}, got a difference at {odd!r}")
         if values["reads"] not in (readings := get_args(Reads)):
             raise CheckpointError(f"text settings: expected reads {' or '.join(readings)}, got {values['reads']!r}")
+        for name in ("template_arguments", "frame"):
+            if values[name] is not None and not isinstance(values[name], dict):
+                raise CheckpointError(f"text settings: expected an object for {name}, got {values[name]!r}")
         return cls(**values)
 
 
-_LATER: dict[str, Any] = {"reads": "instruction", "apart": False}
+_LATER: dict[str, Any] = {"reads": "instruction", "apart": False, "template_arguments": None, "frame": None}
 """Settings that checkpoints of an older form lack, and what they mean there."""
 
 
@@ -137,6 +146,21 @@ class TextEncoder:
         limit, text = self.settings.max_input_tokens, self._tokens.escape(text)
         b = self.encoding.input(text, tokenizer=self._asked, limit=limit, truncate=truncate)
         return self._ids(b, limit, self._asked)
+
+    def alone(self, text: str, *, truncate: bool = False) -> list[int]:
+        """Token ids of an input that is asked without any instruction.
+
+        A chat template writes it as a conversation with a user's message alone, which any chat endpoint makes of it. In
+        all other encodings it is the same as `input`.
+        """
+        return self.input(text, truncate=truncate)
+
+    def continuation(self, text: str, *, truncate: bool = False) -> list[int]:
+        """Token ids of an input that follows an instruction which has been read already, in the same text.
+
+        Encoder-decoders and chats read the same as `input`; other texts go on without a start token.
+        """
+        return self.input(text, truncate=truncate)
 
     def concatenated(
         self, instruction: str, examples: Sequence[Example], text: str, *, truncate: bool = False
@@ -239,6 +263,7 @@ class CausalTextEncoder(TextEncoder):
         complete = isinstance(self.encoding, ChatEncoding)
         self._told = _Unclosed(self._tokens, complete=complete)
         self._asked = _Unclosed(self._tokens, self.encoding.cued, complete=complete)
+        self._continued = _Following(self._tokens, self.encoding.frame(), self.encoding.separator, self.encoding.cued)
         self._cue: list[int] = self._after("x", self.encoding.cue)
         self._end: int = self._ending()
 
@@ -247,6 +272,27 @@ class CausalTextEncoder(TextEncoder):
         text = text.strip()
         ids = self._after(self.encoding.cue.lstrip(), self.encoding.gap + text) if text else []
         return ids, [self._end]
+
+    def input(self, text: str, *, truncate: bool = False) -> list[int]:
+        """Token ids of `b`. In a chat it goes on from an instruction, and no token marks it as the start of a text."""
+        if isinstance(self.encoding, ChatEncoding) and not self._starts_special(self.encoding.asking):
+            return self._follow(text, truncate=truncate)
+        return super().input(text, truncate=truncate)
+
+    def alone(self, text: str, *, truncate: bool = False) -> list[int]:
+        """Token ids of an input that is asked without any instruction."""
+        if not isinstance(self.encoding, ChatEncoding):
+            return self.input(text, truncate=truncate)
+        _not_empty(text)
+        limit, text = self.settings.max_input_tokens, self._tokens.escape(text)
+        prompt = self.encoding.alone(text, tokenizer=self._told, limit=limit, truncate=truncate)
+        return self._ids(prompt, limit, self._told)
+
+    def continuation(self, text: str, *, truncate: bool = False) -> list[int]:
+        """Token ids of an input that follows an instruction which has been read already."""
+        if isinstance(self.encoding, ChatEncoding):
+            return self.input(text, truncate=truncate)
+        return self._follow(text, truncate=truncate)
 
     def parts(
         self, instruction: str, examples: Sequence[Example], text: str, *, truncate: bool = False
@@ -277,9 +323,24 @@ class CausalTextEncoder(TextEncoder):
         return filler
 
     def _encoding(self) -> Encoding:
-        if self.settings.encoding == ChatEncoding.name:
-            return chat_encoding(self.tokenizer, self.settings.positives)
-        return super()._encoding()
+        settings = self.settings
+        if settings.encoding != ChatEncoding.name:
+            return super()._encoding()
+        if settings.frame is not None:
+            return ChatEncoding.of_pieces(settings.frame, settings.positives)
+        encoding, dated = chat_encoding(self.tokenizer, settings.positives, settings.template_arguments)
+        if dated:  # kept as it was written today
+            self.settings = replace(settings, frame=encoding.pieces())
+        return encoding
+
+    def _starts_special(self, text: str) -> bool:
+        return any(text.startswith(token) for token in special_tokens(self.tokenizer))
+
+    def _follow(self, text: str, *, truncate: bool) -> list[int]:
+        _not_empty(text)
+        limit, text = self.settings.max_input_tokens, self._tokens.escape(text)
+        b = self.encoding.input(text, tokenizer=self._continued, limit=limit, truncate=truncate)
+        return self._ids(b, limit, self._continued)
 
     def _ending(self) -> int:
         """What ends an answer: end-of-sequence, unless the chat template has a special token of its own for it."""
@@ -292,7 +353,7 @@ class CausalTextEncoder(TextEncoder):
         )
 
     def _kept(self, ids: list[int], tokens: Tokenizer) -> list[int]:
-        return self._cue if tokens is self._asked else []
+        return [] if tokens is self._told else self._cue
 
     def _after(self, before: str, text: str) -> list[int]:
         """Token ids of `text` where it follows `before`: some tokenizers mark the start of every text."""
@@ -321,6 +382,19 @@ class _Unclosed:
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         return self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+
+@dataclass(frozen=True)
+class _Following:
+    """A tokenizer of texts that go on from another: after `before` and the separator, and `finish` ends them."""
+
+    tokenizer: UserTextTokenizer
+    before: str
+    separator: str
+    finish: Callable[[str], str]
+
+    def __call__(self, text: str, /) -> Mapping[str, Any]:
+        return {"input_ids": self.tokenizer.following(self.separator + self.finish(text), self.before)}
 
 
 def _pad(sequences: Sequence[list[int]], filler: int, *, left: bool = False) -> tuple[Tensor, Tensor]:

@@ -194,7 +194,12 @@ def text_settings(recipe: Recipe) -> TextSettings:
     """The recipe's encoding and limits."""
     data = recipe.data
     return TextSettings(
-        data.encoding, data.positives, data.max_instruction_tokens, data.max_input_tokens, data.max_target_tokens
+        data.encoding,
+        data.positives,
+        data.max_instruction_tokens,
+        data.max_input_tokens,
+        data.max_target_tokens,
+        template_arguments=data.template_arguments,
     )
 
 

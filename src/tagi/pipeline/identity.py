@@ -19,6 +19,7 @@ _OF_TESTS = {"templates", "prompts"}
 """Keys of `[data]` that, like those that start with `test_`, are about test tasks alone."""
 _TOKENIZER = ("tokenizer*", "spiece.model", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
 _STAMPS = 32
+_OF_PROMPTS = ("encoding", "positives", "template_arguments")
 
 
 def stage_identity(recipe: Recipe, stage: Stage, sources: Sources, *, content: bool = True) -> str:
@@ -33,7 +34,7 @@ def stage_identity(recipe: Recipe, stage: Stage, sources: Sources, *, content: b
         read = _content(recipe, stage)
         _forget_places(tables, read)
     data = {key: value for key, value in tables["data"].items() if not key.startswith("test_") and key not in _OF_TESTS}
-    text = {key: value for key, value in data.items() if key.startswith("max_") or key in ("encoding", "positives")}
+    text = {key: value for key, value in data.items() if key.startswith("max_") or key in _OF_PROMPTS}
     lora = {key: tables["generator"][key] for key in ("rank", "alpha")}
     metatrained_by = lora if recipe.metatrain.tune == "lora" else None
     depends: dict[str, Any] = {
