@@ -9,17 +9,19 @@ from pathlib import Path
 from tagi.data.task import Task
 
 _DIGITS = 16
+_LATER = {"shots", "metric"}
+"""Fields of a task that were added later: left out while empty, so that older digests stay the same."""
 _AT_ONCE = 1 << 20
 
 
 def tasks_digest(tasks: Iterable[Task]) -> str:
     """`sha256:` and 16 digits over everything the tasks hold, in their order.
 
-    Tasks without shots count as they did before there were any.
+    Fields that were added later count only where they are set, so that older tasks keep their digests.
     """
     digest = hashlib.sha256()
     for task in tasks:
-        fields = {name: value for name, value in asdict(task).items() if value or name != "shots"}
+        fields = {name: value for name, value in asdict(task).items() if value or name not in _LATER}
         digest.update(json.dumps(fields, ensure_ascii=False, sort_keys=True).encode())
         digest.update(b"\n")
     return f"sha256:{digest.hexdigest()[:_DIGITS]}"

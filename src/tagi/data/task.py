@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+TASK_METRICS = ("choice", "exact", "exact_case", "json", "number", "rouge_l")
+"""What a task may name as its metric."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -28,6 +31,7 @@ class Task:
     `category` names the group of tasks that shares one teacher; `examples` are demonstrations, never among
     `instances`; `paraphrases` are other wordings of `instruction`. `shots` are labelled examples that were drawn for
     it: what methods read that learn in context, and others are tuned on; never among `instances` either.
+    `metric` is one of `TASK_METRICS` and says how an answer to this task is scored; None leaves it to the evaluation.
     """
 
     name: str
@@ -37,3 +41,4 @@ class Task:
     examples: tuple[Example, ...] = ()
     paraphrases: tuple[str, ...] = ()
     shots: tuple[Example, ...] = ()
+    metric: str | None = None
