@@ -236,6 +236,8 @@ def test_there_is_a_score_for_every_metric_that_a_task_may_name():
 def test_references_that_nothing_can_equal_are_refused():
     with pytest.raises(DataError, match="expected a reference that is JSON, got 'a, b'"):
         json_equal("1", ["1", "a, b"])
+    with pytest.raises(DataError, match="expected a reference that is JSON, got 'Infinity'"):
+        json_equal("1", ["Infinity"])
     for wrong in ("none", "1 2"):
         with pytest.raises(DataError, match=f"expected a reference with one number, got '{wrong}'"):
             number("1", ["1", wrong])
