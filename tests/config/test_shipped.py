@@ -46,7 +46,7 @@ def stage_row(recipe: Recipe, stage: Any) -> list[object]:
 
 def test_every_shipped_recipe_is_found_and_valid(repo_root: Path) -> None:
     names = shipped_files(repo_root)
-    assert {"toy", "toy-lora-only", "toy-backbone", "sni-small", "p3-small", *PAPER} <= set(names)
+    assert {"everyday", "toy", "toy-lora-only", "toy-backbone", "sni-small", "p3-small", *PAPER} <= set(names)
     assert names == recipe_names()
     for name in names:
         recipe = load_recipe(name)

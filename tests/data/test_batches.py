@@ -242,6 +242,8 @@ def test_a_digest_sees_shots_and_nothing_where_there_are_none() -> None:
     assert tasks_digest(TASKS) != tasks_digest(shown)
     # As it was before tasks had shots.
     assert tasks_digest(TASKS[:2]) == "sha256:40b99c5cb86466b9"
+    measured = [replace(task, metric="exact") for task in TASKS]
+    assert tasks_digest(measured) not in (tasks_digest(TASKS), tasks_digest(shown))
 
 
 SHOWN = [

@@ -18,6 +18,7 @@ LINE = {
         {"id": "snow", "input": " snow", "outputs": ["white"]},
     ],
     "paraphrases": ["Which colour is it?", " Say the colour."],
+    "metric": "choice",
 }
 
 
@@ -57,6 +58,7 @@ def test_a_task_is_read_whole(path):
             ),
             examples=(Example("a red car", "red"),),
             paraphrases=("Which colour is it?", "Say the colour."),
+            metric="choice",
         )
     ]
 
@@ -77,6 +79,7 @@ def test_writing_and_reading_again(path):
             (Instance("x", "d", ("a", "b")), Instance("y", "c", ("",))),
             (),
             ("Speak.",),
+            metric="number",
         ),
     ]
     write_jsonl(tasks, path)
@@ -113,10 +116,16 @@ def test_writing_where_it_cannot_be(tmp_path, path):
 def test_instructions_alone(path):
     path.write_text('{"task": "a", "instruction": "Do."}\n\n{"task": "b", "category": "k", "instruction": "Undo."}\n')
     assert read_jsonl(path, require_instances=False) == [
-        Task("a", "", "Do.", ()),
+        Task("a", "a", "Do.", ()),
         Task("b", "k", "Undo.", ()),
     ]
-    assert fault(path, path.read_bytes()) == "line 1: field 'category' is missing"
+    assert fault(path, path.read_bytes()) == "line 1: field 'instances' is missing"
+
+
+def test_a_task_without_category_is_one_of_its_own(path):
+    path.write_text(json.dumps(changed(category=None, metric=None)))
+    (task,) = read_jsonl(path)
+    assert (task.category, task.metric) == ("colour", None)
 
 
 def test_windows_files(path):
@@ -134,6 +143,11 @@ def test_windows_files(path):
         (changed(category=""), "field 'category': expected text, got an empty string"),
         (changed(instruction="\t"), "field 'instruction': expected text, got an empty string"),
         (changed(instruction=["Do."]), "field 'instruction': expected a string, got ['Do.'] (list)"),
+        (
+            changed(metric="rouge"),
+            "field 'metric': expected one of choice, exact, exact_case, json, number, rouge_l, got 'rouge' (str)",
+        ),
+        (changed(metric=3), "field 'metric': expected a string, got 3 (int)"),
         (changed(instructions="x"), "unknown field 'instructions', expected task, category, instruction, "),
         (changed(instances=[]), "field 'instances': expected at least one element"),
         (changed(instances={}), "field 'instances': expected a list, got {} (dict)"),

@@ -141,7 +141,8 @@ def test_other_instances_are_refused() -> None:
 
 
 def test_what_is_no_metric_or_no_answer_is_refused() -> None:
-    with pytest.raises(InputError, match="--metric: expected one of accuracy, rougeL, rouge1, exact_match, got 'bleu'"):
+    known = "accuracy, rougeL, rouge1, exact_match, right, rouge_l"
+    with pytest.raises(InputError, match=f"--metric: expected one of {known}, got 'bleu'"):
         score_lines(lines(), "bleu")
     with pytest.raises(DataError, match="expected predictions with their task, id, input and references"):
         score_lines([{"task_id": "a", "id": "0"}], "accuracy")

@@ -4,15 +4,19 @@ import sys
 import numpy as np
 import pytest
 
+from tagi.data.task import TASK_METRICS
 from tagi.errors import DataError
 from tagi.evaluation.metrics import (
     METRICS,
+    TASK_SCORES,
     Prediction,
     bootstrap_interval,
     clustered_bootstrap_interval,
     exact_accuracy,
     exact_match,
     instance_scores,
+    json_equal,
+    number,
     rouge_1,
     rouge_l,
     score_predictions,
@@ -161,3 +165,79 @@ def test_scoring_needs_no_model_library():
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("metric", "answer", "references", "score"),
+    [
+        ("choice", "positive", ["positive"], 1),
+        ("choice", ' \n"Positive." ', ["positive"], 1),
+        ("choice", "“positive”!?", ["negative", "Positive"], 1),
+        ("choice", "It is positive.", ["positive"], 0),
+        ("choice", ".positive", ["positive"], 0),
+        ("choice", "not spam", ["spam"], 0),
+        ("choice", "C", ["C++"], 0),
+        ("choice", "?", ["?"], 1),
+        ("choice", "!", ["?"], 0),
+        ("choice", "", ["yes"], 0),
+        ("exact", " October 7.\n", ["october 7"], 1),
+        ("exact", "The bridge was closed", ["The bridge was closed.", "It was."], 1),
+        ("exact", "closed..", ["closed"], 0),
+        ("exact", '"closed"', ["closed"], 0),
+        ("exact", "STRASSE", ["straße"], 1),
+        ("exact_case", " Lisbon\n", ["Porto", "Lisbon"], 1),
+        ("exact_case", "lisbon", ["Lisbon"], 0),
+        ("exact_case", "Lisbon.", ["Lisbon"], 0),
+        ("json", '{"b": [1, 2], "a": null}', ['{"a":null,"b":[1.0,2e0]}'], 1),
+        ("json", '```json\n{"a": 1}\n```', ['{"a": 1}'], 1),
+        ("json", '```\n["x"]```\n', ['["y"]', '["x"]'], 1),
+        ("json", 'Here: {"a": 1}', ['{"a": 1}'], 0),
+        ("json", '{"a": 1} {"a": 1}', ['{"a": 1}'], 0),
+        ("json", "[2, 1]", ["[1, 2]"], 0),
+        ("json", "[1, 2, 3]", ["[1, 2]"], 0),
+        ("json", '{"a": 1, "b": 2}', ['{"a": 1}'], 0),
+        ("json", '{"a": true}', ['{"a": 1}'], 0),
+        ("json", '{"a": "1"}', ['{"a": 1}'], 0),
+        ("json", '{"a": 1, "a": 1}', ['{"a": 1}'], 0),
+        ("json", "0.1", ["0.10"], 1),
+        ("json", "0.1000000000000000001", ["0.1"], 0),
+        ("json", "NaN", ["null"], 0),
+        ("json", "1e" + "9" * 40, ["1"], 0),
+        ("json", "9" * 5000, ["1"], 0),
+        ("json", "[" * 100_000, ["[]"], 0),
+        ("json", "", ["[]"], 0),
+        ("number", "It costs $1,250.50.", ["1250.5"], 1),
+        ("number", "12\u202f000\u00a0000 people", ["12000000", "12 million"], 1),
+        ("number", "\u22123", ["-3.0 degrees"], 1),
+        ("number", "3", ["-3"], 0),
+        ("number", "A-3", ["3"], 1),
+        ("number", ".5", ["0.50"], 1),
+        ("number", "2e3", ["2,000"], 1),
+        ("number", "12,5", ["12.5"], 0),
+        ("number", "1,2345", ["12345"], 0),
+        ("number", "5 or 6", ["5"], 0),
+        ("number", "five", ["5"], 0),
+        ("number", "v1.2.3", ["1.2"], 0),
+        ("rouge_l", "a b", ["c d", "a e", "f"], 0.5),
+        ("rouge_l", "running", ["runs"], 1),
+    ],
+)
+def test_tasks_own_metrics_by_hand(metric, answer, references, score):
+    assert TASK_SCORES[metric](answer, references) == pytest.approx(score)
+
+
+def test_there_is_a_score_for_every_metric_that_a_task_may_name():
+    assert tuple(TASK_SCORES) == TASK_METRICS
+    for score in TASK_SCORES.values():
+        with pytest.raises(DataError, match="expected a list of at least one reference"):
+            score("1", [])
+
+
+def test_references_that_nothing_can_equal_are_refused():
+    with pytest.raises(DataError, match="expected a reference that is JSON, got 'a, b'"):
+        json_equal("1", ["1", "a, b"])
+    with pytest.raises(DataError, match="expected a reference that is JSON, got 'Infinity'"):
+        json_equal("1", ["Infinity"])
+    for wrong in ("none", "1 2"):
+        with pytest.raises(DataError, match=f"expected a reference with one number, got '{wrong}'"):
+            number("1", ["1", wrong])

@@ -126,7 +126,8 @@ def test_with_a_zero_residual_the_generator_is_the_shared_lora() -> None:
         forced = fresh.logits(states.read, states.bank, ROWS_OF, IDS, MASK, labels)
     for row in range(ROWS):
         close(
-            forced[row, : int((labels[row] != -100).sum())], whole_text(fresh, shared, row, labels[row], ROWS_OF[row])
+            forced[row, : int((labels[row] != -100).sum())],
+            whole_text(fresh, shared, row, labels[row], int(ROWS_OF[row])),
         )
     model = merge(backbone.model, shared)
     own = states.select(torch.tensor([1]))

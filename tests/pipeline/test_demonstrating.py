@@ -7,10 +7,13 @@ import pytest
 import torch
 
 from tagi.backbones import load_backbone
+from tagi.cli.demo import _real
+from tagi.data.everyday import everyday_tasks
 from tagi.data.text import TextSettings
 from tagi.errors import ConfigError, TagiError
 from tagi.hypernetwork import Generator, GeneratorSettings
-from tagi.pipeline.demonstrating import SHOWN, demonstrate
+from tagi.methods import TAGI
+from tagi.pipeline.demonstrating import COLUMNS, SHOWN, demonstrate
 from tagi.pipeline.export_card import RECORD
 from tests.causal_models import causal_tokenizer, tiny_causal_model
 
@@ -35,20 +38,50 @@ def generator(tmp_path: Path) -> Generator:
 
 def test_what_is_shown_is_what_the_model_says(generator: Generator, tmp_path: Path) -> None:
     shown = demonstrate(tmp_path / "out", generator=str(tmp_path / "generator"), max_new_tokens=4)
-    instructions, inputs = zip(*SHOWN, strict=True)
+    instructions, inputs = [one.instruction for one in SHOWN], [one.input for one in SHOWN]
     adapters = generator.adapt(instructions)
     assert isinstance(adapters, list)
     wanted = [one.predict(text, max_new_tokens=4) for one, text in zip(adapters, inputs, strict=True)]
     assert [row["adapted"] for row in shown["answers"]] == wanted
-    assert [row["instruction"] for row in shown["answers"]] == list(instructions)
+    assert [row["instruction"] for row in shown["answers"]] == instructions
     for name in ("stock", "alone"):
         assert [row[name] for row in shown["answers"]] != wanted
+    assert shown["right"] == dict.fromkeys(COLUMNS, 0)  # a random model
+    for row, one in zip(shown["answers"], SHOWN, strict=True):
+        assert (row["kind"], row["expected"], row["metric"]) == (one.kind, list(one.answers), one.metric)
+        assert row["right"] == dict.fromkeys(COLUMNS, False)
     assert {check["result"] for check in shown["checks"]} == {"passed"}
     record = json.loads((tmp_path / "out" / RECORD).read_text())
-    assert record["instruction"] == SHOWN[0][0]
+    assert record["instruction"] == SHOWN[0].instruction
     assert record["lost"] == ["the instruction's keys and values"]
     again = demonstrate(tmp_path / "out", generator=str(tmp_path / "generator"), max_new_tokens=4)
     assert again["answers"] == shown["answers"]
+
+
+def test_answers_are_marked_and_counted(generator: Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = ["no", "555-0142.", "I received your letter.", '["apples","pears","plums"]', "At four", "5 March 2021"]
+    monkeypatch.setattr(TAGI, "predict", lambda *_, **__: said)
+    shown = demonstrate(tmp_path / "out", generator=str(tmp_path / "generator"), max_new_tokens=2)
+    marks = [False, True, False, True, True, False]
+    assert [row["right"]["adapted"] for row in shown["answers"]] == marks
+    assert [row["right"]["alone"] for row in shown["answers"]] == marks
+    assert shown["right"] == {"stock": 0, "adapted": 3, "alone": 3}
+    text = "\n".join(_real(shown))
+    assert "right: stock 0 of 6, instruction + LoRA 3 of 6, LoRA alone 3 of 6" in text
+    assert "  instruction + LoRA  right  555-0142.\n" in text
+    assert "  LoRA alone          wrong  5 March 2021\n  right answer               2021-03-05\n" in text
+
+
+def test_the_shown_tasks_are_six_of_different_kinds_and_none_is_a_test() -> None:
+    assert len({one.kind for one in SHOWN}) == len(SHOWN) == 6
+    for one in SHOWN:
+        assert all(map(one.is_right, one.answers))
+        assert not one.is_right("")
+    tested = everyday_tasks()
+    assert not {one.instruction for one in SHOWN} & {
+        word for task in tested for word in (task.instruction, *task.paraphrases)
+    }
+    assert not {one.input for one in SHOWN} & {instance.input for task in tested for instance in task.instances}
 
 
 def test_nothing_but_an_export_is_replaced(generator: Generator, tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ class ResidualBank(Bank):
     """Generated residuals of several tasks. They act only once they are joined with the shared LoRA.
 
     Args:
-        factors: A `(task, rank, d_in)` and B `(task, d_out, rank)` by target module; empty if only scales are generated.
-        scales: Relative changes of the shared LoRA's ranks, `(task, shared_rank)` by target module: rank i of the shared
-            LoRA counts `1 + scale_i` times. Empty if only factors are generated.
+        factors: A `(task, rank, d_in)` and B `(task, d_out, rank)` by target module; empty if only scales are
+            generated.
+        scales: Relative changes of the ranks of the shared LoRA, `(task, shared_rank)` by target module: its rank i
+            counts `1 + scale_i` times. Empty if only factors are generated.
         scale: alpha / rank of the factors.
     """
 

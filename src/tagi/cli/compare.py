@@ -12,7 +12,9 @@ Second = Annotated[Path | None, typer.Argument(metavar="B", help="The folder of 
 Condition = Annotated[str, typer.Option("--condition", metavar="NAME", help="Which instruction was given.")]
 Metric = Annotated[
     str | None,
-    typer.Option("--metric", metavar="NAME", help="accuracy, rougeL, rouge1 or exact_match; by default A's own."),
+    typer.Option(
+        "--metric", metavar="NAME", help="accuracy, rougeL, rouge1, exact_match, right or rouge_l; by default A's own."
+    ),
 ]
 Examples = Annotated[int, typer.Option("--examples", min=0, metavar="N", help="Print the N that differ most.")]
 Methods = Annotated[

@@ -15,7 +15,7 @@ Out = Annotated[
 
 
 def demo(toy: Toy = False, limit: Limit = 50, out: Out = Path("runs/demo"), as_json: JsonFlag = False) -> None:
-    """Adapt SmolLM2-135M-Instruct to a handful of instructions, show the answers, and export an adapter.
+    """Adapt SmolLM2-135M-Instruct to six everyday instructions, mark the answers right or wrong, export an adapter.
 
     \b
     Examples:
@@ -46,20 +46,31 @@ def demo(toy: Toy = False, limit: Limit = 50, out: Out = Path("runs/demo"), as_j
 
 
 def _real(shown: dict[str, Any]) -> list[str]:
+    from tagi.pipeline.demonstrating import COLUMNS
+
     seconds, answers = shown["seconds"], shown["answers"]
     lines = [
-        f"A generator reads {len(answers)} instructions and writes a LoRA adapter of {shown['parameters']:,} numbers",
-        f"for each, all in one pass of {seconds['adapting']} s; {shown['base']} stays as it is.",
+        f"Generated {len(answers)} LoRA adapters ({shown['parameters']:,} parameters each) in one pass of "
+        f"{seconds['adapting']} s;",
+        f"{shown['base']} stays as it is.",
         "",
-        "  stock    the stock model, the instruction in every prompt",
-        "  adapted  the generated LoRA, the instruction read once and kept",
-        "  alone    the generated LoRA, without the instruction",
+        "  stock               the stock model, with the instruction in every prompt",
+        "  instruction + LoRA  the generated LoRA, with the instruction, which is read once and cached",
+        "  LoRA alone          the generated LoRA, without the instruction",
         "",
     ]
+    width = max(map(len, COLUMNS.values()))
     for one in answers:
-        lines += [f"  instruction  {one['instruction']}", f"  input        {one['input']}"]
-        lines += [f"  {name:<11}  {' '.join(one[name].split())}" for name in ("stock", "adapted", "alone")]
+        lines += [f"  {'instruction':<{width}}         {one['instruction']}"]
+        lines += [f"  {'input':<{width}}         {one['input']}"]
+        for name, title in COLUMNS.items():
+            mark = "right" if one["right"][name] else "wrong"
+            lines.append(f"  {title:<{width}}  {mark}  {' '.join(one[name].split())}")
+        if not all(one["right"].values()):
+            lines.append(f"  {'right answer':<{width}}         {one['expected'][0]}")
         lines.append("")
+    counts = [f"{title} {shown['right'][name]} of {len(answers)}" for name, title in COLUMNS.items()]
+    lines += [f"right: {', '.join(counts)}", ""]
     lines.append(f"The first of the adapters, exported for PEFT to {shown['exported']['export']} and read back by it:")
     return lines
 

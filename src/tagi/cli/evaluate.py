@@ -82,6 +82,7 @@ def evaluate(
     Examples:
       tagi evaluate toy toy --conditions --channels
       tagi evaluate toy toy --sensitivity --limit 10 --out toy-sensitivity
+      tagi evaluate smollm2 everyday --condition "LoRA alone" --out everyday
       tagi evaluate runs/sni sni-small --set data.path=natural-instructions --limit 20 --out scores
       tagi evaluate smollm2 smollm2 --set data.path=natural-instructions --condition "LoRA alone" --limit 2
       tagi evaluate runs/p3 p3-small --set data.test_path=p3/eval --set data.templates=p3/templates --limit 50
@@ -117,13 +118,24 @@ def evaluate(
         return
     data = record["data"]
     typer.echo(f"{data['tasks']} tasks, {data['instances']} instances{_told(data)}")
+    if "best_constant" in record:
+        from tagi.cli.task_tables import print_task_scores
+
+        print_task_scores(record)
+        _print_notes(record)
+        return
     if len(record["results"]["right"]["per_category"]) > 1:
         from tagi.evaluation.summary import category_rows
 
         print_table(category_rows(record["results"]["right"]), as_json=False)
     alone = len(record["results"]) == 1
     print_table(condition_rows(record) if alone else paired_rows(record), as_json=False)
-    lines = [] if alone else given_lines(record)
+    _print_notes(record)
+
+
+def _print_notes(record: dict[str, Any]) -> None:
+    """Print what stands under the table of conditions."""
+    lines = [] if len(record["results"]) == 1 else given_lines(record)
     if record["not_scored"]:
         typer.echo(f"not scored, as tasks or method have nothing for it: {'; '.join(record['not_scored'])}")
     for line in [*lines, *_rank_lines(record["results"]["right"]), *adapter_lines(record)]:

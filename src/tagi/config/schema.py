@@ -76,9 +76,11 @@ class BackboneSettings(Table):
     """Which language model: "toy" (built in), a folder, a hub name, or "config" (made from `config`).
 
     `family`: T5 and its relatives, or decoder-only ("causal"). `tokenizer` is a folder, a hub name or "toy"; a model
-    that brings its own needs none. `dtype` "auto" is bfloat16 where the machine computes in it, else float32: a CPU
-    without such instructions takes six times as long in bfloat16. `attention`: how it is computed, by default as transformers chooses; on a CPU
-    "eager" trains faster.
+    that brings its own needs none.
+
+    `dtype` "auto" is bfloat16 where the machine computes in it, else float32: a CPU without such instructions takes six
+    times as long in bfloat16. `attention`: how it is computed, by default as transformers chooses, but with `dtype`
+    "auto" and bfloat16 on a CPU "eager", which trains faster there.
     """
 
     name: Text
@@ -202,6 +204,7 @@ class GeneratorSettings(Table):
 class DataSettings(Table):
     """Which tasks, how they become text, and the limits in tokens.
 
+    The `source` "everyday" is the everyday benchmark that comes with the package: it is for evaluation only.
     `test_path` is P3's folder of evaluation sets: raw ones, rendered by the prompt templates in the folder `templates`,
     or without that key the hub's, a file for each prompt. `prompts` are those for the original task of a data set, as
     T0 is evaluated, or all. The `encoding` "chat" is a decoder-only model's own template, and `template_arguments` are
@@ -222,7 +225,7 @@ class DataSettings(Table):
     evaluation show none unless `tagi evaluate --positives` asks for some.
     """
 
-    source: Literal["toy", "sni", "p3", "jsonl"]
+    source: Literal["toy", "sni", "p3", "jsonl", "everyday"]
     path: Text | None = Field(default=None, validate_default=True)
     test_path: Text | None = None
     templates: Text | None = None
@@ -323,8 +326,8 @@ class DataSettings(Table):
         source = info.data.get("source")
         if value is None and source in ("sni", "p3", "jsonl"):
             raise ValueError(f"expected a path with data.source = {source!r}, got nothing")
-        if value is not None and source == "toy":
-            raise ValueError(f"expected no path with data.source = 'toy', got {value!r}")
+        if value is not None and source in ("toy", "everyday"):
+            raise ValueError(f"expected no path with data.source = {source!r}, got {value!r}")
         return value
 
 
@@ -343,17 +346,26 @@ class ShotSettings(Table):
 class EvaluationSettings(Table):
     """How predictions are made for scoring; `limit` is instances per task.
 
-    `metric`: "exact" equality, "rouge" (ROUGE-L and exact match as Tk-Instruct scores them) or "rank" of the choices;
-    by default exact for toy, rank for P3's evaluation sets, rouge for the others. A choice's score is the
-    log-probability of its tokens: their sum, or their mean.
+    `metric`: "exact" equality, "rouge" (ROUGE-L and exact match as Tk-Instruct scores them), "rank" of the choices, or
+    "task": each task's own metric, on greedily generated answers. By default exact for toy, rank for P3's evaluation
+    sets, task for the everyday benchmark and for JSON Lines in which a task names a metric, rouge for the others. A
+    choice's score is the log-probability of its tokens: their sum, or their mean.
     """
 
     batch_size: Count = 32
     max_new_tokens: Count = 128
     num_beams: Count = 1
-    metric: Literal["exact", "rouge", "rank"] | None = None
+    metric: Literal["exact", "rouge", "rank", "task"] | None = None
     choice_score: Literal["sum", "mean"] = "sum"
     limit: Count | None = None
+
+    @field_validator("metric")
+    @classmethod
+    def _tasks_own_metrics_are_greedy(cls, value: str | None, info: ValidationInfo) -> str | None:
+        beams = info.data.get("num_beams")
+        if value == "task" and beams is not None and beams > 1:
+            raise ValueError(f"expected evaluation.num_beams = 1 with 'task', got {beams}")
+        return value
 
 
 class Recipe(Table):

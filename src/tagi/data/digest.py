@@ -10,14 +10,14 @@ from tagi.data.task import Task
 
 _DIGITS = 16
 _AT_ONCE = 1 << 20
-_LATER = ("shots", "wordings")
-"""Fields of tasks that did not exist from the start."""
+_LATER = ("shots", "wordings", "metric")
+"""Fields of a task that were added later: left out while empty, so that older digests stay the same."""
 
 
 def tasks_digest(tasks: Iterable[Task], *, wordings: bool = False) -> str:
     """Return `sha256:` and 16 digits over what the tasks hold, in their order.
 
-    Empty `shots` and `wordings` do not count, so that digests made before these fields existed still hold.
+    Empty `shots`, `wordings` and `metric` do not count, so that digests made before these fields existed still hold.
 
     Args:
         tasks: The tasks.

@@ -1,6 +1,6 @@
 """Your own tasks as JSON Lines: one task a line.
 
-`{"task", "category", "instruction", "examples": [{"input", "output"}]?, "paraphrases": [...]?,
+`{"task", "instruction", "category"?, "metric"?, "examples": [{"input", "output"}]?, "paraphrases": [...]?,
 "instances": [{"input", "outputs": [...], "choices": [...]?, "id"?}]}`
 """
 
@@ -21,11 +21,11 @@ from tagi.data._checks import (
     required,
     shown,
 )
-from tagi.data.task import Example, Instance, Task
+from tagi.data.task import TASK_METRICS, Example, Instance, Task
 from tagi.errors import DataError
 from tagi.files import write_text
 
-_TASK_FIELDS = ("task", "category", "instruction", "examples", "instances", "paraphrases")
+_TASK_FIELDS = ("task", "category", "instruction", "examples", "instances", "paraphrases", "metric")
 _EXAMPLE_FIELDS = ("input", "output")
 _INSTANCE_FIELDS = ("id", "input", "outputs", "choices")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -34,8 +34,8 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 def read_jsonl(path: str | Path, *, require_instances: bool = True) -> list[Task]:
     """Reads tasks from a JSON Lines file, in file order.
 
-    `task` and `instruction` are always needed. With `require_instances` so are `category` and at least one
-    instance; without (a file to generate adapters from) both may be absent: the category is then "". An
+    `task` and `instruction` are always needed, and with `require_instances` at least one instance. A task without
+    `category` is a category of its own, named as the task. `metric` says how answers are scored (`TASK_METRICS`). An
     instance without `id` gets the task's name and its index. Blank lines are skipped.
 
     Raises `DataError` on the first fault, naming file, line and field, what was expected and what was got.
@@ -126,10 +126,7 @@ def _task(fields: dict[str, Any], where: str, require_instances: bool) -> Task:
     only_known(fields, _TASK_FIELDS, where)
     name = as_text(required(fields, "task", where), "task", where, filled=True)
     instruction = as_text(required(fields, "instruction", where), "instruction", where, filled=True).strip()
-    if require_instances or "category" in fields:
-        category = as_text(required(fields, "category", where), "category", where, filled=require_instances)
-    else:
-        category = ""
+    category = as_text(fields.get("category", name), "category", where, filled=require_instances)
     if require_instances:
         required(fields, "instances", where)
     instances = as_list(fields.get("instances", []), "instances", where, filled=require_instances)
@@ -144,6 +141,7 @@ def _task(fields: dict[str, Any], where: str, require_instances: bool) -> Task:
             as_text(item, f"paraphrases[{index}]", where, filled=True).strip()
             for index, item in enumerate(as_list(fields.get("paraphrases", []), "paraphrases", where))
         ),
+        metric=_metric(fields, where),
     )
     ids: dict[str, int] = {}
     for index, instance in enumerate(task.instances):
@@ -152,6 +150,16 @@ def _task(fields: dict[str, Any], where: str, require_instances: bool) -> Task:
             at = f"{where}: instances[{index}]: field 'id'"
             raise DataError(f"{at}: {instance.id!r} is the id of instances[{first}] already")
     return task
+
+
+def _metric(fields: dict[str, Any], where: str) -> str | None:
+    """The task's metric, None if the line names none."""
+    if "metric" not in fields:
+        return None
+    metric = as_text(fields["metric"], "metric", where)
+    if metric not in TASK_METRICS:
+        raise DataError(f"{where}: field 'metric': expected one of {', '.join(TASK_METRICS)}, got {shown(metric)}")
+    return metric
 
 
 def _example(item: Any, where: str, filled: Sequence[str] = ()) -> Example:
@@ -195,4 +203,6 @@ def _as_fields(task: Task) -> dict[str, Any]:
         ]
     if task.paraphrases:
         fields["paraphrases"] = list(task.paraphrases)
+    if task.metric is not None:
+        fields["metric"] = task.metric
     return fields

@@ -88,7 +88,8 @@ def read_sni(
     """Reads the English tasks that `splits/default/<split>_tasks.txt` lists, `tasks/<name>.json` each.
 
     The first wording of a definition becomes the instruction, any others its paraphrases. All positive examples are
-    kept, and tasks that the package has named wordings of come with them. Listed tasks without a file are named in one logged warning.
+    kept, and tasks that the package has named wordings of come with them. Listed tasks without a file are named in one
+    logged warning.
 
     Args:
         root: A checkout of natural-instructions.

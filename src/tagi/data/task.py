@@ -5,6 +5,9 @@ from dataclasses import dataclass
 DEFINITION = "definition"
 """Name of a task's own instruction among its wordings."""
 
+TASK_METRICS = ("choice", "exact", "exact_case", "json", "number", "rouge_l")
+"""What a task may name as its metric."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -42,6 +45,8 @@ class Task:
 
     `wordings` are other wordings that have names. They are used only where a name is asked for: `data.wordings` of a
     recipe, `tagi evaluate --wording`, and the condition `paraphrase`.
+
+    `metric` is one of `TASK_METRICS` and says how an answer to this task is scored; None leaves it to the evaluation.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Task:
     paraphrases: tuple[str, ...] = ()
     shots: tuple[Example, ...] = ()
     wordings: tuple[Wording, ...] = ()
+    metric: str | None = None
 
     @property
     def texts(self) -> dict[str, str]:

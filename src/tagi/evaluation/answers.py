@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from tagi.data.task import Task
+from tagi.data.task import TASK_METRICS, Task
 from tagi.evaluation.metrics import Prediction
 from tagi.methods.protocol import Method
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer with where it belongs."""
+    """One answer with where it belongs, and the metric of its task where that decides its score."""
 
     task: str
     category: str
@@ -22,6 +22,7 @@ class Answer:
     input: str
     references: tuple[str, ...]
     prediction: str
+    metric: str | None = None
 
     def as_prediction(self) -> Prediction:
         """What scoring needs of it."""
@@ -40,6 +41,7 @@ class Answer:
             "task_category": self.category,
             "track": "default",
             "input": self.input,
+            **({} if self.metric is None else {"metric": self.metric}),
         }
 
     @classmethod
@@ -52,6 +54,7 @@ class Answer:
             line["input"],
             tuple(line["references"]),
             line["prediction"],
+            line.get("metric"),
         )
 
 
@@ -65,9 +68,11 @@ def line_fault(line: Mapping[str, Any]) -> str | None:
         if not isinstance(line.get(key), str):
             return f"{key}: expected text, got {line.get(key)!r:.60}"
     ranked = "choices" in line
-    unknown = sorted(set(line) - {*_TEXTS, *(_RANKED if ranked else ("references", "track"))})
+    unknown = sorted(set(line) - {*_TEXTS, *(_RANKED if ranked else ("references", "track", "metric"))})
     if unknown:
         return f"{unknown[0]}: expected no such key"
+    if "metric" in line and line["metric"] not in TASK_METRICS:
+        return f"metric: expected one of {', '.join(TASK_METRICS)}, got {line['metric']!r:.60}"
     return _ranked_fault(line) if ranked else _texts_fault(line, "references", 1)
 
 

@@ -16,6 +16,7 @@ from tagi.evaluation.metrics import (
     exact_accuracy,
     instance_scores,
 )
+from tagi.evaluation.task_metrics import RIGHT, ROUGE_L, ByTaskMetric
 
 ACCURACY = "accuracy"
 """The text of a reference itself, or of ranked choices a right one."""
@@ -42,11 +43,13 @@ class Scored:
 def score_lines(lines: Sequence[Mapping[str, Any]], metric: str) -> list[Scored]:
     """Lines of a file of predictions, answers in words or ranked choices, with their scores.
 
-    `metric` is `accuracy` or one of `METRICS`. Raises `InputError` for another, or for one that ranked choices do not
-    have, and `DataError` on a line without what it takes.
+    `metric` is `accuracy` or one of `METRICS`; for answers that name their task's own metric also `right` or `rouge_l`:
+    only the answers that are scored so are returned. Raises `InputError` for any other metric, or for one that these
+    lines cannot be scored by, and `DataError` on a line without what it takes.
     """
-    if metric not in (ACCURACY, *METRICS):
-        raise InputError(f"--metric: expected one of {', '.join((ACCURACY, *METRICS))}, got {metric!r}")
+    known = (ACCURACY, *METRICS, RIGHT, ROUGE_L)
+    if metric not in known:
+        raise InputError(f"--metric: expected one of {', '.join(known)}, got {metric!r}")
     try:
         ranked = [line for line in lines if "predicted" in line]
         if ranked and metric != ACCURACY:
@@ -54,6 +57,8 @@ def score_lines(lines: Sequence[Mapping[str, Any]], metric: str) -> list[Scored]
         answers = [_in_words(line) for line in lines]
         if ranked:
             scores = [100.0 * (line["predicted"] in line["right"]) for line in lines]
+        elif metric in (RIGHT, ROUGE_L):
+            answers, scores = _by_task_metric(answers, metric)
         elif metric == ACCURACY:
             scores = [100 * exact_accuracy(one.prediction, one.references) for one in answers]
         else:
@@ -64,6 +69,15 @@ def score_lines(lines: Sequence[Mapping[str, Any]], metric: str) -> list[Scored]
         Scored(one.task, one.category, one.id, one.input, one.references, one.prediction, score)
         for one, score in zip(answers, scores, strict=True)
     ]
+
+
+def _by_task_metric(answers: Sequence[Answer], metric: str) -> tuple[list[Answer], list[float]]:
+    """Return the answers of which `metric` is a mean, with their scores in percent."""
+    if any(answer.metric is None for answer in answers):
+        raise InputError(f"--metric: expected another than {metric!r} for answers without their task's metric")
+    values = ByTaskMetric(1, 1).scores(answers).get(metric, np.full(len(answers), np.nan))
+    having = [index for index, value in enumerate(values) if not np.isnan(value)]
+    return [answers[index] for index in having], values[having].tolist()
 
 
 def compare_answers(a: Sequence[Scored], b: Sequence[Scored], *, examples: int = 0) -> dict[str, Any]:

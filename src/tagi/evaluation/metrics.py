@@ -1,11 +1,14 @@
-"""Scores of generated answers: Tk-Instruct's and plain exactness, with bootstrap intervals of their means.
+"""Scores of generated answers: Tk-Instruct's, plain exactness and tasks' own metrics, with bootstrap intervals.
 
 ROUGE and exact match are those of the English track: ROUGE reads only the letters a to z and digits.
 """
 
+import json
+import re
 import string
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +24,18 @@ METRICS = ("rougeL", "rouge1", "exact_match")
 # Numbers drawn at once, so that large test sets need no large arrays.
 _DRAWN_AT_ONCE = 2_000_000
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_QUOTES = "\"'`\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"
+_BEFORE_CHOICE = re.compile(rf"^[\s{_QUOTES}]+")
+_AFTER_CHOICE = re.compile(rf"[\s{_QUOTES}.,;:!?]+$")
+_FENCED = re.compile(r"```(?:json)?\s(.*)```", re.DOTALL | re.IGNORECASE)
+# Digits with or without thousands separators (comma, apostrophe, no-break spaces), decimals, an exponent. A minus after
+# a letter or digit is a hyphen.
+_NUMBER = re.compile(
+    r"(?:(?<![\w.])[-+\u2212])?"
+    r"(?:(?:[0-9]{1,3}(?:[,'\u2019\u00a0\u202f][0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
+    r"(?:[eE][-+]?[0-9]{1,3}(?![0-9]))?"
+)
+_SEPARATORS = str.maketrans({",": None, "'": None, "\u2019": None, "\u00a0": None, "\u202f": None, "\u2212": "-"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +99,120 @@ def exact_accuracy(prediction: str, references: Sequence[str]) -> float:
     Raises `DataError` without a reference.
     """
     return float(any(prediction.strip() == reference.strip() for reference in _some(references)))
+
+
+def choice(prediction: str, references: Sequence[str]) -> float:
+    """Return 1.0 if the answer is an accepted choice, else 0.0.
+
+    Both texts are compared without case, after white space and quotation marks are removed from both ends and
+    . , ; : ! ? from the end, in any order. Nothing inside the text is changed: "It is positive." is not "positive".
+    Raises `DataError` without a reference.
+    """
+    answer = _bare_choice(prediction)
+    return float(any(answer == _bare_choice(reference) for reference in _some(references)))
+
+
+def exact(prediction: str, references: Sequence[str]) -> float:
+    """Return 1.0 if the answer equals a reference without case, outer white space and one final full stop, else 0.0.
+
+    Raises `DataError` without a reference.
+    """
+    answer = _without_stop(prediction)
+    return float(any(answer == _without_stop(reference) for reference in _some(references)))
+
+
+def json_equal(prediction: str, references: Sequence[str]) -> float:
+    """Return 1.0 if the answer is JSON and equals a reference as JSON, else 0.0.
+
+    The order of an object's keys does not matter, the order of a list does. Numbers are compared by value, and true is
+    not 1. The whole answer must be JSON, or a fenced code block of it. A key given twice, NaN and Infinity are not JSON
+    here. Raises `DataError` without a reference, or with one that is not JSON.
+    """
+    wanted = []
+    for reference in _some(references):
+        try:
+            wanted.append(_parsed(reference))
+        except (ValueError, ArithmeticError, RecursionError) as error:
+            raise DataError(f"expected a reference that is JSON, got {reference!r:.60}") from error
+    try:
+        answer = _parsed(prediction)
+        return float(any(_same_json(answer, one) for one in wanted))
+    except (ValueError, ArithmeticError, RecursionError):
+        return 0.0
+
+
+def number(prediction: str, references: Sequence[str]) -> float:
+    """Return 1.0 if the only number in the answer has the value of a reference's number, else 0.0.
+
+    Other words and units are allowed: "It costs $1,250.50." is 1250.5. Thousands may be separated by commas,
+    apostrophes or no-break spaces; the decimal sign is a point. An answer with two numbers is wrong. Raises `DataError`
+    without a reference, or with one that does not hold exactly one number.
+    """
+    wanted = []
+    for reference in _some(references):
+        numbers = _numbers(reference)
+        if len(numbers) != 1:
+            raise DataError(f"expected a reference with one number, got {reference!r:.60}")
+        wanted += numbers
+    numbers = _numbers(prediction)
+    return float(len(numbers) == 1 and numbers[0] in wanted)
+
+
+def _bare_choice(text: str) -> str:
+    bare = _BEFORE_CHOICE.sub("", _AFTER_CHOICE.sub("", text)).casefold()
+    return bare or text.strip()  # a choice may be nothing but punctuation
+
+
+def _without_stop(text: str) -> str:
+    return text.strip().removesuffix(".").strip().casefold()
+
+
+def _parsed(text: str) -> Any:
+    """Parse JSON, alone or in a fenced code block, with exact numbers. Raises `ValueError`."""
+    text = text.strip()
+    fenced = _FENCED.fullmatch(text)
+    return json.loads(
+        fenced[1] if fenced else text,
+        parse_float=Decimal,
+        parse_int=Decimal,
+        parse_constant=_not_json,
+        object_pairs_hook=_object,
+    )
+
+
+def _not_json(constant: str) -> Any:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a key is given twice")
+    return fields
+
+
+def _same_json(a: Any, b: Any) -> bool:
+    """Compare parsed JSON. Python's own comparison takes true for 1."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same_json(value, b[key]) for key, value in a.items())
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same_json, a, b))
+    return type(a) is type(b) and bool(a == b)
+
+
+def _numbers(text: str) -> list[Decimal]:
+    return [Decimal(found.translate(_SEPARATORS)) for found in _NUMBER.findall(text)]
+
+
+TASK_SCORES: Mapping[str, Callable[[str, Sequence[str]], float]] = {
+    "choice": choice,
+    "exact": exact,
+    "exact_case": exact_accuracy,
+    "json": json_equal,
+    "number": number,
+    "rouge_l": rouge_l,
+}
+"""How an answer is scored, from 0 to 1, by the metric that its task names (`tagi.data.task.TASK_METRICS`)."""
 
 
 def instance_scores(rows: Sequence[Prediction]) -> dict[str, FloatArray]:

@@ -20,6 +20,11 @@ def by_task(values: FloatArray, tasks: Sequence[Task]) -> ByTask:
     return {task.name: own for task, own in zip(tasks, np.split(values, ends[:-1]), strict=True)}
 
 
+def task_means(values: ByTask) -> ByTask:
+    """Return one value for each task, its mean, so that every task counts the same; tasks with NaN are left out."""
+    return {task: own.mean(keepdims=True) for task, own in values.items() if not np.isnan(own).any()}
+
+
 def paired_difference(values: ByTask, reference: ByTask) -> dict[str, Any]:
     """Mean of `values - reference` over the instances of the tasks in `values`, with a 95% interval over tasks."""
     differences = [own - reference[task] for task, own in values.items()]

@@ -135,7 +135,13 @@ def load_recipe_backbone(recipe: Recipe, out: Path, dropout: float | None = None
     """The recipe's backbone; one made from a configuration is written to `out/backbone` first, and pinned there."""
     wanted = recipe.backbone
     family: type[Backbone] = CausalBackbone if wanted.family == "causal" else T5Backbone
-    dtype = machine_dtype() if wanted.dtype == "auto" else getattr(torch, wanted.dtype)
+    attention = wanted.attention
+    if wanted.dtype == "auto":
+        dtype = machine_dtype()
+        if attention is None and dtype == torch.bfloat16 and best_device().type == "cpu":
+            attention = "eager"
+    else:
+        dtype = getattr(torch, wanted.dtype)
     if wanted.name != "config":
         return load_backbone(
             wanted.name,
@@ -144,14 +150,14 @@ def load_recipe_backbone(recipe: Recipe, out: Path, dropout: float | None = None
             dtype=dtype,
             tokenizer=wanted.tokenizer,
             dropout=dropout,
-            attention=wanted.attention,
+            attention=attention,
         )
     folder = out / _BACKBONE
     once((folder / _MADE_OF).exists, lambda: _make_backbone(recipe, out, folder))
     _check_made_of(recipe, folder)
     # Named as the finished checkpoint beside it will find it, wherever both are moved.
     return load_backbone(
-        f"../{_BACKBONE}", family, relative_to=out / MODEL, dtype=dtype, dropout=dropout, attention=wanted.attention
+        f"../{_BACKBONE}", family, relative_to=out / MODEL, dtype=dtype, dropout=dropout, attention=attention
     )
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tagi.data.task import Task
 from tagi.data.toy import toy_tasks, train_programs
 from tagi.errors import ConfigError
 from tagi.evaluation.conditions import INSTRUCTIONS
+from tagi.evaluation.metrics import TASK_SCORES
 from tagi.hypernetwork import TaskAdapter
 from tagi.methods import TAGI, CausalConcatenation
 from tagi.pipeline.evaluating import Asked, evaluate
@@ -22,39 +23,99 @@ from tagi.pipeline.exporting import export, exportable_of
 from tagi.pipeline.generating import open_generator
 from tagi.pipeline.verifying import as_rows, verify
 
-SHOWN: tuple[tuple[str, str], ...] = (
-    (
-        "Decide whether the review is favourable. Answer with one word, positive or negative.",
-        "The battery died after two days and nobody answered my letters.",
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One task of the demonstration.
+
+    Args:
+        kind: What kind of task it is.
+        instruction: The instruction, as people type it.
+        input: One input.
+        answers: The answers that are right.
+        metric: How an answer is compared with them (`tagi.data.task.TASK_METRICS`).
+    """
+
+    kind: str
+    instruction: str
+    input: str
+    answers: tuple[str, ...]
+    metric: str
+
+    def is_right(self, answer: str) -> bool:
+        """Return whether an answer is right by the task's metric."""
+        return TASK_SCORES[self.metric](answer, self.answers) == 1
+
+
+SHOWN: tuple[Shown, ...] = (
+    Shown(
+        "classification",
+        "Is this email spam? Answer yes or no.",
+        "Congratulations, you have won a free cruise! Click here within 24 hours to claim your prize.",
+        ("yes",),
+        "choice",
     ),
-    ("Write the sentence in the past tense.", "She walks to the station and buys a newspaper."),
-    ("Name the city that is mentioned in the text.", "My brother moved to Lisbon last spring to open a bakery."),
-    (
-        "You are given two sentences. Answer yes if the second follows from the first, otherwise no.",
-        "All the shops were closed on Sunday. The bookshop was open on Sunday.",
+    Shown(
+        "extraction",
+        "Give me only the phone number from this message.",
+        "Hi, this is Petra from the garage. Please call me back on 555-0142, your car is ready.",
+        ("555-0142",),
+        "exact",
     ),
-    (
-        "Write a short title for the article.",
-        "Farmers in the north have begun to plant olives. Warmer winters let the trees live where apples grew before.",
+    Shown(
+        "rewriting",
+        "Correct the spelling mistakes in this sentence.",
+        "I recieved your leter yesterday.",
+        ("I received your letter yesterday.",),
+        "exact",
     ),
-    ("Rewrite the question as a statement.", "Is the museum closed on Mondays?"),
+    Shown(
+        "formatting",
+        "Turn this list into a JSON array of strings.",
+        "apples, pears, plums",
+        ('["apples", "pears", "plums"]',),
+        "json",
+    ),
+    Shown(
+        "question answering",
+        "Answer the question about the text in as few words as possible.",
+        "The library opens at nine and closes at six, but on Fridays it closes at four. "
+        "When does the library close on Fridays?",
+        ("four", "at four", "four o'clock", "at four o'clock", "4", "at 4", "4 pm", "at 4 pm", "4:00", "16:00"),
+        "exact",
+    ),
+    Shown(
+        "normalising",
+        "Write this date as YYYY-MM-DD.",
+        "March 5, 2021",
+        ("2021-03-05",),
+        "exact",
+    ),
 )
-"""Instructions of different kinds, each with an input; none is in any training set."""
+"""Six everyday tasks of different kinds, each with one input.
+
+They were written for the demonstration, before any model answered them: the instructions and inputs are in no training
+set, and no task is one of the everyday benchmark's.
+"""
+COLUMNS = {"stock": "stock", "adapted": "instruction + LoRA", "alone": "LoRA alone"}
+"""What answers each task: the stock model with the instruction, the generated LoRA with it, and without it."""
 _SHOWN_EVERY = 5  # unseen tasks are sorted by name: this spreads the shown ones over the family
 
 
 def demonstrate(out: Path, *, generator: str, max_new_tokens: int = 24) -> dict[str, Any]:
-    """Adapt a real model to a handful of instructions; answers beside the stock model's; one adapter exported to `out`.
+    """Adapt a real model to six instructions (`SHOWN`) and export the first adapter to `out`.
 
-    Raises `ConfigError` for a generator on anything but a decoder-only model, or of anything but LoRA.
+    Returns each answer of the stock model, of the generated LoRA with the instruction and of the LoRA alone, whether it
+    is right, and under `right` how many of them are. Raises `ConfigError` for a generator on anything but a
+    decoder-only model, or of anything but LoRA.
     """
     begun = time.perf_counter()
     made = open_generator(generator)
     loaded = time.perf_counter() - begun
     if not isinstance(made.backbone, CausalBackbone):
         raise ConfigError(f"{generator}: expected a generator on a decoder-only model to show, got one on T5")
-    tasks = [Task(f"shown {at}", "shown", instruction, ()) for at, (instruction, _) in enumerate(SHOWN)]
-    rows, inputs = torch.arange(len(SHOWN)), [text for _, text in SHOWN]
+    tasks = [Task(f"shown {at}", "shown", one.instruction, ()) for at, one in enumerate(SHOWN)]
+    rows, inputs = torch.arange(len(SHOWN)), [one.input for one in SHOWN]
     begun = time.perf_counter()
     method = TAGI(made).eval()
     states = method.prepare(tasks)
@@ -65,11 +126,20 @@ def demonstrate(out: Path, *, generator: str, max_new_tokens: int = 24) -> dict[
         "adapted": method.predict(states, rows, inputs, max_new_tokens=max_new_tokens),
         "alone": method.predict(states.without_states(), rows, inputs, max_new_tokens=max_new_tokens),
     }
+    marks = [{name: one.is_right(found[at]) for name, found in columns.items()} for at, one in enumerate(SHOWN)]
     answers = [
-        {"instruction": instruction, "input": text, **{name: found[at] for name, found in columns.items()}}
-        for at, (instruction, text) in enumerate(SHOWN)
+        {
+            "kind": one.kind,
+            "instruction": one.instruction,
+            "input": one.input,
+            **{name: found[at] for name, found in columns.items()},
+            "expected": list(one.answers),
+            "metric": one.metric,
+            "right": marks[at],
+        }
+        for at, one in enumerate(SHOWN)
     ]
-    one = TaskAdapter(made, states.select(torch.tensor([0])), SHOWN[0][0])
+    one = TaskAdapter(made, states.select(torch.tensor([0])), SHOWN[0].instruction)
     again = (out / RECORD).is_file()  # an export of before may go, nothing else
     exported = export(exportable_of(one), "peft", out, lossy=True, overwrite=again)
     return {
@@ -78,6 +148,7 @@ def demonstrate(out: Path, *, generator: str, max_new_tokens: int = 24) -> dict[
         "parameters": states.bank.parameters_per_task,
         "seconds": {"loading": round(loaded, 1), "adapting": round(adapted, 2)},
         "answers": answers,
+        "right": {name: sum(own[name] for own in marks) for name in columns},
         "exported": exported,
         "checks": as_rows(verify(out)),
     }

@@ -14,15 +14,16 @@ from tagi.backbones.load import folder_revision
 from tagi.config import Recipe
 from tagi.data.digest import tasks_digest
 from tagi.data.task import Task
-from tagi.errors import InputError
+from tagi.errors import ConfigError, InputError
 from tagi.evaluation.conditions import INSTRUCTIONS, Condition, conditions
 from tagi.evaluation.distances import adapter_report, generated_updates
 from tagi.evaluation.p3_scores import ByP3Rank
-from tagi.evaluation.pairing import ByTask, by_task, paired_difference
+from tagi.evaluation.pairing import ByTask, by_task, paired_difference, task_means
 from tagi.evaluation.pictures import draw_adapters, needs_matplotlib
 from tagi.evaluation.ranking import ByRank
 from tagi.evaluation.scoring import InWords, Scoring
 from tagi.evaluation.task_log import TaskLog, predictions_file
+from tagi.evaluation.task_metrics import ByTaskMetric, best_constant
 from tagi.methods import TAGI, Method, load_method
 from tagi.pipeline.evaluation_folder import alone, check_kept, claim
 from tagi.pipeline.finding import find_checkpoint
@@ -32,7 +33,7 @@ from tagi.pipeline.shots import reads_shots
 from tagi.pipeline.tasks import LoadedTasks, Split, load_tasks
 from tagi.training import fingerprint
 
-_METRICS = {"toy": "exact", "sni": "rouge", "p3": "rank", "jsonl": "rouge"}
+_METRICS = {"toy": "exact", "sni": "rouge", "p3": "rank", "jsonl": "rouge", "everyday": "task"}
 PICTURE = "adapters.png"
 """Of the adapters' distances, beside the record."""
 
@@ -100,7 +101,7 @@ def evaluate(
         if finished is not None:
             return finished
         method = load_method(folder).to(best_device())
-        scoring = scoring_of(recipe)
+        scoring = scoring_of(recipe, tasks)
         made = conditions(method, tasks, asked.conditions, seed=recipe.seed)
         results = _results(method, made, tasks, scoring, out, progress)
         content = {
@@ -114,6 +115,7 @@ def evaluate(
             "partial": asked.partial,
             "data": {**_data(loaded, tasks, digest, asked.limit or recipe.evaluation.limit), **told},
             "results": results,
+            **({"best_constant": best_constant(tasks)} if isinstance(scoring, ByTaskMetric) else {}),
             "not_scored": [name for name in asked.conditions if name not in results],
             **_adapters(method, tasks, asked, out, recipe.seed),
         }
@@ -121,21 +123,31 @@ def evaluate(
 
 
 def validation_score(method: Method, tasks: Sequence[Task], recipe: Recipe) -> float:
-    """Mean score in percent over held-out tasks with their own instruction: ROUGE-L, or exact matches of toy tasks."""
-    scoring = scoring_of(recipe, "validation")
+    """Return the mean score in percent over held-out tasks with their own instruction.
+
+    The score is the one of the recipe's evaluation: ROUGE-L, exact matches of toy tasks, or by tasks' own metrics.
+    """
+    scoring = scoring_of(recipe, tasks, "validation")
     (right,) = conditions(method, tasks, INSTRUCTIONS[:1])
     given = _given(method, right, tasks, scoring, None, False)
     summary = scoring.summarize(given, scoring.scores(given))
     return float(summary["overall"][summary["metric"]])
 
 
-def scoring_of(recipe: Recipe, split: Split = "test") -> Scoring[Any]:
-    """How the recipe's tasks are scored: as it says, else as is usual for their source.
+def scoring_of(recipe: Recipe, tasks: Sequence[Task], split: Split = "test") -> Scoring[Any]:
+    """Return how the recipe's tasks are scored: as it says, else as is usual for their source.
 
-    Training tasks of P3 are not all classification: held-out ones are scored by ROUGE.
+    JSON Lines are scored by tasks' own metrics if a task names one. Training tasks of P3 are not all classification:
+    held-out ones are scored by ROUGE.
     """
     settings = recipe.evaluation
     metric = settings.metric or _METRICS[recipe.data.source]
+    if settings.metric is None and any(task.metric for task in tasks):
+        metric = "task"
+    if metric == "task":
+        if settings.num_beams > 1:
+            raise ConfigError(f"evaluation.num_beams: expected 1 with tasks' own metrics, got {settings.num_beams}")
+        return ByTaskMetric(settings.batch_size, settings.max_new_tokens)
     if metric == "rank" and (split == "test" or settings.metric):
         way = ByP3Rank if recipe.data.source == "p3" else ByRank
         return way(settings.batch_size, settings.choice_score)
@@ -210,10 +222,11 @@ def _results(
             **({"left_out": left_out} if left_out else {}),
             **scoring.summarize(given, scores),
         }
-        values[condition.name] = by_task(next(iter(scores.values())), covered)
+        headline = by_task(next(iter(scores.values())), covered)
+        values[condition.name] = task_means(headline) if isinstance(scoring, ByTaskMetric) else headline
     right = values.get(INSTRUCTIONS[0])
     for name, own in values.items():
-        if right is not None and own is not right:
+        if right is not None and own is not right and own.keys() <= right.keys():
             results[name]["minus_right"] = paired_difference(own, right)
     return results
 

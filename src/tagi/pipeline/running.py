@@ -13,6 +13,7 @@ from tagi.pipeline.evaluating import Asked, evaluate
 from tagi.pipeline.identity import score_identity, stage_identity
 from tagi.pipeline.records import RECORD, read_record
 from tagi.pipeline.stages import train_stage
+from tagi.pipeline.tasks import refuse_training
 from tagi.training import is_main_process
 
 EVALUATE = "evaluate"
@@ -43,8 +44,9 @@ FolderOf = Callable[[str, Stage, Sources], Path]
 def plan(recipe: Recipe, out: Path, folder_of: FolderOf | None = None) -> list[Step]:
     """The steps of a recipe in their order: its stages, then the evaluation of TAGI and of the meta-trained model.
 
-    A step's folder is `out/NAME` unless `folder_of` has another.
+    A step's folder is `out/NAME` unless `folder_of` has another. Raises `ConfigError` for the everyday benchmark.
     """
+    refuse_training(recipe)
     folder_of = folder_of or (lambda name, stage, sources: out / name)
     steps: dict[Stage, Step] = {}
     folders = {stage: out / stage for stage in STAGES}  # of stages that are not the recipe's, if they are there

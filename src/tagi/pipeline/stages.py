@@ -24,6 +24,7 @@ from tagi.pipeline.finding import MODEL, find_checkpoint
 from tagi.pipeline.identity import stage_identity
 from tagi.pipeline.records import RECORD, read_record, write_record
 from tagi.pipeline.single import train_single
+from tagi.pipeline.tasks import refuse_training
 from tagi.pipeline.teaching import train_teachers
 from tagi.training import is_main_process, once, train
 
@@ -49,8 +50,9 @@ def train_stage(
     LoRA teachers, the meta-trained model. `out/model` is the finished checkpoint (of `teachers`, `out` itself is the
     catalogue), `out/record.json` how it came about, `out/checkpoints` what a resumed run starts from. With `resume` an
     interrupted run is taken up where its newest complete checkpoint left it, and a finished one is left alone; without,
-    `out` must hold no run.
+    `out` must hold no run. Raises `ConfigError` for the everyday benchmark, whatever the stage.
     """
+    refuse_training(recipe)
     sources = sources or Sources()
     identity = stage_identity(recipe, stage, sources)
     finished = _earlier_run(out, identity, resume)

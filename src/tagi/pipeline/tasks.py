@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from tagi.config import Recipe
 from tagi.data.batches import hold_out, with_shuffled_inputs
+from tagi.data.everyday import everyday_tasks, is_everyday_file
 from tagi.data.jsonl import read_jsonl
 from tagi.data.p3 import read_p3
 from tagi.data.p3_eval import read_p3_eval
@@ -41,6 +42,21 @@ class LoadedTasks:
     further: Mapping[str, tuple[Instance, ...]] = field(default_factory=dict)
 
 
+def refuse_training(recipe: Recipe) -> None:
+    """Raise `ConfigError` if the recipe's tasks are the everyday benchmark: nothing is trained on it or chosen by it.
+
+    A copy of its file under another name counts too.
+    """
+    data = recipe.data
+    copied = data.source == "jsonl" and is_everyday_file(Path(str(data.path)))
+    if data.source == "everyday" or copied:
+        what = f"data.path = {data.path!r}" if copied else "data.source = 'everyday'"
+        raise ConfigError(
+            f"{what}: the everyday benchmark is for evaluation only, nothing can be trained on it: score a checkpoint "
+            "with `tagi evaluate CHECKPOINT everyday`"
+        )
+
+
 def load_tasks(recipe: Recipe, split: Split, *, shots: bool | None = None, every: bool = False) -> LoadedTasks:
     """Read the recipe's tasks: those trained on, those held out of them for choosing a checkpoint, or the test tasks.
 
@@ -53,7 +69,10 @@ def load_tasks(recipe: Recipe, split: Split, *, shots: bool | None = None, every
 
     Raises `ConfigError` for a wording of `data.wordings` that no training task has, and for a category of
     `data.validation_categories` that has no training task.
+    The everyday benchmark has test tasks only: other splits of it raise `ConfigError`.
     """
+    if split != "test":
+        refuse_training(recipe)
     wanted = split != "train" and (wants_shots(recipe) if shots is None else shots)
     if split == "test":
         read = _read(recipe, "test", further=wanted)
@@ -142,6 +161,8 @@ def _read(recipe: Recipe, split: Literal["train", "test"], *, further: bool = Fa
         kind: Any = "train" if split == "train" else "unseen"
         seed = recipe.seed if split == "train" else 0  # every seed is tested on the same instances
         made = toy_tasks(kind, seed, count, examples_per_task=data.positives, paraphrases_per_task=_TOY_WORDINGS)
+    elif data.source == "everyday":
+        made = everyday_tasks()
     else:
         made = read_jsonl(Path(str(data.path)), require_instances=True)
     tasks, beyond = _cut(made, count)
