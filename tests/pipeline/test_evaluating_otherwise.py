@@ -126,3 +126,28 @@ def test_from_the_command_line(run_tagi: Run) -> None:
     ran = run_tagi("evaluate", "toy", "toy", *FEW, "--positives", "1")
     assert ran.code == 2
     assert ran.err == "error: --positives: this checkpoint shows at most 0 examples of a task, got 1\n"
+
+
+def test_held_out_tasks_are_scored_instead_of_test_tasks(checkpoint: str, tmp_path: Path) -> None:
+    lines = [
+        {
+            "task": f"t{at}",
+            "category": f"c{at}",
+            "instruction": f"do {at}",
+            "instances": [{"input": f"x{n}", "outputs": ["y"]} for n in range(3)],
+        }
+        for at in range(3)
+    ]
+    path = tmp_path / "tasks.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    overrides = ["data.source=jsonl", f"data.path={path}"]
+    recipe = load_recipe("sni-small", [*overrides, "data.validation_categories=['c1']"])
+    record, said = answers(checkpoint, recipe, tmp_path / "out", held_out=True)
+    assert said == ["do 1 0 x0"]
+    assert record["held_out"] is True
+    assert record["partial"] is True
+    tested, _ = answers(checkpoint, recipe, tmp_path / "tested")
+    assert tested["evaluation"] != record["evaluation"]
+    assert "held_out" not in tested
+    with pytest.raises(InputError, match=r"--held-out: expected a recipe with data\.validation_categories"):
+        evaluate(checkpoint, load_recipe("sni-small", overrides), asked=Asked(held_out=True))

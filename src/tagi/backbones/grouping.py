@@ -8,8 +8,10 @@ from torch import Tensor
 
 from tagi.backbones.protocol import IGNORED
 
-_OVERHEAD = 16
-"""What one more pass through the model costs on a CPU, in tokens: reading its weights."""
+_OVERHEADS = {"cpu": 16}
+_OVERHEAD = 8192
+"""What one more pass through the model costs, in tokens: on a CPU reading its weights, on an accelerator the time in
+which its kernels are launched."""
 
 Compute = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Row numbers, their ids, mask and labels without common padding -> their logits."""
@@ -23,8 +25,8 @@ def grouped_logits(
 ) -> Float[Tensor, "row target vocabulary"]:
     """Teacher-forced logits of prompts padded on the left, computed group by group.
 
-    On a CPU rows are grouped by length: the result differs from that of the whole batch by rounding alone. On an
-    accelerator, where a larger batch costs little more, the rows are one group.
+    The result differs from that of the whole batch by rounding alone. On a CPU groups are small; on an accelerator,
+    where a pass has a price of its own, only very unlike rows are parted.
 
     Args:
         ids: Prompts, padded on the left.
@@ -36,17 +38,15 @@ def grouped_logits(
         Logits at every target position; at padding they are those of the group, or 0.
     """
     prompts, targets = mask.sum(1), (labels != IGNORED).sum(1)
-    if ids.device.type != "cpu":
-        return compute(torch.arange(ids.shape[0], device=ids.device), ids, mask, labels)
-    groups = length_groups((prompts + targets).tolist(), _OVERHEAD)
+    groups = length_groups((prompts + targets).tolist(), _OVERHEADS.get(ids.device.type, _OVERHEAD))
     parts, width = [], labels.shape[1]
     for group in groups:
-        rows = torch.tensor(group)
+        rows = torch.tensor(group, device=ids.device)
         longest, most = max(1, int(prompts[rows].max())), max(1, int(targets[rows].max()))
         start = ids.shape[1] - longest
         logits = compute(rows, ids[rows, start:], mask[rows, start:], labels[rows, :most])
         parts.append(torch.nn.functional.pad(logits, (0, 0, 0, width - most)))
-    order = torch.tensor([row for group in groups for row in group])
+    order = torch.tensor([row for group in groups for row in group], device=ids.device)
     return torch.cat(parts)[order.argsort()]
 
 

@@ -53,6 +53,10 @@ Positives = Annotated[
         "as many as the checkpoint takes.",
     ),
 ]
+HeldOut = Annotated[
+    bool,
+    typer.Option("--held-out", help="Score the training tasks that the recipe holds out, instead of the test tasks."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the evaluation in DIR where it was interrupted.")]
 
 
@@ -69,6 +73,7 @@ def evaluate(
     limit: Limit = None,
     wording: Wording = None,
     positives: Positives = None,
+    held_out: HeldOut = False,
     resume: Resume = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -88,6 +93,7 @@ def evaluate(
       tagi evaluate runs/p3 p3-small --set data.test_path=p3/eval --set data.templates=p3/templates --limit 50
       tagi evaluate runs/sni sni-small --set data.path=natural-instructions --tasks 'task1*' --out scores-1
       tagi evaluate runs/sni sni-small --set data.path=natural-instructions --wording terse --positives 0
+      tagi evaluate runs/smollm2 smollm2 --set data.path=natural-instructions --held-out --condition "LoRA alone"
     """
     from tagi.cli.quiet import quiet
     from tagi.config import load_recipe
@@ -110,14 +116,21 @@ def evaluate(
         *(condition or ()),
     ]
     asked = Asked(
-        in_order(wanted), tuple(tasks or ()), limit, distances=sensitivity, wording=wording, positives=positives
+        in_order(wanted),
+        tuple(tasks or ()),
+        limit,
+        distances=sensitivity,
+        wording=wording,
+        positives=positives,
+        held_out=held_out,
     )
     record = run(checkpoint, loaded, asked=asked, out=out, resume=resume)
     if as_json:
         print_json(record)
         return
     data = record["data"]
-    typer.echo(f"{data['tasks']} tasks, {data['instances']} instances{_told(data)}")
+    kind = " held out of training" if record.get("held_out") else ""
+    typer.echo(f"{data['tasks']} tasks{kind}, {data['instances']} instances{_told(data)}")
     if "best_constant" in record:
         from tagi.cli.task_tables import print_task_scores
 

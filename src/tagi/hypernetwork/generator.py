@@ -1,6 +1,6 @@
 """The generator: backbone, hypernetwork and fusion as one module (sections 3.2.1 and 3.2.4 of the paper)."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -123,11 +123,20 @@ class Generator(nn.Module):
         """Whether instruction states are to be standardized, and by what is not known yet."""
         return self.settings.standardize and not self._norm.measured
 
-    def measure(self, batches: Iterable[tuple[Int[Tensor, "task token"], Bool[Tensor, "task token"]]]) -> None:
-        """Measure mean and deviation of every channel of `I_x` over instructions `(ids, mask)`, for `standardize`."""
+    def measure(
+        self,
+        batches: Iterable[tuple[Int[Tensor, "task token"], Bool[Tensor, "task token"]]],
+        encode: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        """Measure mean and deviation of every channel of `I_x`, for `standardize`.
+
+        Args:
+            batches: Instructions, as token ids and mask.
+            encode: Gives the states of a batch, by default `encode_instructions`.
+        """
         training = self.training
         self.eval()
-        self._norm.measure((self.encode_instructions(ids, mask), mask) for ids, mask in batches)
+        self._norm.measure(((encode or self.encode_instructions)(ids, mask), mask) for ids, mask in batches)
         self.train(training)
 
     @property

@@ -1,6 +1,6 @@
 """TAGI: a generator trained to read instructions, and asked through task states computed once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -130,10 +130,24 @@ class TAGI(Method):
 
     def _read(self, ids: Tensor, mask: Tensor) -> Instructions:
         """Instructions as the generator reads them; in training those of a frozen reader are remembered."""
+        remembers = self.training and self.remembers
+        return self.memory.read(self.generator, ids, mask) if remembers else self.generator.read_instructions(ids, mask)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether training keeps the states of instructions that it has read: their reader is frozen."""
         generator = self.generator
-        settings = generator.settings
-        recurs = settings.instruction_cache in ("none", "adapted") and not generator.reader_trained and self.training
-        return self.memory.read(generator, ids, mask) if recurs else generator.read_instructions(ids, mask)
+        return generator.settings.instruction_cache in ("none", "adapted") and not generator.reader_trained
+
+    def measure(self, batches: Iterable[Batch]) -> None:
+        """Measure what the hypernetwork standardizes instruction states by, over batches as `collate` makes them."""
+        device = self.generator.backbone.device
+
+        def remembered(ids: Tensor, mask: Tensor) -> Tensor:
+            return self.memory.read(self.generator, ids, mask).states
+
+        read = ((batch["instruction_ids"].to(device), batch["instruction_mask"].to(device)) for batch in batches)
+        self.generator.measure(read, remembered if self.remembers else None)
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> TaskStates:
         """All tasks' instructions in one pass."""

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -43,7 +43,7 @@ from tagi.methods.prompted import Prompted
 from tagi.methods.teachers import CATALOGUE, Catalogue, ConcatenatedTeacher, Teacher, freeze, read_catalogue
 from tagi.pipeline.caching import cached_teacher
 from tagi.pipeline.finding import MODEL, find_checkpoint
-from tagi.pipeline.machine import best_device, machine_dtype
+from tagi.pipeline.machine import best_device, counting, machine_dtype
 from tagi.pipeline.shots import episode_shots
 from tagi.pipeline.tasks import LoadedTasks, load_tasks
 from tagi.training import TrainingSettings, once, process_count
@@ -300,7 +300,7 @@ def check_shared_lora(parts: StageParts) -> None:
         )
 
 
-def measure_instructions(parts: StageParts) -> None:
+def measure_instructions(parts: StageParts, *, progress: bool = False) -> None:
     """What a hypernetwork wants to know of instructions before it is trained, from the first micro-batches.
 
     The backbone that reads them has to be the one that it is trained on; one that was measured before stays as it is.
@@ -310,11 +310,15 @@ def measure_instructions(parts: StageParts) -> None:
         return
     if process_count() == 1:
         parts.model.to(best_device())  # where it is trained
-    device = method.generator.backbone.device
-    first = (parts.model.collate(parts.batches[index]) for index in range(min(len(parts.batches), _MEASURED)))
-    method.generator.measure(
-        (batch["instruction_ids"].to(device), batch["instruction_mask"].to(device)) for batch in first
-    )
+    count = min(len(parts.batches), _MEASURED)
+    with counting("measuring instructions", count, progress) as advance:
+
+        def batches() -> Iterator[dict[str, Any]]:
+            for index in range(count):
+                yield parts.model.collate(parts.batches[index])
+                advance(1)
+
+        method.measure(batches())
 
 
 def _method(

@@ -48,6 +48,9 @@ class Asked:
     `wording` names the wording that replaces the tasks' instructions (of `Task.texts`). `positives` limits the examples
     that each task shows; None is 0 for a recipe with `data.demonstrations`, and otherwise as many as the checkpoint
     takes.
+
+    `held_out` asks the training tasks that the recipe holds out (`data.validation_categories`, `data.validation_tasks`)
+    instead of the test tasks: models are selected on them.
     """
 
     conditions: tuple[str, ...] = INSTRUCTIONS[:1]
@@ -56,11 +59,12 @@ class Asked:
     distances: bool = False
     wording: str | None = None
     positives: int | None = None
+    held_out: bool = False
 
     @property
     def partial(self) -> bool:
-        """Whether less was asked for than the recipe's own test set."""
-        return bool(self.tasks) or self.limit is not None
+        """Whether something else was asked for than the recipe's whole test set."""
+        return bool(self.tasks) or self.limit is not None or self.held_out
 
 
 def evaluate(
@@ -79,11 +83,16 @@ def evaluate(
     for. Tasks are done one after the other, so that memory does not grow with their number; with `resume` an
     interrupted evaluation goes on with the next task, and a finished one is left alone. `extra` goes into the record.
 
-    Raises `InputError` if a task lacks the wording asked for, and for more positives than the checkpoint was made for.
+    Raises `InputError` if a task lacks the wording asked for, for more positives than the checkpoint was made for, and
+    for held-out tasks of a recipe that holds out none.
     """
     asked = asked or Asked()
     folder = find_checkpoint(checkpoint)
-    loaded = load_tasks(recipe, "test", shots=reads_shots(folder))
+    if asked.held_out and not (recipe.data.validation_tasks or recipe.data.validation_categories):
+        raise InputError(
+            "--held-out: expected a recipe with data.validation_categories or data.validation_tasks, got neither"
+        )
+    loaded = load_tasks(recipe, "validation" if asked.held_out else "test", shots=reads_shots(folder))
     tasks = select_tasks(loaded.tasks, asked.tasks, asked.limit or recipe.evaluation.limit)
     # What is tested is the same whatever is shown: evaluations that show shots, examples or another wording can be
     # compared with those that do not.
@@ -93,6 +102,7 @@ def evaluate(
     read, revision = tasks_digest(tasks, wordings=reworded), folder_revision(folder)
     settings = recipe.evaluation.model_dump(mode="json")
     further = [told] if told else []
+    further += ["held out"] if asked.held_out else []
     identity = fingerprint(revision, read, settings, asked.conditions, asked.distances, recipe.seed, *further)
     if asked.distances and out is not None and read_config(folder)["method"] == TAGI.name:
         needs_matplotlib(f"{out / PICTURE}")
@@ -101,7 +111,7 @@ def evaluate(
         if finished is not None:
             return finished
         method = load_method(folder).to(best_device())
-        scoring = scoring_of(recipe, tasks)
+        scoring = scoring_of(recipe, tasks, "validation" if asked.held_out else "test")
         made = conditions(method, tasks, asked.conditions, seed=recipe.seed)
         results = _results(method, made, tasks, scoring, out, progress)
         content = {
@@ -113,6 +123,7 @@ def evaluate(
             "trained": trained_by(folder),
             "method": method.name,
             "partial": asked.partial,
+            **({"held_out": True} if asked.held_out else {}),
             "data": {**_data(loaded, tasks, digest, asked.limit or recipe.evaluation.limit), **told},
             "results": results,
             **({"best_constant": best_constant(tasks)} if isinstance(scoring, ByTaskMetric) else {}),

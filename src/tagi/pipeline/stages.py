@@ -67,7 +67,7 @@ def train_stage(
     parts = build_stage(recipe, stage, out, sources)
     taken = [start_from(parts.model, find_checkpoint(name)) for name in sources.start]
     check_shared_lora(parts)
-    measure_instructions(parts)
+    measure_instructions(parts, progress=progress)
     outcome = _UNTRAINED
     if parts.model.trained_tensors():
         outcome = train(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from tagi.training.settings import TrainingSettings
 from tagi.training.trackers import TensorBoard, peak_memory, trackers
 
 _LOGS = "logs"
+_WORKERS = 8
 
 
 def fingerprint(*parts: Any) -> str:
@@ -211,6 +213,8 @@ def _arguments(settings: TrainingSettings, folder: Path) -> TrainingArguments:
         report_to="none",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        # Making a batch is tokenizing: a GPU would wait for it.
+        dataloader_num_workers=min(_WORKERS, os.cpu_count() or 1) if torch.cuda.is_available() else 0,
         disable_tqdm=True,
         **validated,
     )
