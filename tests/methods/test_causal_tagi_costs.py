@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tagi.adapters import LoraBank
 from tagi.data.text import TextSettings
-from tagi.hypernetwork import Generator, GeneratorSettings, answer, merged_runner, rows_runner
+from tagi.hypernetwork import Generator, GeneratorSettings, TaskStates, answer, merged_runner, rows_runner
 from tagi.methods import TAGI, Lengths
 from tests.causal_models import HIDDEN, tiny_causal
 from tests.methods.counting import counting, flops
@@ -41,9 +41,9 @@ def tokens(count: int, start: int) -> tuple[Tensor, Tensor]:
 TOLD, ASKED = tokens(SEEN, 9), tokens(READ, 30)
 
 
-def written(runner: Any) -> Tensor:
-    found = answer(runner, *ASKED, max_new_tokens=WRITTEN, min_new_tokens=WRITTEN)
-    assert found.shape == (1, WRITTEN)
+def written(runner: Any, asked: tuple[Tensor, Tensor] = ASKED, count: int = WRITTEN) -> Tensor:
+    found = answer(runner, *asked, max_new_tokens=count, min_new_tokens=count)
+    assert found.shape == (1, count)
     return found
 
 
@@ -77,3 +77,98 @@ def test_a_whole_task(generator: Generator, merged: bool) -> None:
             written(runner)
     assert isinstance(states.bank, LoraBank)
     assert TAGI(generator).cost(Lengths(SEEN, READ, WRITTEN, 3), merged=merged).total == counted.total
+
+
+SHARED = 5
+"""Rank of the shared LoRA; that of generated factors is 4."""
+LENGTHS = ((11, 7, 5), (4, 13, 2))
+"""Tokens of instruction, input and answer."""
+
+
+@pytest.fixture(
+    params=[
+        (kind, residual, cache)
+        for kind in ("llama", "gpt2", "qwen2")
+        for residual in ("low-rank", "scales", "both")
+        for cache in ("none", "stock", "adapted", None)
+    ],
+    ids=str,
+)
+def residual_generator(request: pytest.FixtureRequest) -> Generator:
+    """With a shared LoRA, a residual of every kind and every way to keep the instruction; without a key, by fusion."""
+    kind, residual, cache = request.param
+    settings = GeneratorSettings(
+        kind="query" if cache else "pooled",
+        rank=4,
+        alpha=9.0,
+        hidden=13,
+        width=12,
+        heads=3,
+        fusion="none" if cache else "concatenation",
+        shared_rank=SHARED,
+        residual=residual,
+        instruction_cache=cache,
+    )
+    return Generator(tiny_causal(kind), settings, TEXT).eval()
+
+
+def states_alone(generator: Generator, told: tuple[Tensor, Tensor]) -> TaskStates:
+    """What the adapter alone needs: the instruction is read once."""
+    read = generator.read_instructions(*told)
+    return TaskStates(generator.generate_bank(read.states, read.mask), read.states, read.mask, None, None, read.ids)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+@pytest.mark.parametrize("merged", [True, False])
+def test_a_residual_on_a_shared_lora(
+    residual_generator: Generator, lengths: tuple[int, int, int], merged: bool
+) -> None:
+    generator, (seen, read, count) = residual_generator, lengths
+    told, asked = tokens(seen, 9), tokens(read, 30)
+    method, one = TAGI(generator), torch.zeros(1, dtype=torch.long)
+    settings = generator.settings
+    sites, residual = generator.backbone.sites, settings.residual
+    factors = 0 if residual == "scales" else 4 * sum(site.d_in + site.d_out for site in sites)
+    scales = 0 if residual == "low-rank" else SHARED * len(sites)
+    assert method.generated_per_task == factors + scales
+    assert settings.adapter_rank == (SHARED if residual == "scales" else SHARED + 4)
+    for alone in (False, True):
+        with counting() as counted:
+            states = states_alone(generator, told) if alone else generator.prepare(*told)
+        with counting() as more:
+            runner = merged_runner(generator, states) if merged else rows_runner(generator, states, one)
+        with counting() as answered:
+            written(runner, asked, count)
+        cost = method.cost(Lengths(seen, read, count, 3), merged=merged, alone=alone)
+        assert cost.once.total == counted.total + more.total
+        assert cost.each.total == answered.total
+        assert cost.once.generation == flops(lambda: generator.generate_bank(states.states, states.mask))  # noqa: B023
+        bare = flops(lambda: generator.backbone.read_instructions(*told, keep=True))
+        twice = settings.adapts_prefix and not alone
+        assert cost.once.instruction == (2 * bare if twice else bare)
+        assert (states.cross is None) == (alone or settings.instruction_cache == "none")
+        assert (cost.each.adapter == 0) == merged
+
+
+def test_the_adapter_alone_costs_less_than_with_the_prefix() -> None:
+    """And an alone input is read as if there were no instruction, whatever the generator keeps of it."""
+    costs = {}
+    for cache in ("none", "stock", "adapted"):
+        settings = GeneratorSettings(
+            rank=4, alpha=9.0, hidden=13, width=12, heads=3, fusion="none", shared_rank=SHARED, instruction_cache=cache
+        )
+        method = TAGI(Generator(tiny_causal("llama"), settings, TEXT))
+        lengths = Lengths(SEEN, READ, WRITTEN)
+        costs[cache] = method.cost(lengths, alone=True)
+        assert (costs[cache].total < method.cost(lengths).total) == (cache != "none")
+    assert costs["none"] == costs["stock"] == costs["adapted"]
+
+
+def test_fusion_is_no_part_of_the_adapter_alone(generator: Generator) -> None:
+    method = TAGI(generator)
+    cost = method.cost(Lengths(SEEN, READ, WRITTEN, 1), alone=True)
+    assert cost.once.fusion == cost.each.fusion == 0
+    with counting() as counted:
+        written(merged_runner(generator, generator.prepare(*TOLD).without_states()))
+    whole = method.cost(Lengths(SEEN, READ, WRITTEN, 1))
+    assert cost.total == counted.total - whole.once.fusion

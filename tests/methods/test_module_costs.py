@@ -23,7 +23,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "pooled by attention": {"kind": "pooled", "pooling": "attention"},
     "component": {"kind": "component"},
 }
-EVERY: dict[str, dict[str, Any]] = {"lora": {"rank": 3}, **MODULES}
+RESIDUALS = ("low-rank", "scales", "both")
+EVERY: dict[str, dict[str, Any]] = {
+    "lora": {"rank": 3},
+    **MODULES,
+    **{f"{residual} on a shared LoRA": {"rank": 3, "shared_rank": 5, "residual": residual} for residual in RESIDUALS},
+}
 FUSIONS = ("both", "attention", "concatenation", "none")
 EAGER = "wide attention"
 """Of the models the one whose attention is eager: the others' is taken apart by the counter's own means."""
@@ -66,7 +71,7 @@ def test_every_component(model: str, module: str, kind: str, fusion: str) -> Non
     assert others(cost.each) == others(bare(generator).each)
     assert others(cost.once) == others(bare(generator).once)
     assert cost.each.generation == 0
-    if module != "lora":
+    if generator.settings.module != "lora":
         assert cost.once.adapter == 0
         assert cost == TAGI(generator).cost(lengths, merged=True)  # nothing to merge
     if module == "prefix":  # without tokens it costs nothing: what it adds is what it adds
@@ -84,6 +89,11 @@ def test_every_component(model: str, module: str, kind: str, fusion: str) -> Non
     share = flops(encode) - flops(lambda: backbone.encode(read, read_mask)) - cost.each.fusion
     assert 0 < share < cost.each.adapter
     assert TAGI(generator).cost(lengths).total == flops(whole)
+    alone = TAGI(generator).cost(lengths, merged=False, alone=True)
+    with counting() as counted:
+        check(answer(rows_runner(generator, states.without_states(), rows), read, read_mask, max_new_tokens=WRITTEN))
+    assert alone.each.total == counted.total
+    assert alone.once.total == cost.once.generation + cost.once.instruction
 
 
 def test_a_bottleneck_and_a_prefix_by_hand() -> None:

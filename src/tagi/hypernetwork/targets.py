@@ -279,12 +279,8 @@ def targets_of(backbone: Backbone, settings: GeneratorSettings) -> Targets:
 
     Raises `ConfigError` for what is not LoRA on a decoder-only one, where the other modules have no places.
     """
-    if settings.shared_rank:
-        scales = settings.shared_rank if settings.residual != "low-rank" else 0
-        rank = settings.rank if settings.generates_factors else 0
-        return (ResidualTarget(backbone.sites, rank, settings.alpha, scales),)
-    if settings.module == "lora":
-        return (LoraTarget(backbone.sites, settings.rank, settings.alpha),)
+    if settings.shared_rank or settings.module == "lora":
+        return (lora_target(backbone.sites, settings),)
     if not isinstance(backbone, T5Backbone):
         raise ConfigError(
             f"generator.module: expected 'lora' on the decoder-only {backbone.identity.name}, got {settings.module!r}"
@@ -299,6 +295,15 @@ def targets_of(backbone: Backbone, settings: GeneratorSettings) -> Targets:
     if settings.makes_prefixes:
         targets.append(PrefixTarget(backbone.attentions, backbone.heads, backbone.d_kv, settings.prefix))
     return tuple(targets)
+
+
+def lora_target(sites: tuple[Site, ...], settings: GeneratorSettings) -> LoraTarget | ResidualTarget:
+    """What a generator of LoRA generates: the whole LoRA, or a residual on top of its shared LoRA."""
+    if not settings.shared_rank:
+        return LoraTarget(sites, settings.rank, settings.alpha)
+    rank = settings.rank if settings.generates_factors else 0
+    scales = settings.shared_rank if settings.residual != "low-rank" else 0
+    return ResidualTarget(sites, rank, settings.alpha, scales)
 
 
 def as_targets(

@@ -5,7 +5,7 @@ the first token; o - 1 steps, each attending to all before it and to itself, giv
 position per token given.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from torch import nn
@@ -15,7 +15,7 @@ from tagi.adapters import as_lora
 from tagi.errors import ConfigError
 from tagi.hypernetwork import Generator
 from tagi.methods.costs import Components, Cost, Lengths, Number
-from tagi.methods.generation_costs import applying_flops, generation_flops, written_lora
+from tagi.methods.generation_costs import applying_flops, generation_flops, written
 
 _D_FF = ("intermediate_size", "ffn_dim", "n_inner")
 """How configurations name the feed-forward's width; without one it is four times the model's."""
@@ -105,34 +105,50 @@ def causal_concatenation_cost(
     return Cost(Components(instruction=shapes.read(kept), adapter=per_token * kept), each, lengths.examples)
 
 
-def causal_tagi_cost(generator: Generator, lengths: Lengths, *, merged: bool = True) -> Cost:
-    """The instruction read once and its LoRA generated once, then inputs alone, each after what is kept of it.
+def causal_tagi_cost(generator: Generator, lengths: Lengths, *, merged: bool = True, alone: bool = False) -> Cost:
+    """Cost of a task on a decoder-only model: the instruction is read and its LoRA is generated once, then the inputs
+    are answered, each after what is kept of the instruction.
 
-    An input's tokens but the last are read at once, the last with what is written. With `merged` the LoRA is added to
-    the weights once; else its products run beside them for every token that passes. Of a layer that fuses query and
+    An input's tokens but the last are read at once, the last with what is written. Of a layer that fuses query and
     value the LoRA is one of all its columns, with the ranks of both. Fusion acts on every token that passes.
+
+    With `instruction_cache = "adapted"` the instruction is read twice: without LoRA for the hypernetwork, and under the
+    task's own LoRA for the keys and values that inputs go on from. The second reading always applies the LoRA beside
+    the weights, since several tasks are prepared together.
+
+    Args:
+        generator: The generator; with a shared LoRA, the LoRA that acts has the ranks of both.
+        lengths: Tokens of instruction, input and output.
+        merged: Whether the LoRA is added to the weights once per task. Otherwise its products run beside the weights
+            for every token.
+        alone: Whether inputs are answered with the adapter alone: no keys and values of the instruction are made, and
+            there is no fusion.
     """
     backbone, settings = generator.backbone, generator.settings
+    if alone:
+        settings = replace(settings, fusion="none", instruction_cache=None)
     shapes = CausalShapes.of(backbone.model)
     seen, read = lengths.instruction, lengths.input
-    kept = seen if settings.concatenates else 0
+    kept = seen if settings.concatenates or settings.adapts_prefix else 0
+    again = seen if settings.adapts_prefix else 0
     passing = read + lengths.output - 1
     whole = as_lora(generator.blank_bank, "costs").whole()
     sizes = [(a.shape[1], a.shape[2], b.shape[1]) for a, b in whole.factors.values()]
-    applied = sum(applying_flops(d_in, d_out, rank, passing) for rank, d_in, d_out in sizes)
-    written = [written_lora(backbone.sites, settings.rank)]
+    per_token = sum(applying_flops(d_in, d_out, rank, 1) for rank, d_in, d_out in sizes)
+    merging = sum(2 * d_out * rank * d_in for rank, d_in, d_out in sizes) if merged else 0
+    generated = [written(target) for target in generator.targets]
     fused = shapes.layers // settings.fusion_every if settings.fuses else 0
     memory = 2 * 2 * seen * backbone.d_model * shapes.inner
     attending = 2 * 2 * passing * shapes.inner * (shapes.d_model + seen)  # query and output; pairs, scored and summed
     once = Components(
-        instruction=shapes.read(seen),
-        generation=generation_flops(written, backbone.d_model, shapes.inner, settings, seen),
-        adapter=sum(2 * d_out * rank * d_in for rank, d_in, d_out in sizes) if merged else 0,
+        instruction=shapes.read(seen) + shapes.read(again),
+        generation=generation_flops(generated, backbone.d_model, shapes.inner, settings, seen),
+        adapter=merging + per_token * again,
         fusion=fused * memory,
     )
     first = shapes.read(read - 1, before=kept) + shapes.read(1, before=kept + read - 1)
     each = Components(
-        adapter=0 if merged else applied,
+        adapter=0 if merged else per_token * passing,
         fusion=fused * attending,
         decoder=first + shapes.write(lengths.output - 1, before=kept + read),
         head=shapes.head(lengths.output),

@@ -1,10 +1,11 @@
 """FLOPs of generating modules, of merging and applying a LoRA and of applying a bottleneck, whatever the backbone."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tagi.backbones import Site
-from tagi.hypernetwork import GeneratorSettings
+from tagi.hypernetwork import GeneratorSettings, Target, lora_target
 from tagi.methods.costs import Number
 
 
@@ -17,10 +18,14 @@ class Written:
     numbers: int
 
 
-def written_lora(sites: Sequence[Site], rank: int) -> Written:
-    """A and B of every site."""
-    numbers = sum(rank * (site.d_in + site.d_out) for site in sites)
-    return Written(1 + max(site.layer for site in sites), 2 * 2 * rank, numbers)
+def written_lora(sites: Sequence[Site], settings: GeneratorSettings) -> Written:
+    """What a generator of LoRA writes for all sites: A and B, or what comes on top of its shared LoRA."""
+    return written(lora_target(tuple(sites), settings))
+
+
+def written(target: Target) -> Written:
+    """What a hypernetwork writes of one target."""
+    return Written(target.layers, math.prod(target.address), target.parameters)
 
 
 def generation_flops(

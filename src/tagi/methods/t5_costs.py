@@ -6,7 +6,7 @@ once). The encoder attends both ways: L^2 pairs for L tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tagi.backbones import Site
@@ -98,7 +98,7 @@ class T5Shapes:
 
     def written(self, sites: Sequence[Site], settings: GeneratorSettings) -> list[Written]:
         """What a generator of these settings writes for such a T5."""
-        found = [written_lora(sites, settings.rank)] if settings.module == "lora" else []
+        found = [written_lora(sites, settings)] if settings.module == "lora" else []
         if settings.makes_bottlenecks:
             layers, width = self.encoder_layers + self.decoder_layers, settings.bottleneck
             found.append(Written(layers, 2 * width + 2, layers * (2 * width * self.d_model + width + self.d_model)))
@@ -132,7 +132,13 @@ def concatenation_cost(shapes: T5Shapes, lengths: Lengths, lora_rank: int | None
 
 
 def tagi_cost(
-    shapes: T5Shapes, sites: Sequence[Site], settings: GeneratorSettings, lengths: Lengths, *, merged: bool = True
+    shapes: T5Shapes,
+    sites: Sequence[Site],
+    settings: GeneratorSettings,
+    lengths: Lengths,
+    *,
+    merged: bool = True,
+    alone: bool = False,
 ) -> Cost:
     """The instruction encoded once and its adapter generated once, then the input alone for every example.
 
@@ -140,8 +146,11 @@ def tagi_cost(
     added to the weights once, as `TaskAdapter` does, and costs nothing more; else its products run beside the sites',
     as `TAGI.predict` does, whose batches may mix tasks. The decoder's values over the instruction are made before
     merging, in either case by LoRA's own products. Bottlenecks and prefixes cannot be merged: their products, and the
-    pairs that a prefix adds to attentions, are spent on every example.
+    pairs that a prefix adds to attentions, are spent on every example. With `alone` there are no keys and values over
+    the instruction, neither of fusion nor of the decoder: what is generated carries the task alone.
     """
+    if alone:
+        settings = replace(settings, fusion="none")
     seen, read, written = lengths.instruction, lengths.input, lengths.output
     kept = seen if settings.concatenates else 0
     generation = generation_flops(shapes.written(sites, settings), shapes.d_model, shapes.inner, settings, seen)
@@ -169,10 +178,11 @@ def _applying(
     """What was generated at work: once per task and for each of its examples."""
     read, written = lengths.input, lengths.output
     if settings.module == "lora":
-        memory = shapes.lora_memory(settings.rank, lengths.instruction if settings.concatenates else 0)
+        rank = settings.adapter_rank
+        memory = shapes.lora_memory(rank, lengths.instruction if settings.concatenates else 0)
         if merged:
-            return memory + merging_flops(sites, settings.rank), 0
-        return memory, shapes.lora(settings.rank, read, written)
+            return memory + merging_flops(sites, rank), 0
+        return memory, shapes.lora(rank, read, written)
     each: Number = 0
     if settings.makes_bottlenecks:
         each += shapes.bottlenecks(settings.bottleneck, read, written)

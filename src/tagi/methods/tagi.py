@@ -244,12 +244,22 @@ class TAGI(Method):
         ids, mask = self.text.batch([asks(text, truncate=truncate) for text in inputs])
         return rows_runner(self.generator, states, rows.to(device)), ids.to(device), mask.to(device)
 
-    def cost(self, lengths: Lengths, *, merged: bool = True) -> Cost:
-        """The instruction's work once, then the input alone; LoRA `merged`, as in `TaskAdapter`, or as in `predict`."""
+    def cost(self, lengths: Lengths, *, merged: bool = True, alone: bool = False) -> Cost:
+        """FLOPs of one task: the work on the instruction once, then every input.
+
+        Args:
+            lengths: Tokens of instruction, input and output. An input that is asked alone may have other tokens around
+                it than one that follows the instruction; its length counts them.
+            merged: Whether a LoRA is merged into the weights, as in `TaskAdapter`, or applied beside them, as in
+                `predict`.
+            alone: Whether inputs are answered with the adapter alone, without the instruction's states or keys and
+                values, which are then not computed.
+        """
         backbone, settings = self.generator.backbone, self.generator.settings
         if isinstance(backbone, CausalBackbone):
-            return causal_tagi_cost(self.generator, lengths, merged=merged)
-        return tagi_cost(T5Shapes.of(backbone.model.config), backbone.sites, settings, lengths, merged=merged)
+            return causal_tagi_cost(self.generator, lengths, merged=merged, alone=alone)
+        shapes = T5Shapes.of(backbone.model.config)
+        return tagi_cost(shapes, backbone.sites, settings, lengths, merged=merged, alone=alone)
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
         """Write the generator."""
