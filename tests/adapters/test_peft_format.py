@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tagi.adapters import LoraBank
 from tagi.adapters.peft_format import CONFIG, WEIGHTS, read_peft, write_peft
 from tagi.backbones import Site
 from tagi.errors import CheckpointError
@@ -34,6 +35,23 @@ def test_the_folder_says_what_it_is(adapter: Path) -> None:
     tensors = load_file(adapter / WEIGHTS)
     assert tensors[KEY].shape == (4, 6)
     assert tensors[KEY.replace("lora_A", "lora_B")].shape == (5, 4)
+
+
+@pytest.mark.parametrize(
+    ("rank", "scale", "written"), [(4, 2.5, "10"), (49, 1 / 49, "1"), (4, 0.375, "1.5"), (3, 1.0, "3"), (4, 0.0, "0")]
+)
+def test_alpha_is_an_integer_where_it_is_whole(rank: int, scale: float, written: str, tmp_path: Path) -> None:
+    """PEFT writes it so, and some readers take no other. The scale that is read back is the same to the bit."""
+    bank = LoraBank({"q": (torch.ones(1, rank, 6), torch.ones(1, 5, rank))}, scale)
+    write_peft(tmp_path, bank, base="base", revision=None, task_type="CAUSAL_LM", linears=["q"])
+    assert f'"lora_alpha": {written},' in (tmp_path / CONFIG).read_text()
+    assert read_peft(tmp_path).scale == scale
+
+
+def test_folders_that_say_alpha_as_a_float_are_read_as_before(adapter: Path) -> None:
+    scale = read_peft(adapter).scale
+    change_config(lora_alpha=10.0)(adapter)
+    assert read_peft(adapter).scale == scale
 
 
 def change_config(**changed: Any) -> Callable[[Path], None]:

@@ -60,7 +60,7 @@ def write_peft(
         "base_model_name_or_path": base,
         "revision": revision,
         "r": bank.rank,
-        "lora_alpha": bank.scale * bank.rank,
+        "lora_alpha": _alpha(bank),
         "target_modules": _targets(list(bank.factors), linears),
         "lora_dropout": 0.0,
         "bias": "none",
@@ -147,6 +147,12 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return f"sha256:{digest.hexdigest()[:16]}"
+
+
+def _alpha(bank: LoraBank) -> int | float:
+    """Alpha of a bank, as an integer if an integer gives exactly its scale: some readers take no other number."""
+    whole = round(bank.scale * bank.rank)
+    return whole if whole / bank.rank == bank.scale else bank.scale * bank.rank
 
 
 def _scale_and_rank(config: Any, path: Path) -> tuple[float, int]:

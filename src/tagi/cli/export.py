@@ -43,11 +43,12 @@ def export(
     """Write an adapter for other software: PEFT's folder, a merged model, a LoRA file for llama.cpp.
 
     A LoRA alone carries a task only if its generator has no fusion, no instruction states and no tuned backbone
-    parameters; what would be lost is named, and nothing written, unless --lossy.
+    parameters; what would be lost is named, and nothing written, unless --lossy. Nothing is lost of generators with
+    instruction_cache = "adapted". The card says what an engine is to be given, with the instruction and without.
 
     \b
     Examples:
-      tagi export adapter --out exported --lossy
+      tagi export adapter --out exported
       tagi export adapter --format merged --out model --lossy
       tagi export lora --base smollm2-135m-instruct --format gguf --out exported
     """

@@ -20,6 +20,8 @@ from tagi.errors import CheckpointError, ConfigError, InputError
 
 _TOLD, _ASKED, _ANSWERED = "told-7d1f", "asked-7d1f", "answered-7d1f"
 """Stand in a template for the instruction, the input and the answer."""
+JOIN = "\n\n"
+"""Stands between instruction and input in the user's message, where a template has no system message."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,22 @@ class ChatEncoding(Encoding):
 
         Raises `InputError` for a text over `limit` tokens; with `truncate` the end of its input is cut instead.
         """
-        counting, prompt = Counting(tokenizer, limit), self._input_alone(text)
+        counting, prompt = Counting(tokenizer, limit), self.alone_text(text)
         if counting.fits(prompt):
             return prompt
         if not truncate:
             raise InputError(too_long("the input", counting.count(prompt), limit))
-        return counting.shorten(text, self._input_alone)
+        return counting.shorten(text, self.alone_text)
+
+    def content(self, prompt: str) -> str | None:
+        """Return what stands in the frame of an instruction, or None if `prompt` does not stand in it.
+
+        Args:
+            prompt: The instruction with its demonstrations in its frame, as `instruction` returns it.
+        """
+        if not prompt.startswith(self.opening) or not prompt.endswith(self.told):
+            return None
+        return prompt[len(self.opening) : len(prompt) - len(self.told)]
 
     def cued(self, prompt: str) -> str:
         """`prompt`, its cue last."""
@@ -134,7 +146,8 @@ class ChatEncoding(Encoding):
     def _input(self, text: str) -> str:
         return self.asking + text.strip() + self.closing
 
-    def _input_alone(self, text: str) -> str:
+    def alone_text(self, text: str) -> str:
+        """Return an input that is asked without any instruction, in its frame."""
         return self.alone_opening + text.strip() + self.alone_closing
 
 
@@ -173,7 +186,7 @@ def chat_encoding(
 
 def _encoding(template: "_Template", tokenizer: Any, positives: int) -> ChatEncoding:
     system = [{"role": "system", "content": _TOLD}, {"role": "user", "content": _ASKED}]
-    user = [{"role": "user", "content": f"{_TOLD}\n\n{_ASKED}"}]
+    user = [{"role": "user", "content": _TOLD + JOIN + _ASKED}]
     alone = _parts(template, [{"role": "user", "content": _ASKED}], [_ASKED])
     for messages in (system, user):
         parts = _parts(template, messages, [_TOLD, _ASKED])

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tagi.data.chat import ChatEncoding, chat_encoding, special_tokens
-from tagi.data.control import UserTextTokenizer
+from tagi.data.control import BREAK, UserTextTokenizer
 from tagi.data.encoding import INPUT_MARK, OUTPUT_MARK, Encoding, Tokenizer, encoding_from_name, too_long
 from tagi.data.task import Example, Task
 from tagi.errors import CheckpointError, ConfigError, InputError
@@ -96,14 +96,20 @@ class TextEncoder:
 
     def instruction(self, text: str, examples: Sequence[Example] = (), *, truncate: bool = False) -> list[int]:
         """Token ids of `a`: the instruction with its demonstrations, or these alone where no instruction is read."""
+        a = self._instruction(text, examples, truncate)
+        return self._ids(a, self.settings.max_instruction_tokens, self._told)
+
+    def instruction_text(self, text: str, examples: Sequence[Example] = (), *, truncate: bool = False) -> str:
+        """Return the text whose tokens `instruction` returns."""
+        return self._instruction(text, examples, truncate).replace(BREAK, "")
+
+    def _instruction(self, text: str, examples: Sequence[Example], truncate: bool) -> str:
         limit = self.settings.max_instruction_tokens
         text, examples = self._escaped(text, examples)
         if self.settings.reads == "demonstrations":
             shown = examples[: self.settings.positives or None]
-            a = self.encoding.demonstrations(shown, tokenizer=self._told, limit=limit, truncate=truncate)
-        else:
-            a = self.encoding.instruction(text, examples, tokenizer=self._told, limit=limit, truncate=truncate)
-        return self._ids(a, limit, self._told)
+            return self.encoding.demonstrations(shown, tokenizer=self._told, limit=limit, truncate=truncate)
+        return self.encoding.instruction(text, examples, tokenizer=self._told, limit=limit, truncate=truncate)
 
     def of_task(self, task: Task, *, truncate: bool = False) -> list[int]:
         """Token ids of all that is read of a task apart from its inputs."""

@@ -50,6 +50,7 @@ def write_adapter(
         "generator": generator_digest(generator),
         "base_model": {"name": base.name, "revision": base.revision},
         **({"refined": dict(refined)} if refined else {}),
+        **({"alone": True} if generator.settings.adapts_prefix and states.cross is None else {}),
     }
     if isinstance(states.bank, LoraBank):
         write_lora(folder, states.bank, generator.backbone)
@@ -85,6 +86,8 @@ def read_adapter(folder: Path, generator: Generator) -> tuple[TaskStates, str, t
     device = generator.backbone.device
     with torch.no_grad():
         states = generator.states_from(_read_states(folder, generator), bank.map(lambda tensor: tensor.to(device)))
+    if record.get("alone"):
+        states = states.without_states()
     examples = tuple(Example(example["input"], example["output"]) for example in record["examples"])
     return states, record["instruction"], examples, record.get("refined") or {}
 
@@ -103,6 +106,8 @@ def read_record(folder: Path) -> dict[str, Any]:
     for name, kind in _FIELDS.items():
         if not isinstance(record.get(name), kind):
             raise CheckpointError(f"{path}: expected a field {name!r} ({kind.__name__}), got {record.get(name)!r}")
+    if not isinstance(record.get("alone", False), bool):
+        raise CheckpointError(f"{path}: expected true or false for 'alone', got {record['alone']!r}")
     if not isinstance(record.get("refined", {}), dict):
         raise CheckpointError(f"{path}: expected an object 'refined', got {record['refined']!r}")
     for name, keys in (("base_model", {"name", "revision"}), ("examples", {"input", "output"})):

@@ -116,7 +116,11 @@ class GeneratorSettings:
         return self.module.endswith("prefix")
 
     def beside_lora(self, *, decoder_only: bool) -> tuple[str, ...]:
-        """What carries a task besides its LoRA: it does not travel where a LoRA alone does."""
+        """Return what carries a task besides its LoRA and is lost where the LoRA alone is exported.
+
+        With `instruction_cache` "adapted" nothing is: any engine that reads the instruction under the LoRA computes the
+        same keys and values.
+        """
         attention = f"fusion with the instruction in the {'layers' if decoder_only else 'encoder'}"
         kept = "the instruction's keys and values" if decoder_only else "instruction states before the decoder"
         return tuple(what for what, there in ((attention, self.fuses), (kept, self.concatenates)) if there)

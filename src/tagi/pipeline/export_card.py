@@ -11,6 +11,7 @@ from tagi.backbones import BaseModel
 from tagi.backbones.gguf import SUFFIX, WHEELS
 from tagi.backbones.load import BUILT_IN
 from tagi.errors import CheckpointError
+from tagi.pipeline.export_prompts import prompts_section
 
 RECORD = "tagi_export.json"
 CARD = "README.md"
@@ -23,6 +24,9 @@ class Origin:
 
     `model` is transformers' class of its base, `refined` how it was trained further after it was generated, `prompt`
     what is written around an input, `{input}` in its place.
+
+    `prompts`, as `export_prompts.prompts_of` returns them, stand in place of `prompt` for generators with
+    `instruction_cache`.
     """
 
     base: BaseModel
@@ -33,6 +37,7 @@ class Origin:
     seed: int | None = None
     refined: Mapping[str, Any] | None = None
     prompt: str | None = None
+    prompts: Mapping[str, Any] | None = None
 
 
 def write_record(
@@ -53,6 +58,7 @@ def write_record(
         "seed": origin.seed,
         **({"refined": dict(origin.refined)} if origin.refined else {}),
         **({"prompt": origin.prompt} if origin.prompt is not None else {}),
+        **({"prompts": dict(origin.prompts)} if origin.prompts is not None else {}),
         "rank": whole.rank,
         "alpha": whole.scale * whole.rank,
         "layers": len(whole.factors),
@@ -116,6 +122,7 @@ def _card(record: Mapping[str, Any]) -> str:
         facts.append(("prompt", f"`{shown}`, and nothing before it"))
     if record.get("refined"):
         facts.append(("refined", _refinement(record["refined"])))
+    prompts = prompts_section(record["prompts"]) if record.get("prompts") else ""
     told = [] if record["instruction"] is None else [record["instruction"]]
     told += [f"{example['input']} -> {example['output']}" for example in record["examples"]]
     rows = "\n".join(f"| {name} | {value} |" for name, value in facts)
@@ -127,7 +134,7 @@ def _card(record: Mapping[str, Any]) -> str:
     return (
         f"---\nlibrary_name: {library}\nbase_model: {json.dumps(base['name'])}\ntags:\n- lora\n- tagi\n---\n\n"
         f"# {_TITLES[kind]}\n\n{instruction}| | |\n| --- | --- |\n{rows}\n\n"
-        f"```{language}\n{_USE[kind].format(model=record['model'], **_loading(record))}\n```\n"
+        f"```{language}\n{_USE[kind].format(model=record['model'], **_loading(record))}\n```\n{prompts}"
     )
 
 

@@ -18,6 +18,7 @@ from tagi.files import new_folder
 from tagi.hypernetwork import TaskAdapter, generator_digest
 from tagi.hypernetwork.adapter_folder import RECORD as TASK_ADAPTER
 from tagi.pipeline.export_card import RECORD, Origin, read_record, write_record
+from tagi.pipeline.export_prompts import prompts_of
 from tagi.pipeline.generating import find_generator_of, open_adapter
 
 Format = Literal["peft", "merged", "gguf"]
@@ -62,7 +63,7 @@ def open_exportable(adapter: Path, *, generator: str | None = None, base: str | 
 def origin_of(backbone: Backbone, known: Mapping[str, Any]) -> Origin:
     """A backbone, and what the record of an export of an adapter on it knows besides."""
     examples = tuple((example["input"], example["output"]) for example in known.get("examples", ()))
-    made_from = (known.get(key) for key in ("generator", "seed", "refined", "prompt"))
+    made_from = (known.get(key) for key in ("generator", "seed", "refined", "prompt", "prompts"))
     return Origin(backbone.identity, type(backbone.model).__name__, known.get("instruction"), examples, *made_from)
 
 
@@ -95,7 +96,8 @@ def exportable_of(adapter: TaskAdapter) -> Exportable:
         made_by,
         settings.seed,
         adapter.refined or None,
-        _prompt(generator.text),
+        _prompt(generator.text) if settings.instruction_cache is None else None,
+        _prompts(adapter),
     )
     tuned = None if settings.tune == "none" else f"tuned backbone parameters ({settings.tune})"
     beside = settings.beside_lora(decoder_only=isinstance(generator.backbone, CausalBackbone))
@@ -103,9 +105,19 @@ def exportable_of(adapter: TaskAdapter) -> Exportable:
 
 
 def _prompt(text: TextEncoder) -> str:
-    """What is written around an input, which stands as `{input}`."""
+    """What generators without `instruction_cache` write around an input, which stands as `{input}`."""
     written = text.encoding.input("{input}")
     return written if text.closes else text.encoding.cued(written)
+
+
+def _prompts(adapter: TaskAdapter) -> dict[str, Any] | None:
+    """The prompts that an export states. None for generators of the older form, whose inputs have a frame alone."""
+    settings, text = adapter.generator.settings, adapter.generator.text
+    if settings.instruction_cache is None:
+        return None
+    if settings.adapts_prefix and adapter.states.cross is not None:
+        return prompts_of(text, adapter.instruction, adapter.examples)
+    return prompts_of(text, None)
 
 
 def check_layers(bank: LoraBank, backbone: Backbone, folder: Path) -> None:
