@@ -108,6 +108,14 @@ def test_a_key_changes_its_cell(name: str, overrides: list[str], column: str) ->
     assert before[column] is not after[column]
 
 
+def test_a_decoder_only_generator_reads_what_it_keeps() -> None:
+    """Inputs go on from the instruction, and what is said with it teaches what is said without."""
+    assert cells("tagi", recipe="smollm2") == "X.XXXXXX"
+    apart = ("generator.instruction_cache=none", "losses.alone=0", "losses.alone_kl=0")
+    assert cells("tagi", *apart, recipe="smollm2") == "X...XX.X"
+    assert cells("hyperlora", recipe="smollm2") == "XX..XX.X"
+
+
 def test_a_source_and_a_recipe_have_keys_of_their_own() -> None:
     assert load_recipe("toy+hypter").generator.bottleneck == 16
     assert load_recipe("sni-base+hypter").generator.bottleneck == 32
@@ -115,6 +123,11 @@ def test_a_source_and_a_recipe_have_keys_of_their_own() -> None:
     assert load_recipe("sni-base+causal").backbone.name == "openai-community/gpt2-xl"
     assert load_recipe("p3-base+hyperprefix").generator.reads == "demonstrations"
     assert load_recipe("sni-base+hyperprefix").generator.reads == "instruction"
+
+
+def test_every_method_of_a_decoder_only_recipe_reads_the_same_texts() -> None:
+    limits = {load_recipe(f"smollm2+{name}").data.max_input_tokens for name in chosen_methods("all", "causal")}
+    assert limits == {load_recipe("smollm2").data.max_input_tokens}
 
 
 def test_overrides_come_after_the_method() -> None:

@@ -236,12 +236,120 @@ BROKEN += [
 ]
 
 
+BOTH_WAYS = "whose encoder reads a text in both directions"
+BROKEN += [
+    (
+        "toy",
+        [f"generator.instruction_cache={cache}"],
+        f"generator.instruction_cache: expected no value with backbone.family = 't5', {BOTH_WAYS}, got '{cache}'",
+    )
+    for cache in ("none", "stock", "adapted")
+]
+BROKEN += [
+    (
+        "smollm2",
+        ["generator.fusion=attention"],
+        "generator.fusion: expected 'none' with generator.instruction_cache = 'adapted', got 'attention'",
+    ),
+    (
+        "smollm2",
+        ["generator.instruction_cache=stock", "generator.fusion=concatenation"],
+        "run.stages: expected generator.fusion = 'none' or 'attention' with backbone.family = 'causal' and "
+        "generator.instruction_cache, which takes the place of concatenation, got 'concatenation'",
+    ),
+    (
+        "smollm2",
+        ["generator.instruction_cache=stock", "generator.reader=own"],
+        "run.stages: expected generator.reader = 'backbone' for 'finetune' with backbone.family = 'causal', got 'own'",
+    ),
+    (
+        "smollm2",
+        ["generator.state_dropout=0.25"],
+        "losses.alone: expected generator.state_dropout = 0 with it, since half of the rows are without instruction "
+        "anyway, got 0.25",
+    ),
+    (
+        "toy",
+        ["losses.alone_kl=0.5", "generator.state_dropout=0.1"],
+        "losses.alone_kl: expected generator.state_dropout = 0 with it, since half of the rows are without "
+        "instruction anyway, got 0.1",
+    ),
+    (
+        "smollm2",
+        ["generator.instruction_cache=none"],
+        "losses.alone: expected generator.fusion or generator.instruction_cache other than 'none' with it, since "
+        "otherwise every row is asked with the adapter alone, got 1.0",
+    ),
+    (
+        "toy",
+        ["generator.state_dropout=0", "losses.alone_kl=0.5", "generator.fusion=none"],
+        "losses.alone_kl: expected generator.fusion or generator.instruction_cache other than 'none' with it, since "
+        "otherwise every row is asked with the adapter alone, got 0.5",
+    ),
+    (
+        "smollm2",
+        ["metatrain.tune=all"],
+        "run.start: expected metatrain.tune = 'lora' to be the shared LoRA, got 'all'",
+    ),
+    (
+        "smollm2",
+        ["metatrain.rank=7"],
+        "run.start: expected metatrain.rank = 16, that of the shared LoRA, got 7",
+    ),
+    (
+        "smollm2",
+        ["run.start=backbone"],
+        "run.start: expected 'metatrained' with generator.shared_rank and generator.shared_tune = false, since the "
+        "shared LoRA is that of the stage metatrain, got 'backbone'",
+    ),
+    (
+        "toy",
+        ["generator.shared_tune=true"],
+        "generator.shared_tune: expected generator.shared_rank of at least 1 with it, got True without",
+    ),
+    (
+        "toy",
+        ["generator.residual=scales"],
+        "generator.residual: expected generator.shared_rank of at least 1 with it, got 'scales' without",
+    ),
+    (
+        "toy",
+        ["generator.module=prefix", "losses.ins=0", "generator.shared_rank=5"],
+        "generator.shared_rank: expected 0 with generator.module = 'prefix', got 5",
+    ),
+    (
+        "toy",
+        ["generator.shared_rank=5", "generator.shared_tune=true", "losses.alignment=factors"],
+        "losses.alignment: expected 'product' with losses.ins and generator.shared_rank, whose LoRA has a higher rank "
+        "than teachers, got 'factors'",
+    ),
+]
+
+
 @pytest.mark.parametrize(("name", "overrides", "fault"), BROKEN, ids=[fault.split(":")[0] for *_, fault in BROKEN])
 def test_a_broken_recipe_is_refused_by_its_key(name: str, overrides: list[str], fault: str) -> None:
     assert check_recipe(name) == []
     assert check_recipe(name, overrides) == [fault]
     key = fault.split(":")[0]
     assert ("unknown key" in fault) != (key in known_keys())
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("toy", ["generator.state_dropout=0", "losses.alone=0.5", "losses.alone_kl=0.25"]),
+        ("toy", ["generator.shared_rank=5", "generator.shared_tune=true", "losses.alignment=product"]),
+        ("smollm2", ["metatrain.rank=16"]),
+        ("smollm2", ["run.start=backbone", "generator.shared_tune=true"]),
+        ("smollm2", ["run.start=backbone", "run.stages=['finetune']"]),
+        ("smollm2", ["metatrain.tune=all", "run.stages=['metatrain']"]),
+        ("smollm2", ["generator.instruction_cache=none", "losses.alone=0", "losses.alone_kl=0"]),
+        ("smollm2", ["generator.instruction_cache=none", "generator.fusion=attention"]),
+        ("smollm2", ["generator.instruction_cache=stock", "generator.fusion=attention"]),
+    ],
+)
+def test_what_is_possible_is_not_refused(name: str, overrides: list[str]) -> None:
+    assert check_recipe(name, overrides) == []
 
 
 def test_two_rules_of_one_table_are_both_named() -> None:

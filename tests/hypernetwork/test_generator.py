@@ -53,6 +53,23 @@ def log_probabilities(logits: Tensor) -> Tensor:
     return (chosen * (LABELS != -100)).sum(-1)
 
 
+@pytest.mark.parametrize("fusion", ["both", "attention", "concatenation"])
+@pytest.mark.parametrize("shared_rank", [0, 3])
+def test_rows_that_are_alone_have_nothing_but_the_adapter(fusion: str, shared_rank: int) -> None:
+    """Beside prompted rows of the same batch, an encoder-decoder's alone rows are as without instruction states."""
+    generator = tiny_generator(fusion=fusion, shared_rank=shared_rank).double()
+    states = prepared(generator)
+    alone = torch.arange(ROWS) % 2 == 0
+    with torch.no_grad():
+        logits = generator.logits(states.read, states.bank, ROWS_OF, IDS, MASK, LABELS, alone)
+    choices = LABELS.unsqueeze(1)
+    apart = score(rows_runner(generator, states.without_states(), ROWS_OF), IDS, MASK, choices)[:, 0]
+    told = score(rows_runner(generator, states, ROWS_OF), IDS, MASK, choices)[:, 0]
+    same(log_probabilities(logits)[alone], apart[alone])
+    same(log_probabilities(logits)[~alone], told[~alone])
+    assert not torch.allclose(apart, told)
+
+
 @pytest.mark.parametrize("changed", ARCHITECTURES.values(), ids=ARCHITECTURES)
 def test_training_computes_what_inference_does(changed: dict[str, Any]) -> None:
     """`forward` recomputes keys and values over (I_x ; input); `score` joins cached ones."""

@@ -88,7 +88,7 @@ def test_it_is_taught_by_the_model_that_reads_both(tmp_path: Path) -> None:
         (
             ["training.finetune.gradient_checkpointing=true"],
             "expected training.finetune.gradient_checkpointing = false with backbone.family = 'causal' and "
-            "generator.fusion = 'both', whose cache it would drop, got true",
+            "a cached instruction, which it would drop, got true",
         ),
     ],
 )

@@ -60,7 +60,7 @@ def test_given_lengths_on_published_models(recipe: Recipe) -> None:
 
 
 def test_a_decoder_only_recipe_is_costed_on_its_own_model(tmp_path: Path) -> None:
-    model = tiny_causal_model("llama", max_position_embeddings=409)
+    model = tiny_causal_model("llama", max_position_embeddings=709)
     model.save_pretrained(tmp_path)
     causal_tokenizer().save_pretrained(tmp_path)
     recipe = load_recipe("smollm2", [f"backbone.name={tmp_path}", "data.encoding=plain"])
@@ -72,7 +72,27 @@ def test_a_decoder_only_recipe_is_costed_on_its_own_model(tmp_path: Path) -> Non
     assert costs(record, "Decoder-only, cached")["recipe"]["ratio"] < 1
     assert costs(record, "Tk-Instruct, LoRA")["recipe"]["ratio"] > 1
     assert costs(record, "TAGI")["recipe"]["components"]["generation"] > 0
+    assert costs(record, "TAGI")["recipe"]["components"]["instruction"] == 2 * shapes.read(GIVEN.instruction)
+    assert costs(record, "HyperTuning (LoRA)")["recipe"]["components"]["instruction"] == shapes.read(GIVEN.instruction)
     assert not any(row["own_model"] for row in record["methods"])
+
+
+@pytest.mark.parametrize(("cache", "start"), [("adapted", 0), ("none", 1)])
+def test_measured_inputs_are_what_is_read(tmp_path: Path, cache: str, start: int) -> None:
+    """After an instruction no start token stands before an input; in one text each is cut at its own limit."""
+    tiny_causal_model("llama").save_pretrained(tmp_path)
+    causal_tokenizer().save_pretrained(tmp_path)
+    instances = [{"input": "cat " * count, "outputs": ["hen"]} for count in (3, 20)]
+    task = {"task": "t", "category": "c", "instruction": "fox " * 14, "instances": instances}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps(task) + "\n")
+    limits = ["data.max_instruction_tokens=11", "data.max_input_tokens=9", "data.max_target_tokens=5"]
+    data = ["data.source=jsonl", f"data.path={tmp_path / 'tasks.jsonl'}", "data.encoding=plain", *limits]
+    kept = [f"generator.instruction_cache={cache}", "losses.alone=0", "losses.alone_kl=0", "data.demonstrations="]
+    record = flops(["recipe"], load_recipe("smollm2", [f"backbone.name={tmp_path}", *data, *kept]), methods=["tagi"])
+    found = record["lengths"]
+    assert found["instruction"] == 11
+    assert found["input"] == fmean([4 + start, 9])  # a mark of one token asks for the output
+    assert found["concatenated"] == 11 + fmean([4, 9])
 
 
 def test_lora_unmerged_costs_more(recipe: Recipe) -> None:

@@ -64,6 +64,25 @@ def other_tokenizer(place: Path) -> None:
     (place / "model" / "tokenizer.json").write_text((place / "model" / "tokenizer.json").read_text() + " ")
 
 
+def test_a_shared_lora_is_of_its_own_rank_and_prompts(repo_root: Path) -> None:
+    """What decides the LoRA that the stage metatrain trains: not what is generated on top of it."""
+
+    def metatrained(*overrides: str) -> str:
+        own = [f"backbone.name={repo_root / ASSETS}", "data.source=toy", "data.path=", "data.encoding=plain"]
+        held = ["data.validation_categories=", "data.wordings=", "data.demonstrations=", "data.positives=0"]
+        recipe = load_recipe("smollm2", [*own, *held, "losses.alone=0", "losses.alone_kl=0", *overrides])
+        return stage_identity(recipe, "metatrain", Sources(), content=False)
+
+    plain = metatrained()
+    assert metatrained("generator.residual=low-rank", "generator.hidden=7") == plain
+    assert metatrained("generator.instruction_cache=none") == plain
+    assert metatrained("metatrain.rank=16") != plain  # another recipe, if not another LoRA
+    assert metatrained("generator.shared_rank=5") != plain
+    assert metatrained("generator.alpha=3.0") != plain
+    older = ["generator.shared_rank=0", "generator.residual=low-rank", "run.start=backbone"]
+    assert metatrained(*older, "generator.instruction_cache=") != metatrained(*older)
+
+
 @pytest.mark.parametrize(
     ("change", "changed"),
     [

@@ -243,12 +243,32 @@ def test_estimates_on_a_decoder_only_model(tmp_path: Path) -> None:
     causal_tokenizer().save_pretrained(folder)
     limits = ["data.max_instruction_tokens=13", "data.max_input_tokens=17", "data.max_target_tokens=5"]
     own = [f"backbone.name={folder}", "data.encoding=plain", "backbone.dtype=float32", *limits]
-    (row, _) = estimate(load_recipe("smollm2", own), tmp_path / "run", tflops=0.001)
-    described = describe("recipe", load_recipe("smollm2", own))
-    assert row["frozen"] == f"{model.num_parameters():,}" == f"{described['backbone_parameters']:,}"
-    assert row["trained"] == f"{described['trained']:,}"
-    sites = described["generated_per_adapter"]
-    assert sites == sum(8 * (site.d_in + site.d_out) for site in tiny_causal("llama").sites)
-    tuned = estimate(load_recipe("smollm2", [*own, "generator.tune=all"]), tmp_path / "run", tflops=0.001)[0]
-    assert (tuned["frozen"], float(tuned["hours"]) > float(row["hours"])) == ("0", True)
+    widths, sites = [site.d_in + site.d_out for site in tiny_causal("llama").sites], 2 * 2
+
+    def rows(*changed: str) -> list[dict[str, Any]]:
+        return estimate(load_recipe("smollm2", [*own, *changed]), tmp_path / "run", tflops=0.001)[:2]
+
+    (shared, row), described = rows(), describe("recipe", load_recipe("smollm2", own))
+    assert (shared["step"], shared["trained"]) == ("metatrain", f"{16 * sum(widths):,}")
+    assert shared["frozen"] == f"{model.num_parameters():,}" == f"{described['backbone_parameters']:,}"
+    assert (row["step"], row["trained"]) == ("finetune", f"{described['trained']:,}")
+    assert described["shared_lora"] == 16 * sum(widths)
+    assert (described["rank"], described["shared_rank"]) == (24, 16)
+    assert row["frozen"] == f"{model.num_parameters() + described['shared_lora']:,}"
+    assert described["generated_per_adapter"] == 8 * sum(widths) + 16 * sites
+    prompted, alone = 13 + 17 + 5, 17 + 5  # and 13 tokens of the instruction once more, for its states
+    assert float(shared["tokens"]) == 2000 * 8 * prompted
+    assert float(row["tokens"]) == pytest.approx(10000 * 4 * (prompted + alone + 13), rel=5e-3)
+    (_, told) = rows("losses.alone=0", "losses.alone_kl=0")
+    assert float(told["tokens"]) == pytest.approx(10000 * 4 * (prompted + 13), rel=5e-3)
+    (_, stock) = rows("generator.instruction_cache=stock")
+    assert float(stock["tokens"]) == pytest.approx(10000 * 4 * (2 * alone + 13), rel=5e-3)
+    assert float(stock["memory_gib"]) < float(row["memory_gib"])
+    (_, both) = rows("generator.shared_tune=true")
+    assert both["trained"] == f"{described['trained'] + described['shared_lora']:,}"
+    assert describe("recipe", load_recipe("smollm2", [*own, "generator.shared_tune=true"]))["trained"] == (
+        described["trained"] + described["shared_lora"]
+    )
+    (_, tuned) = rows("generator.tune=all")
+    assert (tuned["frozen"], float(tuned["hours"]) > float(row["hours"])) == (f"{described['shared_lora']:,}", True)
     assert describe(str(folder), load_recipe("smollm2", own))["backbone_parameters"] == model.num_parameters()

@@ -58,6 +58,6 @@ def describe(
 
 
 def _shown(key: str, value: int | float | str) -> str:
-    if "share" in key:
+    if "share_of" in key:
         return f"{100 * float(value):.1f}%"
     return f"{value:,}" if isinstance(value, int) else str(value)

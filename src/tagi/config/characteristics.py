@@ -24,7 +24,8 @@ def characteristics(recipe: Recipe) -> dict[str, bool]:
     - Instr. Fus.: the input's states attend to the instruction while they are computed.
     - Low Up. Params: some of the backbone's parameters stay as they are.
     - Low Infer. Cost: the instruction, or the demonstrations, are read once for all inputs of a task.
-    - Instr. Learning: a teacher that reads the instruction with the input supervises the hypernetwork.
+    - Instr. Learning: a teacher that reads the instruction with the input supervises the hypernetwork. With
+      `losses.alone_kl` the model itself is this teacher.
     - Unseen Task: what is trained is made for tasks that training has not seen.
 
     The paper grades the last by ticks, from results; here it is a matter of how a method is made.
@@ -35,6 +36,7 @@ def characteristics(recipe: Recipe) -> dict[str, bool]:
     losses = recipe.losses
     prompted = not generated and (single or recipe.metatrain.instruction)
     fused = recipe.generator.fusion if generated else "none"
+    kept = generated and recipe.generator.instruction_cache in ("stock", "adapted")
     tune = recipe.single.tune if single else recipe.generator.tune if generated else recipe.metatrain.tune
     cached = recipe.metatrain.method == "fid-icl" or recipe.metatrain.prefix_cached
     return dict(
@@ -43,11 +45,11 @@ def characteristics(recipe: Recipe) -> dict[str, bool]:
             (
                 trained and not single,
                 generated and "pretrain" in stages,
-                prompted or fused in ("both", "concatenation"),
-                prompted or fused in ("both", "attention"),
+                prompted or kept or fused in ("both", "concatenation"),
+                prompted or kept or fused in ("both", "attention"),
                 tune != "all",
                 generated or (not single and cached),
-                generated and (losses.kl > 0 or losses.ins > 0),
+                generated and (losses.kl > 0 or losses.ins > 0 or losses.alone_kl > 0),
                 trained and not single,
             ),
             strict=True,

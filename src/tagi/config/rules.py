@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tagi.config.tables import Stage
-from tagi.config.training import MetatrainSettings, RunSettings
+from tagi.config.training import LossSettings, MetatrainSettings, RunSettings
 
 
 def stage_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:
@@ -35,10 +35,53 @@ def stage_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:
                 faults.setdefault("stages", f"expected metatrain.instruction = true ({reason}), got false")
     if run.start == "metatrained":
         faults |= _start_faults(run, tables)
+    elif _lacks_shared_lora(run, tables):
+        faults["start"] = (
+            "expected 'metatrained' with generator.shared_rank and generator.shared_tune = false, since the shared "
+            f"LoRA is that of the stage metatrain, got {run.start!r}"
+        )
     backbone = tables.get("backbone")
     if backbone is not None and backbone.family == "causal":
         faults |= _causal_faults(run, tables)
     return faults
+
+
+def generator_faults(tables: Mapping[str, Any], generator: Any) -> dict[str, str]:
+    """Keys of `[generator]` and what is wrong with each beside `[backbone]`."""
+    backbone, cache = tables.get("backbone"), generator.instruction_cache
+    if backbone is not None and backbone.family != "causal" and cache is not None:
+        reason = "whose encoder reads a text in both directions"
+        wanted = f"expected no value with backbone.family = {backbone.family!r}, {reason}"
+        return {"instruction_cache": f"{wanted}, got {cache!r}"}
+    if cache == "adapted" and generator.fusion != "none":
+        return {"fusion": f"expected 'none' with generator.instruction_cache = 'adapted', got {generator.fusion!r}"}
+    return {}
+
+
+def pair_faults(tables: Mapping[str, Any], losses: LossSettings) -> dict[str, str]:
+    """Keys of `[losses]` that ask for rows in pairs, and what is wrong with each beside `[generator]`."""
+    generator = tables.get("generator")
+    given = [key for key in ("alone", "alone_kl") if getattr(losses, key)]
+    if generator is None or not given:
+        return {}
+    if generator.state_dropout:
+        wanted = "expected generator.state_dropout = 0 with it, since half of the rows are without instruction anyway"
+        return {given[0]: f"{wanted}, got {generator.state_dropout}"}
+    if generator.fusion == "none" and generator.instruction_cache in (None, "none"):
+        return {
+            given[0]: "expected generator.fusion or generator.instruction_cache other than 'none' with it, since "
+            f"otherwise every row is asked with the adapter alone, got {getattr(losses, given[0])}"
+        }
+    return {}
+
+
+def alignment_faults(tables: Mapping[str, Any], losses: LossSettings) -> dict[str, str]:
+    """What is wrong with L_ins beside a shared LoRA: factors of another rank than the teachers' cannot be compared."""
+    generator = tables.get("generator")
+    if generator is None or not losses.ins or not generator.shared_rank or losses.alignment == "product":
+        return {}
+    wanted = "expected 'product' with losses.ins and generator.shared_rank, whose LoRA has a higher rank than teachers"
+    return {"alignment": f"{wanted}, got {losses.alignment!r}"}
 
 
 def metatrain_faults(tables: Mapping[str, Any], metatrain: MetatrainSettings) -> dict[str, str]:
@@ -89,9 +132,22 @@ def _causal_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str
     return {}
 
 
+def _lacks_shared_lora(run: RunSettings, tables: Mapping[str, Any]) -> bool:
+    """Whether a run of several stages generates on top of a frozen shared LoRA that nothing is copied into.
+
+    A recipe of one stage may be trained from a checkpoint that is named on the command line.
+    """
+    generator = tables.get("generator")
+    if generator is None or not generator.shared_rank or generator.shared_tune or len(run.stages) == 1:
+        return False
+    return not {"pretrain", "finetune"}.isdisjoint(run.stages)
+
+
 def _start_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:
     generator, metatrain = tables.get("generator"), tables.get("metatrain")
-    if generator is not None and metatrain is not None and generator.shared_rank:
+    if generator is None or {"pretrain", "finetune", "single"}.isdisjoint(run.stages):
+        return {}  # nothing is known to start on it
+    if metatrain is not None and generator.shared_rank:
         if metatrain.tune != "lora":
             return {"start": f"expected metatrain.tune = 'lora' to be the shared LoRA, got {metatrain.tune!r}"}
         if metatrain.rank not in (None, generator.shared_rank):
@@ -101,7 +157,7 @@ def _start_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]
     if metatrain is not None and metatrain.tune != "all":
         return {"start": f"expected metatrain.tune = 'all' to start on the whole model, got {metatrain.tune!r}"}
     generates = not {"pretrain", "finetune"}.isdisjoint(run.stages)
-    if generates and generator is not None and generator.tune != "all":
+    if generates and generator.tune != "all":
         wanted = "expected generator.tune = 'all' to start on the meta-trained model"
         return {"start": f"{wanted}, got {generator.tune!r}"}
     return {}

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
-from tagi.config.rules import metatrain_faults, stage_faults
+from tagi.config.rules import (
+    alignment_faults,
+    generator_faults,
+    metatrain_faults,
+    pair_faults,
+    stage_faults,
+)
 from tagi.config.tables import (
     SPLITS,
     VALIDATED,
@@ -391,6 +397,14 @@ class Recipe(Table):
     run: RunSettings = Field(default=RunSettings(), validate_default=True)
     evaluation: EvaluationSettings = EvaluationSettings()
 
+    @field_validator("generator")
+    @classmethod
+    def _cache_of_the_backbone(cls, value: GeneratorSettings, info: ValidationInfo) -> GeneratorSettings:
+        faults = generator_faults(info.data, value)
+        if faults:
+            raise faults_below(faults)
+        return value
+
     @field_validator("data")
     @classmethod
     def _chats_with_models_that_do(cls, value: DataSettings, info: ValidationInfo) -> DataSettings:
@@ -451,6 +465,14 @@ class Recipe(Table):
         if generator is not None and value.ins and generator.module != "lora":
             message = f"expected generator.module = 'lora' to align with LoRA teachers, got {generator.module!r}"
             raise faults_below({"ins": message})
+        return value
+
+    @field_validator("losses")
+    @classmethod
+    def _pairs_differ(cls, value: LossSettings, info: ValidationInfo) -> LossSettings:
+        faults = pair_faults(info.data, value) | alignment_faults(info.data, value)
+        if faults:
+            raise faults_below(faults)
         return value
 
     @field_validator("losses")

@@ -342,6 +342,13 @@ def metatrained_method(recipe: Recipe, backbone: Backbone) -> Prompted[Any]:
     return kind(_t5(recipe, backbone), text, lora, frozen=tune == "none")
 
 
+def concatenated_text(recipe: Recipe, reads: Reads = "instruction") -> TextSettings:
+    """How methods read that have instruction and input in one text: with `instruction_cache` as the generator's prompts
+    have them, each with its own limit; else the limit of the input is that of both."""
+    apart = reads == "instruction" and recipe.generator.instruction_cache is not None
+    return replace(text_settings(recipe), reads=reads, apart=apart)
+
+
 def concatenated_method(
     recipe: Recipe,
     backbone: Backbone,
@@ -353,9 +360,7 @@ def concatenated_method(
 
     `shape` is the LoRA's with `tune` "lora", by default that of the generator's LoRA.
     """
-    text = replace(text_settings(recipe), reads=reads)
-    if reads == "instruction" and recipe.generator.instruction_cache is not None:
-        text = replace(text, apart=True)  # the generator's own prompts, token by token
+    text = concatenated_text(recipe, reads)
     lora, frozen = ((shape or lora_shape(recipe)) if tune == "lora" else None), tune == "none"
     if isinstance(backbone, CausalBackbone):
         kept = recipe.metatrain.prefix_cached
@@ -436,7 +441,7 @@ def _teacher(
     backbone = student.backbone if untouched else base
     if not untouched:
         freeze(backbone)
-    return ConcatenatedTeacher(backbone, text_settings(recipe), catalogue, base.identity.revision)
+    return ConcatenatedTeacher(backbone, concatenated_text(recipe), catalogue, base.identity.revision)
 
 
 def _concatenation(recipe: Recipe) -> type[Prompted[Any]]:

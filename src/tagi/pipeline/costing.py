@@ -15,7 +15,7 @@ from tagi.errors import ConfigError
 from tagi.evaluation.lengths import task_lengths
 from tagi.methods import TAGI, Components, Cost, Lengths
 from tagi.methods.causal_costs import CausalShapes, causal_concatenation_cost
-from tagi.pipeline.building import data_record, text_settings, untrained_method
+from tagi.pipeline.building import concatenated_text, data_record, untrained_method
 from tagi.pipeline.describing import shapes_of
 from tagi.pipeline.records import RECORD, write_record
 from tagi.pipeline.tasks import load_tasks
@@ -143,8 +143,10 @@ def _measured(recipe: Recipe, examples: int) -> tuple[dict[str, Lengths], dict[s
     own = backbone.tokenizer is None
     tokenizer = load_tokenizer(backbone.tokenizer or backbone.name, revision=backbone.revision if own else None)
     encoder = CausalTextEncoder if backbone.family == "causal" else TextEncoder
-    text = encoder(tokenizer, text_settings(recipe))
-    measured = {task.name: _shown(task_lengths(text, task, examples), recipe) for task in loaded.tasks}
+    text = encoder(tokenizer, concatenated_text(recipe))
+    cache = recipe.generator.instruction_cache  # decides what stands before an input
+    asks = text.input if cache is None else text.alone if cache == "none" else text.continuation
+    measured = {task.name: _shown(task_lengths(text, task, examples, asks=asks), recipe) for task in loaded.tasks}
     return measured, data_record(loaded)
 
 

@@ -50,7 +50,8 @@ def describe(name: str, recipe: Recipe) -> dict[str, Any]:
     """Shapes and parameter counts of a model under the recipe's generator.
 
     `name` is a published T5, "recipe" for the recipe's own, a built-in backbone, a folder, a GGUF file or a hub name.
-    No weights are made, and none loaded but a T5's from a folder.
+    No weights are made, and none loaded but a T5's from a folder. `rank` is that of the LoRA that acts, a shared LoRA's
+    included; `trained` counts a shared LoRA only if it is trained with the hypernetwork.
     """
     settings = generator_settings(recipe)
     backbone = shapes_of(name, recipe)
@@ -58,6 +59,7 @@ def describe(name: str, recipe: Recipe) -> dict[str, Any]:
         generator = Generator(backbone, settings, generator_text(recipe))
     total, tuned = count_parameters(backbone), count_parameters(backbone, trained=True)
     hypernetwork = count_parameters(generator.hypernetwork)
+    shared = 0 if generator.shared is None else count_parameters(generator.shared)
     fusion = 0 if generator.fusion is None else count_parameters(generator.fusion)
     reader = 0 if generator.reader is None else count_parameters(generator.reader)
     return {
@@ -68,8 +70,9 @@ def describe(name: str, recipe: Recipe) -> dict[str, Any]:
         "generator": settings.kind,
         "module": settings.module,
         "generates": words_of(generator.targets),
-        **({"rank": settings.rank} if settings.module == "lora" else {}),
+        **({"rank": settings.adapter_rank} if settings.module == "lora" else {}),
         "generated_per_adapter": sum(target.parameters for target in generator.targets),
+        **({"shared_rank": settings.shared_rank, "shared_lora": shared} if settings.shared_rank else {}),
         "hypernetwork": hypernetwork,
         "hypernetwork_share_of_backbone": round(hypernetwork / total, 4),
         "fusion": fusion,
@@ -77,7 +80,7 @@ def describe(name: str, recipe: Recipe) -> dict[str, Any]:
         "backbone_tuned": tuned,
         "backbone_frozen": total - tuned,
         "reader": reader,
-        "trained": hypernetwork + fusion + reader + tuned,
+        "trained": hypernetwork + fusion + reader + tuned + (shared if settings.shared_tune else 0),
     }
 
 

@@ -14,7 +14,13 @@ import torch
 from tagi.backbones import count_parameters
 from tagi.config import Recipe, Stage
 from tagi.hypernetwork import Generator
-from tagi.pipeline.building import generator_settings, generator_text
+from tagi.pipeline.building import (
+    concatenated_text,
+    generator_settings,
+    generator_text,
+    lora_shape,
+    metatrain_lora,
+)
 from tagi.pipeline.describing import shapes_of
 from tagi.pipeline.machine import best_device
 from tagi.pipeline.records import RECORD
@@ -29,11 +35,16 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Parameters by part, and the shape that activations have."""
+    """Parameters by part, and the shape that activations have.
+
+    `generator`: what is trained of the generator beside the backbone. `shared`: a frozen shared LoRA. `lora`: numbers
+    of a LoRA of rank 1.
+    """
 
     backbone: int
     embeddings: int
     generator: int
+    shared: int
     tuned: int
     lora: int
     generated: int
@@ -77,19 +88,21 @@ def estimate(
 def _sizes(recipe: Recipe) -> _Sizes:
     settings = generator_settings(recipe)
     backbone = shapes_of("recipe", recipe)
-    own = generated = 0
+    own = shared = generated = 0
     if not {"pretrain", "finetune"}.isdisjoint(recipe.run.stages):
         with torch.device("meta"):
             generator = Generator(backbone, settings, generator_text(recipe))
-        own = sum(count_parameters(part) for part in generator.own_parts)
+        own = sum(count_parameters(part, trained=True) for part in generator.own_parts)
+        shared = sum(count_parameters(part, trained=False) for part in generator.own_parts)
         generated = sum(target.parameters for target in generator.targets)
     embeddings = backbone.model.get_input_embeddings().weight.numel()
     return _Sizes(
         backbone=count_parameters(backbone),
         embeddings=embeddings,
         generator=own,
+        shared=shared,
         tuned=count_parameters(backbone, trained=True),
-        lora=sum(settings.rank * (site.d_in + site.d_out) for site in backbone.sites),
+        lora=sum(site.d_in + site.d_out for site in backbone.sites),
         generated=generated,
         d_model=backbone.d_model,
         layers=backbone.depth,
@@ -100,10 +113,11 @@ def _parameters(recipe: Recipe, stage: Stage, sizes: _Sizes) -> tuple[int, int]:
     """Trained and frozen parameters in memory while a stage trains, teachers included."""
     tunes = {"backbone": "all", "metatrain": recipe.metatrain.tune, "teachers": "lora", "single": recipe.single.tune}
     if stage in tunes:
-        trained = {"all": sizes.backbone, "lora": sizes.lora, "none": 0}[tunes[stage]]
+        rank = (metatrain_lora(recipe) if stage == "metatrain" else lora_shape(recipe)).rank
+        trained = {"all": sizes.backbone, "lora": rank * sizes.lora, "none": 0}[tunes[stage]]
         return trained, 0 if tunes[stage] == "all" else sizes.backbone
     trained = sizes.generator + sizes.tuned
-    frozen = sizes.backbone - sizes.tuned
+    frozen = sizes.backbone - sizes.tuned + sizes.shared
     losses = recipe.losses
     if stage == "finetune" and losses.kl and not losses.top_k and (losses.teacher != "lora" or sizes.tuned):
         frozen += sizes.backbone
@@ -112,7 +126,7 @@ def _parameters(recipe: Recipe, stage: Stage, sizes: _Sizes) -> tuple[int, int]:
 
 def _work(recipe: Recipe, stage: Stage, sizes: _Sizes, trained: int) -> tuple[float, float]:
     """Tokens that enter the model and FLOPs of a stage, texts as long as their limits."""
-    settings, data, losses = recipe.training_for(stage), recipe.data, recipe.losses
+    settings, losses = recipe.training_for(stage), recipe.losses
     micro_batches = settings.steps * settings.accumulation
     rows = settings.tasks_per_batch * settings.queries_per_task
     body = sizes.backbone - sizes.embeddings
@@ -121,10 +135,9 @@ def _work(recipe: Recipe, stage: Stage, sizes: _Sizes, trained: int) -> tuple[fl
         tokens = float(micro_batches * rows * recipe.pretraining.max_tokens)
         return tokens, tokens * body * per_token + micro_batches * rows * 6 * sizes.generated
     micro_batches *= _models(recipe, stage)
-    given = rows * (data.max_input_tokens + data.max_target_tokens) + _shown(recipe, stage)
+    given, read = _micro_batch(recipe, stage)
     if stage != "finetune":
         return float(micro_batches * given), float(micro_batches * given * body * per_token)
-    read = settings.tasks_per_batch * data.max_instruction_tokens
     tokens = float(micro_batches * (given + read))
     of_instruction = (
         per_token if sizes.tuned or recipe.generator.reader == "own" else 2
@@ -132,8 +145,30 @@ def _work(recipe: Recipe, stage: Stage, sizes: _Sizes, trained: int) -> tuple[fl
     flops = micro_batches * (given * per_token + read * of_instruction) * body
     flops += micro_batches * settings.tasks_per_batch * 6 * sizes.generated
     if losses.kl and not losses.top_k:  # the teacher reads instruction and input together, forward only
-        flops += micro_batches * given * body * 2
+        taught = rows * (concatenated_text(recipe).max_prompt_tokens + recipe.data.max_target_tokens)
+        flops += micro_batches * taught * body * 2
     return tokens, float(flops)
+
+
+def _micro_batch(recipe: Recipe, stage: Stage) -> tuple[int, int]:
+    """Tokens of a micro-batch of tasks: those of its rows, and those of instructions that are read for their states.
+
+    With rows in pairs every sample makes two rows. The generator's rows that are asked with the instruction have its
+    tokens where it is read under the task's own LoRA, and so have rows that read instruction and input in one text.
+    """
+    settings, data = recipe.training_for(stage), recipe.data
+    samples = settings.tasks_per_batch * settings.queries_per_task
+    alone = data.max_input_tokens + data.max_target_tokens
+    if stage == "finetune":
+        pairs = recipe.losses.alone or recipe.losses.alone_kl
+        told = data.max_instruction_tokens if recipe.generator.instruction_cache == "adapted" else 0
+        return samples * (
+            told + alone + (alone if pairs else 0)
+        ), settings.tasks_per_batch * data.max_instruction_tokens
+    metatrain = recipe.metatrain
+    if stage in ("teachers", "single") or (metatrain.method == "concatenation" and metatrain.instruction):
+        return samples * (concatenated_text(recipe).max_prompt_tokens + data.max_target_tokens), 0
+    return samples * alone + _shown(recipe, stage), 0
 
 
 def _shown(recipe: Recipe, stage: Stage) -> int:
@@ -165,14 +200,14 @@ def _memory(recipe: Recipe, stage: Stage, sizes: _Sizes, trained: int, frozen: i
     state = 8 if settings.optimizer == "adamw" else 1  # Adafactor keeps rows and columns alone
     weights = trained * (4 + 4 + state) + frozen * wide
     rows = settings.tasks_per_batch * settings.queries_per_task
-    length = recipe.data.max_input_tokens + recipe.data.max_target_tokens
+    tokens = sum(_micro_batch(recipe, stage))
     if stage == "pretrain" and recipe.pretraining is not None:
-        length = recipe.pretraining.max_tokens
-    elif stage == "finetune":
-        length += recipe.data.max_instruction_tokens * settings.tasks_per_batch // rows
+        tokens = rows * recipe.pretraining.max_tokens
+    elif stage == "finetune" and (recipe.losses.alone or recipe.losses.alone_kl):
+        rows *= 2
     kept = 2 if settings.gradient_checkpointing else 34  # numbers per token, layer and channel that backward needs
     number = 2 if settings.bf16 else 4
-    activations = (rows * length + _shown(recipe, stage)) * sizes.layers * sizes.d_model * kept * number
+    activations = tokens * sizes.layers * sizes.d_model * kept * number
     logits = rows * recipe.data.max_target_tokens * (sizes.embeddings // sizes.d_model) * 4 * 2
     return float(weights + activations + logits)
 

@@ -8,7 +8,7 @@ from tagi.backbones.load import folder_revision, locate
 from tagi.config import Recipe, Stage
 from tagi.data.c4 import C4Documents
 from tagi.data.digest import files_digest, tasks_digest
-from tagi.pipeline.building import Sources
+from tagi.pipeline.building import Sources, concatenated_text, metatrain_lora
 from tagi.pipeline.shots import shots_that_decide, wants_shots
 from tagi.pipeline.tasks import load_tasks
 from tagi.training import fingerprint
@@ -36,11 +36,15 @@ def stage_identity(recipe: Recipe, stage: Stage, sources: Sources, *, content: b
     data = {key: value for key, value in tables["data"].items() if not key.startswith("test_") and key not in _OF_TESTS}
     text = {key: value for key, value in data.items() if key.startswith("max_") or key in _OF_PROMPTS}
     lora = {key: tables["generator"][key] for key in ("rank", "alpha")}
-    metatrained_by = lora if recipe.metatrain.tune == "lora" else None
+    metatrained_by: dict[str, Any] | None = None
+    if recipe.metatrain.tune == "lora":
+        shape = metatrain_lora(recipe)
+        metatrained_by = {"rank": shape.rank, "alpha": shape.alpha} if recipe.generator.shared_rank else lora
+    apart = {"apart": True} if concatenated_text(recipe).apart else {}
     depends: dict[str, Any] = {
         "backbone": {"data": data["source"]},
-        "metatrain": {"data": data, "metatrain": tables["metatrain"], "lora": metatrained_by},
-        "teachers": {"data": data, "teacher": tables["teacher"], "lora": lora},
+        "metatrain": {"data": data, "metatrain": tables["metatrain"], "lora": metatrained_by, **apart},
+        "teachers": {"data": data, "teacher": tables["teacher"], "lora": lora, **apart},
         "pretrain": {"text": text, "generator": tables["generator"], "pretraining": tables["pretraining"]},
         "finetune": {"data": data, "generator": tables["generator"], "losses": tables["losses"]},
         "single": {
@@ -48,6 +52,7 @@ def stage_identity(recipe: Recipe, stage: Stage, sources: Sources, *, content: b
             "single": tables["single"],
             "shots": tables["shots"],
             "lora": lora if recipe.single.tune == "lora" else None,
+            **apart,
         },
     }
     shots = shots_that_decide(recipe, stage)

@@ -21,7 +21,7 @@ from tagi.evaluation.task_log import predictions_file, read_answers
 from tagi.evaluation.timing import stopwatch
 from tagi.evaluation.timing_tables import markdown
 from tagi.files import write_text
-from tagi.methods import Method, load_method
+from tagi.methods import TAGI, Method, load_method
 from tagi.pipeline.building import load_recipe_backbone, untrained_method
 from tagi.pipeline.finding import find_checkpoint
 from tagi.pipeline.machine import best_device
@@ -146,7 +146,8 @@ def _seconds(folder: Path) -> float:
 
 def _flops_ratio(method: Method, reference: Method, tasks: Sequence[Task]) -> float:
     """FLOPs of all tasks, each with 100 inputs of its own mean length, over the reference's."""
-    own = sum(method.cost(task_lengths(method.text, task)).total for task in tasks)
+    asks = method.generator.asks(alone=not method.generator.keeps_prefix) if isinstance(method, TAGI) else None
+    own = sum(method.cost(task_lengths(method.text, task, asks=asks)).total for task in tasks)
     return float(own / sum(reference.cost(task_lengths(reference.text, task)).total for task in tasks))
 
 
