@@ -101,8 +101,9 @@ def evaluate(
     reworded = "paraphrase" in asked.conditions  # reads the tasks' wordings
     read, revision = tasks_digest(tasks, wordings=reworded), folder_revision(folder)
     settings = recipe.evaluation.model_dump(mode="json")
-    further = [told] if told else []
-    further += ["held out"] if asked.held_out else []
+    further: list[Any] = [told] if told else []
+    if asked.held_out:
+        further.append("held out")
     identity = fingerprint(revision, read, settings, asked.conditions, asked.distances, recipe.seed, *further)
     if asked.distances and out is not None and read_config(folder)["method"] == TAGI.name:
         needs_matplotlib(f"{out / PICTURE}")
