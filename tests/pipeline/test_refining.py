@@ -42,7 +42,7 @@ def test_it_learns_its_examples_and_nothing_else_changes(kind: str, tmp_path: Pa
     adapter = adapter_of(tmp_path, kind)
     generator = Generator.from_pretrained(tmp_path / "generator")
     record = refine(adapter, EXAMPLES[:4], tmp_path / "out", Refinement(80, 3e-2, 4), progress=False)
-    assert 0 < record["loss"]["last"] < 0.5 * record["loss"]["first"]
+    assert 0 < record["loss"]["last"] < 0.6 * record["loss"]["first"]
     before, after = TaskAdapter.load(adapter, generator), TaskAdapter.load(tmp_path / "out" / "adapter", generator)
     for one in EXAMPLES[:4]:
         scores = [adapted.score([one.input], [one.output])[0][0] for adapted in (before, after)]
