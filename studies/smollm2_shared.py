@@ -2,8 +2,8 @@
 
     python studies/smollm2_shared.py RUN --data natural-instructions [--step 250] [--out studies/smollm2/shared]
 
-RUN is a folder of `tagi train metatrain smollm2`. The result is what `tagi train finetune smollm2 --from` and `tagi train
-metatrain smollm2 --from` begin with.
+RUN is a folder of `tagi train metatrain smollm2`. The result is what `tagi train finetune smollm2 --from` and
+`tagi train metatrain smollm2 --from` begin with.
 """
 
 import argparse
