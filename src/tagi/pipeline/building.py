@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -311,6 +312,8 @@ def measure_instructions(parts: StageParts, *, progress: bool = False) -> None:
     if process_count() == 1:
         parts.model.to(best_device())  # where it is trained
     count = min(len(parts.batches), _MEASURED)
+    if progress and not sys.stderr.isatty():  # where no bar is drawn
+        print(f"measuring instructions: {count} batches", file=sys.stderr, flush=True)
     with counting("measuring instructions", count, progress) as advance:
 
         def batches() -> Iterator[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """The device to work on, and a bar that says how far a long count is."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -16,13 +15,8 @@ def best_device() -> torch.device:
 
 @contextmanager
 def counting(name: str, total: int, progress: bool = True) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left on a terminal's stderr; the body is given what moves it on by a count.
-
-    Where stderr is no terminal, one line says what is done and how much of it there is.
-    """
+    """A bar with the time left on a terminal's stderr; the body is given what moves it on by a count."""
     console = Console(stderr=True)
-    if progress and total and not console.is_terminal:
-        print(f"{name}: {total}", file=sys.stderr, flush=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
         shown = bar.add_task(name, total=total)
