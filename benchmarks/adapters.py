@@ -22,11 +22,16 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from tagi.backbones import CausalBackbone, load_backbone, write_lora
-from tagi.data.text import TextSettings
+from tagi.api.generator import AdapterGenerator
+from tagi.backbones.causal import CausalBackbone
+from tagi.backbones.load import load_backbone
+from tagi.data.text.encoder import TextSettings
 from tagi.files import write_text
-from tagi.hypernetwork import Generator, GeneratorSettings, TaskStates, answer, rows_runner
-from tagi.pipeline.records import environment
+from tagi.formats.lora_folder import write_lora
+from tagi.formats.records import environment
+from tagi.hypernetwork.inference import answer, rows_runner
+from tagi.hypernetwork.states import TaskStates
+from tagi.settings.generator import GeneratorSettings
 
 BASE = "smollm2-135m-instruct"
 ROWS, WRITTEN = 32, 16
@@ -57,12 +62,12 @@ def instructions(count: int) -> list[str]:
     return [f"Task {at}: {' '.join(WORDS[at % 5 :] * 3)}." for at in range(count)]
 
 
-def opened(dtype: torch.dtype) -> Generator:
+def opened(dtype: torch.dtype) -> AdapterGenerator:
     """A generator that writes something for every site."""
     settings = GeneratorSettings(
         kind="query", rank=8, alpha=16.0, hidden=64, width=128, heads=4, fusion="none", fusion_every=1
     )
-    generator = Generator(load_backbone(BASE, CausalBackbone, dtype=dtype), settings, TEXT).eval()
+    generator = AdapterGenerator(load_backbone(BASE, CausalBackbone, dtype=dtype), settings, TEXT).eval()
     with torch.no_grad():
         for name, parameter in generator.hypernetwork.named_parameters():
             if parameter.ndim > 1 and "heads" in name:
@@ -82,7 +87,7 @@ def medians(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, floa
     return {name: statistics.median(found) for name, found in seconds.items()}
 
 
-def making(generator: Generator, count: int, repeats: int) -> dict[str, float]:
+def making(generator: AdapterGenerator, count: int, repeats: int) -> dict[str, float]:
     """`adapt` against a forward pass of the whole model, and of all but its head."""
     told = instructions(count)
     ids, mask = generator.text.batch_instructions([generator.text.instruction(text) for text in told])
@@ -100,7 +105,7 @@ def making(generator: Generator, count: int, repeats: int) -> dict[str, float]:
     return {**found, "tokens": int(mask.sum()), "ratio": found["adapt"] / found["forward"]}
 
 
-def using(generator: Generator, repeats: int) -> dict[str, float]:
+def using(generator: AdapterGenerator, repeats: int) -> dict[str, float]:
     """32 adapters in one batch against none, and against PEFT's."""
     text, backbone = generator.text, generator.backbone
     assert isinstance(backbone, CausalBackbone)

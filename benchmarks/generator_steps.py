@@ -28,12 +28,11 @@ from typing import Any
 import torch
 
 import tagi.backbones.grouping as grouping
-from tagi.config import load_recipe
+from tagi.config.recipes import load_recipe
 from tagi.files import write_text
-from tagi.hypernetwork import StatesMemory
-from tagi.methods import TAGI
-from tagi.pipeline import Sources
-from tagi.pipeline.building import build_stage
+from tagi.hypernetwork.states_memory import StatesMemory
+from tagi.methods.tagi import TAGI
+from tagi.stages.building import Sources, build_stage
 
 _OLD = (
     "generator.shared_rank=0",

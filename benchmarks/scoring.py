@@ -16,11 +16,11 @@ from typing import Any
 
 from rouge_score.rouge_scorer import RougeScorer
 
-from tagi.data.sni import read_sni
-from tagi.evaluation.answers import Answer
-from tagi.evaluation.summary import answer_scores, summarize
+from tagi.data.readers.sni import read_sni
+from tagi.evaluation.scoring.answers import Answer
+from tagi.evaluation.scoring.summary import answer_scores, summarize
 from tagi.files import write_text
-from tagi.pipeline.records import environment
+from tagi.formats.records import environment
 
 
 def answers(checkout: Path, count: int, seed: int) -> list[Answer]:

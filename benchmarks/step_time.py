@@ -20,11 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tagi.backbones import BaseModel, T5Backbone, build_t5
-from tagi.data.text import TextSettings
+from tagi.api.generator import AdapterGenerator
+from tagi.backbones.load import build_t5
+from tagi.backbones.protocol import BaseModel
+from tagi.backbones.t5 import T5Backbone
+from tagi.data.text.encoder import TextSettings
 from tagi.files import write_text
-from tagi.hypernetwork import Generator, GeneratorSettings
-from tagi.methods import TAGI, Concatenation
+from tagi.methods.concatenation import Concatenation
+from tagi.methods.tagi import TAGI
+from tagi.settings.generator import GeneratorSettings
 
 FIELDS: dict[str, Any] = {
     "d_model": 128,
@@ -111,8 +115,8 @@ def main() -> None:
     settings = {"rank": 32, "alpha": 64.0, "hidden": 64, "width": 64, "heads": 4, "tune": "all"}
     methods = {
         "metatrain": Concatenation(backbone(), text),
-        "tagi": TAGI(Generator(backbone(), GeneratorSettings(**settings), text)),
-        "tagi, LoRA alone": TAGI(Generator(backbone(), GeneratorSettings(fusion="none", **settings), text)),
+        "tagi": TAGI(AdapterGenerator(backbone(), GeneratorSettings(**settings), text)),
+        "tagi, LoRA alone": TAGI(AdapterGenerator(backbone(), GeneratorSettings(fusion="none", **settings), text)),
     }
     by_tasks = {tasks: compare(methods, given.rows, tasks, INSTRUCTION, given.repeats) for tasks in TASKS}
     by_length = {length: compare(methods, given.rows, 4, length, given.repeats) for length in LENGTHS}

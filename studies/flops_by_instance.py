@@ -9,14 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tagi.backbones import load_tokenizer
+from tagi.backbones.load import load_tokenizer
 from tagi.cli.quiet import quiet
-from tagi.config import load_recipe
-from tagi.data.text import TextEncoder
+from tagi.config.recipes import load_recipe
+from tagi.data.text.encoder import TextEncoder
 from tagi.evaluation.lengths import task_lengths
-from tagi.pipeline import load_tasks
-from tagi.pipeline.building import text_settings
-from tagi.pipeline.costing import table
+from tagi.stages.building import text_settings
+from tagi.stages.flops import table
+from tagi.stages.tasks import load_tasks
 
 BACKBONE = "t5-xl-lm-adapt"
 

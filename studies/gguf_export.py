@@ -20,15 +20,18 @@ import torch
 from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter, dequantize
 from torch import Tensor
 
-from tagi.adapters import Attachment, LoraBank
-from tagi.adapters.gguf_format import gguf_factors, write_gguf_lora
-from tagi.backbones import CausalBackbone, load_backbone, write_lora
+from tagi.adapters.attach import Attachment
+from tagi.adapters.bank import LoraBank
+from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import find_gguf
+from tagi.backbones.load import load_backbone
 from tagi.cli.quiet import quiet
-from tagi.data.text import CausalTextEncoder, TextSettings
+from tagi.data.text.encoder import CausalTextEncoder, TextSettings
 from tagi.errors import TagiError
-from tagi.pipeline.exporting import GGUF_FILE, export, open_exportable
-from tagi.pipeline.verifying import as_rows, verify
+from tagi.formats.export import GGUF_FILE, export, open_exportable
+from tagi.formats.gguf_lora import gguf_factors, write_gguf_lora
+from tagi.formats.lora_folder import write_lora
+from tagi.formats.verify import as_rows, verify
 
 NAME = "smollm2-135m-instruct"
 RANK, ALPHA, STRENGTH, SEED, TOKENS = 8, 16.0, 0.05, 11, 12

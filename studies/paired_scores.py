@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from tagi.evaluation.answers import Answer
-from tagi.evaluation.metrics import FloatArray, clustered_bootstrap_interval
-from tagi.evaluation.pairing import paired_difference
-from tagi.evaluation.summary import answer_scores
-from tagi.evaluation.task_log import predictions_file
+from tagi.evaluation.predictions_log import predictions_file
+from tagi.evaluation.scoring.answers import Answer
+from tagi.evaluation.scoring.metrics import FloatArray, clustered_bootstrap_interval
+from tagi.evaluation.scoring.paired import paired_difference
+from tagi.evaluation.scoring.summary import answer_scores
 
 
 def scores(folder: Path, condition: str) -> dict[tuple[str, str], float]:

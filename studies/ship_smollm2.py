@@ -19,14 +19,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from tagi.backbones.checkpoint import CONFIG, WEIGHTS, write_checkpoint
-from tagi.config import load_recipe
-from tagi.hypernetwork import Generator
-from tagi.hypernetwork.checkpoint import METHOD, generator_tensors, load_generator
-from tagi.methods import TAGI, start_from
-from tagi.pipeline import Sources
-from tagi.pipeline.building import build_stage, measure_instructions
-from tagi.pipeline.finding import find_checkpoint
+from tagi.api.generator import AdapterGenerator
+from tagi.config.recipes import load_recipe
+from tagi.formats.checkpoint import CONFIG, WEIGHTS, write_checkpoint
+from tagi.formats.finding import find_checkpoint
+from tagi.formats.generator import METHOD, generator_tensors, load_generator
+from tagi.methods.load import start_from
+from tagi.methods.tagi import TAGI
+from tagi.stages.building import Sources, build_stage, measure_instructions
 
 TARGET = Path(str(resources.files("tagi") / "assets" / "smollm2-generator"))
 LIMITS = {"max_instruction_tokens": 1024, "max_input_tokens": 2048, "max_target_tokens": 256}
@@ -59,7 +59,7 @@ the adapter itself, or alone, without the instruction.
 {table}"""
 
 
-def of_checkpoint(run: Path, data: str, step: int | None, start: str) -> tuple[Generator, int]:
+def of_checkpoint(run: Path, data: str, step: int | None, start: str) -> tuple[AdapterGenerator, int]:
     """The generator in a checkpoint of a run that goes on, by default the newest, and its steps.
 
     `start` is what the run began with: the folder of the shared LoRA, or a generator.

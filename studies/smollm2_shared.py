@@ -13,11 +13,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from tagi.backbones.checkpoint import write_checkpoint
-from tagi.config import load_recipe
+from tagi.config.recipes import load_recipe
+from tagi.formats.checkpoint import write_checkpoint
 from tagi.methods.prompted import Prompted
-from tagi.pipeline import Sources
-from tagi.pipeline.building import build_stage
+from tagi.stages.building import Sources, build_stage
 from tagi.training.checkpoints import WEIGHTS
 
 TARGET = Path("studies/smollm2/shared")

@@ -16,13 +16,14 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from tagi.cli.quiet import quiet
-from tagi.config import load_recipe
+from tagi.config.recipes import load_recipe
 from tagi.data.batches import TaskBatches
 from tagi.data.task import Task
-from tagi.data.text import TextEncoder
+from tagi.data.text.encoder import TextEncoder
 from tagi.files import write_text
-from tagi.pipeline import load_tasks, train_stage
-from tagi.pipeline.building import text_settings
+from tagi.stages.building import text_settings
+from tagi.stages.tasks import load_tasks
+from tagi.stages.train import train_stage
 
 LAST_STEPS = 100
 

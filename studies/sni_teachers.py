@@ -18,14 +18,15 @@ import torch
 from rich.progress import track
 
 from tagi.cli.quiet import quiet
-from tagi.config import Recipe, load_recipe
+from tagi.config.recipes import load_recipe
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.files import write_text
-from tagi.methods.losses import prediction_loss
-from tagi.methods.teachers import ConcatenatedTeacher, read_catalogue
-from tagi.pipeline import load_tasks
-from tagi.pipeline.building import teacher_backbone, text_settings
+from tagi.methods.objective.losses import prediction_loss
+from tagi.methods.objective.teachers import ConcatenatedTeacher, read_catalogue
+from tagi.settings.recipe import Recipe
+from tagi.stages.building import teacher_backbone, text_settings
+from tagi.stages.tasks import load_tasks
 
 PER_TASK, OTHERS, ROWS = 20, 3, 48
 

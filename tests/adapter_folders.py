@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 
-from tagi.backbones import load_backbone
-from tagi.hypernetwork import Generator, GeneratorSettings
-from tagi.pipeline.generating import write_adapters
+from tagi.api.generate import write_adapters
+from tagi.api.generator import AdapterGenerator
+from tagi.backbones.load import load_backbone
+from tagi.settings.generator import GeneratorSettings
 from tests.causal_models import causal_tokenizer, tiny_causal_model
 from tests.models import INSTRUCTIONS, text_settings, tiny_model, tokenizer
 
@@ -23,7 +24,7 @@ def adapter_of(folder: Path, kind: str = "llama", fields: Mapping[str, Any] | No
     (tokenizer() if kind == "t5" else causal_tokenizer()).save_pretrained(folder / "base")
     sizes: dict[str, Any] = {"rank": 7, "alpha": 15.0, "hidden": 13, "width": 12, "heads": 3, "fusion": "both"}
     settings = GeneratorSettings(**{**sizes, "state_dropout": 0.5, **changed})
-    generator = Generator(load_backbone(str(folder / "base")), settings, text_settings())
+    generator = AdapterGenerator(load_backbone(str(folder / "base")), settings, text_settings())
     random = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for part in generator.own_parts:

@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from tagi.backbones import CausalBackbone
+from tagi.backbones.causal import CausalBackbone
 from tests.models import IDENTITY, WORDS, rounding
 
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, FF, LAYERS, POSITIONS, WINDOW, EMBEDDED = 24, 6, 3, 10, 37, 2, 53, 8, 20

@@ -39,7 +39,7 @@ def run_tagi(capsys: pytest.CaptureFixture[str]) -> Run:
     """Run `tagi` with these arguments, as the shell would but in this process."""
 
     def run(*arguments: str | Path) -> Ran:
-        from tagi.cli import main
+        from tagi.cli.app import main
 
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:

@@ -7,7 +7,7 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter, dequantize, quantize
 from torch import Tensor
 
-from tagi.adapters.gguf_format import interleaved
+from tagi.formats.gguf_lora import interleaved
 from tests.causal_models import HEADS, KV_HEADS, tiny_causal_model
 
 HIDDEN, FF, HEAD_DIM = 96, 160, 10

@@ -13,12 +13,16 @@ from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import MT5Config, MT5ForConditionalGeneration, PreTrainedTokenizerFast
 
-from tagi.adapters import Bank, LoraBank
-from tagi.backbones import BaseModel, Site, T5Backbone, build_t5
+from tagi.adapters.bank import LoraBank
+from tagi.adapters.protocol import Bank
+from tagi.api.generator import AdapterGenerator
+from tagi.backbones.load import build_t5
+from tagi.backbones.protocol import BaseModel, Site
+from tagi.backbones.t5 import T5Backbone
 from tagi.data.task import Example, Instance, Task
-from tagi.data.text import TextSettings
-from tagi.hypernetwork import Generator, GeneratorSettings, targets_of
-from tagi.hypernetwork.targets import blank_bank
+from tagi.data.text.encoder import TextSettings
+from tagi.hypernetwork.targets import blank_bank, targets_of
+from tagi.settings.generator import GeneratorSettings
 
 D_MODEL, D_KV, HEADS, D_FF, ENCODER, DECODER = 24, 5, 3, 37, 3, 2
 RANK, ALPHA, HIDDEN, WIDTH, QUERY_HEADS = 4, 10.0, 11, 14, 2
@@ -121,12 +125,12 @@ def settings(**changed: Any) -> GeneratorSettings:
     return GeneratorSettings(**{**sizes, **changed})
 
 
-def fresh_generator(backbone: T5Backbone | None = None, **changed: Any) -> Generator:
+def fresh_generator(backbone: T5Backbone | None = None, **changed: Any) -> AdapterGenerator:
     """A generator as training starts with it: Delta W = 0, gates closed."""
-    return Generator(backbone or tiny_backbone(), settings(**changed), text_settings()).eval()
+    return AdapterGenerator(backbone or tiny_backbone(), settings(**changed), text_settings()).eval()
 
 
-def tiny_generator(backbone: T5Backbone | None = None, **changed: Any) -> Generator:
+def tiny_generator(backbone: T5Backbone | None = None, **changed: Any) -> AdapterGenerator:
     """A generator whose adapters and gates do something, different for every task."""
     generator = fresh_generator(backbone, **changed)
     random = torch.Generator().manual_seed(5)

@@ -9,11 +9,15 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tagi.backbones import CausalBackbone, load_backbone
-from tagi.config import load_recipe
-from tagi.data.text import TextSettings
-from tagi.hypernetwork import Generator, GeneratorSettings, TaskAdapter, answer
-from tagi.pipeline.building import generator_settings, generator_text
+from tagi.api.generator import AdapterGenerator
+from tagi.api.task_adapter import TaskAdapter
+from tagi.backbones.causal import CausalBackbone
+from tagi.backbones.load import load_backbone
+from tagi.config.recipes import load_recipe
+from tagi.data.text.encoder import TextSettings
+from tagi.hypernetwork.inference import answer
+from tagi.settings.generator import GeneratorSettings
+from tagi.stages.building import generator_settings, generator_text
 from tests.causal_models import tiny_causal_model
 from tests.data.test_causal_text import bytes_tokenizer
 
@@ -118,11 +122,11 @@ def tiny_chat_base(folder: Path) -> Path:
     return folder
 
 
-def tiny_chat_generator(folder: Path, **changed: Any) -> Generator:
+def tiny_chat_generator(folder: Path, **changed: Any) -> AdapterGenerator:
     """A generator on the tiny Llama of a folder, whose adapters do something."""
     backbone = load_backbone(str(folder), CausalBackbone)
     text = {name: changed.pop(name) for name in list(changed) if hasattr(TEXT, name)}
-    return _filled(Generator(backbone, replace(SETTINGS, **changed), replace(TEXT, **text)), shared=0.2, own=0.1)
+    return _filled(AdapterGenerator(backbone, replace(SETTINGS, **changed), replace(TEXT, **text)), shared=0.2, own=0.1)
 
 
 def smollm2_base(folder: Path) -> Path:
@@ -133,17 +137,17 @@ def smollm2_base(folder: Path) -> Path:
     return folder
 
 
-def smollm2_generator(base: str | Path = "smollm2-135m-instruct") -> Generator:
+def smollm2_generator(base: str | Path = "smollm2-135m-instruct") -> AdapterGenerator:
     """The generator of the recipe smollm2 on its backbone in fp32, untrained, with random numbers in all its parts."""
     recipe = load_recipe("smollm2")
     backbone = load_backbone(str(base), CausalBackbone)
-    generator = Generator(backbone, generator_settings(recipe), generator_text(recipe))
+    generator = AdapterGenerator(backbone, generator_settings(recipe), generator_text(recipe))
     ids, mask = generator.text.batch_instructions([generator.text.instruction(text) for text in TASKS])
     generator.measure([(ids, mask)])
     return _filled(generator, shared=0.02, own=0.01)
 
 
-def _filled(generator: Generator, *, shared: float, own: float) -> Generator:
+def _filled(generator: AdapterGenerator, *, shared: float, own: float) -> AdapterGenerator:
     """Random numbers of these deviations: B of the shared LoRA, and added to all that is generated from."""
     random = torch.Generator().manual_seed(11)
     with torch.no_grad():

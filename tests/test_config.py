@@ -2,17 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from tagi.config import (
-    Recipe,
-    StageSettings,
-    TrainingSettings,
-    check_recipe,
-    copy_recipe,
-    load_recipe,
-    recipe_text,
-)
 from tagi.config.faults import known_keys, nearest_key
+from tagi.config.recipes import check_recipe, copy_recipe, load_recipe, recipe_text
 from tagi.errors import ConfigError
+from tagi.settings.recipe import Recipe
+from tagi.settings.training import StageSettings, TrainingSettings
 
 VALID = """
 name = "mine"

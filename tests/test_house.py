@@ -44,7 +44,7 @@ def test_no_model_library_is_imported_for_the_help_of_a_command(command: list[st
 
 
 def test_what_is_heavy_is_seen() -> None:
-    assert {"numpy", "pydantic"} <= loaded_by("import tagi.config, numpy")
+    assert {"numpy", "pydantic"} <= loaded_by("import tagi.settings.recipe, numpy")
 
 
 def test_every_public_name_is_there() -> None:
@@ -92,7 +92,7 @@ def test_the_tour_names_every_folder(repo_root: Path) -> None:
 
 
 def test_types_and_shapes_are_checked_while_testing() -> None:
-    from tagi.config import recipe_text
+    from tagi.config.recipes import recipe_text
 
     with pytest.raises(jaxtyping.TypeCheckError, match="name_or_path"):
         recipe_text(3)  # type: ignore[arg-type]

@@ -7,28 +7,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tagi.api.generator import AdapterGenerator
+    from tagi.api.generator import AdapterGenerator as Generator
+    from tagi.api.task_adapter import TaskAdapter
     from tagi.data.task import Example, Instance, Task
     from tagi.errors import TagiError
-    from tagi.hypernetwork import Generator, TaskAdapter
 
 __version__ = "0.1.0"
 
-__all__ = ["Example", "Generator", "Instance", "TagiError", "Task", "TaskAdapter", "__version__"]
+__all__ = ["AdapterGenerator", "Example", "Generator", "Instance", "TagiError", "Task", "TaskAdapter", "__version__"]
 
 _HOMES = {
+    "AdapterGenerator": "tagi.api.generator",
     "Example": "tagi.data.task",
-    "Generator": "tagi.hypernetwork",
+    "Generator": "tagi.api.generator",
     "Instance": "tagi.data.task",
     "TagiError": "tagi.errors",
     "Task": "tagi.data.task",
-    "TaskAdapter": "tagi.hypernetwork",
+    "TaskAdapter": "tagi.api.task_adapter",
 }
+
+_RENAMED = {"Generator": "AdapterGenerator"}
+"""Former names, kept as aliases."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'tagi' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES[name]), _RENAMED.get(name, name))
 
 
 def __dir__() -> list[str]:

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from tagi.config import Recipe, load_recipe
-from tagi.pipeline import Sources, train_stage
-from tagi.pipeline.building import build_stage
-from tagi.pipeline.machine import best_device
+from tagi.backbones.machine import best_device
+from tagi.config.recipes import load_recipe
+from tagi.settings.recipe import Recipe
+from tagi.stages.building import Sources, build_stage
+from tagi.stages.train import train_stage
 
 _WARM, _TIMED = 8, 24
 _MARGIN = 0.85

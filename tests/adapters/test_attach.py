@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from tagi.adapters import Attachment, OutputHook, detached, reenter
+from tagi.adapters.attach import Attachment, OutputHook, detached, reenter
 from tests.models import traces
 
 

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from tagi.adapters import Attachment, LoraBank, delta_products, delta_variance, stack_banks
-from tagi.backbones import Site
+from tagi.adapters.attach import Attachment
+from tagi.adapters.bank import LoraBank, delta_products, delta_variance
+from tagi.adapters.protocol import stack_banks
+from tagi.backbones.protocol import Site
 from tests.models import ROUNDING, rounding
 
 D_IN, D_OUT, D_VALUE, RANK, TASKS, ROWS, TOKENS = 6, 5, 9, 4, 3, 7, 2

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tagi.adapters import Attachment, Bank, Bottleneck, BottleneckBank, LoraBank, as_lora, delta_variance, stack_banks
+from tagi.adapters.attach import Attachment
+from tagi.adapters.bank import LoraBank, as_lora, delta_variance
+from tagi.adapters.bottleneck import Bottleneck, BottleneckBank
+from tagi.adapters.protocol import Bank, stack_banks
 from tests.models import ROUNDING, rounding
 
 TASKS, WIDTH, D_IN, D_MODEL, TOKENS, ROWS = 3, 4, 5, 6, 8, 7

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from tagi.adapters import Attachment, merge, merged_weights, view_with_weights
+from tagi.adapters.attach import Attachment
+from tagi.adapters.merge import merge, merged_weights, view_with_weights
 from tests.models import ROUNDING, TASKS, random_bank, rounding, tiny_backbone, traces
 
 IDS = torch.tensor([[30, 41, 52, 1], [63, 1, 0, 0]])

@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tagi.adapters import LoraBank
-from tagi.adapters.peft_format import CONFIG, WEIGHTS, read_peft, write_peft
-from tagi.backbones import Site
+from tagi.adapters.bank import LoraBank
+from tagi.backbones.protocol import Site
 from tagi.errors import CheckpointError
+from tagi.formats.peft import CONFIG, WEIGHTS, read_peft, write_peft
 from tests.models import random_bank
 
 SITES = [Site("block.0.q", 0, "q", 6, 5), Site("block.0.v", 0, "v", 6, 9)]

@@ -7,18 +7,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from tagi.adapters import (
-    Attachment,
-    AttentionPrefix,
-    Bottleneck,
-    BottleneckBank,
-    JointBank,
-    PrefixBank,
-    detached,
-    prefix_of,
-    reenter,
-    stack_banks,
-)
+from tagi.adapters.attach import Attachment, AttentionPrefix, detached, prefix_of, reenter
+from tagi.adapters.bottleneck import Bottleneck, BottleneckBank
+from tagi.adapters.prefix_bank import PrefixBank
+from tagi.adapters.protocol import JointBank, stack_banks
 
 TASKS, HEADS, LENGTH, D_KV = 3, 4, 5, 6
 PLACES = ("first", "second")

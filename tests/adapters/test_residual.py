@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tagi.adapters import LoraBank, ResidualBank
+from tagi.adapters.bank import LoraBank
+from tagi.adapters.residual import ResidualBank
 
 TASKS, RANK, SHARED, D_IN, D_OUT = 3, 2, 5, 7, 11
 PLACE = "layer.q"

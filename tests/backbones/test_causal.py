@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.adapters import Attachment, merge
-from tagi.backbones import CausalBackbone, choice_scores, score_after
+from tagi.adapters.attach import Attachment
+from tagi.adapters.merge import merge
+from tagi.backbones.causal import CausalBackbone, score_after
 from tagi.backbones.load import CAUSAL
-from tagi.data.text import CausalTextEncoder
+from tagi.backbones.scores import choice_scores
+from tagi.data.text.encoder import CausalTextEncoder
 from tagi.errors import InputError
 from tests.causal_models import (
     CORE,

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tagi.backbones.checkpoint import CONFIG, WEIGHTS, base_of, read_config, read_tensors, write_checkpoint
 from tagi.errors import CheckpointError
+from tagi.formats.checkpoint import CONFIG, WEIGHTS, base_of, read_config, read_tensors, write_checkpoint
 from tests.models import IDENTITY
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b.c": torch.tensor(0.5), "d": torch.ones(4, dtype=torch.bfloat16)}

@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from tagi.backbones import BaseModel, CausalBackbone, T5Backbone, gguf, load_backbone
-from tagi.backbones.load import load_tokenizer
+from tagi.backbones import gguf
+from tagi.backbones.causal import CausalBackbone
+from tagi.backbones.load import load_backbone, load_tokenizer
+from tagi.backbones.protocol import BaseModel
+from tagi.backbones.t5 import T5Backbone
 from tagi.errors import CheckpointError, ConfigError
 from tests.causal_models import causal_tokenizer, tiny_causal_model
 from tests.gguf_files import gguf_model, vocabulary, write_gguf_model

@@ -10,9 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tagi.backbones import BaseModel, CausalBackbone, T5Backbone, build_t5, load_backbone, locate, make_backbone
+from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import ANOTHER
-from tagi.backbones.load import CAUSAL, folder_revision
+from tagi.backbones.load import CAUSAL, build_t5, folder_revision, load_backbone, locate, make_backbone
+from tagi.backbones.protocol import BaseModel
+from tagi.backbones.t5 import T5Backbone
 from tagi.errors import CheckpointError, ConfigError, TagiError
 from tests.causal_models import causal_tokenizer, tiny_causal_model
 from tests.models import DECODER, ENCODER, SIZES, tiny_model, tokenizer

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from tagi.adapters import Attachment, AttentionPrefix
-from tagi.backbones.prefixed import take_prefixes, takes_prefixes
+from tagi.adapters.attach import Attachment, AttentionPrefix
+from tagi.backbones.prefix_attention import take_prefixes, takes_prefixes
 from tagi.errors import ConfigError
 from tests.models import D_KV, HEADS, INPUTS, random_module, rounding, tiny_backbone, tokenizer
 from tests.models import ROUNDING as ROUNDING_FP64

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.adapters import Attachment
-from tagi.backbones import T5Backbone, count_parameters, score_cached
-from tagi.data.text import TextEncoder
+from tagi.adapters.attach import Attachment
+from tagi.backbones.protocol import count_parameters
+from tagi.backbones.t5 import T5Backbone, score_cached
+from tagi.data.text.encoder import TextEncoder
 from tests.models import (
     CHOICES,
     D_KV,

@@ -1,7 +1,7 @@
 import pytest
 
 import tagi
-from tagi.cli import app, main
+from tagi.cli.app import app, main
 from tagi.errors import DataError
 from tests.commands import Run
 

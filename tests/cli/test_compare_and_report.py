@@ -17,8 +17,8 @@ SMALL = ("--set", "data.test_instances_per_task=2")
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of two conditions' scores: `whole`, and `part`, of the first two instances of some tasks."""
-    from tagi.config import load_recipe
-    from tagi.pipeline import Asked, evaluate
+    from tagi.config.recipes import load_recipe
+    from tagi.stages.evaluate import Asked, evaluate
 
     folder = tmp_path_factory.mktemp("scores")
     recipe = load_recipe("toy", [SMALL[1]])
@@ -139,7 +139,7 @@ def test_report_refuses_files_that_cannot_be_written(run_tagi: Run, scores: Path
 def test_without_matplotlib_one_line_says_so(
     run_tagi: Run, scores: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tagi.evaluation.reporting.charts.find_spec", lambda name: None)
+    monkeypatch.setattr("tagi.evaluation.reports.charts.find_spec", lambda name: None)
     ran = run_tagi("report", scores, "--out", tmp_path / "x.html")
     assert ran.code == 0
     assert ran.err == "no charts: they take matplotlib (pip install 'tagi-adapters[plots]')\n"

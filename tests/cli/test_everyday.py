@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tagi.config import load_recipe
+from tagi.config.recipes import load_recipe
 from tagi.data.everyday import EVERYDAY_FILE
 from tagi.errors import ConfigError
-from tagi.pipeline import load_tasks
+from tagi.stages.tasks import load_tasks
 from tests.commands import Run
 
 TWO = ("--tasks", "review*", "--tasks", "polite*", "--limit", "3")

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from tagi.config import list_recipes, recipe_text
+from tagi.config.recipes import list_recipes, recipe_text
 from tests.commands import Run
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from tagi.backbones import T5Backbone, load_backbone
-from tagi.data.text import TextSettings
-from tagi.methods import Concatenation
+from tagi.backbones.load import load_backbone
+from tagi.backbones.t5 import T5Backbone
+from tagi.data.text.encoder import TextSettings
+from tagi.methods.concatenation import Concatenation
 from tests.cli.test_bad_input import assert_refused
 from tests.commands import Run
 

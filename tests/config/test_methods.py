@@ -5,20 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tagi.config import (
-    CHARACTERISTICS,
-    characteristics,
-    chosen_methods,
-    copy_recipe,
-    load_recipe,
-    method_names,
-    method_row,
-    method_rows,
-    methods,
-    recipe_names,
-    recipe_text,
-)
-from tagi.config.methods import as_toml, with_method
+from tagi.config import methods
+from tagi.config.characteristics import CHARACTERISTICS, characteristics
+from tagi.config.methods import as_toml, chosen_methods, method_names, method_row, method_rows, with_method
+from tagi.config.recipes import copy_recipe, load_recipe, recipe_names, recipe_text
 from tagi.errors import ConfigError
 
 TABLE8 = {

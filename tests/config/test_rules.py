@@ -2,8 +2,8 @@
 
 import pytest
 
-from tagi.config import check_recipe, load_recipe
 from tagi.config.faults import known_keys
+from tagi.config.recipes import check_recipe, load_recipe
 
 BROKEN = [
     ("sni-base", ["training.pretrain.steps=many"], "training.pretrain.steps: expected a whole number, got 'many'"),

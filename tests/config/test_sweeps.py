@@ -2,7 +2,8 @@
 
 import pytest
 
-from tagi.config import Point, grid_names, load_recipe, sweep_points
+from tagi.config.recipes import load_recipe
+from tagi.config.sweeps import Point, grid_names, sweep_points
 from tagi.errors import ConfigError
 
 PAPER = ["sni-base", "sni-xl", "sni-xxl", "p3-base", "p3-large", "p3-xl-t0"]

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import tagi.data.c4 as c4
-from tagi.data.c4 import C4Documents, Document, DocumentBatches
+import tagi.data.readers.c4 as c4
+from tagi.data.readers.c4 import C4Documents, Document, DocumentBatches
 from tagi.errors import DataError
 
 PER_FILE = (5, 3, 7)

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from tagi.data.task import Example
-from tagi.data.text import CausalTextEncoder, TextEncoder
+from tagi.data.text.encoder import CausalTextEncoder, TextEncoder
 from tagi.errors import ConfigError, InputError
 from tests.causal_models import causal_tokenizer
 from tests.models import text_settings, tokenizer, words

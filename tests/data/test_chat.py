@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from tagi.data.task import Example
-from tagi.data.text import CausalTextEncoder, TextEncoder
+from tagi.data.text.encoder import CausalTextEncoder, TextEncoder
 from tagi.errors import ConfigError, InputError
 from tests.causal_models import causal_tokenizer
 from tests.data.test_causal_text import LONG, bytes_tokenizer, marking_tokenizer

@@ -14,13 +14,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from tagi.config import load_recipe
-from tagi.data.chat import ChatEncoding
+from tagi.config.recipes import load_recipe
 from tagi.data.task import Example
-from tagi.data.text import CausalTextEncoder, TextEncoder, TextSettings
+from tagi.data.text.chat import ChatEncoding
+from tagi.data.text.encoder import CausalTextEncoder, TextEncoder, TextSettings
 from tagi.errors import CheckpointError, ConfigError, InputError
-from tagi.pipeline.building import text_settings as settings_of_recipe
-from tagi.pipeline.exporting import _prompt as prompt_of_export
+from tagi.formats.export import _prompt as prompt_of_export
+from tagi.stages.building import text_settings as settings_of_recipe
 from tests.models import text_settings, tokenizer
 
 HEADED = (

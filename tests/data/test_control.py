@@ -11,9 +11,9 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tagi.data.control import BREAK, UserTextTokenizer
 from tagi.data.task import Example
-from tagi.data.text import CausalTextEncoder, TextEncoder
+from tagi.data.text.control import BREAK, UserTextTokenizer
+from tagi.data.text.encoder import CausalTextEncoder, TextEncoder
 from tests.models import text_settings
 
 CORPUS = ["Definition: say it.\n\nInput: cat dog.\nOutput: cat dog", "say <it> im_start think cat dog -> dog"] * 9

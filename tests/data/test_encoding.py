@@ -2,8 +2,8 @@ import string
 
 import pytest
 
-from tagi.data.encoding import Encoding, PlainEncoding, TkInstructEncoding, encoding_from_name
 from tagi.data.task import Example
+from tagi.data.text.encoding import Encoding, PlainEncoding, TkInstructEncoding, encoding_from_name
 from tagi.errors import ConfigError, InputError
 
 EXAMPLES = (Example(" a b ", " two\n"), Example("c?", "one!"), Example("d e f", "three"))

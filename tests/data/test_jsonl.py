@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from tagi.data.jsonl import Labelled, read_jsonl, read_labelled, write_jsonl
+from tagi.data.readers.jsonl import Labelled, read_jsonl, read_labelled, write_jsonl
 from tagi.data.task import Example, Instance, Task
 from tagi.errors import DataError
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tagi.data.lines import read_lines
+from tagi.data.readers.lines import read_lines
 from tagi.errors import InputError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tagi.data.p3 import P3Read, read_p3, template_datasets
+from tagi.data.readers.p3 import P3Read, read_p3, template_datasets
 from tagi.data.splits import compare_with_table11, limit_to_split, table11
 from tagi.data.task import Instance
 from tagi.errors import DataError
@@ -226,7 +226,7 @@ def test_the_hubs_names_and_the_files(name: str, dataset: str) -> None:
 
 def test_of_several_names_the_longest_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     for known in (["zoo", "zoo_keeper"], ["zoo_keeper", "zoo"]):
-        monkeypatch.setattr("tagi.data.p3._OTHER_DATASETS", known)
+        monkeypatch.setattr("tagi.data.readers.p3._OTHER_DATASETS", known)
         assert template_datasets(["zoo_keeper_a", "zoo_a"]) == {"zoo_keeper_a": "zoo_keeper", "zoo_a": "zoo"}
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tagi.data.p3_eval import _OTHER_PROMPTS as OTHER_PROMPTS
-from tagi.data.p3_eval import EVALUATION_SETS, P3EvalRead, read_p3_eval
+from tagi.data.readers.p3_eval import _OTHER_PROMPTS as OTHER_PROMPTS
+from tagi.data.readers.p3_eval import EVALUATION_SETS, P3EvalRead, read_p3_eval
+from tagi.data.readers.promptsource import read_templates
 from tagi.data.task import Instance
-from tagi.data.templates import read_templates
 from tagi.errors import DataError
 
 NAMES = tuple(one.name for one in EVALUATION_SETS)

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tagi.data._shared_text import FIELD, merged_text, shared_text
+from tagi.data.readers._shared_text import FIELD, merged_text, shared_text
 
 WORDS = ["the", "of", "and", "in", "to", "a", "was", "one", "for", "it", "or", ".", ",", "?", "paris", "green", "runs"]
 

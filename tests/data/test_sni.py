@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tagi.data.sni import SNISplit, read_sni
+from tagi.data.readers.sni import SNISplit, read_sni
 from tagi.data.splits import SNI_SPLIT_SIZES, CategoryCount, compare_with_table10, sni_categories, table10
 from tagi.data.task import Example, Instance, Task
 from tagi.errors import DataError

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tagi.data import _sandbox
-from tagi.data.templates import PromptTemplate, read_templates
+from tagi.data.readers import _sandbox
+from tagi.data.readers.promptsource import PromptTemplate, read_templates
 from tagi.errors import DataError
 
 ROW = {"text": "Ab cd", "label": 1, "names": ["x", "y", "x"], "about": {"size": 3}}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tagi.data.task import Example, Task
-from tagi.data.text import TextEncoder, TextSettings
+from tagi.data.text.encoder import TextEncoder, TextSettings
 from tagi.errors import CheckpointError, ConfigError, InputError
 from tests.models import text_settings, tokenizer, words
 

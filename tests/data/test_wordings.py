@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tagi.data.digest import tasks_digest
-from tagi.data.sni import read_sni
+from tagi.data.readers.sni import read_sni
 from tagi.data.task import Instance, Task, Wording
 from tagi.data.wordings import WORDINGS, _all_wordings, sni_wordings
 

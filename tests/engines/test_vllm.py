@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from tagi.hypernetwork import TaskAdapter
-from tagi.pipeline.exporting import export, exportable_of
+from tagi.api.task_adapter import TaskAdapter
+from tagi.formats.export import export, exportable_of
 from tests.prompted_adapters import (
     NEW_TOKENS,
     TASKS,

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from tagi.data.task import Instance, Task
-from tagi.data.text import TextEncoder
-from tagi.methods import Method
+from tagi.data.text.encoder import TextEncoder
+from tagi.methods.protocol import Method
 from tests.models import text_settings, tokenizer
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tagi.evaluation.answers import Answer, answer_task, line_fault
-from tagi.evaluation.summary import answer_scores, category_rows, summarize
+from tagi.evaluation.scoring.answers import Answer, answer_task, line_fault
+from tagi.evaluation.scoring.summary import answer_scores, category_rows, summarize
 from tests.evaluation.echo import Echo, tasks
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tagi.errors import DataError, InputError
-from tagi.evaluation.comparing import compare_answers, score_lines
+from tagi.evaluation.reports.paired_answers import compare_answers, score_lines
 
 TASKS = {"a": ("odd", 5), "b": ("even", 7), "c": ("odd", 11), "d": ("even", 2), "e": ("odd", 3)}
 

@@ -8,7 +8,8 @@ import torch
 from tagi.data.task import Example, Wording
 from tagi.errors import DataError, InputError
 from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, Condition, conditions, other_task
-from tagi.methods import TAGI, Concatenation
+from tagi.methods.concatenation import Concatenation
+from tagi.methods.tagi import TAGI
 from tests.evaluation.echo import Echo, tasks
 from tests.models import MODULES, text_settings, tiny_backbone, tiny_generator
 from tests.models import tasks as tiny_tasks

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from tagi.data.task import Example, Instance, Task
-from tagi.evaluation.contenders import Adapted, AdaptedMerged, AdaptedRows, Contender, Metatrained
-from tagi.evaluation.contest import Contest
-from tagi.evaluation.timing import Stopwatch
-from tagi.evaluation.timing_tables import markdown, phase_rows, ratio_rows, speed_rows
-from tagi.methods import TAGI, Concatenation
+from tagi.evaluation.timing.comparison import Contest
+from tagi.evaluation.timing.stopwatch import Stopwatch
+from tagi.evaluation.timing.tables import markdown, phase_rows, ratio_rows, speed_rows
+from tagi.evaluation.timing.timed_methods import Adapted, AdaptedMerged, AdaptedRows, Contender, Metatrained
+from tagi.methods.concatenation import Concatenation
+from tagi.methods.tagi import TAGI
 from tests.models import INPUTS, INSTRUCTIONS, text_settings, tiny_backbone, tiny_generator, words
 
 OUTPUT = 9

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from tagi.adapters import LoraBank, delta_variance
-from tagi.evaluation.distances import (
+from tagi.adapters.bank import LoraBank, delta_variance
+from tagi.evaluation.adapter_distances import (
     adapter_report,
     categories_apart,
     delta_distances,
     generated_updates,
     plane,
 )
-from tagi.evaluation.metrics import FloatArray
-from tagi.methods import TAGI
+from tagi.evaluation.scoring.metrics import FloatArray
+from tagi.methods.tagi import TAGI
 from tests.models import random_bank, tiny_backbone, tiny_generator
 from tests.models import tasks as tiny_tasks
 

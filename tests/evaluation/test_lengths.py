@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from tagi.data.task import Example, Instance, Task
-from tagi.data.text import TextEncoder
+from tagi.data.text.encoder import TextEncoder
 from tagi.errors import DataError
 from tagi.evaluation.lengths import task_lengths
-from tagi.methods import Lengths
+from tagi.methods.flops.costs import Lengths
 from tests.models import text_settings, tokenizer, words
 
 TASK = Task(

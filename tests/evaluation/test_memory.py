@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.evaluation.memory import CPU, held_bytes, peak_bytes
+from tagi.evaluation.timing.memory import CPU, held_bytes, peak_bytes
 
 CPU_DEVICE = torch.device("cpu")
 _WEIGHT = torch.ones(500, 300)  # 600,000 bytes

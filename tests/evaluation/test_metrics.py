@@ -6,7 +6,7 @@ import pytest
 
 from tagi.data.task import TASK_METRICS
 from tagi.errors import DataError
-from tagi.evaluation.metrics import (
+from tagi.evaluation.scoring.metrics import (
     METRICS,
     TASK_SCORES,
     Prediction,
@@ -113,7 +113,7 @@ def test_intervals_are_a_function_of_the_seed():
 def test_large_samples_are_drawn_in_parts(monkeypatch):
     values = np.random.default_rng(7).normal(size=50)
     whole = bootstrap_interval(values, seed=2, resamples=3000)
-    monkeypatch.setattr("tagi.evaluation.metrics._DRAWN_AT_ONCE", 170)
+    monkeypatch.setattr("tagi.evaluation.scoring.metrics._DRAWN_AT_ONCE", 170)
     assert bootstrap_interval(values, seed=2, resamples=3000) == pytest.approx(whole, abs=0.05)
 
 
@@ -161,7 +161,7 @@ def test_intervals_of_nothing():
 
 def test_scoring_needs_no_model_library():
     code = (
-        "import sys, tagi.evaluation.metrics as m; assert 'nltk' not in sys.modules; m.rouge_l('a', ['a']);"
+        "import sys, tagi.evaluation.scoring.metrics as m; assert 'nltk' not in sys.modules; m.rouge_l('a', ['a']);"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tagi.data.p3_eval import EVALUATION_SETS
-from tagi.evaluation.p3_scores import ANLI, MTEST11, ByP3Rank, P3Average, hypert5, mtest11
-from tagi.evaluation.ranking import RankedAnswer
+from tagi.data.readers.p3_eval import EVALUATION_SETS
+from tagi.evaluation.scoring.p3 import ANLI, MTEST11, ByP3Rank, P3Average, hypert5, mtest11
+from tagi.evaluation.scoring.rank_classification import RankedAnswer
 
 # Rows of Table 9, R1 to SCloze, and its two averages.
 ROWS = {

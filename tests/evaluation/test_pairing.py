@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tagi.evaluation.metrics import clustered_bootstrap_interval
-from tagi.evaluation.pairing import by_task, paired_difference
+from tagi.evaluation.scoring.metrics import clustered_bootstrap_interval
+from tagi.evaluation.scoring.paired import by_task, paired_difference
 from tests.evaluation.echo import tasks
 
 

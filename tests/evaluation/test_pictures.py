@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tagi.errors import InputError
-from tagi.evaluation.metrics import FloatArray
-from tagi.evaluation.pictures import adapters_figure, draw_adapters, needs_matplotlib, spread
+from tagi.evaluation.reports.adapter_plots import adapters_figure, draw_adapters, needs_matplotlib, spread
+from tagi.evaluation.scoring.metrics import FloatArray
 
 NAMES = ["aabbcc", string.ascii_letters * 3, "a"]
 

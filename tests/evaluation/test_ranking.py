@@ -13,11 +13,14 @@ from torch import Tensor
 
 from tagi.data.task import Instance, Task
 from tagi.errors import CheckpointError, DataError
-from tagi.evaluation.metrics import bootstrap_interval, clustered_bootstrap_interval
-from tagi.evaluation.ranking import ByRank, RankedAnswer, rank_task, summarize_ranking
-from tagi.evaluation.scoring import Scoring
-from tagi.evaluation.summary import category_rows
-from tagi.methods import TAGI, CausalConcatenation, Concatenation, Method
+from tagi.evaluation.scoring.free_form import Scoring
+from tagi.evaluation.scoring.metrics import bootstrap_interval, clustered_bootstrap_interval
+from tagi.evaluation.scoring.rank_classification import ByRank, RankedAnswer, rank_task, summarize_ranking
+from tagi.evaluation.scoring.summary import category_rows
+from tagi.methods.causal import CausalConcatenation
+from tagi.methods.concatenation import Concatenation
+from tagi.methods.protocol import Method
+from tagi.methods.tagi import TAGI
 from tests.causal_models import tiny_causal
 from tests.evaluation.echo import Echo
 from tests.models import INSTRUCTIONS, ROUNDING, text_settings, tiny_backbone, tiny_generator, words

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tagi.evaluation.rivalry import difference, over_seeds, time_ratio
-from tagi.evaluation.timing import Stopwatch
+from tagi.evaluation.reports.seeds import difference, over_seeds, time_ratio
+from tagi.evaluation.timing.stopwatch import Stopwatch
 from tests.evaluation.echo import Echo, tasks
 
 

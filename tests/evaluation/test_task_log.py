@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tagi.errors import DataError
-from tagi.evaluation.task_log import TaskLog
+from tagi.evaluation.predictions_log import TaskLog
 
 SIZES = {"a": 2, "b": 3}
 SEPARATOR = "\u2028"  # an end of line to some readers, not to JSON Lines

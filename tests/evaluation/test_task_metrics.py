@@ -7,12 +7,12 @@ import pytest
 
 from tagi.data.task import Instance, Task
 from tagi.errors import DataError, InputError
-from tagi.evaluation.answers import Answer, line_fault
-from tagi.evaluation.comparing import score_lines
-from tagi.evaluation.metrics import bootstrap_interval
-from tagi.evaluation.pairing import paired_difference, task_means
-from tagi.evaluation.scoring import Scoring
-from tagi.evaluation.task_metrics import ByTaskMetric, best_constant, metric_of
+from tagi.evaluation.reports.paired_answers import score_lines
+from tagi.evaluation.scoring.answers import Answer, line_fault
+from tagi.evaluation.scoring.free_form import Scoring
+from tagi.evaluation.scoring.metrics import bootstrap_interval
+from tagi.evaluation.scoring.paired import paired_difference, task_means
+from tagi.evaluation.scoring.task_metrics import ByTaskMetric, best_constant, metric_of
 from tests.evaluation.echo import Echo
 
 SCORING = ByTaskMetric(batch_size=2, max_new_tokens=7)

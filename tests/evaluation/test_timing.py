@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tagi.errors import InputError
-from tagi.evaluation.timing import (
+from tagi.evaluation.timing.stopwatch import (
     Pair,
     Stopwatch,
     median_ratio,

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tagi.adapters import Bank
-from tagi.backbones import T5Backbone
+from tagi.adapters.protocol import Bank
+from tagi.backbones.t5 import T5Backbone
 
 
 class SlowT5:

@@ -8,23 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.adapters import Attachment, LoraBank, as_lora, merge
-from tagi.backbones import CausalBackbone
-from tagi.data.text import TextSettings
+from tagi.adapters.attach import Attachment
+from tagi.adapters.bank import LoraBank, as_lora
+from tagi.adapters.merge import merge
+from tagi.api.generator import AdapterGenerator
+from tagi.api.task_adapter import TaskAdapter
+from tagi.backbones.causal import CausalBackbone
+from tagi.data.text.encoder import TextSettings
 from tagi.errors import CheckpointError, ConfigError
-from tagi.hypernetwork import (
-    Generator,
-    GeneratorSettings,
-    StatesMemory,
-    TaskAdapter,
-    TaskStates,
-    answer,
-    merged_runner,
-    rows_runner,
-    score,
-    stack_states,
-)
-from tagi.methods import TAGI
+from tagi.hypernetwork.inference import answer, merged_runner, rows_runner, score
+from tagi.hypernetwork.states import TaskStates, stack_states
+from tagi.hypernetwork.states_memory import StatesMemory
+from tagi.methods.tagi import TAGI
+from tagi.settings.generator import GeneratorSettings
 from tests.causal_models import MODELS, SINGLE, close, exact_causal, tiny_causal
 from tests.hypernetwork.test_causal_generator import (
     IDS,
@@ -57,12 +53,12 @@ KINDS = tuple(kind for kind in MODELS if kind not in WINDOWED)
 """Windows of the tiny models are shorter than instruction and input together."""
 
 
-def made(backbone: CausalBackbone, **changed: Any) -> Generator:
-    generator = Generator(backbone, replace(SETTINGS, **changed), TEXT)
+def made(backbone: CausalBackbone, **changed: Any) -> AdapterGenerator:
+    generator = AdapterGenerator(backbone, replace(SETTINGS, **changed), TEXT)
     return opened(generator.to(next(backbone.parameters()).dtype))
 
 
-def whole_text(generator: Generator, bank: LoraBank, row: int, labels: Tensor, task: int) -> Tensor:
+def whole_text(generator: AdapterGenerator, bank: LoraBank, row: int, labels: Tensor, task: int) -> Tensor:
     """Logits of one row's instruction, input and target as one text, under weights that hold the LoRA."""
     told = TOLD_IDS[task, : TOLD[task]]
     given = IDS[row][MASK[row]]
@@ -114,7 +110,7 @@ def test_rows_that_are_alone_see_no_instruction() -> None:
 def test_with_a_zero_residual_the_generator_is_the_shared_lora() -> None:
     """The same tokens, and logits within rounding, as the shared LoRA with the instruction in the prompt."""
     backbone = tiny_causal("llama")
-    fresh = Generator(backbone, SETTINGS, TEXT).eval()
+    fresh = AdapterGenerator(backbone, SETTINGS, TEXT).eval()
     assert fresh.shared is not None
     with torch.no_grad():
         for b in fresh.shared.b:
@@ -137,7 +133,7 @@ def test_with_a_zero_residual_the_generator_is_the_shared_lora() -> None:
 
 
 def test_gradients_reach_every_generated_part_within_three_steps() -> None:
-    generator = Generator(tiny_causal("llama"), SETTINGS, TEXT)
+    generator = AdapterGenerator(tiny_causal("llama"), SETTINGS, TEXT)
     assert generator.shared is not None
     with torch.no_grad():
         for b in generator.shared.b:
@@ -155,7 +151,7 @@ def test_gradients_reach_every_generated_part_within_three_steps() -> None:
     assert moved == set(trained)
 
 
-def check_prefix(generator: Generator, states: TaskStates) -> None:
+def check_prefix(generator: AdapterGenerator, states: TaskStates) -> None:
     """Every task's keys and values are those of its tokens under its own bank."""
     assert states.cross is not None
     assert states.ids is not None
@@ -267,7 +263,7 @@ def test_a_folder_without_the_tokens_is_refused(tmp_path: Path) -> None:
 def test_a_saved_generator_has_its_shared_lora(tmp_path: Path) -> None:
     generator = made(tiny_causal("llama"))
     generator.save_pretrained(tmp_path)
-    from tagi.hypernetwork import load_generator
+    from tagi.formats.generator import load_generator
 
     again = load_generator(tmp_path, backbone=generator.backbone)
     assert again.settings == generator.settings
@@ -316,7 +312,7 @@ def test_training_forgets_nothing_that_a_fresh_start_would_not_know() -> None:
 
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="instruction_cache"):
-        Generator(tiny_backbone(), SETTINGS, text_settings())
+        AdapterGenerator(tiny_backbone(), SETTINGS, text_settings())
     for fusion in ("both", "concatenation", "attention"):
         with pytest.raises(ConfigError, match="fusion"):
             made(tiny_causal("llama"), fusion=fusion)

@@ -8,20 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.adapters import Attachment
-from tagi.backbones import CausalBackbone
-from tagi.data.text import TextSettings
+from tagi.adapters.attach import Attachment
+from tagi.api.generator import AdapterGenerator
+from tagi.api.task_adapter import TaskAdapter
+from tagi.backbones.causal import CausalBackbone
+from tagi.data.text.encoder import TextSettings
 from tagi.errors import ConfigError
-from tagi.hypernetwork import (
-    Generator,
-    GeneratorSettings,
-    TaskAdapter,
-    TaskStates,
-    answer,
-    merged_runner,
-    rows_runner,
-    score,
-)
+from tagi.hypernetwork.inference import answer, merged_runner, rows_runner, score
+from tagi.hypernetwork.states import TaskStates
+from tagi.settings.generator import GeneratorSettings
 from tests.causal_models import HEAD_DIM, HIDDEN, KV_HEADS, LAYERS, MODELS, SINGLE, close, exact_causal, tiny_causal
 from tests.models import WORDS
 
@@ -52,7 +47,7 @@ LABELS = torch.randint(5, 20, (ROWS, CHOICES, 6), generator=torch.Generator().ma
 LABELS[1, 0, 3:] = -100
 
 
-def opened(generator: Generator) -> Generator:
+def opened(generator: AdapterGenerator) -> AdapterGenerator:
     """Something is generated for every site, and gates are open."""
     random = torch.Generator().manual_seed(6)
     with torch.no_grad():
@@ -63,13 +58,13 @@ def opened(generator: Generator) -> Generator:
     return generator.eval()
 
 
-def made(backbone: CausalBackbone, **changed: Any) -> Generator:
-    generator = Generator(backbone, replace(SETTINGS, **changed), TEXT)
+def made(backbone: CausalBackbone, **changed: Any) -> AdapterGenerator:
+    generator = AdapterGenerator(backbone, replace(SETTINGS, **changed), TEXT)
     dtype = next(backbone.parameters()).dtype
     return generator.to(dtype).eval()
 
 
-def prepared(generator: Generator) -> TaskStates:
+def prepared(generator: AdapterGenerator) -> TaskStates:
     return generator.prepare(TOLD_IDS, TOLD_MASK)
 
 
@@ -230,8 +225,8 @@ def test_what_a_decoder_only_backbone_cannot_serve_is_refused(changed: dict[str,
 def test_limits_that_pass_the_positions_are_refused() -> None:
     wide = replace(TEXT, max_instruction_tokens=30)
     with pytest.raises(ConfigError, match=r"make at most 53 tokens \(its positions\), got 54"):
-        Generator(tiny_causal("llama"), SETTINGS, wide)
-    Generator(tiny_causal("llama"), replace(SETTINGS, fusion="attention"), wide)
+        AdapterGenerator(tiny_causal("llama"), SETTINGS, wide)
+    AdapterGenerator(tiny_causal("llama"), replace(SETTINGS, fusion="attention"), wide)
 
 
 def test_recomputed_layers_would_forget_the_instruction() -> None:

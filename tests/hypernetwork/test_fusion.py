@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.adapters import Attachment
-from tagi.hypernetwork import Fusion
-from tagi.hypernetwork.fusion import FusionLayer
+from tagi.adapters.attach import Attachment
+from tagi.hypernetwork.fusion import Fusion, FusionLayer
 from tests.models import (
     D_KV,
     D_MODEL,

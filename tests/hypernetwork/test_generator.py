@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.adapters import Attachment
-from tagi.data.text import TextEncoder
-from tagi.hypernetwork import Generator, TaskStates, rows_runner, score
+from tagi.adapters.attach import Attachment
+from tagi.api.generator import AdapterGenerator
+from tagi.data.text.encoder import TextEncoder
+from tagi.hypernetwork.inference import rows_runner, score
+from tagi.hypernetwork.states import TaskStates
 from tests.models import (
     CHOICES,
     INPUTS,
@@ -44,7 +46,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 }
 
 
-def prepared(generator: Generator) -> TaskStates:
+def prepared(generator: AdapterGenerator) -> TaskStates:
     return generator.prepare(INSTRUCTION_IDS, INSTRUCTION_MASK)
 
 
@@ -195,7 +197,7 @@ def test_a_frozen_encoder_keeps_no_graph() -> None:
             assert not tuned.encode_instructions(INSTRUCTION_IDS, INSTRUCTION_MASK).requires_grad
 
 
-def forward(generator: Generator) -> Tensor:
+def forward(generator: AdapterGenerator) -> Tensor:
     with torch.no_grad():
         logits, _ = generator(*BATCH)
     return logits
@@ -223,6 +225,6 @@ def test_half_precision() -> None:
 
 
 def test_construction_leaves_the_models_own_randomness_reproducible() -> None:
-    one, two = (Generator(tiny_backbone(), settings(seed=4), text_settings()) for _ in range(2))
+    one, two = (AdapterGenerator(tiny_backbone(), settings(seed=4), text_settings()) for _ in range(2))
     for (name, tensor), other in zip(one.state_dict().items(), two.state_dict().values(), strict=True):
         assert torch.equal(tensor, other), name

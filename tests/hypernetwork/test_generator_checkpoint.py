@@ -11,18 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tagi.backbones import BaseModel, load_backbone
-from tagi.backbones.checkpoint import CONFIG, WEIGHTS
+from tagi.api.generator import AdapterGenerator
+from tagi.api.task_adapter import TaskAdapter
+from tagi.backbones.load import load_backbone
+from tagi.backbones.protocol import BaseModel
 from tagi.errors import CheckpointError, TagiError
-from tagi.hypernetwork import (
-    Generator,
-    GeneratorSettings,
-    TaskAdapter,
-    generator_tensors,
-    load_generator,
-    save_generator,
-    words_of,
-)
+from tagi.formats.checkpoint import CONFIG, WEIGHTS
+from tagi.formats.generator import generator_tensors, load_generator, save_generator
+from tagi.hypernetwork.targets import words_of
+from tagi.settings.generator import GeneratorSettings
 from tests.models import INPUTS, INSTRUCTIONS, MODULES, settings, tiny_backbone, tiny_generator
 
 KINDS: list[dict[str, Any]] = [
@@ -42,7 +39,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def trained(folder: Path, **changed: Any) -> Generator:
+def trained(folder: Path, **changed: Any) -> AdapterGenerator:
     """A generator all of whose trained tensors have moved."""
     generator = tiny_generator(load_backbone(str(folder)), **changed)
     random = torch.Generator().manual_seed(9)
@@ -63,7 +60,7 @@ def checkpoint(backbone_folder: Path, tmp_path: Path) -> Path:
 def test_saved_loaded_and_generated_again(backbone_folder: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
     generator = trained(backbone_folder, **changed)
     generator.save_pretrained(tmp_path / "one")
-    again = Generator.from_pretrained(tmp_path / "one")
+    again = AdapterGenerator.from_pretrained(tmp_path / "one")
     assert not again.training
     assert (again.settings, again.text.settings) == (generator.settings, generator.text.settings)
     assert again.backbone.identity == generator.backbone.identity
@@ -82,7 +79,7 @@ def test_saved_loaded_and_generated_again(backbone_folder: Path, tmp_path: Path,
 
 
 def test_no_file_is_a_pickle(checkpoint: Path, tmp_path: Path) -> None:
-    made = Generator.from_pretrained(checkpoint).adapt(INSTRUCTIONS[0])
+    made = AdapterGenerator.from_pretrained(checkpoint).adapt(INSTRUCTIONS[0])
     assert isinstance(made, TaskAdapter)
     made.save(tmp_path / "adapter")
     files = [*checkpoint.iterdir(), *(tmp_path / "adapter").iterdir()]
@@ -151,7 +148,7 @@ def test_a_backbone_that_changed_since_is_refused(backbone_folder: Path, tmp_pat
     assert "got no such folder" in fault(tmp_path / "moved" / "model")
 
 
-def trained_on(backbone: Any) -> Generator:
+def trained_on(backbone: Any) -> AdapterGenerator:
     return tiny_generator(backbone)
 
 
@@ -255,7 +252,7 @@ def test_the_card_says_what_is_generated(backbone_folder: Path, tmp_path: Path, 
 )
 def test_a_generator_that_is_nowhere(name: str, named: str) -> None:
     with pytest.raises(CheckpointError) as caught:
-        Generator.from_pretrained(name)
+        AdapterGenerator.from_pretrained(name)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
 

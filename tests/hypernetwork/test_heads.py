@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tagi.adapters import LoraBank
-from tagi.backbones import Site
-from tagi.hypernetwork import PooledGenerator, QueryGenerator
+from tagi.adapters.bank import LoraBank
+from tagi.backbones.protocol import Site
 from tagi.hypernetwork.heads import RowHeads
+from tagi.hypernetwork.pooled import PooledGenerator
+from tagi.hypernetwork.query import QueryGenerator
 from tests.models import ALPHA, D_MODEL, HIDDEN, QUERY_HEADS, RANK, TASKS, WIDTH, same
 
 EQUAL = tuple(

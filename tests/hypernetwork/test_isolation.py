@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.adapters import Attachment, detached
-from tagi.data.text import TextEncoder
-from tagi.hypernetwork import Generator, rows_runner, score
+from tagi.adapters.attach import Attachment, detached
+from tagi.api.generator import AdapterGenerator
+from tagi.data.text.encoder import TextEncoder
+from tagi.hypernetwork.inference import rows_runner, score
 from tests.models import (
     CHOICES,
     INPUTS,
@@ -33,11 +34,11 @@ ROWS_OF = torch.tensor(ROW_TASKS)
 BATCH = (INSTRUCTION_IDS, INSTRUCTION_MASK, ROWS_OF, IDS, MASK, LABELS)
 
 
-def hooks(generator: Generator) -> list[Any]:
+def hooks(generator: AdapterGenerator) -> list[Any]:
     return [hook for module in generator.modules() for hook in module._forward_hooks.values()]
 
 
-def gradients(generator: Generator, checkpointed: bool) -> Iterator[tuple[str, Tensor]]:
+def gradients(generator: AdapterGenerator, checkpointed: bool) -> Iterator[tuple[str, Tensor]]:
     if checkpointed:
         generator.backbone.checkpoint_gradients()
     generator.train()
@@ -72,7 +73,7 @@ def test_gradient_checkpointing_recomputes_with_the_same_adapters(tune: str, mon
     assert all(torch.equal(found[name], gradient) for name, gradient in plain.items())
 
 
-def forward(generator: Generator) -> Tensor:
+def forward(generator: AdapterGenerator) -> Tensor:
     with torch.no_grad():
         logits, _ = generator(*BATCH)
     return logits

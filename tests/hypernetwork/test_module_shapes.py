@@ -6,12 +6,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.adapters import BottleneckBank, JointBank, LoraBank, PrefixBank
-from tagi.backbones import BaseModel, T5Backbone, build_t5, count_parameters
-from tagi.data.text import TextSettings
-from tagi.hypernetwork import ComponentGenerator, Generator, GeneratorSettings, PooledGenerator, words_of
-from tagi.hypernetwork.component import SharedHeads
+from tagi.adapters.bank import LoraBank
+from tagi.adapters.bottleneck import BottleneckBank
+from tagi.adapters.prefix_bank import PrefixBank
+from tagi.adapters.protocol import JointBank
+from tagi.api.generator import AdapterGenerator
+from tagi.backbones.load import build_t5
+from tagi.backbones.protocol import BaseModel, count_parameters
+from tagi.backbones.t5 import T5Backbone
+from tagi.data.text.encoder import TextSettings
+from tagi.hypernetwork.component import ComponentGenerator, SharedHeads
 from tagi.hypernetwork.heads import JointHeads, RowHeads
+from tagi.hypernetwork.pooled import PooledGenerator
+from tagi.hypernetwork.targets import words_of
+from tagi.settings.generator import GeneratorSettings
 from tests.models import (
     D_MODEL,
     DECODER,
@@ -40,17 +48,17 @@ XL: dict[str, Any] = {
 TASKS, TOKENS = 3, 11
 
 
-def generated(**changed: Any) -> tuple[Generator, Any]:
+def generated(**changed: Any) -> tuple[AdapterGenerator, Any]:
     """A generator on T5-XL's shape, and the bank that it makes of three instructions."""
     with torch.device("meta"):
         backbone = T5Backbone(build_t5(XL), tokenizer(), BaseModel("xl", "no weights")).eval()
-        generator = Generator(backbone, GeneratorSettings(**changed), TextSettings()).eval()
+        generator = AdapterGenerator(backbone, GeneratorSettings(**changed), TextSettings()).eval()
         states = torch.zeros(TASKS, TOKENS, 2048)
         mask = torch.ones(TASKS, TOKENS, dtype=torch.bool)
         return generator, generator.generate_bank(states, mask)
 
 
-def of_backbone(generator: Generator) -> float:
+def of_backbone(generator: AdapterGenerator) -> float:
     return count_parameters(generator.hypernetwork) / count_parameters(generator.backbone)
 
 

@@ -8,10 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.adapters import Attachment, Bank, JointBank, PrefixBank, detached, stack_banks
-from tagi.backbones import T5Backbone, score_cached
-from tagi.data.text import TextEncoder
-from tagi.hypernetwork import Generator, Runner, TaskStates, answer, rows_runner, score
+from tagi.adapters.attach import Attachment, detached
+from tagi.adapters.prefix_bank import PrefixBank
+from tagi.adapters.protocol import Bank, JointBank, stack_banks
+from tagi.api.generator import AdapterGenerator
+from tagi.backbones.t5 import T5Backbone, score_cached
+from tagi.data.text.encoder import TextEncoder
+from tagi.hypernetwork.inference import Runner, answer, rows_runner, score
+from tagi.hypernetwork.states import TaskStates
 from tests.hypernetwork.slow_t5 import SlowT5
 from tests.models import (
     CHOICES,
@@ -164,7 +168,7 @@ def test_what_is_nothing_leaves_the_backbone_to_the_bit(name: str, attention: st
         assert torch.equal(backbone.encode(IDS, MASK), encoded)  # taking prefixes changes nothing where there are none
 
 
-def prepared(generator: Generator) -> TaskStates:
+def prepared(generator: AdapterGenerator) -> TaskStates:
     return generator.prepare(INSTRUCTION_IDS, INSTRUCTION_MASK)
 
 
@@ -248,7 +252,7 @@ def test_merging_attaches_what_cannot_be_merged(name: str) -> None:
     assert list(traces(generator)) == before
 
 
-def gradients(generator: Generator, checkpointed: bool) -> Iterator[tuple[str, Tensor]]:
+def gradients(generator: AdapterGenerator, checkpointed: bool) -> Iterator[tuple[str, Tensor]]:
     if checkpointed:
         generator.backbone.checkpoint_gradients()
     generator.train()
@@ -378,7 +382,7 @@ def test_the_seed_alone_decides(kind: str) -> None:
     torch.manual_seed(11)
     one, other = fresh_generator(**chosen, seed=4), fresh_generator(**chosen, seed=5)
     torch.manual_seed(12)
-    again = Generator(tiny_backbone(), settings(**chosen, seed=4), text_settings())
+    again = AdapterGenerator(tiny_backbone(), settings(**chosen, seed=4), text_settings())
     apart = 0
     for key, tensor in one.hypernetwork.state_dict().items():
         assert torch.equal(again.hypernetwork.state_dict()[key], tensor)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import torch
 
-from tagi.backbones import load_backbone
-from tagi.hypernetwork import load_generator, save_generator
+from tagi.backbones.load import load_backbone
+from tagi.formats.generator import load_generator, save_generator
 from tests.models import INSTRUCTIONS, tiny_generator
 
 

@@ -3,15 +3,17 @@
 import pytest
 import torch
 
-from tagi.adapters import Attachment, LoraBank
-from tagi.hypernetwork import Generator, SharedLora
+from tagi.adapters.attach import Attachment
+from tagi.adapters.bank import LoraBank
+from tagi.api.generator import AdapterGenerator
+from tagi.hypernetwork.shared_lora import SharedLora
 from tests.causal_models import close
 from tests.models import ALPHA, INPUTS, INSTRUCTIONS, ROW_TASKS, fresh_generator, random_bank, tiny_backbone
 
 SHARED = 6
 
 
-def batch(generator: Generator) -> dict[str, torch.Tensor]:
+def batch(generator: AdapterGenerator) -> dict[str, torch.Tensor]:
     text = generator.text
     told, told_mask = text.batch_instructions([text.instruction(one) for one in INSTRUCTIONS])
     given, mask = text.batch([text.input(one) for one in INPUTS])
@@ -46,7 +48,7 @@ def test_a_task_gets_one_lora_whose_rank_is_the_sum() -> None:
     assert sum(target.parameters for target in scales.targets) == SHARED * len(scales.backbone.sites)
 
 
-def batch_of_instructions(generator: Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_of_instructions(generator: AdapterGenerator) -> tuple[torch.Tensor, torch.Tensor]:
     made = batch(generator)
     return made["instruction_ids"], made["instruction_mask"]
 

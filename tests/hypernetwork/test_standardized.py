@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tagi.config import load_recipe
-from tagi.hypernetwork import Generator
+from tagi.api.generator import AdapterGenerator
+from tagi.config.recipes import load_recipe
 from tagi.hypernetwork.instruction_norm import InstructionNorm
-from tagi.pipeline import Sources, train_stage
+from tagi.stages.building import Sources
+from tagi.stages.train import train_stage
 from tests.models import INSTRUCTIONS, same, settings, text_settings, tiny_backbone
 
 D_MODEL, TASKS, TOKENS = 23, 5, 11
@@ -58,12 +59,12 @@ def test_nothing_to_measure() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_it_a_generator_is_what_it_was(kind: str) -> None:
-    plain = Generator(tiny_backbone(), settings(kind=kind), text_settings())
+    plain = AdapterGenerator(tiny_backbone(), settings(kind=kind), text_settings())
     assert not any("deviation" in name for name in plain.state_dict())
     assert "standardize" not in plain.settings.as_dict()
     ids, mask = plain.text.batch_instructions([plain.text.instruction(text) for text in INSTRUCTIONS])
     assert not plain.wants_measuring
-    unmeasured = Generator(tiny_backbone(), settings(kind=kind, standardize=True), text_settings())
+    unmeasured = AdapterGenerator(tiny_backbone(), settings(kind=kind, standardize=True), text_settings())
     one, two = (made.eval().prepare(ids, mask).bank for made in (plain, unmeasured))
     for site in plain.backbone.sites:
         assert torch.equal(one.delta(site.path), two.delta(site.path))
@@ -72,7 +73,7 @@ def test_without_it_a_generator_is_what_it_was(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_all_instructions_share_changes_nothing(kind: str) -> None:
     """States moved and stretched alike, measured anew: the same bank."""
-    made = Generator(tiny_backbone(), settings(kind=kind, standardize=True), text_settings()).double().eval()
+    made = AdapterGenerator(tiny_backbone(), settings(kind=kind, standardize=True), text_settings()).double().eval()
     random = torch.Generator().manual_seed(5)
     for parameter in made.hypernetwork.parameters():
         parameter.data += torch.randn(parameter.shape, generator=random, dtype=torch.float64) * 0.1
@@ -101,7 +102,7 @@ def test_a_checkpoint_keeps_what_was_measured(tmp_path: Path) -> None:
         ),
     ]
     train_stage(load_recipe("toy", changed), "finetune", tmp_path, progress=False)
-    made = Generator.from_pretrained(tmp_path / "model")
+    made = AdapterGenerator.from_pretrained(tmp_path / "model")
     assert made.settings == replace(made.settings, standardize=True)
     norm = made.hypernetwork.norm
     assert isinstance(norm, InstructionNorm)
@@ -123,6 +124,6 @@ def test_what_is_measured_is_what_is_trained_on(tmp_path: Path) -> None:
     starts = (("vanilla", ()), ("tuned", (str(tmp_path / "metatrain"),)), ("again", (str(tmp_path / "tuned"),)))
     for name, start in starts:
         train_stage(recipe, "finetune", tmp_path / name, sources=Sources(start), progress=False)
-        made[name] = Generator.from_pretrained(tmp_path / name / "model").hypernetwork.norm.mean
+        made[name] = AdapterGenerator.from_pretrained(tmp_path / name / "model").hypernetwork.norm.mean
     assert not torch.allclose(made["vanilla"], made["tuned"], rtol=1e-3)
     assert torch.equal(made["tuned"], made["again"])

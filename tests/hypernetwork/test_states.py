@@ -2,14 +2,15 @@
 
 import torch
 
-from tagi.backbones import KeysValues
-from tagi.hypernetwork import Generator, TaskStates, stack_states
+from tagi.api.generator import AdapterGenerator
+from tagi.backbones.protocol import KeysValues
+from tagi.hypernetwork.states import TaskStates, stack_states
 from tests.models import DECODER, ENCODER, INSTRUCTIONS, TASKS, same, tiny_generator
 
 LENGTHS = (10, 5, 14)
 
 
-def prepared(generator: Generator, *which: int) -> TaskStates:
+def prepared(generator: AdapterGenerator, *which: int) -> TaskStates:
     texts = [generator.text.instruction(INSTRUCTIONS[task]) for task in which]
     return generator.prepare(*generator.text.batch(texts))
 

@@ -10,19 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tagi.adapters.peft_format import CONFIG, WEIGHTS
-from tagi.backbones import BaseModel, load_backbone
+from tagi.api.generator import AdapterGenerator
+from tagi.api.task_adapter import TaskAdapter
+from tagi.backbones.load import load_backbone
+from tagi.backbones.protocol import BaseModel
 from tagi.errors import CheckpointError, InputError, TagiError
-from tagi.hypernetwork import (
-    Generator,
-    TaskAdapter,
-    answer,
-    generator_digest,
-    read_record,
-    rows_runner,
-    score,
-)
-from tagi.hypernetwork.adapter_folder import MODULE, RECORD, STATES
+from tagi.formats.peft import CONFIG, WEIGHTS
+from tagi.formats.task_adapter import MODULE, RECORD, STATES, generator_digest, read_record
+from tagi.hypernetwork.inference import answer, rows_runner, score
 from tests.models import (
     CHOICES,
     INPUTS,
@@ -41,7 +36,7 @@ from tests.models import (
 Damage = Callable[[Path], Any]
 
 
-def adapters(generator: Generator) -> list[TaskAdapter]:
+def adapters(generator: AdapterGenerator) -> list[TaskAdapter]:
     made = generator.adapt(INSTRUCTIONS)
     assert isinstance(made, list)
     return made
@@ -80,7 +75,7 @@ def test_one_instruction_gives_one_adapter_and_several_a_list() -> None:
 def test_demonstrations_are_part_of_the_instruction() -> None:
     text = {"encoding": "plain", "positives": 2, "max_instruction_tokens": 40}
     generator = tiny_generator()
-    shown = Generator(generator.backbone, generator.settings, type(generator.text.settings)(**text))
+    shown = AdapterGenerator(generator.backbone, generator.settings, type(generator.text.settings)(**text))
     with_examples = shown.adapt(INSTRUCTIONS[0], [(words(50, 2), words(51, 1)), (words(52, 3), words(53, 2))])
     assert isinstance(with_examples, TaskAdapter)
     assert with_examples.states.mask.shape == (1, 10 + 2 + 1 + 1 + 3 + 1 + 2)
@@ -252,7 +247,7 @@ def adapter_folder(tmp_path: Path) -> Path:
     return tmp_path / "adapter"
 
 
-def fault(folder: Path, generator: Generator) -> str:
+def fault(folder: Path, generator: AdapterGenerator) -> str:
     with pytest.raises(CheckpointError) as caught:
         TaskAdapter.load(folder, generator)
     assert "\n" not in str(caught.value)

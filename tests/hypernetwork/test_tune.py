@@ -4,8 +4,8 @@ from typing import get_args
 
 import pytest
 
-from tagi.hypernetwork import set_tuned
-from tagi.hypernetwork.settings import Tune
+from tagi.hypernetwork.tune import set_tuned
+from tagi.settings.generator import Tune
 from tests.models import DECODER, ENCODER, tiny_model
 
 NORMS = 2 * ENCODER + 3 * DECODER + 2

@@ -8,11 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.backbones import CausalBackbone, load_backbone
+from tagi.backbones.causal import CausalBackbone
+from tagi.backbones.load import load_backbone
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
 from tagi.errors import CheckpointError, ConfigError, InputError
-from tagi.methods import CausalConcatenation, Concatenation, load_method
+from tagi.methods.causal import CausalConcatenation
+from tagi.methods.concatenation import Concatenation
+from tagi.methods.load import load_method
 from tagi.methods.lora import LoraShape, lora_bank
 from tests.causal_models import CORE, POSITIONS, causal_tokenizer, tiny_causal, tiny_causal_model
 from tests.models import (

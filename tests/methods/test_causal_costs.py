@@ -15,10 +15,11 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from tagi.data.text import TextSettings
+from tagi.data.text.encoder import TextSettings
 from tagi.errors import ConfigError
-from tagi.methods import CausalConcatenation, Lengths
-from tagi.methods.causal_costs import CausalShapes, causal_concatenation_cost
+from tagi.methods.causal import CausalConcatenation
+from tagi.methods.flops.causal import CausalShapes, causal_concatenation_cost
+from tagi.methods.flops.costs import Lengths
 from tagi.methods.lora import LoraShape
 from tests import causal_models
 from tests.methods.counting import counting

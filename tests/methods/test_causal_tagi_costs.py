@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.adapters import LoraBank
-from tagi.data.text import TextSettings
-from tagi.hypernetwork import Generator, GeneratorSettings, TaskStates, answer, merged_runner, rows_runner
-from tagi.methods import TAGI, Lengths
+from tagi.adapters.bank import LoraBank
+from tagi.api.generator import AdapterGenerator
+from tagi.data.text.encoder import TextSettings
+from tagi.hypernetwork.inference import answer, merged_runner, rows_runner
+from tagi.hypernetwork.states import TaskStates
+from tagi.methods.flops.costs import Lengths
+from tagi.methods.tagi import TAGI
+from tagi.settings.generator import GeneratorSettings
 from tests.causal_models import HIDDEN, tiny_causal
 from tests.methods.counting import counting, flops
 
@@ -26,11 +30,11 @@ GENERATORS: tuple[dict[str, Any], ...] = (
 
 
 @pytest.fixture(params=[(kind, at) for kind in KINDS for at in range(len(GENERATORS))], ids=str)
-def generator(request: pytest.FixtureRequest) -> Generator:
+def generator(request: pytest.FixtureRequest) -> AdapterGenerator:
     kind, at = request.param
     sizes = {"rank": 4, "alpha": 9.0, "hidden": 13, "width": 12, "heads": 3}
     fields = {"word_embed_proj_dim": HIDDEN} if kind == "opt" else {}
-    return Generator(tiny_causal(kind, **fields), GeneratorSettings(**{**sizes, **GENERATORS[at]}), TEXT).eval()
+    return AdapterGenerator(tiny_causal(kind, **fields), GeneratorSettings(**{**sizes, **GENERATORS[at]}), TEXT).eval()
 
 
 def tokens(count: int, start: int) -> tuple[Tensor, Tensor]:
@@ -47,7 +51,7 @@ def written(runner: Any, asked: tuple[Tensor, Tensor] = ASKED, count: int = WRIT
     return found
 
 
-def test_every_component(generator: Generator) -> None:
+def test_every_component(generator: AdapterGenerator) -> None:
     cost = TAGI(generator).cost(Lengths(SEEN, READ, WRITTEN, 1))
     once, each = cost.once, cost.each
     states = generator.prepare(*TOLD)
@@ -68,7 +72,7 @@ def test_every_component(generator: Generator) -> None:
 
 
 @pytest.mark.parametrize("merged", [True, False])
-def test_a_whole_task(generator: Generator, merged: bool) -> None:
+def test_a_whole_task(generator: AdapterGenerator, merged: bool) -> None:
     with counting() as counted:
         states = generator.prepare(*TOLD)
         one = torch.zeros(1, dtype=torch.long)
@@ -96,7 +100,7 @@ LENGTHS = ((11, 7, 5), (4, 13, 2))
     ],
     ids=str,
 )
-def residual_generator(request: pytest.FixtureRequest) -> Generator:
+def residual_generator(request: pytest.FixtureRequest) -> AdapterGenerator:
     """With a shared LoRA, a residual of every kind and every way to keep the instruction; without a key, by fusion."""
     kind, residual, cache = request.param
     settings = GeneratorSettings(
@@ -111,10 +115,10 @@ def residual_generator(request: pytest.FixtureRequest) -> Generator:
         residual=residual,
         instruction_cache=cache,
     )
-    return Generator(tiny_causal(kind), settings, TEXT).eval()
+    return AdapterGenerator(tiny_causal(kind), settings, TEXT).eval()
 
 
-def states_alone(generator: Generator, told: tuple[Tensor, Tensor]) -> TaskStates:
+def states_alone(generator: AdapterGenerator, told: tuple[Tensor, Tensor]) -> TaskStates:
     """What the adapter alone needs: the instruction is read once."""
     read = generator.read_instructions(*told)
     return TaskStates(generator.generate_bank(read.states, read.mask), read.states, read.mask, None, None, read.ids)
@@ -123,7 +127,7 @@ def states_alone(generator: Generator, told: tuple[Tensor, Tensor]) -> TaskState
 @pytest.mark.parametrize("lengths", LENGTHS)
 @pytest.mark.parametrize("merged", [True, False])
 def test_a_residual_on_a_shared_lora(
-    residual_generator: Generator, lengths: tuple[int, int, int], merged: bool
+    residual_generator: AdapterGenerator, lengths: tuple[int, int, int], merged: bool
 ) -> None:
     generator, (seen, read, count) = residual_generator, lengths
     told, asked = tokens(seen, 9), tokens(read, 30)
@@ -159,14 +163,14 @@ def test_the_adapter_alone_costs_less_than_with_the_prefix() -> None:
         settings = GeneratorSettings(
             rank=4, alpha=9.0, hidden=13, width=12, heads=3, fusion="none", shared_rank=SHARED, instruction_cache=cache
         )
-        method = TAGI(Generator(tiny_causal("llama"), settings, TEXT))
+        method = TAGI(AdapterGenerator(tiny_causal("llama"), settings, TEXT))
         lengths = Lengths(SEEN, READ, WRITTEN)
         costs[cache] = method.cost(lengths, alone=True)
         assert (costs[cache].total < method.cost(lengths).total) == (cache != "none")
     assert costs["none"] == costs["stock"] == costs["adapted"]
 
 
-def test_fusion_is_no_part_of_the_adapter_alone(generator: Generator) -> None:
+def test_fusion_is_no_part_of_the_adapter_alone(generator: AdapterGenerator) -> None:
     method = TAGI(generator)
     cost = method.cost(Lengths(SEEN, READ, WRITTEN, 1), alone=True)
     assert cost.once.fusion == cost.each.fusion == 0

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tagi.errors import InputError
-from tagi.methods import Components, Cost, Lengths
+from tagi.methods.flops.costs import Components, Cost, Lengths
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tagi.backbones import load_backbone
+from tagi.backbones.load import load_backbone
 from tagi.errors import ConfigError
-from tagi.methods import Denoiser
+from tagi.methods.denoiser import Denoiser
 from tests.models import tiny_backbone, tokenizer, words
 
 DOCUMENTS = [words(at, 9 + 4 * at) for at in range(4)]

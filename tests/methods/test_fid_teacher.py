@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tagi.adapters import Attachment
+from tagi.adapters.attach import Attachment
 from tagi.data.batches import Sample, TaskBatches
 from tagi.data.task import Instance, Task
 from tagi.errors import CheckpointError, DataError
-from tagi.methods import TAGI, FidICL
-from tagi.methods.fid_teacher import FidTeacher
-from tagi.methods.objective import LossWeights, Objective
-from tagi.methods.teacher_cache import distinct_samples, write_cache
+from tagi.methods.fid import FidICL
+from tagi.methods.objective.fid_teacher import FidTeacher
+from tagi.methods.objective.objective import LossWeights, Objective
+from tagi.methods.objective.teacher_cache import distinct_samples, write_cache
+from tagi.methods.tagi import TAGI
 from tests.models import INSTRUCTIONS, random_bank, same, text_settings, tiny_backbone, tiny_generator, words
 
 KNOWN = [

@@ -10,13 +10,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import BaseModelOutput
 
-from tagi.backbones import T5Backbone, load_backbone
+from tagi.backbones.load import load_backbone
+from tagi.backbones.t5 import T5Backbone
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
 from tagi.errors import InputError
-from tagi.methods import ConcatICL, EnsembleICL, FidICL, load_method
-from tagi.methods.fid import QUERY_MARK
-from tagi.methods.in_context import InContext
+from tagi.methods.fid import QUERY_MARK, FidICL
+from tagi.methods.in_context import ConcatICL, EnsembleICL, InContext
+from tagi.methods.load import load_method
 from tagi.methods.lora import LoraShape
 from tests.models import (
     ALPHA,

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from tagi.data.task import Example, Task
-from tagi.methods import ConcatICL, EnsembleICL, FidICL, Lengths
-from tagi.methods.in_context import InContext
+from tagi.methods.fid import FidICL
+from tagi.methods.flops.costs import Lengths
+from tagi.methods.in_context import ConcatICL, EnsembleICL, InContext
 from tagi.methods.lora import LoraShape
 from tests.methods.counting import flops
 from tests.methods.test_t5_costs import MODELS

@@ -6,13 +6,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from tagi.backbones import BaseModel, T5Backbone, build_t5
+from tagi.backbones.load import build_t5
+from tagi.backbones.protocol import BaseModel
+from tagi.backbones.t5 import T5Backbone
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
-from tagi.data.text import TextSettings
-from tagi.data.toy import toy_tasks, toy_tokenizer
-from tagi.methods import Concatenation, ConcatICL, EnsembleICL, FidICL, Method
-from tagi.training import TrainingSettings, train
+from tagi.data.text.encoder import TextSettings
+from tagi.data.toy.family import toy_tasks
+from tagi.data.toy.tokenizer import toy_tokenizer
+from tagi.methods.concatenation import Concatenation
+from tagi.methods.fid import FidICL
+from tagi.methods.in_context import ConcatICL, EnsembleICL
+from tagi.methods.protocol import Method
+from tagi.settings.trainer import TrainingSettings
+from tagi.training.trainer import train
 
 TASKS, QUERIES, SHOTS, STEPS = 4, 8, 2, 90
 KINDS = {kind.name: kind for kind in (FidICL, ConcatICL, EnsembleICL, Concatenation)}

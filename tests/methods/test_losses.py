@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.adapters import LoraBank
-from tagi.methods.losses import (
+from tagi.adapters.bank import LoraBank
+from tagi.methods.objective.losses import (
     TopLogits,
     contrast_loss,
     distillation_loss,

@@ -8,14 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from tagi.backbones import load_backbone
+from tagi.backbones.load import load_backbone
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
-from tagi.data.text import TextEncoder
+from tagi.data.text.encoder import TextEncoder
 from tagi.errors import CheckpointError, InputError
-from tagi.hypernetwork import save_generator
-from tagi.methods import TAGI, Concatenation, ConcatICL, EnsembleICL, FidICL, Method, load_method
-from tagi.methods.in_context import InContext
+from tagi.formats.generator import save_generator
+from tagi.methods.concatenation import Concatenation
+from tagi.methods.fid import FidICL
+from tagi.methods.in_context import ConcatICL, EnsembleICL, InContext
+from tagi.methods.load import load_method
+from tagi.methods.protocol import Method
+from tagi.methods.tagi import TAGI
 from tests.models import (
     CHOICES,
     INPUTS,

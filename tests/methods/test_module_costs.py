@@ -8,11 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from tagi.adapters import Attachment
-from tagi.backbones import BaseModel, T5Backbone, build_t5
-from tagi.data.text import TextSettings
-from tagi.hypernetwork import Generator, GeneratorSettings, answer, merged_runner, rows_runner
-from tagi.methods import TAGI, Components, Cost, Lengths
+from tagi.adapters.attach import Attachment
+from tagi.api.generator import AdapterGenerator
+from tagi.backbones.load import build_t5
+from tagi.backbones.protocol import BaseModel
+from tagi.backbones.t5 import T5Backbone
+from tagi.data.text.encoder import TextSettings
+from tagi.hypernetwork.inference import answer, merged_runner, rows_runner
+from tagi.methods.flops.costs import Components, Cost, Lengths
+from tagi.methods.tagi import TAGI
+from tagi.settings.generator import GeneratorSettings
 from tests.methods.counting import counting, flops
 from tests.methods.test_t5_costs import MODELS, READ, SEEN, WRITTEN, check, tokens
 from tests.models import MODULES, settings, text_settings, tiny_backbone, tiny_generator, tokenizer
@@ -40,9 +45,9 @@ CASES = [
 ]
 
 
-def bare(generator: Generator) -> Cost:
+def bare(generator: AdapterGenerator) -> Cost:
     """What everything costs but generating and applying: the same whatever is generated."""
-    lora = Generator(generator.backbone, settings(fusion=generator.settings.fusion), text_settings())
+    lora = AdapterGenerator(generator.backbone, settings(fusion=generator.settings.fusion), text_settings())
     return TAGI(lora).cost(Lengths(SEEN, READ, WRITTEN, 1))
 
 
@@ -101,7 +106,7 @@ def test_a_bottleneck_and_a_prefix_by_hand() -> None:
     backbone = tiny_backbone()  # 24 wide, 3 heads of 5, 3 and 2 layers
 
     def applied(name: str) -> float:
-        generator = Generator(backbone, settings(**MODULES[name]), text_settings())
+        generator = AdapterGenerator(backbone, settings(**MODULES[name]), text_settings())
         return TAGI(generator).cost(Lengths(SEEN, READ, WRITTEN, 1)).each.adapter
 
     per_layer = 2 * (2 * 24 * 7)
@@ -116,7 +121,11 @@ def test_settings_of_modules_are_all_told_apart() -> None:
     backbone = tiny_backbone()
 
     def total(**changed: Any) -> float:
-        return TAGI(Generator(backbone, settings(**changed), text_settings())).cost(Lengths(SEEN, READ, WRITTEN)).total
+        return (
+            TAGI(AdapterGenerator(backbone, settings(**changed), text_settings()))
+            .cost(Lengths(SEEN, READ, WRITTEN))
+            .total
+        )
 
     both = {"module": "bottleneck+prefix", "bottleneck": 7, "prefix": 2}
     choices: list[dict[str, Any]] = [
@@ -148,7 +157,7 @@ def test_published_sizes_from_shapes_without_weights() -> None:
         backbone = T5Backbone(
             build_t5({**fields, "feed_forward_proj": "gated-gelu"}), tokenizer(), BaseModel("xl", "no")
         )
-        generator = Generator(backbone, chosen, TextSettings()).eval()
+        generator = AdapterGenerator(backbone, chosen, TextSettings()).eval()
         states, mask = torch.zeros(1, 70, 2048), torch.ones(1, 70, dtype=torch.bool)
     cost = TAGI(generator).cost(Lengths(70, 50, 5))
     assert cost.once.generation == flops(lambda: generator.hypernetwork(states, mask))

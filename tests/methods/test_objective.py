@@ -9,15 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tagi.api.generator import AdapterGenerator
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.errors import CheckpointError
-from tagi.hypernetwork import Generator
-from tagi.methods import TAGI
-from tagi.methods.losses import contrast_loss, distillation_loss, product_alignment, row_losses
-from tagi.methods.objective import LossWeights, Objective
-from tagi.methods.teacher_cache import TeacherCache, distinct_samples, sample_key, write_cache
-from tagi.methods.teachers import Catalogue, ConcatenatedTeacher, freeze
+from tagi.methods.objective.losses import contrast_loss, distillation_loss, product_alignment, row_losses
+from tagi.methods.objective.objective import LossWeights, Objective
+from tagi.methods.objective.teacher_cache import TeacherCache, distinct_samples, sample_key, write_cache
+from tagi.methods.objective.teachers import Catalogue, ConcatenatedTeacher, freeze
+from tagi.methods.tagi import TAGI
 from tests.models import (
     INPUTS,
     INSTRUCTIONS,
@@ -46,7 +46,7 @@ def rows(categories: tuple[str, ...] = OF_TASK) -> list[Sample]:
     ]
 
 
-def objective(generator: Generator, **weights: Any) -> Objective:
+def objective(generator: AdapterGenerator, **weights: Any) -> Objective:
     teacher_backbone = tiny_backbone(seed=4).to(next(generator.parameters()).dtype)
     bank = random_bank(generator.backbone.sites, tasks=3, seed=8).map(
         lambda x: x.to(next(generator.parameters()).dtype)
@@ -183,7 +183,7 @@ def test_a_weight_without_its_teacher_is_refused() -> None:
 # A cache of the teacher's distributions.
 
 
-def cached(folder: Path, generator: Generator, samples: list[Sample], **changed: Any) -> TeacherCache:
+def cached(folder: Path, generator: AdapterGenerator, samples: list[Sample], **changed: Any) -> TeacherCache:
     made = objective(generator, kl=1.0).teacher
     assert made is not None
     given: dict[str, Any] = {"top_k": VOCABULARY, "temperature": 2.0, "batch_size": 2, **changed}
@@ -241,7 +241,7 @@ def test_a_damaged_or_edited_cache_is_not_trusted(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_cache_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tagi.methods import teacher_cache
+    from tagi.methods.objective import teacher_cache
 
     monkeypatch.setattr(teacher_cache, "_SHARD", 2)
     generator, samples = tiny_generator(), rows()

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tagi.data.batches import Sample
-from tagi.methods import TAGI
-from tagi.methods.losses import distillation_loss, prediction_loss
-from tagi.methods.objective import LossWeights, Objective
+from tagi.methods.objective.losses import distillation_loss, prediction_loss
+from tagi.methods.objective.objective import LossWeights, Objective
+from tagi.methods.tagi import TAGI
 from tests.causal_models import exact_causal
 from tests.hypernetwork.test_adapted_prefix import made
 from tests.models import WORDS, tasks

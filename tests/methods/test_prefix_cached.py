@@ -10,12 +10,16 @@ from tokenizers.models import BPE
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from tagi.backbones import CausalBackbone, load_backbone
-from tagi.backbones.prefixes import keep_starts, known_part
+from tagi.backbones.causal import CausalBackbone
+from tagi.backbones.load import load_backbone
+from tagi.backbones.prompt_cache import keep_starts, known_part
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
 from tagi.errors import InputError
-from tagi.methods import CausalConcatenation, Lengths, causal, load_method
+from tagi.methods import causal
+from tagi.methods.causal import CausalConcatenation
+from tagi.methods.flops.costs import Lengths
+from tagi.methods.load import load_method
 from tagi.methods.lora import LoraShape
 from tests.causal_models import CORE, MODELS, WINDOW, causal_tokenizer, close, exact_causal, tiny_causal_model
 from tests.methods.counting import counting

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from tagi.data.pretraining import Document, cut
-from tagi.methods import TAGI
 from tagi.methods.pretraining import Pretraining
+from tagi.methods.tagi import TAGI
 from tests.models import END, fresh_generator, tiny_generator, tokenizer, words
 
 LENGTHS = (9, 23, 14, 31)

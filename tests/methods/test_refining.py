@@ -5,9 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tagi.api.generator import AdapterGenerator
+from tagi.api.task_adapter import TaskAdapter
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
-from tagi.hypernetwork import Generator, TaskAdapter, generator_digest, generator_tensors
+from tagi.formats.generator import generator_tensors
+from tagi.formats.task_adapter import generator_digest
 from tagi.methods.refining import Refined
 from tests.adapter_folders import adapter_of
 from tests.models import INSTRUCTIONS, WORDS, traces
@@ -18,7 +21,7 @@ SAMPLES = [Sample(Task("t", "c", INSTRUCTIONS[0], ()), INSTRUCTIONS[0], one.inpu
 
 
 def opened(folder: Path, kind: str, **changed: object) -> TaskAdapter:
-    return TaskAdapter.load(adapter_of(folder, kind, **changed), Generator.from_pretrained(folder / "generator"))
+    return TaskAdapter.load(adapter_of(folder, kind, **changed), AdapterGenerator.from_pretrained(folder / "generator"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -69,7 +72,7 @@ def test_it_writes_the_adapter(tmp_path: Path) -> None:
     with torch.no_grad():
         model.factors[0].mul_(2)
     model.save(tmp_path / "saved", {"steps": 3})
-    again = TaskAdapter.load(tmp_path / "saved", Generator.from_pretrained(tmp_path / "generator"))
+    again = TaskAdapter.load(tmp_path / "saved", AdapterGenerator.from_pretrained(tmp_path / "generator"))
     assert again.refined == {"steps": 3}
     name = next(iter(adapter.bank.tensors()))
     assert torch.equal(again.bank.tensors()[name], 2 * adapter.bank.tensors()[name])

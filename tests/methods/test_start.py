@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tagi.api.generator import AdapterGenerator
 from tagi.data.batches import Sample
 from tagi.errors import CheckpointError, ConfigError
-from tagi.hypernetwork import Generator
-from tagi.methods import TAGI, Concatenation, start_from
+from tagi.methods.concatenation import Concatenation
+from tagi.methods.load import start_from
+from tagi.methods.tagi import TAGI
 from tests.models import settings, tasks, text_settings, tiny_backbone
 
 
@@ -18,7 +20,7 @@ def samples() -> list[Sample]:
 
 def generator(seed: int = 0, **changed: object) -> TAGI:
     backbone = tiny_backbone(seed=seed)
-    return TAGI(Generator(backbone, settings(tune="all", seed=seed, **changed), text_settings()))
+    return TAGI(AdapterGenerator(backbone, settings(tune="all", seed=seed, **changed), text_settings()))
 
 
 def test_a_generator_starts_from_a_concatenating_checkpoint(tmp_path: Path) -> None:
@@ -47,7 +49,7 @@ def test_a_generator_starts_from_a_generator_with_its_own_start_of_a(tmp_path: P
 
 def test_what_cannot_be_started_from(tmp_path: Path) -> None:
     generator(seed=1, fusion="none").save(tmp_path / "source")
-    wider = TAGI(Generator(tiny_backbone(), settings(hidden=13), text_settings()))
+    wider = TAGI(AdapterGenerator(tiny_backbone(), settings(hidden=13), text_settings()))
     with pytest.raises(CheckpointError, match="of shape"):
         start_from(wider, tmp_path / "source")
     with pytest.raises(CheckpointError, match=r"config\.json"):

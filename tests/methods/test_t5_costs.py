@@ -8,13 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.adapters import Attachment
-from tagi.backbones import BaseModel, T5Backbone, build_t5
-from tagi.data.text import TextSettings
-from tagi.hypernetwork import Generator, GeneratorSettings, Runner, answer, merged_runner, rows_runner
-from tagi.methods import TAGI, Concatenation, Cost, Lengths
+from tagi.adapters.attach import Attachment
+from tagi.api.generator import AdapterGenerator
+from tagi.backbones.load import build_t5
+from tagi.backbones.protocol import BaseModel
+from tagi.backbones.t5 import T5Backbone
+from tagi.data.text.encoder import TextSettings
+from tagi.hypernetwork.inference import Runner, answer, merged_runner, rows_runner
+from tagi.methods.concatenation import Concatenation
+from tagi.methods.flops.costs import Cost, Lengths
+from tagi.methods.flops.t5 import T5Shapes
 from tagi.methods.lora import LoraShape
-from tagi.methods.t5_costs import T5Shapes
+from tagi.methods.tagi import TAGI
+from tagi.settings.generator import GeneratorSettings
 from tests.methods.counting import counting, flops
 from tests.models import ALPHA, settings, text_settings, tiny_backbone, tiny_generator, tokenizer, words
 
@@ -52,7 +58,7 @@ def check(answers: Tensor) -> None:
     assert answers.shape[1] == 1 + WRITTEN
 
 
-def cost_of(generator: Generator, *, merged: bool = True, examples: int = 1) -> Cost:
+def cost_of(generator: AdapterGenerator, *, merged: bool = True, examples: int = 1) -> Cost:
     return TAGI(generator).cost(Lengths(SEEN, READ, WRITTEN, examples), merged=merged)
 
 
@@ -63,12 +69,12 @@ COMBINED = [
 
 
 @pytest.fixture(params=COMBINED, ids="; ".join)
-def generator(request: pytest.FixtureRequest) -> Generator:
+def generator(request: pytest.FixtureRequest) -> AdapterGenerator:
     model, kind, fusion = request.param
     return tiny_generator(MODELS[model](), **GENERATORS[kind], fusion=fusion)
 
 
-def test_every_component_of_tagi(generator: Generator) -> None:
+def test_every_component_of_tagi(generator: AdapterGenerator) -> None:
     (seen, seen_mask), (read, read_mask) = tokens(SEEN), tokens(READ, 3)
     states = generator.prepare(seen, seen_mask)
     runner = merged_runner(generator, states)
@@ -95,7 +101,7 @@ def test_every_component_of_tagi(generator: Generator) -> None:
 
 
 @pytest.mark.parametrize("merged", [True, False])
-def test_a_whole_task(generator: Generator, merged: bool) -> None:
+def test_a_whole_task(generator: AdapterGenerator, merged: bool) -> None:
     """Several inputs of one task, everything included: the LoRA merged, or its products beside the weights'."""
     inputs = [tokens(READ, start) for start in (3, 5, 9)]
     with counting() as counted:
@@ -109,7 +115,7 @@ def test_a_whole_task(generator: Generator, merged: bool) -> None:
     assert cost.per_example == counted.total / len(inputs)
 
 
-def test_the_cost_of_lora_alone(generator: Generator) -> None:
+def test_the_cost_of_lora_alone(generator: AdapterGenerator) -> None:
     """Unmerged, its products are the only difference; per row they are the same as shared."""
     (seen, seen_mask), (read, read_mask) = tokens(SEEN), tokens(READ, 3)
     states = generator.prepare(seen, seen_mask)
@@ -175,7 +181,7 @@ def test_published_sizes_from_shapes_without_weights() -> None:
     fields = {**sizes, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
     with torch.device("meta"):
         backbone = T5Backbone(build_t5(fields), tokenizer(), BaseModel("xxl", "no weights")).eval()
-        generator = Generator(backbone, settings(rank=32, hidden=128, width=256, heads=8), TextSettings()).eval()
+        generator = AdapterGenerator(backbone, settings(rank=32, hidden=128, width=256, heads=8), TextSettings()).eval()
         ids = torch.zeros(1, 70, dtype=torch.long)
         states = torch.zeros(1, 70, 4096)
         mask = torch.ones(1, 70, dtype=torch.bool)
@@ -191,7 +197,7 @@ def test_generator_settings_are_all_told_apart() -> None:
 
     def total(**changed: Any) -> float:
         wanted: GeneratorSettings = settings(**changed)
-        return TAGI(Generator(backbone, wanted, text_settings())).cost(Lengths(SEEN, READ, WRITTEN)).total
+        return TAGI(AdapterGenerator(backbone, wanted, text_settings())).cost(Lengths(SEEN, READ, WRITTEN)).total
 
     choices: list[dict[str, Any]] = [
         {},

@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from tagi.adapters import Attachment, LoraBank
-from tagi.adapters.peft_format import write_peft
-from tagi.backbones import BaseModel, T5Backbone, initial_factors
+from tagi.adapters.attach import Attachment
+from tagi.adapters.bank import LoraBank
+from tagi.backbones.protocol import BaseModel, initial_factors
+from tagi.backbones.t5 import T5Backbone
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.errors import CheckpointError, ConfigError
-from tagi.methods import Concatenation
+from tagi.formats.peft import write_peft
+from tagi.methods.concatenation import Concatenation
 from tagi.methods.lora import LoraShape, inject_lora, lora_bank, reset_lora
-from tagi.methods.teachers import CATALOGUE, Catalogue, ConcatenatedTeacher, read_catalogue
+from tagi.methods.objective.teachers import CATALOGUE, Catalogue, ConcatenatedTeacher, read_catalogue
 from tests.models import (
     ALPHA,
     IDENTITY,
@@ -186,8 +188,8 @@ def test_a_catalogue_whose_training_is_not_finished_is_refused(tmp_path: Path) -
 
 
 def test_a_lora_variant_is_saved_and_loaded(tmp_path: Path, backbone_folder: Path) -> None:
-    from tagi.backbones import load_backbone
-    from tagi.methods import load_method
+    from tagi.backbones.load import load_backbone
+    from tagi.methods.load import load_method
 
     method = Concatenation(load_backbone(str(backbone_folder)), TEXT, LoraShape(RANK, ALPHA, 2))
     with torch.no_grad():

@@ -7,16 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from tagi.config import characteristics, load_recipe
+from tagi.config.characteristics import characteristics
+from tagi.config.recipes import load_recipe
 from tagi.data.batches import Sample
 from tagi.errors import ConfigError
 from tagi.evaluation.conditions import INSTRUCTIONS as INSTRUCTIONS_GIVEN
 from tagi.evaluation.conditions import SENSITIVITY, conditions
-from tagi.methods import CausalConcatenation, Concatenation, load_method
-from tagi.methods.costs import Lengths
+from tagi.methods.causal import CausalConcatenation
+from tagi.methods.concatenation import Concatenation
+from tagi.methods.flops.costs import Lengths
+from tagi.methods.load import load_method
 from tagi.methods.prompted import Prompted
-from tagi.pipeline.building import load_recipe_backbone, metatrained_method, untrained_method
-from tagi.pipeline.costing import flops
+from tagi.stages.building import load_recipe_backbone, metatrained_method, untrained_method
+from tagi.stages.flops import flops
 from tests.causal_models import tiny_causal
 from tests.models import INPUTS, INSTRUCTIONS, ROW_TASKS, tasks, text_settings, tiny_backbone
 

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers.models.t5.modeling_t5 import T5Stack
 
+from tagi.api.generator import AdapterGenerator
+from tagi.api.task_adapter import TaskAdapter
 from tagi.data.batches import Sample
-from tagi.hypernetwork import Generator, TaskAdapter
-from tagi.methods import TAGI, Concatenation
+from tagi.methods.concatenation import Concatenation
+from tagi.methods.tagi import TAGI
 from tests.models import (
     ENCODER,
     INSTRUCTIONS,
@@ -55,18 +57,18 @@ class Work:
         monkeypatch.setattr(T5Stack, "forward", encode)
         monkeypatch.setattr(nn.Linear, "forward", project)
 
-    def watch(self, generator: Generator) -> None:
+    def watch(self, generator: AdapterGenerator) -> None:
         generator.hypernetwork.register_forward_hook(self._count_bank)
 
     def _count_bank(self, *_: Any) -> None:
         self.banks += 1
 
-    def fusion(self, generator: Generator) -> set[int]:
+    def fusion(self, generator: AdapterGenerator) -> set[int]:
         """Positions that fusion's keys and values were computed over, of every encoder layer."""
         assert generator.fusion is not None
         return {self.linear[id(getattr(layer, name).weight)] for layer in generator.fusion.layers for name in "kv"}
 
-    def cross_keys(self, generator: Generator) -> set[int]:
+    def cross_keys(self, generator: AdapterGenerator) -> set[int]:
         """Positions that the decoder's cross-attention keys were computed over, of every decoder layer."""
         return {self.linear[id(attention.k.weight)] for attention in generator.backbone.cross_attentions}
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tagi.data.p3_eval import read_p3_eval
+from tagi.data.readers.p3_eval import read_p3_eval
 from tagi.data.task import Task
-from tagi.evaluation.p3_scores import p3_averages
-from tagi.evaluation.ranking import rank_task, summarize_ranking
+from tagi.evaluation.scoring.p3 import p3_averages
+from tagi.evaluation.scoring.rank_classification import rank_task, summarize_ranking
 from tests.evaluation.echo import Echo
 
 ROWS = 7

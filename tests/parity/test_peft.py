@@ -14,11 +14,14 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import T5ForConditionalGeneration
 
-from tagi.adapters import Attachment, LoraBank, merge
-from tagi.adapters.peft_format import CONFIG, WEIGHTS, read_peft, write_peft
-from tagi.backbones import T5Backbone, load_backbone
-from tagi.data.text import TextEncoder
-from tagi.hypernetwork import TaskAdapter
+from tagi.adapters.attach import Attachment
+from tagi.adapters.bank import LoraBank
+from tagi.adapters.merge import merge
+from tagi.api.task_adapter import TaskAdapter
+from tagi.backbones.load import load_backbone
+from tagi.backbones.t5 import T5Backbone
+from tagi.data.text.encoder import TextEncoder
+from tagi.formats.peft import CONFIG, WEIGHTS, read_peft, write_peft
 from tests.models import (
     INPUTS,
     INSTRUCTIONS,

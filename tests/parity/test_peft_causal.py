@@ -12,10 +12,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tagi.adapters import Attachment, LoraBank, layer_of, merge
-from tagi.adapters.peft_format import CONFIG, WEIGHTS, read_peft, write_peft
-from tagi.backbones import CausalBackbone
-from tagi.data.text import CausalTextEncoder
+from tagi.adapters.attach import Attachment
+from tagi.adapters.bank import LoraBank
+from tagi.adapters.merge import merge
+from tagi.adapters.slices import layer_of
+from tagi.backbones.causal import CausalBackbone
+from tagi.data.text.encoder import CausalTextEncoder
+from tagi.formats.peft import CONFIG, WEIGHTS, read_peft, write_peft
 from tests.causal_models import (
     FUSED,
     HEADS,

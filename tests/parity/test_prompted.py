@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tagi.hypernetwork import Generator
-from tagi.pipeline.exporting import export, exportable_of
+from tagi.api.generator import AdapterGenerator
+from tagi.formats.export import export, exportable_of
 from tests.prompted_adapters import (
     NEW_TOKENS,
     TASKS,
@@ -33,7 +33,7 @@ MODELS: list[Any] = [
 @pytest.mark.parametrize("prompted", [True, False], ids=["instruction", "alone"])
 def test_peft_gives_the_same_tokens(
     make_base: Callable[[Path], Path],
-    make_generator: Callable[[Path], Generator],
+    make_generator: Callable[[Path], AdapterGenerator],
     count: int,
     prompted: bool,
     tmp_path: Path,

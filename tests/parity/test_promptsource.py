@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tagi.data.templates import PromptTemplate, Rendered, read_templates
+from tagi.data.readers.promptsource import PromptTemplate, Rendered, read_templates
 
 Row = dict[str, Any]
 RANDOM = {

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tagi.evaluation.metrics import METRICS, Prediction, score_predictions
+from tagi.evaluation.scoring.metrics import METRICS, Prediction, score_predictions
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from tagi.data.encoding import encoding_from_name
-from tagi.data.sni import read_sni
+from tagi.data.readers.sni import read_sni
+from tagi.data.text.encoding import encoding_from_name
 from tagi.errors import DataError
 
 LIMIT = 1024

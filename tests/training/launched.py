@@ -16,10 +16,14 @@ from accelerate import DistributedType, PartialState
 from safetensors.torch import save_file
 
 from tagi.data.batches import Sample
-from tagi.data.text import TextSettings
-from tagi.methods import TAGI, Concatenation, Trainable
-from tagi.training import TrainingSettings, is_main_process, process_count, train
+from tagi.data.text.encoder import TextSettings
+from tagi.methods.concatenation import Concatenation
+from tagi.methods.protocol import Trainable
+from tagi.methods.tagi import TAGI
+from tagi.settings.trainer import TrainingSettings
+from tagi.training.distributed import is_main_process, process_count
 from tagi.training.loop import MethodTrainer
+from tagi.training.trainer import train
 from tests.models import fresh_generator, tasks, tiny_backbone, words
 
 STEPS = 10

@@ -12,8 +12,9 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
-from tagi.training import is_main_process, process_count, train
 from tagi.training.checkpoints import MARKER
+from tagi.training.distributed import is_main_process, process_count
+from tagi.training.trainer import train
 from tests.training import launched
 
 ASSETS = "src/tagi/assets/accelerate"

@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers.integrations import TensorBoardCallback
 
 from tagi.errors import TrainingError
-from tagi.training import train
+from tagi.training.trainer import train
 from tests.training.test_trainer import BATCHES, SETTINGS, Line
 
 TRACKED = replace(SETTINGS, report_to=("tensorboard",), validate_every=3)

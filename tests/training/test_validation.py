@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tagi.errors import TrainingError
-from tagi.training import train
+from tagi.training.trainer import train
 from tagi.training.validation import undisturbed
 from tests.training.test_trainer import SETTINGS, Line, same, weights
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from tagi.adapters import slice_name
+from tagi.adapters.slices import slice_name
 from tagi.backbones.protocol import Projection, Site
 
 Columns = tuple[tuple[int, int], tuple[int, int], int]

@@ -10,7 +10,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from tagi.adapters import Attached, Bank, layer_of, reenter
+from tagi.adapters.attach import Attached, reenter
+from tagi.adapters.protocol import Bank
+from tagi.adapters.slices import layer_of
 
 B = TypeVar("B", bound="Backbone")
 Projection = Literal["q", "v"]

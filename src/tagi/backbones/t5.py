@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from tagi.adapters import Attached, AttentionPrefix, Bank
+from tagi.adapters.attach import Attached, AttentionPrefix
+from tagi.adapters.protocol import Bank
 from tagi.backbones.decoding import decode
-from tagi.backbones.memory import join
-from tagi.backbones.prefixed import take_prefixes, takes_prefixes
+from tagi.backbones.kv_cache import join
+from tagi.backbones.prefix_attention import take_prefixes, takes_prefixes
 from tagi.backbones.protocol import Backbone, BaseModel, Instructions, KeysValues, Reduction, find_sites
 from tagi.backbones.scores import choice_scores
 

@@ -61,7 +61,7 @@ def compare(
         return
     if b is None:
         raise typer.BadParameter("expected the folders of two evaluations, or --methods and a recipe, got one folder")
-    from tagi.pipeline.comparing import compare as run
+    from tagi.evaluation.reports.compare import compare as run
 
     compared = run(Path(a), b, condition=condition, metric=metric, examples=examples)
     if as_json:
@@ -89,7 +89,8 @@ def _methods(
     as_json: bool,
 ) -> None:
     from tagi.cli.quiet import quiet
-    from tagi.config import chosen_methods, load_recipe
+    from tagi.config.methods import chosen_methods
+    from tagi.config.recipes import load_recipe
 
     if b is not None:
         raise typer.BadParameter(f"expected one recipe with --methods, got {recipe} and {b}")
@@ -99,7 +100,7 @@ def _methods(
     except ValueError as error:
         raise typer.BadParameter(f"--seeds: expected whole numbers and commas, got {seeds!r}") from error
     quiet()
-    from tagi.pipeline.rivals import Rivalry, compare_methods, shown_rows
+    from tagi.stages.compare_methods import Rivalry, compare_methods, shown_rows
 
     record = compare_methods(recipe, Rivalry(tuple(names), numbers, steps), out, overrides=overrides)
     if as_json:

@@ -30,8 +30,8 @@ def demo(toy: Toy = False, limit: Limit = 50, out: Out = Path("runs/demo"), as_j
     if toy:
         _toy(limit, as_json)
         return
-    from tagi.hypernetwork.hub import DEFAULT
-    from tagi.pipeline.demonstrating import demonstrate
+    from tagi.api.demo import demonstrate
+    from tagi.formats.hub import DEFAULT
 
     typer.echo("Loading SmolLM2-135M-Instruct (the first time its weights are unpacked: half a minute) ...", err=True)
     shown = demonstrate(out, generator=DEFAULT)
@@ -46,7 +46,7 @@ def demo(toy: Toy = False, limit: Limit = 50, out: Out = Path("runs/demo"), as_j
 
 
 def _real(shown: dict[str, Any]) -> list[str]:
-    from tagi.pipeline.demonstrating import COLUMNS
+    from tagi.api.demo import COLUMNS
 
     seconds, answers = shown["seconds"], shown["answers"]
     lines = [
@@ -76,8 +76,8 @@ def _real(shown: dict[str, Any]) -> list[str]:
 
 
 def _toy(limit: int, as_json: bool) -> None:
+    from tagi.api.demo import demonstrate_toy
     from tagi.cli.evaluate import condition_rows
-    from tagi.pipeline.demonstrating import demonstrate_toy
 
     shown = demonstrate_toy(limit=limit)
     if as_json:

@@ -39,11 +39,11 @@ def describe(
       tagi describe --recipe smollm2
     """
     from tagi.cli.quiet import quiet
-    from tagi.config import load_recipe
+    from tagi.config.recipes import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     quiet()
-    from tagi.pipeline import describe as run
+    from tagi.stages.describe import describe as run
 
     described = [run(name, loaded) for name in names or default_names(loaded)]
     if as_json:

@@ -96,7 +96,7 @@ def evaluate(
       tagi evaluate runs/smollm2 smollm2 --set data.path=natural-instructions --held-out --condition "LoRA alone"
     """
     from tagi.cli.quiet import quiet
-    from tagi.config import load_recipe
+    from tagi.config.recipes import load_recipe
     from tagi.errors import InputError
 
     if out is not None and out.is_file():
@@ -106,8 +106,8 @@ def evaluate(
     loaded = load_recipe(recipe, overrides or [])
     quiet()
     from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, in_order
-    from tagi.pipeline import Asked
-    from tagi.pipeline import evaluate as run
+    from tagi.stages.evaluate import Asked
+    from tagi.stages.evaluate import evaluate as run
 
     wanted = [
         *(INSTRUCTIONS if conditions else INSTRUCTIONS[:1]),
@@ -138,7 +138,7 @@ def evaluate(
         _print_notes(record)
         return
     if len(record["results"]["right"]["per_category"]) > 1:
-        from tagi.evaluation.summary import category_rows
+        from tagi.evaluation.scoring.summary import category_rows
 
         print_table(category_rows(record["results"]["right"]), as_json=False)
     alone = len(record["results"]) == 1

@@ -59,7 +59,7 @@ def export(
 
     refuse_used(out)
     quiet()
-    from tagi.pipeline import exporting
+    from tagi.formats import export as exporting
 
     source = exporting.open_exportable(adapter, generator=generator, base=base)
     lost = source.lost(format.value)

@@ -57,12 +57,13 @@ def flops(
       tagi flops --recipe smollm2 --methods all --instruction 100 --input 60 --output 5
     """
     from tagi.cli.quiet import quiet
-    from tagi.config import chosen_methods, load_recipe
+    from tagi.config.methods import chosen_methods
+    from tagi.config.recipes import load_recipe
 
     refuse_used(out)
     loaded = load_recipe(recipe, overrides or [])
     quiet()
-    from tagi.pipeline import flops as run
+    from tagi.stages.flops import flops as run
 
     given = _given(instruction, input_tokens, output, examples, loaded.shots.count)
     chosen = None if methods is None else chosen_methods(methods, loaded.backbone.family)
@@ -87,7 +88,7 @@ def _given(
     instruction: float | None, input_tokens: float | None, output: float | None, examples: int, shots: int
 ) -> Any:
     from tagi.errors import InputError
-    from tagi.methods import Lengths
+    from tagi.methods.flops.costs import Lengths
 
     lengths = {"--instruction": instruction, "--input": input_tokens, "--output": output}
     missing = [name for name, length in lengths.items() if length is None]

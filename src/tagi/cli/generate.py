@@ -60,7 +60,7 @@ def generate(
     if from_file is None:
         tasks = [("", instruction or "", examples)]
     else:
-        from tagi.data.jsonl import read_jsonl
+        from tagi.data.readers.jsonl import read_jsonl
 
         read = read_jsonl(from_file, require_instances=False)
         tasks = [
@@ -70,7 +70,7 @@ def generate(
     from tagi.cli.quiet import quiet
 
     quiet()
-    from tagi.pipeline.generating import write_adapters
+    from tagi.api.generate import write_adapters
 
     rows = write_adapters(generator, tasks, out, truncate=truncate)
     print_table(rows, as_json=as_json)

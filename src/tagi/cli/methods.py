@@ -25,7 +25,9 @@ def methods(
       tagi methods toy --set generator.fusion=attention
       tagi run toy+hint --out runs/toy-hint
     """
-    from tagi.config import characteristics, chosen_methods, load_recipe, method_row
+    from tagi.config.characteristics import characteristics
+    from tagi.config.methods import chosen_methods, method_row
+    from tagi.config.recipes import load_recipe
 
     rows: list[dict[str, Any]] = []
     changed = {}

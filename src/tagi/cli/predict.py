@@ -62,20 +62,21 @@ def predict(
     from tagi.cli.quiet import quiet
 
     quiet()
-    from tagi.hypernetwork.hub import DEFAULT
-    from tagi.pipeline.generating import open_adapter, open_generator
+    from tagi.api.generate import open_generator
+    from tagi.formats.hub import DEFAULT
+    from tagi.formats.task_adapter import open_adapter
 
     if adapter is not None:
         task = open_adapter(adapter, generator)
     else:
-        task = open_generator(generator or DEFAULT).adapt([instruction or ""], examples, truncate=truncate)[0]  # type: ignore[index]
+        task = open_generator(generator or DEFAULT).adapt([instruction or ""], examples, truncate=truncate)[0]
     answers = task.predict(texts, max_new_tokens=max_new_tokens, num_beams=beams, truncate=truncate)
     for text, answer in zip(texts, answers, strict=True):
         typer.echo(json.dumps({"input": text, "prediction": answer}, ensure_ascii=False) if as_json else answer)
 
 
 def _texts(inputs: list[str] | None, file: Path | None) -> list[str]:
-    from tagi.data.lines import read_lines
+    from tagi.data.readers.lines import read_lines
     from tagi.errors import InputError
 
     if inputs and file is not None:

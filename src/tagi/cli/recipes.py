@@ -25,7 +25,7 @@ def list_shipped(as_json: JsonFlag = False) -> None:
     """
     from dataclasses import asdict
 
-    from tagi.config import list_recipes
+    from tagi.config.recipes import list_recipes
 
     print_table([asdict(summary) for summary in list_recipes()], as_json=as_json)
 
@@ -39,7 +39,7 @@ def show(recipe: Name) -> None:
       tagi recipes show toy
       tagi recipes show my-recipe.toml
     """
-    from tagi.config import recipe_text
+    from tagi.config.recipes import recipe_text
 
     typer.echo(recipe_text(recipe), nl=False)
 
@@ -55,7 +55,7 @@ def copy(recipe: Name, dest: Destination = Path()) -> None:
       tagi recipes copy toy
       tagi recipes copy sni-base my-recipe.toml
     """
-    from tagi.config import copy_recipe
+    from tagi.config.recipes import copy_recipe
 
     typer.echo(str(copy_recipe(recipe, dest)))
 
@@ -85,7 +85,7 @@ def check(recipes: Names, overrides: Overrides = None, as_json: JsonFlag = False
 
 
 def _faults(recipe: str, overrides: list[str]) -> list[str]:
-    from tagi.config import check_recipe
+    from tagi.config.recipes import check_recipe
     from tagi.errors import ConfigError
 
     try:

@@ -60,8 +60,8 @@ def refine(
     from tagi.cli.quiet import quiet
 
     quiet()
-    from tagi.pipeline.refining import Refinement
-    from tagi.pipeline.refining import refine as run
+    from tagi.api.refine import Refinement
+    from tagi.api.refine import refine as run
 
     how = Refinement(steps, learning_rate, batch_size, seed, held_out, truncate)
     record = run(adapter, examples, out, how, generator=generator, resume=resume)

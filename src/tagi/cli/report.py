@@ -26,8 +26,8 @@ def report(folder: Folder, out: Out = None, markdown: Markdown = None, as_json: 
       tagi report runs
       tagi report runs/toy-table4 --out toy.html --markdown toy.md
     """
-    from tagi.evaluation.reporting import have_charts
-    from tagi.pipeline.reporting import report as run
+    from tagi.evaluation.reports.charts import have_charts
+    from tagi.evaluation.reports.write import report as run
 
     page = out or folder / "report.html"
     table = markdown or page.with_suffix(".md")

@@ -40,17 +40,17 @@ def run(
       tagi run sni-xl --dry-run --tflops 300
     """
     from tagi.cli.quiet import quiet
-    from tagi.config import load_recipe
+    from tagi.config.recipes import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     quiet()
     if dry_run:
-        from tagi.pipeline import estimate
+        from tagi.stages.estimate import estimate
 
         print_table(estimate(loaded, out, first=first, last=last, tflops=tflops), as_json=as_json)
         return
-    from tagi.pipeline import run as run_recipe
-    from tagi.training import is_main_process
+    from tagi.stages.run import run as run_recipe
+    from tagi.training.distributed import is_main_process
 
     rows = run_recipe(loaded, out, first=first, last=last)
     if is_main_process():

@@ -48,13 +48,13 @@ def sweep(
       tagi sweep sni-base --grid figure3-sni --over losses.ins=0,1.0 --cross --dry-run
     """
     from tagi.cli.quiet import quiet
-    from tagi.config import sweep_points
+    from tagi.config.sweeps import sweep_points
 
     changes = overrides or []
     points = sweep_points(recipe, grids=grids or [], over=over or [], cross=cross, overrides=changes)
     quiet()
-    from tagi.pipeline.sweeping import sweep as run_sweep
-    from tagi.pipeline.sweeping import sweep_plan
+    from tagi.stages.sweep import sweep as run_sweep
+    from tagi.stages.sweep import sweep_plan
 
     if dry_run:
         print_table(sweep_plan(recipe, points, out, overrides=changes), as_json=as_json)

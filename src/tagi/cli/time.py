@@ -78,7 +78,7 @@ def time(
       tagi time sni-base --set data.path=natural-instructions --set data.positives=2 --backbone t5-large-lm-adapt
     """
     from tagi.cli.quiet import quiet
-    from tagi.config import load_recipe
+    from tagi.config.recipes import load_recipe
     from tagi.errors import InputError
 
     refuse_used(out)
@@ -89,7 +89,7 @@ def time(
         raise InputError(f"--clock: expected wall or processor, got {clock!r}")
     loaded = load_recipe(recipe, overrides or [])
     quiet()
-    from tagi.pipeline.timing import GivenLengths, TimingRequest, time_methods
+    from tagi.stages.time import GivenLengths, TimingRequest, time_methods
 
     lengths = None if instruction is None or input_tokens is None else GivenLengths(instruction, input_tokens)
     request = TimingRequest(
@@ -112,8 +112,8 @@ def time(
 
 
 def _print(record: dict[str, Any]) -> None:
-    from tagi.evaluation.timing_tables import phase_rows, ratio_rows, speed_rows
-    from tagi.pipeline.timing import headline
+    from tagi.evaluation.timing.tables import phase_rows, ratio_rows, speed_rows
+    from tagi.stages.time import headline
 
     for timing in record["timings"]:
         typer.echo(headline(record, timing))

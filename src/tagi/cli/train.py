@@ -62,15 +62,16 @@ def train(
           --set backbone.tokenizer=google/t5-base-lm-adapt --out runs/sni
     """
     from tagi.cli.quiet import quiet
-    from tagi.config import load_recipe
+    from tagi.config.recipes import load_recipe
     from tagi.errors import ConfigError
 
     if stage not in STAGES:
         raise ConfigError(f"STAGE: expected one of {', '.join(STAGES)}, got {stage!r}")
     loaded = load_recipe(recipe, overrides or [])
     quiet()
-    from tagi.pipeline import Sources, train_stage
-    from tagi.training import is_main_process
+    from tagi.stages.building import Sources
+    from tagi.stages.train import train_stage
+    from tagi.training.distributed import is_main_process
 
     sources = Sources(tuple(start or ()), teachers, metatrained)
     record = train_stage(loaded, stage, out, sources=sources, resume=resume)  # type: ignore[arg-type]

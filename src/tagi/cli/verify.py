@@ -29,7 +29,7 @@ def verify(folder: Folder, base: Base = None, inputs: Inputs = None, as_json: Js
     from tagi.cli.quiet import quiet
 
     quiet()
-    from tagi.pipeline import verifying
+    from tagi.formats import verify as verifying
 
     checks = verifying.verify(folder, base=base, inputs=inputs or verifying.INPUTS)
     print_table(verifying.as_rows(checks), as_json=as_json)

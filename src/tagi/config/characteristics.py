@@ -1,6 +1,6 @@
 """The eight characteristics of the paper's Tables 1 and 8, worked out from a recipe."""
 
-from tagi.config.schema import Recipe
+from tagi.settings.recipe import Recipe
 
 CHARACTERISTICS = (
     "Meta-Train",

@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from tagi.config.schema import Recipe, T5Fields
+from tagi.settings.recipe import Recipe, T5Fields
 
 _EXPECTED = {
     "bool_type": "true or false",

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from tagi.config.faults import faults_of
 from tagi.config.methods import MARK, MethodRow, as_toml, method_row, with_method
 from tagi.config.overrides import apply_overrides
-from tagi.config.schema import Recipe
 from tagi.errors import ConfigError
 from tagi.files import write_text
+from tagi.settings.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)

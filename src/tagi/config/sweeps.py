@@ -10,9 +10,9 @@ from typing import Any
 from tagi.config.faults import shown
 from tagi.config.methods import MARK
 from tagi.config.recipes import load_recipe
-from tagi.config.schema import Recipe
-from tagi.config.tables import SPLITS, STAGES
 from tagi.errors import ConfigError
+from tagi.settings.recipe import Recipe
+from tagi.settings.tables import SPLITS, STAGES
 
 DEFAULT = "default"
 """Label of the point that is the recipe as it is."""

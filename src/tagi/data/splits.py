@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from tagi.data.sni import SNISplit
+from tagi.data.readers.sni import SNISplit
 from tagi.data.task import Task
 from tagi.errors import DataError
 

@@ -7,18 +7,12 @@ from typing import Any, Literal
 
 import torch
 
-from tagi.adapters import LoraBank
+from tagi.adapters.bank import LoraBank
 from tagi.data.task import Task
 from tagi.errors import DataError, InputError
-from tagi.evaluation.distances import generated_updates
-from tagi.evaluation.sensitivity import (
-    Substitutes,
-    of_other_category,
-    of_same_category,
-    random_words,
-    shuffled,
-)
-from tagi.hypernetwork import TaskStates, stack_states
+from tagi.evaluation.adapter_distances import generated_updates
+from tagi.evaluation.wrong_instructions import Substitutes, of_other_category, of_same_category, random_words, shuffled
+from tagi.hypernetwork.states import TaskStates, stack_states
 from tagi.methods.protocol import Method
 from tagi.methods.tagi import TAGI
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median_low
 
 from tagi.data.task import Task
-from tagi.data.text import TextEncoder
+from tagi.data.text.encoder import TextEncoder
 from tagi.errors import DataError
-from tagi.methods import Lengths
+from tagi.methods.flops.costs import Lengths
 
 
 def task_lengths(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tagi.adapters import Bank
+from tagi.adapters.protocol import Bank
 from tagi.hypernetwork.heads import Heads, start_std
 from tagi.hypernetwork.instruction_norm import InstructionNorm
 from tagi.hypernetwork.targets import Slot, Target, Targets, bank_of

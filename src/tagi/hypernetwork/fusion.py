@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tagi.adapters import OutputHook
-from tagi.backbones import Backbone, KeysValues, T5Backbone
+from tagi.adapters.attach import OutputHook
+from tagi.backbones.protocol import Backbone, KeysValues
+from tagi.backbones.t5 import T5Backbone
 
 FusionNorm = Literal["pre", "post"]
 FusionInit = Literal["t5", "cross"]

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from tagi.adapters import Bank
-from tagi.backbones import Site
+from tagi.adapters.protocol import Bank
+from tagi.backbones.protocol import Site
 from tagi.hypernetwork.targets import Rows, Slot, Start, Target, Targets, as_targets, bank_of, rows_in
 
 

@@ -8,10 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tagi.adapters import Attached, Attachment, LoraBank, merge, view_with_weights
-from tagi.backbones import Backbone, Reduction
+from tagi.adapters.attach import Attached, Attachment
+from tagi.adapters.bank import LoraBank
+from tagi.adapters.merge import merge, view_with_weights
+from tagi.backbones.protocol import Backbone, Reduction
 from tagi.hypernetwork.fusion import Fusion
-from tagi.hypernetwork.generator import Generator
+from tagi.hypernetwork.model import GeneratorModel
 from tagi.hypernetwork.states import TaskStates
 
 
@@ -73,7 +75,7 @@ class Runner:
 
 
 @torch.no_grad()
-def merged_runner(generator: Generator, states: TaskStates) -> Runner:
+def merged_runner(generator: GeneratorModel, states: TaskStates) -> Runner:
     """A runner for a single task, without dropout: LoRA merged into separate weights, at no cost per input.
 
     Only LoRA can be merged: any other module is attached.
@@ -85,7 +87,7 @@ def merged_runner(generator: Generator, states: TaskStates) -> Runner:
     return Runner(backbone.viewed(model), fusion, states, merged=merged)
 
 
-def rows_runner(generator: Generator, states: TaskStates, rows: Int[Tensor, " row"]) -> Runner:
+def rows_runner(generator: GeneratorModel, states: TaskStates, rows: Int[Tensor, " row"]) -> Runner:
     """A runner for a batch in which row i is of task `rows[i]`; a batch of one task shares its adapter."""
     distinct = rows.unique()
     chosen = states.select(distinct if len(distinct) == 1 else rows)

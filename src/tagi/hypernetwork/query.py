@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tagi.adapters import Bank
-from tagi.backbones import Site
+from tagi.adapters.protocol import Bank
+from tagi.backbones.protocol import Site
 from tagi.hypernetwork.heads import row_heads
 from tagi.hypernetwork.instruction_norm import InstructionNorm
 from tagi.hypernetwork.targets import Target, as_targets

@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from tagi.adapters import LoraBank
-from tagi.adapters.bank import Factors
-from tagi.backbones import Site, initial_factors
+from tagi.adapters.bank import Factors, LoraBank
+from tagi.backbones.protocol import Site, initial_factors
 
 
 class SharedLora(nn.Module):

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tagi.adapters import Bank, stack_banks
-from tagi.backbones import Instructions, KeysValues
-from tagi.backbones.memory import longest, select_rows
+from tagi.adapters.protocol import Bank, stack_banks
+from tagi.backbones.kv_cache import longest, select_rows
+from tagi.backbones.protocol import Instructions, KeysValues
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from tagi.backbones import Instructions
-from tagi.hypernetwork.generator import Generator
+from tagi.backbones.protocol import Instructions
+from tagi.hypernetwork.model import GeneratorModel
 
 _LIMIT = 1 << 30
 
 
 @contextmanager
-def _without_dropout(generator: Generator) -> Iterator[None]:
+def _without_dropout(generator: GeneratorModel) -> Iterator[None]:
     model = generator.backbone.model if generator.reader is None else generator.reader
     training = model.training
     model.eval()
@@ -38,7 +38,7 @@ class StatesMemory:
         self._kept: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
     def read(
-        self, generator: Generator, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"]
+        self, generator: GeneratorModel, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"]
     ) -> Instructions:
         """As `Generator.read_instructions`, without dropout; what is known is not computed again.
 

@@ -10,10 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tagi.adapters import Bank, Bottleneck, BottleneckBank, JointBank, LoraBank, PrefixBank, ResidualBank
-from tagi.backbones import Backbone, Site, T5Backbone, initial_factors
+from tagi.adapters.bank import LoraBank
+from tagi.adapters.bottleneck import Bottleneck, BottleneckBank
+from tagi.adapters.prefix_bank import PrefixBank
+from tagi.adapters.protocol import Bank, JointBank
+from tagi.adapters.residual import ResidualBank
+from tagi.backbones.protocol import Backbone, Site, initial_factors
+from tagi.backbones.t5 import T5Backbone
 from tagi.errors import ConfigError
-from tagi.hypernetwork.settings import GeneratorSettings, Placement
+from tagi.settings.generator import GeneratorSettings, Placement
 
 Start = Literal["zero", "small", "unit"]
 """How rows begin: all 0; a tenth as long as a row of a LoRA's A0, to be added to it; of about unit length."""

@@ -4,7 +4,7 @@ import re
 
 from torch import nn
 
-from tagi.hypernetwork.settings import Tune
+from tagi.settings.generator import Tune
 
 _PATTERNS: dict[str, re.Pattern[str]] = {
     "none": re.compile(r"(?!)"),

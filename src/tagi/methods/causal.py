@@ -11,14 +11,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import Cache
 
-from tagi.backbones import CausalBackbone, Reduction, score_after
+from tagi.backbones.causal import CausalBackbone, score_after
 from tagi.backbones.grouping import grouped_logits
-from tagi.backbones.prefixes import KeptStarts, keep_starts, known_part
+from tagi.backbones.prompt_cache import KeptStarts, keep_starts, known_part
+from tagi.backbones.protocol import Reduction
 from tagi.data.task import Task
-from tagi.data.text import CausalTextEncoder, TextSettings
+from tagi.data.text.encoder import CausalTextEncoder, TextSettings
 from tagi.errors import ConfigError
-from tagi.methods.causal_costs import CausalShapes, causal_concatenation_cost
-from tagi.methods.costs import Cost, Lengths
+from tagi.methods.flops.causal import CausalShapes, causal_concatenation_cost
+from tagi.methods.flops.costs import Cost, Lengths
 from tagi.methods.lora import LoraShape
 from tagi.methods.prompted import Prompted, Prompts
 

@@ -9,11 +9,12 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tagi.backbones import KeysValues, Reduction, T5Backbone, score_cached
-from tagi.data.text import TextEncoder
-from tagi.methods.costs import Cost, Lengths
+from tagi.backbones.protocol import KeysValues, Reduction
+from tagi.backbones.t5 import T5Backbone, score_cached
+from tagi.data.text.encoder import TextEncoder
+from tagi.methods.flops.costs import Cost, Lengths
+from tagi.methods.flops.t5 import T5Shapes, concatenation_cost
 from tagi.methods.prompted import Prompted
-from tagi.methods.t5_costs import T5Shapes, concatenation_cost
 
 
 class EncoderDecoder(Prompted[T5Backbone]):

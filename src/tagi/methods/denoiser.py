@@ -8,12 +8,12 @@ from typing import Any
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tagi.backbones import T5Backbone
+from tagi.backbones.t5 import T5Backbone
 from tagi.data.denoising import corrupt_spans
-from tagi.data.text import TextEncoder, TextSettings
+from tagi.data.text.encoder import TextEncoder, TextSettings
 from tagi.errors import ConfigError
 from tagi.files import new_folder
-from tagi.methods.losses import prediction_loss
+from tagi.methods.objective.losses import prediction_loss
 from tagi.methods.protocol import Batch, Trainable
 
 

@@ -9,14 +9,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from tagi.backbones import KeysValues, T5Backbone
-from tagi.backbones.memory import join, longest, select_rows
+from tagi.backbones.kv_cache import join, longest, select_rows
+from tagi.backbones.protocol import KeysValues
+from tagi.backbones.t5 import T5Backbone
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
-from tagi.data.text import TextSettings
-from tagi.methods.costs import Cost, Lengths
+from tagi.data.text.encoder import TextSettings
+from tagi.methods.flops.costs import Cost, Lengths
+from tagi.methods.flops.in_context import fid_icl_cost
 from tagi.methods.in_context import InContext, shots_of
-from tagi.methods.in_context_costs import fid_icl_cost
 from tagi.methods.lora import LoraShape
 from tagi.methods.prompted import Prompts
 from tagi.methods.protocol import Batch

@@ -13,16 +13,17 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from tagi.backbones import Reduction, score_cached
+from tagi.backbones.protocol import Reduction
+from tagi.backbones.t5 import score_cached
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
 from tagi.errors import InputError
 from tagi.methods.concatenation import EncoderDecoder
-from tagi.methods.costs import Cost, Lengths, Number
-from tagi.methods.in_context_costs import concat_icl_cost, ensemble_icl_cost
+from tagi.methods.flops.costs import Cost, Lengths, Number
+from tagi.methods.flops.in_context import concat_icl_cost, ensemble_icl_cost
+from tagi.methods.flops.t5 import T5Shapes
 from tagi.methods.prompted import Prompts
 from tagi.methods.protocol import Batch
-from tagi.methods.t5_costs import T5Shapes
 
 
 class InContext(EncoderDecoder):

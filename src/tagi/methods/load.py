@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tagi.backbones.checkpoint import read_config, read_some_tensors
 from tagi.errors import CheckpointError, ConfigError
-from tagi.hypernetwork import GeneratorSettings, SharedLora
+from tagi.formats.checkpoint import read_config, read_some_tensors
+from tagi.hypernetwork.shared_lora import SharedLora
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.fid import FidICL
@@ -20,6 +20,7 @@ from tagi.methods.prompted import Prompted
 from tagi.methods.protocol import Method, Trainable
 from tagi.methods.single import SingleTask
 from tagi.methods.tagi import TAGI
+from tagi.settings.generator import GeneratorSettings
 
 METHODS: dict[str, type[Method]] = {
     method.name: method

@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from tagi.adapters import LoraBank
-from tagi.backbones import Backbone, initial_factors
+from tagi.adapters.bank import LoraBank
+from tagi.backbones.protocol import Backbone, initial_factors
 from tagi.errors import CheckpointError, ConfigError
 
 _ADAPTER = "default"

@@ -13,15 +13,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tagi.backbones import Backbone, Reduction, load_backbone
-from tagi.backbones.checkpoint import base_of, identity_of, read_config, read_tensors, write_checkpoint
+from tagi.backbones.load import load_backbone
+from tagi.backbones.protocol import Backbone, Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Task
-from tagi.data.text import TextEncoder, TextSettings
+from tagi.data.text.encoder import TextEncoder, TextSettings
 from tagi.errors import CheckpointError
-from tagi.methods.costs import Lengths
+from tagi.formats.checkpoint import base_of, identity_of, read_config, read_tensors, write_checkpoint
+from tagi.methods.flops.costs import Lengths
 from tagi.methods.lora import LoraShape, inject_lora
-from tagi.methods.losses import prediction_loss
+from tagi.methods.objective.losses import prediction_loss
 from tagi.methods.protocol import Batch, Method, batch_of
 
 B = TypeVar("B", bound=Backbone)

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from tagi.backbones import Reduction
+from tagi.backbones.protocol import Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Task
-from tagi.data.text import TextEncoder
-from tagi.methods.costs import Cost, Lengths
+from tagi.data.text.encoder import TextEncoder
+from tagi.methods.flops.costs import Cost, Lengths
 
 Batch = dict[str, Tensor]
 

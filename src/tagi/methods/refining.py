@@ -2,27 +2,31 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tagi.adapters import LoraBank, as_lora
+from tagi.adapters.bank import LoraBank, as_lora
 from tagi.data.batches import Sample
-from tagi.hypernetwork import TaskAdapter
-from tagi.methods.losses import prediction_loss
+from tagi.files import new_folder
+from tagi.formats.task_adapter import write_adapter
+from tagi.hypernetwork.adapted_task import AdaptedTask
+from tagi.methods.objective.losses import prediction_loss
 from tagi.methods.protocol import Batch, Trainable, batch_of
 
+A = TypeVar("A", bound=AdaptedTask)
 
-class Refined(Trainable):
+
+class Refined(Trainable, Generic[A]):
     """The LoRA of one task adapter, trained on the task's inputs alone as the adapter answers them.
 
     Backbone, hypernetwork, fusion and what was read of the instruction stay as they are, without dropout. Raises
     `ValueError` for an adapter that is not LoRA.
     """
 
-    def __init__(self, adapter: TaskAdapter) -> None:
+    def __init__(self, adapter: A) -> None:
         super().__init__()
         self.adapter = adapter
         self._thawed = [parameter for parameter in adapter.generator.parameters() if parameter.requires_grad]
@@ -33,7 +37,7 @@ class Refined(Trainable):
         self._names = tuple(tensors)
         self.factors = nn.ParameterList(tensor.detach().clone() for tensor in tensors.values())
 
-    def train(self, mode: bool = True) -> "Refined":
+    def train(self, mode: bool = True) -> "Refined[A]":
         """Answers are trained as they are given: nothing of the generator is in training."""
         super().train(mode)
         self.generator.eval()
@@ -72,7 +76,7 @@ class Refined(Trainable):
         for part, mode in self._modes.items():
             part.training = mode
 
-    def refined(self, record: Mapping[str, Any]) -> TaskAdapter:
+    def refined(self, record: Mapping[str, Any]) -> A:
         """The adapter with the factors as they are now; `record` says how they came about.
 
         Keys and values over the instruction that depend on the factors are computed under these. An adapter that had
@@ -83,9 +87,11 @@ class Refined(Trainable):
         states = self.generator.states_from(before.states.read, bank)
         if before.states.cross is None:
             states = states.without_states()
-        return TaskAdapter(self.generator, states, before.instruction, before.examples, refined=record)
+        return type(before)(self.generator, states, before.instruction, before.examples, refined=record)
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
         """Write the adapter's folder; nothing is trained after that."""
         self.release()
-        self.refined(extra or {}).save(folder, overwrite=True)
+        made = self.refined(extra or {})
+        with new_folder(folder, overwrite=True) as temporary:
+            write_adapter(temporary, made.generator, made.states, made.instruction, made.examples, refined=made.refined)

@@ -10,17 +10,17 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tagi.adapters import view_with_parameters
-from tagi.backbones import Reduction
-from tagi.backbones.checkpoint import CONFIG, read_config, read_tensors
+from tagi.adapters.merge import view_with_parameters
 from tagi.backbones.load import folder_revision
+from tagi.backbones.protocol import Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.errors import CheckpointError, InputError
 from tagi.files import write_text
+from tagi.formats.checkpoint import CONFIG, read_config, read_tensors
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
-from tagi.methods.costs import Cost, Lengths
+from tagi.methods.flops.costs import Cost, Lengths
 from tagi.methods.lora import LoraShape
 from tagi.methods.prompted import Prompted, Prompts
 from tagi.methods.protocol import Batch, Method

@@ -8,26 +8,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tagi.adapters import LoraBank, as_lora
-from tagi.backbones import CausalBackbone, Instructions, Reduction
+from tagi.adapters.bank import LoraBank, as_lora
+from tagi.backbones.causal import CausalBackbone
+from tagi.backbones.protocol import Instructions, Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
-from tagi.hypernetwork import (
-    Generator,
-    StatesMemory,
-    TaskStates,
-    answer,
-    load_generator,
-    rows_runner,
-    save_generator,
-    score,
-)
-from tagi.methods.causal_costs import causal_tagi_cost
-from tagi.methods.costs import Cost, Lengths
-from tagi.methods.losses import contrast_loss, distillation_loss, prediction_loss, row_losses
-from tagi.methods.objective import Objective
+from tagi.formats.generator import load_generator, save_generator
+from tagi.hypernetwork.inference import answer, rows_runner, score
+from tagi.hypernetwork.model import GeneratorModel
+from tagi.hypernetwork.states import TaskStates
+from tagi.hypernetwork.states_memory import StatesMemory
+from tagi.methods.flops.causal import causal_tagi_cost
+from tagi.methods.flops.costs import Cost, Lengths
+from tagi.methods.flops.t5 import T5Shapes, tagi_cost
+from tagi.methods.objective.losses import contrast_loss, distillation_loss, prediction_loss, row_losses
+from tagi.methods.objective.objective import Objective
 from tagi.methods.protocol import Batch, Method, batch_of
-from tagi.methods.t5_costs import T5Shapes, tagi_cost
 
 
 class TAGI(Method):
@@ -40,7 +36,7 @@ class TAGI(Method):
 
     name = "tagi"
 
-    def __init__(self, generator: Generator, objective: Objective | None = None) -> None:
+    def __init__(self, generator: GeneratorModel, objective: Objective | None = None) -> None:
         super().__init__()
         self.generator = generator
         self.objective = objective or Objective()

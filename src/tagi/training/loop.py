@@ -18,9 +18,9 @@ from transformers.trainer import SCHEDULER_NAME
 
 from tagi.errors import TrainingError
 from tagi.methods.protocol import Trainable
+from tagi.settings.trainer import TrainingSettings
 from tagi.training import distributed
 from tagi.training.checkpoints import WEIGHTS, checkpoint_at, drop_old, mark_complete, writing
-from tagi.training.settings import TrainingSettings
 from tagi.training.validation import undisturbed
 
 _IGNORED = -100

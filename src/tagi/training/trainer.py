@@ -15,15 +15,15 @@ from transformers.optimization import Adafactor
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
-from tagi.backbones import Backbone
+from tagi.backbones.protocol import Backbone
 from tagi.errors import TrainingError
 from tagi.files import write_text
 from tagi.methods.protocol import Trainable
+from tagi.settings.trainer import TrainingSettings
 from tagi.training import distributed
 from tagi.training.checkpoints import WEIGHTS, checkpoint_at, newest_complete, read_marker
 from tagi.training.loop import MethodTrainer
 from tagi.training.progress import Progress
-from tagi.training.settings import TrainingSettings
 from tagi.training.trackers import TensorBoard, peak_memory, trackers
 
 _LOGS = "logs"

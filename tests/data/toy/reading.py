@@ -2,8 +2,9 @@
 
 import re
 
-from tagi.data.toy import KINDS, Inventory, Program
-from tagi.data.toy.language import PHRASES, TEMPLATES
+from tagi.data.toy.language import PHRASES, TEMPLATES, Inventory
+from tagi.data.toy.lexicon import KINDS
+from tagi.data.toy.programs import Program
 
 
 def _value_by_phrase(factor: str, inventory: Inventory) -> dict[str, str]:

@@ -5,21 +5,10 @@ from itertools import islice
 
 import pytest
 
-from tagi.data.toy import (
-    INPUT_WORDS,
-    KIND_OF,
-    KINDS,
-    MAPS,
-    WORDS,
-    Inventory,
-    Program,
-    all_programs,
-    lexicon_words,
-    toy_corpus,
-    train_programs,
-    unseen_programs,
-)
-from tagi.data.toy.lexicon import FACT_TABLES, FACTS, PAIRS
+from tagi.data.toy.corpus import toy_corpus
+from tagi.data.toy.language import Inventory
+from tagi.data.toy.lexicon import FACT_TABLES, FACTS, KIND_OF, KINDS, MAPS, PAIRS, WORDS, lexicon_words
+from tagi.data.toy.programs import INPUT_WORDS, Program, all_programs, train_programs, unseen_programs
 from tests.data.toy.reading import programs_asked_for
 
 DOCUMENTS = list(islice(toy_corpus(2), 1500))

@@ -9,24 +9,11 @@ from itertools import islice
 
 import pytest
 
-from tagi.data.toy import (
-    INPUT_WORDS,
-    KIND_OF,
-    KINDS,
-    MAPS,
-    WORDS,
-    TaskSplit,
-    all_programs,
-    input_split,
-    program_of,
-    toy_corpus,
-    toy_inputs,
-    toy_instances,
-    toy_tasks,
-    toy_vocabulary,
-    train_programs,
-    unseen_programs,
-)
+from tagi.data.toy.corpus import toy_corpus
+from tagi.data.toy.family import TaskSplit, input_split, toy_inputs, toy_instances, toy_tasks
+from tagi.data.toy.lexicon import KIND_OF, KINDS, MAPS, WORDS
+from tagi.data.toy.programs import INPUT_WORDS, all_programs, program_of, train_programs, unseen_programs
+from tagi.data.toy.tokenizer import toy_vocabulary
 from tagi.errors import DataError
 from tests.data.toy.reading import programs_asked_for
 

@@ -7,20 +7,9 @@ from itertools import permutations
 
 import pytest
 
-from tagi.data.toy import (
-    KINDS,
-    Inventory,
-    Program,
-    all_programs,
-    all_wordings,
-    lexicon_words,
-    train_programs,
-    unseen_programs,
-    wording,
-    wording_words,
-    wordings,
-)
-from tagi.data.toy.language import PHRASES, TEMPLATES
+from tagi.data.toy.language import PHRASES, TEMPLATES, Inventory, all_wordings, wording, wording_words, wordings
+from tagi.data.toy.lexicon import KINDS, lexicon_words
+from tagi.data.toy.programs import Program, all_programs, train_programs, unseen_programs
 from tagi.errors import DataError
 from tests.data.toy.reading import INVENTORIES, programs_asked_for
 

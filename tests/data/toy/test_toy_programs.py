@@ -7,18 +7,14 @@ from itertools import islice
 
 import pytest
 
-from tagi.data.toy import (
+from tagi.data.toy.family import toy_inputs, toy_summary
+from tagi.data.toy.lexicon import KIND_OF, KINDS, MAPS, WORDS
+from tagi.data.toy.programs import (
     INPUT_WORDS,
-    KIND_OF,
-    KINDS,
-    MAPS,
     SELECTIONS,
-    WORDS,
     Program,
     all_programs,
     program_of,
-    toy_inputs,
-    toy_summary,
     train_programs,
     unseen_programs,
 )

@@ -6,19 +6,12 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from tagi.data.toy import (
-    SENTINELS,
-    TaskSplit,
-    all_programs,
-    lexicon_words,
-    toy_corpus,
-    toy_tasks,
-    toy_tokenizer,
-    toy_vocabulary,
-    wording_words,
-    wordings,
-)
-from tagi.data.toy.lexicon import FACT_TABLES, FACTS, WORDS
+from tagi.data.toy.corpus import toy_corpus
+from tagi.data.toy.family import TaskSplit, toy_tasks
+from tagi.data.toy.language import wording_words, wordings
+from tagi.data.toy.lexicon import FACT_TABLES, FACTS, WORDS, lexicon_words
+from tagi.data.toy.programs import all_programs
+from tagi.data.toy.tokenizer import SENTINELS, toy_tokenizer, toy_vocabulary
 
 
 @pytest.fixture(scope="module")

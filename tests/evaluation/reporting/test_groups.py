@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from tagi.evaluation.metrics import clustered_bootstrap_interval
-from tagi.evaluation.reporting.groups import HYPERT5, MTEST11, Group, grouped
-from tagi.evaluation.reporting.labels import variant_names
-from tagi.evaluation.reporting.records import Record, read_records
-from tagi.evaluation.reporting.settings import setting_of
+from tagi.evaluation.reports.groups import HYPERT5, MTEST11, Group, grouped
+from tagi.evaluation.reports.labels import variant_names
+from tagi.evaluation.reports.records import Record, read_records
+from tagi.evaluation.reports.settings import setting_of
+from tagi.evaluation.scoring.metrics import clustered_bootstrap_interval
 from tests.evaluation.reporting.made_up import FORM, SIZES, evaluation, predictions, result, write
 
 FIRST, SECOND = {"a": 0.0, "b": 50.0, "c": 100.0}, {"a": 40.0, "b": 70.0, "c": 20.0}

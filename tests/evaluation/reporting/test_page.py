@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from tagi.errors import InputError
-from tagi.evaluation.reporting import as_markdown, as_page, make_report
+from tagi.evaluation.reports.markdown import as_markdown
+from tagi.evaluation.reports.page import as_page
+from tagi.evaluation.reports.report import make_report
 from tests.evaluation.reporting.made_up import FORM, environment, evaluation, result, training, write
 
 EVIL = "<script>alert('x')</script> | `a` [b](http://c) & **d** $x_1$"
@@ -121,7 +123,7 @@ def test_losses_are_drawn_by_stage(records: Path) -> None:
 
 
 def test_without_matplotlib_the_tables_are_there_and_it_is_said(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tagi.evaluation.reporting.report.have_charts", lambda: False)
+    monkeypatch.setattr("tagi.evaluation.reports.report.have_charts", lambda: False)
     page = Page(as_page(make_report(records, FORM)))
     assert "tagi-adapters[plots]" in page.text
     assert "62.0" in page.text

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tagi.evaluation.reporting.quoted import departures, figure, paper
-from tagi.evaluation.reporting.records import Record
-from tagi.evaluation.reporting.settings import setting_of
+from tagi.evaluation.reports.quoted import departures, figure, paper
+from tagi.evaluation.reports.records import Record
+from tagi.evaluation.reports.settings import setting_of
 from tests.evaluation.reporting.made_up import evaluation
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tagi.evaluation.reporting.choosing import choose
-from tagi.evaluation.reporting.groups import grouped
-from tagi.evaluation.reporting.records import LeftOut, Record, read_records
+from tagi.evaluation.reports.choosing import choose
+from tagi.evaluation.reports.groups import grouped
+from tagi.evaluation.reports.records import LeftOut, Record, read_records
 from tests.evaluation.reporting.made_up import (
     FORM,
     environment,

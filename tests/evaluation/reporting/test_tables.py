@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tagi.evaluation.reporting.ablations import (
+from tagi.evaluation.reports.ablations import (
     ablation,
     by_alignment,
     by_categories,
@@ -13,9 +13,9 @@ from tagi.evaluation.reporting.ablations import (
     curve_table,
     hyperparameters,
 )
-from tagi.evaluation.reporting.groups import Group, grouped
-from tagi.evaluation.reporting.records import Record
-from tagi.evaluation.reporting.tables import Cell, Table, by_condition, by_size, p3_averages
+from tagi.evaluation.reports.groups import Group, grouped
+from tagi.evaluation.reports.records import Record
+from tagi.evaluation.reports.tables import Cell, Table, by_condition, by_size, p3_averages
 from tests.evaluation.reporting.made_up import evaluation, result
 
 SCORES = dict.fromkeys("abc", 50.0)

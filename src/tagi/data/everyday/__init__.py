@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tagi.data.jsonl import read_jsonl
+from tagi.data.readers.jsonl import read_jsonl
 from tagi.data.task import Task
 
 EVERYDAY_FILE = Path(__file__).parent / "tasks.jsonl"

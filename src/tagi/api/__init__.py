@@ -1,0 +1,1 @@
+"""The public classes and functions: what `tagi` exports."""

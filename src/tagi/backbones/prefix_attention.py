@@ -1,0 +1,111 @@
+"""Attention that reads the prefix which the attachment in force has for it.
+
+transformers chooses the arithmetic of an attention by name. Under names of our own stand functions that call
+transformers' own, with the prefix joined to what they are given; where there is none, with nothing changed.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn.functional import pad
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from tagi.adapters.attach import AttentionPrefix, prefix_of
+from tagi.adapters.protocol import row_fault
+from tagi.errors import ConfigError
+
+_NAME = "tagi_prefixed_"
+_Attention = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+def take_prefixes(model: Any) -> None:
+    """From now on the model's attentions read prefixes; without one in force they compute what they did, to the bit.
+
+    Raises `ConfigError` for an implementation of attention that cannot, or a transformers that has no choice of them.
+    """
+    found = str(model.config._attn_implementation)
+    if found.startswith(_NAME):
+        return
+    own = _implementations()
+    if found not in own or not model._can_set_attn_implementation():
+        known = " or ".join(repr(name) for name in own)
+        raise ConfigError(f"prefixes: expected attention implemented by {known or 'an interface'}, got {found!r}")
+    for name, (attention, mask) in own.items():
+        AttentionInterface.register(_NAME + name, _prefixed(attention))
+        AttentionMaskInterface.register(_NAME + name, mask)
+    model.set_attn_implementation(_NAME + found)
+
+
+def takes_prefixes(*stacks: Any) -> bool:
+    """Whether prefixes would be read by these models; one that was set to another attention since would not."""
+    return all(str(stack.config._attn_implementation).startswith(_NAME) for stack in stacks)
+
+
+def _implementations() -> dict[str, tuple[_Attention, Callable[..., Any]]]:
+    """What transformers offers of attention with a bias for positions, and of masks for it."""
+    try:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
+        from transformers.masking_utils import eager_mask, sdpa_mask
+        from transformers.models.t5.modeling_t5 import eager_attention_forward
+    except ImportError:  # before T5's attention could be chosen
+        return {}
+    return {"sdpa": (sdpa_attention_forward, sdpa_mask), "eager": (eager_attention_forward, eager_mask)}
+
+
+def _prefixed(own: _Attention) -> _Attention:
+    def attention(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        position_bias: Tensor | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        prefix = prefix_of(module)
+        if prefix is not None and prefix.tokens:
+            attention_mask = _visible(attention_mask, module, query, key, prefix.tokens)
+            key, value = _before(prefix, key, value)
+            if position_bias is not None:
+                position_bias = pad(position_bias, (prefix.tokens, 0))
+        return own(module, query, key, value, attention_mask, position_bias=position_bias, **options)
+
+    return attention
+
+
+def _before(
+    prefix: AttentionPrefix,
+    keys: Float[Tensor, "row heads token d_kv"],
+    values: Float[Tensor, "row heads token d_kv"],
+) -> tuple[Float[Tensor, "row heads joined d_kv"], Float[Tensor, "row heads joined d_kv"]]:
+    """The prefix, then what the attention has of its own."""
+    rows, laid_out = keys.shape[0], prefix.keys.shape[0]
+    if laid_out != rows and not prefix.shared:
+        raise row_fault(laid_out, rows)
+
+    def join(generated: Tensor, own: Tensor) -> Tensor:
+        return torch.cat([generated.to(own.dtype).expand(rows, -1, -1, -1), own], dim=2)
+
+    return join(prefix.keys, keys), join(prefix.values, values)
+
+
+def _visible(
+    mask: Bool[Tensor, "#row 1 #query token"] | Float[Tensor, "#row 1 #query token"] | None,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    tokens: int,
+) -> Tensor | None:
+    """The mask with the prefix visible; a causal one that was left to the arithmetic is written out.
+
+    Masks are boolean (what is visible) or added to the scores.
+    """
+    if mask is None:
+        asked, known = query.shape[2], key.shape[2]
+        if not getattr(module, "is_causal", False) or asked == 1:
+            return None
+        mask = torch.ones(asked, known, dtype=torch.bool, device=key.device).tril()[None, None]
+    return pad(mask, (tokens, 0), value=1 if mask.dtype == torch.bool else 0)

@@ -1,0 +1,53 @@
+"""What a prompt template says to every row: its words, with a placeholder for each field."""
+
+from collections.abc import Sequence
+
+from jinja2 import nodes
+from jinja2.meta import find_undeclared_variables
+
+from tagi.data.readers._sandbox import PromptEnvironment
+from tagi.data.readers._shared_text import FIELD, merged_text
+
+_MARK = "\ue000"
+"""Stands for `FIELD` while texts are compared: one character, which no template holds."""
+_CHOICES = "answer_choices"
+
+
+def with_placeholders(environment: PromptEnvironment, tree: nodes.Template, choices: Sequence[str] | None) -> str:
+    """The text of a parsed template with `FIELD` for every expression that a row decides.
+
+    Expressions of constants stand as what they give, `answer_choices` too if `choices` gives them because no
+    row decides them. Of branches with an `else` what all share is kept, other branches and the body of a loop
+    stand once.
+    """
+    return _text(environment, tree.body, choices).replace(_MARK, FIELD)
+
+
+def _text(environment: PromptEnvironment, body: Sequence[nodes.Node], choices: Sequence[str] | None) -> str:
+    return "".join(_statement(environment, node, choices) for node in body)
+
+
+def _statement(environment: PromptEnvironment, node: nodes.Node, choices: Sequence[str] | None) -> str:
+    match node:
+        case nodes.Output():
+            return "".join(_expression(environment, part, choices) for part in node.nodes)
+        case nodes.If():
+            branches = [node.body, *(branch.body for branch in node.elif_), *([node.else_] if node.else_ else [])]
+            merged = merged_text([_text(environment, branch, choices) for branch in branches])
+            return merged.replace(FIELD, _MARK)
+        case nodes.For():
+            return _text(environment, node.body, choices)
+        case _:
+            return ""  # what is set is seen where it is used
+
+
+def _expression(environment: PromptEnvironment, node: nodes.Expr, choices: Sequence[str] | None) -> str:
+    if isinstance(node, nodes.TemplateData):
+        return node.data
+    alone = nodes.Template([nodes.Output([node])])
+    alone.set_environment(environment)
+    known = {} if choices is None else {_CHOICES: choices}
+    drawn = [node, *node.find_all(nodes.Filter)]
+    if find_undeclared_variables(alone) - known.keys() or any(getattr(one, "name", "") == "choice" for one in drawn):
+        return _MARK
+    return environment.text(environment.compiled(alone), known, lambda options: options[0])

@@ -1,0 +1,153 @@
+"""Documents of C4 in its own file format, `{"text": ...}` a line, streamed: no file is ever loaded whole."""
+
+import glob
+import gzip
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from io import BufferedIOBase
+from pathlib import Path
+from typing import Any
+
+from tagi.data.pretraining import Document as Document
+from tagi.data.pretraining import Documents
+from tagi.data.readers._checks import as_text, json_lines, required
+from tagi.errors import DataError
+
+_ENDINGS = (".json.gz", ".jsonl.gz", ".json", ".jsonl")
+
+
+class C4Documents:
+    """The endless stream of a corpus' documents: its files in order of their names, then from the start again.
+
+    `path` is a folder, one file or a glob of `.json` or `.jsonl` files, plain or with `.gz`. Of a folder that
+    has files named `*-train.*`, as C4's has beside its validation files, only those are read. Documents of
+    fewer than `minimum_words` words count for nothing. Raises `DataError` when there is no such file.
+
+    What `read` gives depends on its arguments alone. An instance may be copied or pickled to other processes,
+    each of which then reads for itself; it is not for two threads.
+    """
+
+    def __init__(self, path: Path | str, *, minimum_words: int = 16) -> None:
+        if minimum_words < 1:
+            raise DataError(f"minimum_words: expected at least 1, got {minimum_words}")
+        self.path = Path(path)
+        self.minimum_words = minimum_words
+        self.files = _files(self.path)
+        # Usable documents per file as far as known: a jump passes over files instead of reading them.
+        self._sizes: list[int | None] = [None] * len(self.files)
+        self._stream: Iterator[str] | None = None
+        self._next = 0
+        self._process = os.getpid()
+
+    def read(self, start: int, count: int) -> list[Document]:
+        """Documents number `start` to `start + count - 1` of the stream.
+
+        Reading on from where the last call ended costs what is read; going back starts the file again. Raises
+        `DataError` on a bad line (file and line are named), a damaged file, and when no document is usable.
+        """
+        if start < 0 or count < 0:
+            raise IndexError(f"documents: expected a start and a count of at least 0, got {start} and {count}")
+        try:
+            stream = self._at(start)
+            documents = [Document(start + offset, next(stream)) for offset in range(count)]
+        except BaseException:
+            self._stream = None  # a generator that raised has ended
+            raise
+        self._next = start + count
+        return documents
+
+    def _at(self, start: int) -> Iterator[str]:
+        """The open stream, moved to `start`."""
+        begin, file = self._nearest(start)
+        # A forked process shares the open file's position with its parent: each must open its own.
+        if self._stream is None or self._process != os.getpid() or start < self._next or self._next < begin:
+            self._stream, self._next, self._process = self._texts(file), begin, os.getpid()
+        for _ in range(start - self._next):
+            next(self._stream)
+        return self._stream
+
+    def _nearest(self, start: int) -> tuple[int, int]:
+        """The last known beginning of a file at or before `start`: the document's number and the file's."""
+        sizes = [size for size in self._sizes if size is not None]
+        whole = sum(sizes) if len(sizes) == len(self.files) else 0
+        begin = start - start % whole if whole else 0
+        file = 0
+        while file < len(sizes) and begin + sizes[file] <= start:
+            begin += sizes[file]
+            file += 1
+        return begin, file % len(self.files)
+
+    def _texts(self, file: int) -> Iterator[str]:
+        """Usable texts from a file on, without end. Files before it have known sizes."""
+        while True:
+            for number in range(file, len(self.files)):
+                size = 0
+                for text in _read(self.files[number]):
+                    if len(text.split(None, self.minimum_words - 1)) >= self.minimum_words:
+                        size += 1
+                        yield text
+                self._sizes[number] = size
+            if not any(self._sizes):
+                raise DataError(
+                    f"{self.path}: expected documents of at least {self.minimum_words} words, "
+                    f"got none in {len(self.files)} file(s)"
+                )
+            file = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_stream": None, "_sizes": list(self._sizes)}
+
+
+class DocumentBatches(Sequence[list[Document]]):
+    """Micro-batches of documents: item i is documents i * size to i * size + size - 1 of the stream."""
+
+    def __init__(self, documents: Documents, *, length: int, size: int) -> None:
+        self.documents = documents
+        self.length = length
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> list[Document]:  # type: ignore[override]
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        return self.documents.read(index * self.size, self.size)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        found = [file for file in path.iterdir() if file.name.endswith(_ENDINGS) and not file.name.startswith(".")]
+        found = [file for file in found if "-train." in file.name] or found
+    elif path.is_file():
+        found = [path]
+    else:
+        found = [Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file()]
+    odd = next((file for file in sorted(found) if not file.name.endswith(_ENDINGS)), None)
+    if odd is not None:
+        raise DataError(f"{odd}: expected a name that ends with {', '.join(_ENDINGS)}")
+    if not found:
+        raise DataError(f"{path}: expected files of documents ({', '.join('*' + end for end in _ENDINGS)}), got none")
+    return sorted(found)
+
+
+def _open(path: Path) -> BufferedIOBase:
+    if path.suffix != ".gz":
+        return path.open("rb")
+    if not path.stat().st_size:  # gzip would take it for an empty text
+        raise EOFError("an empty file")
+    return gzip.open(path, "rb")
+
+
+def _read(path: Path) -> Iterator[str]:
+    """A file's texts, in order."""
+    where = "the start"
+    try:
+        with _open(path) as file:
+            for where, fields in json_lines(file, path):
+                yield as_text(required(fields, "text", where), "text", where)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as fault:
+        raise DataError(f"{path}: expected a whole gzip file, got damage after {where} ({fault})") from fault
+    except OSError as fault:
+        raise DataError(f"{path}: cannot be read ({fault.strerror})") from fault

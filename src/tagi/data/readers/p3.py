@@ -1,0 +1,203 @@
+"""Reader of P3's training prompts as the hub renders them: a folder with a file for each prompt template."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby, takewhile
+from pathlib import Path
+from typing import Any
+
+from tagi.data.readers._p3_files import TEMPLATE_ROWS, hub_rows, instruction_of, template_files
+from tagi.data.splits import p3_key, table11
+from tagi.data.task import Instance, Task
+from tagi.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+# Training datasets of T0, T0+ and T0++ that Table 11 does not list.
+_OTHER_DATASETS = (
+    "commonsense_qa",
+    "quarel",
+    "trec",
+    "ai2_arc_ARC_Challenge",
+    "ai2_arc_ARC_Easy",
+    "hellaswag",
+    "openbookqa_main",
+    "piqa",
+    "race_high",
+    "race_middle",
+    "squad_v2",
+    "trivia_qa_unfiltered",
+    "web_questions",
+    "super_glue_boolq",
+    "super_glue_copa",
+    "super_glue_multirc",
+    "super_glue_record",
+    "super_glue_wic",
+    "super_glue_wsc.fixed",
+)
+
+
+@dataclass(frozen=True)
+class P3Read:
+    """The templates that were read as tasks, in alphabetical order, and what became of the others.
+
+    `missing` are datasets (those asked for, else Table 11's) without a task; `without_targets` are templates
+    left out because no row has a target; `named` are tasks whose rows share no word, so that the template's
+    name is their instruction. `skipped_rows` had no target; `dropped_choices` counts rows whose target is not
+    among their choices, which are kept without choices.
+    """
+
+    instances_per_task: int | None
+    tasks: tuple[Task, ...]
+    missing: tuple[str, ...]
+    without_targets: tuple[str, ...]
+    named: tuple[str, ...]
+    skipped_rows: int
+    dropped_choices: int
+
+    @property
+    def category_counts(self) -> dict[str, int]:
+        """Number of templates per dataset, falling; ties in alphabetical order."""
+        counts = Counter(task.category for task in self.tasks)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    @property
+    def instances(self) -> int:
+        """Number of instances read, all tasks together."""
+        return sum(len(task.instances) for task in self.tasks)
+
+    @property
+    def not_in_table_11(self) -> tuple[str, ...]:
+        """Datasets that were read and that Table 11 does not list."""
+        return tuple(sorted(set(self.category_counts) - set(table11())))
+
+    @property
+    def warning(self) -> str | None:
+        """One line naming the datasets that are missing and the templates left out; None if there are none."""
+        parts = []
+        if self.missing:
+            parts.append(f"{len(self.missing)} datasets of P3 have no template here: {', '.join(self.missing)}")
+        if self.without_targets:
+            names = ", ".join(self.without_targets)
+            parts.append(f"{len(self.without_targets)} templates are left out, as no row has a target: {names}")
+        return "; ".join(parts) or None
+
+    def summary(self) -> dict[str, Any]:
+        """Counts of what was read and what was not, ready for JSON."""
+        return {
+            "source": "p3",
+            "split": "train",
+            "tasks": len(self.tasks),
+            "instances": self.instances,
+            "instances_per_task": self.instances_per_task,
+            "categories": self.category_counts,
+            "missing": list(self.missing),
+            "not_in_table_11": list(self.not_in_table_11),
+            "without_targets": list(self.without_targets),
+            "instructions_from_names": len(self.named),
+            "skipped_rows": self.skipped_rows,
+            "dropped_choices": self.dropped_choices,
+        }
+
+
+def read_p3(folder: str | Path, *, instances_per_task: int | None, datasets: Sequence[str] | None = None) -> P3Read:
+    """Reads a task of every file `NAME.jsonl` or `NAME.json` of `folder`, JSON Lines in the hub's columns.
+
+    Columns are `inputs_pretokenized`, `targets_pretokenized` and, if it is there, `answer_choices`; others are
+    ignored. NAME is the hub's name of a template: its dataset (`template_datasets`), which is the task's
+    category, and its own name. Files named `*_score_eval` are passed over: they hold wrong answers too.
+
+    The instruction is the text that the template's rows share (`shared_text`), inputs are the whole rendered
+    texts, targets and choices are stripped. Of each template the first `instances_per_task` rows with a target
+    are kept (None keeps all); only rows read for that, at least 200, are checked. `datasets` narrows the
+    choice, in Table 11's or the files' spelling. What is missing or left out is named in one logged warning.
+
+    Raises `DataError` when a file is malformed (file, line and column are named), when a dataset asked for is
+    neither here nor in Table 11, and when nothing remains.
+    """
+    if instances_per_task is not None and instances_per_task < 1:
+        raise DataError(f"instances_per_task: expected at least 1, got {instances_per_task}")
+    folder = Path(folder)
+    files = template_files(folder)
+    groups = template_datasets(list(files))
+    known = {p3_key(name): name for name in (*groups.values(), *table11())}
+    for name in datasets or ():
+        if p3_key(name) not in known:
+            raise DataError(f"datasets: expected one of Table 11 or of {folder}, got {name!r}")
+    wanted = list(table11()) if datasets is None else [known[p3_key(name)] for name in datasets]
+    reads = [
+        _read_template(path, name, groups[name], instances_per_task)
+        for name, path in files.items()
+        if datasets is None or groups[name] in wanted
+    ]
+    tasks = tuple(read.task for read in reads if read.task.instances)
+    if not tasks:
+        raise DataError(f"{folder}: expected rows with targets of {', '.join(datasets or ['any dataset'])}, got none")
+    result = P3Read(
+        instances_per_task=instances_per_task,
+        tasks=tasks,
+        missing=tuple(sorted(set(wanted) - {task.category for task in tasks})),
+        without_targets=tuple(read.task.name for read in reads if not read.task.instances),
+        named=tuple(read.task.name for read in reads if read.named and read.task.instances),
+        skipped_rows=sum(read.skipped for read in reads),
+        dropped_choices=sum(read.dropped for read in reads),
+    )
+    if result.warning:
+        _log.warning(result.warning)
+    return result
+
+
+def template_datasets(names: Sequence[str]) -> dict[str, str]:
+    """The dataset of each template, by template name.
+
+    It is the longest name that the template's begins with, of Table 11's datasets and the others T0, T0+ and
+    T0++ are trained on, in Table 11's spelling. Names that begin with none of these are one dataset if their
+    first words (up to "_") are the same; it is called what all of them begin with.
+    """
+    known = {p3_key(name): name for name in (*table11(), *_OTHER_DATASETS)}
+    found: dict[str, str] = {}
+    for name in names:
+        matches = [key for key in known if f"{p3_key(name)}_".startswith(f"{key}_")]
+        if matches:
+            found[name] = known[max(matches, key=len)]
+    others = sorted((name.split("_") for name in names if name not in found), key=lambda words: words[0])
+    for _, group in groupby(others, key=lambda words: words[0]):
+        members = list(group)
+        shared = takewhile(lambda at: len(set(at)) == 1, zip(*members, strict=False))
+        dataset = "_".join(words[0] for words in shared)
+        found |= {"_".join(words): dataset for words in members}
+    return {name: found[name] for name in names}
+
+
+@dataclass(frozen=True)
+class _Template:
+    task: Task
+    named: bool
+    skipped: int
+    dropped: int
+
+
+def _read_template(path: Path, name: str, dataset: str, limit: int | None) -> _Template:
+    inputs: list[str] = []
+    instances: list[Instance] = []
+    skipped = dropped = 0
+    for row, (text, target, choices) in enumerate(hub_rows(path)):
+        full = limit is not None and len(instances) >= limit
+        if full and row >= TEMPLATE_ROWS:
+            break
+        if row < TEMPLATE_ROWS:
+            inputs.append(text)
+        if full:
+            continue
+        if not target:
+            skipped += 1
+            continue
+        if choices is not None and target not in choices:
+            choices, dropped = None, dropped + 1
+        instances.append(Instance(f"{name}-{row}", text, (target,), choices))
+    if not inputs:
+        raise DataError(f"{path}: expected rows, one JSON object a line, got an empty file")
+    instruction, named = instruction_of(inputs, name, dataset)
+    return _Template(Task(name, dataset, instruction, tuple(instances)), named, skipped, dropped)

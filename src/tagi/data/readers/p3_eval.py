@@ -1,0 +1,373 @@
+"""P3's evaluation sets as tasks with choices: raw sets in promptsource's words, or the hub's rendered prompts."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Literal
+
+from tagi.data.readers._checks import json_lines
+from tagi.data.readers._p3_files import ENDINGS, SCORE_EVAL, TEMPLATE_ROWS, hub_rows, instruction_of, template_files
+from tagi.data.readers.promptsource import FILE, PromptTemplate, read_templates
+from tagi.data.splits import p3_key
+from tagi.data.task import Instance, Task
+from tagi.errors import DataError
+
+_log = logging.getLogger(__name__)
+
+Prompts = Literal["original", "all"]
+
+EMPTY, NO_TARGET, NO_CHOICES, NOT_A_CHOICE = (
+    "with an empty input",
+    "without a target",
+    "without two different choices",
+    "whose target is no choice",
+)
+"""Why a rendered row cannot be ranked."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSet:
+    """One of the 11 data sets of MTest11: category of its tasks, folder, and T0's number of prompts for it."""
+
+    name: str
+    folder: str
+    prompts: int
+
+    @property
+    def dataset(self) -> str:
+        """What the hub's names of its prompts begin with: ANLI's round stands last."""
+        return "anli" if self._round else self.name
+
+    def prompt(self, key: str) -> str:
+        """The hub's name of one of its prompts."""
+        return f"{self.dataset}_{key}{self._round}"
+
+    def owns(self, prompt: str) -> bool:
+        """Whether that is the hub's name of one of its prompts."""
+        return p3_key(prompt).startswith(f"{p3_key(self.dataset)}_") and prompt.endswith(self._round)
+
+    @property
+    def _round(self) -> str:
+        return self.name.removeprefix("anli") if self.name.startswith("anli_") else ""
+
+
+EVALUATION_SETS = (
+    EvaluationSet("anli_r1", "anli/r1", 15),
+    EvaluationSet("anli_r2", "anli/r2", 15),
+    EvaluationSet("anli_r3", "anli/r3", 15),
+    EvaluationSet("hellaswag", "hellaswag", 4),
+    EvaluationSet("super_glue_cb", "super_glue/cb", 15),
+    EvaluationSet("super_glue_copa", "super_glue/copa", 12),
+    EvaluationSet("super_glue_rte", "super_glue/rte", 10),
+    EvaluationSet("super_glue_wic", "super_glue/wic", 10),
+    EvaluationSet("super_glue_wsc.fixed", "super_glue/wsc.fixed", 10),
+    EvaluationSet("winogrande_winogrande_xl", "winogrande/winogrande_xl", 5),
+    EvaluationSet("story_cloze_2016", "story_cloze/2016", 5),
+)
+"""In the order of Table 9."""
+
+# The hub does not say what a prompt asks for: these, of the 11 sets, ask for something else than the set was made for.
+_OTHER_PROMPTS = frozenset(
+    (
+        "hellaswag_Appropriate_continuation_Yes_or_No",
+        "hellaswag_Open_ended_completion",
+        "hellaswag_Open_ended_start",
+        "hellaswag_Reversed_appropriate_continuation_Yes_or_No",
+        "hellaswag_Topic_of_the_context",
+        "hellaswag_Topic_without_the_ending_answer",
+        "hellaswag_how_ends",
+        "story_cloze_2016_Generate_Ending",
+        "winogrande_winogrande_xl_True_or_False",
+    )
+)
+_LABELS = ("label", "answer", "answer_right_ending")
+_UNLABELLED = (-1, "-1", "", None)
+
+_Row = tuple[int, str, str, tuple[str, ...] | None]
+"""Number of a row in its file, its input, target and choices."""
+
+
+@dataclass
+class _Counts:
+    """What is counted while tasks are read."""
+
+    dropped: Counter[str] = field(default_factory=Counter)
+    without_instances: list[str] = field(default_factory=list)
+    named: list[str] = field(default_factory=list)
+    other_prompts: int = 0
+
+
+@dataclass(frozen=True)
+class P3EvalRead:
+    """The prompts that were read as tasks, by data set and name, and what became of the others.
+
+    `missing` are those of the 11 sets without a task, `not_of_the_11` data sets or files that are passed over.
+    `dropped` counts rendered rows that cannot be ranked, by reason; `without_instances` are prompts that have
+    no other rows. `other_prompts` counts those left out because they are not for the original task,
+    `score_eval` the hub's files of that kind. Prompts in `named` have their name for an instruction.
+    """
+
+    tasks: tuple[Task, ...]
+    prompts: Prompts
+    limit: int | None
+    missing: tuple[str, ...]
+    not_of_the_11: tuple[str, ...]
+    dropped: Mapping[str, int]
+    without_instances: tuple[str, ...]
+    other_prompts: int
+    score_eval: int
+    named: tuple[str, ...]
+
+    @property
+    def prompt_counts(self) -> dict[str, int]:
+        """Number of prompts per data set, in the order of Table 9."""
+        return dict(Counter(task.category for task in self.tasks))
+
+    @property
+    def instances(self) -> int:
+        """Number of instances read, all tasks together."""
+        return sum(len(task.instances) for task in self.tasks)
+
+    @property
+    def incomplete(self) -> dict[str, tuple[int, int]]:
+        """Data sets with fewer prompts than T0 is evaluated with: how many here, how many there."""
+        here = self.prompt_counts
+        return {
+            one.name: (here[one.name], one.prompts)
+            for one in EVALUATION_SETS
+            if one.name in here and here[one.name] < one.prompts
+        }
+
+    @property
+    def warning(self) -> str | None:
+        """One line naming what is missing, incomplete or left out; None if there is nothing to say."""
+        parts = []
+        if self.missing:
+            parts.append(f"{len(self.missing)} of P3's 11 evaluation sets are not here: {', '.join(self.missing)}")
+        if self.incomplete:
+            few = ", ".join(f"{name} {here} of {there}" for name, (here, there) in self.incomplete.items())
+            parts.append(f"prompts are missing: {few}")
+        if self.not_of_the_11:
+            parts.append(f"passed over, as it is none of the 11: {', '.join(self.not_of_the_11)}")
+        if self.without_instances:
+            names = ", ".join(self.without_instances)
+            parts.append(f"{len(self.without_instances)} prompts are left out, as no row can be ranked: {names}")
+        if self.dropped:
+            counts = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
+            parts.append(f"rendered rows are left out: {counts}")
+        return "; ".join(parts) or None
+
+    def summary(self) -> dict[str, Any]:
+        """Counts of what was read and what was not, ready for JSON."""
+        instances: Counter[str] = Counter()
+        for task in self.tasks:
+            instances[task.category] += len(task.instances)
+        return {
+            "source": "p3",
+            "split": "test",
+            "prompts": self.prompts,
+            "tasks": len(self.tasks),
+            "instances": self.instances,
+            "instances_per_task": self.limit,
+            "categories": self.prompt_counts,
+            "category_instances": dict(instances),
+            "missing": list(self.missing),
+            "incomplete": {name: list(counts) for name, counts in self.incomplete.items()},
+            "not_of_the_11": list(self.not_of_the_11),
+            "without_instances": list(self.without_instances),
+            "other_prompts": self.other_prompts,
+            "score_eval": self.score_eval,
+            "instructions_from_names": len(self.named),
+            "dropped_rows": dict(self.dropped),
+        }
+
+
+def read_p3_eval(
+    folder: str | Path, *, templates: str | Path | None = None, prompts: Prompts = "original", limit: int | None = None
+) -> P3EvalRead:
+    """Reads a task of every prompt of P3's 11 evaluation sets; its instances have choices, its category is the set.
+
+    With `templates`, a folder of promptsource's files (`super_glue/cb/templates.yaml`; the rounds of ANLI share
+    one), `folder` holds raw sets in the hub's columns (`super_glue/cb/validation.jsonl`; a file of any name if
+    it is the only one) and the instruction is the template's text with `[...]` for its fields. Without, it
+    holds the hub's P3, a file for each prompt (`super_glue_cb_can_we_infer.jsonl`, as `read_p3` takes them),
+    and the instruction is the text that a prompt's rows share. Files named `*_score_eval` are passed over:
+    they have a row for each choice where the plain file has the row and its choices.
+
+    `prompts` "original" keeps T0's evaluation prompts, those for the data set's original task. Of each prompt
+    the first `limit` rows are kept that have an input, two different choices and one of them as target; rows
+    looked at before that are counted if they lack one. An instance's id is of its data set and row, so that
+    prompts share it. What is missing or left out is named in one logged warning.
+
+    Raises `DataError` when a file is malformed or a template may not be run, and when nothing remains.
+    """
+    if limit is not None and limit < 1:
+        raise DataError(f"limit: expected at least 1, got {limit}")
+    folder, counts = Path(folder), _Counts()
+    score_eval = 0
+    if templates is None:
+        files, others = _hub_files(folder)
+        score_eval = sum(path.stem.endswith(SCORE_EVAL) for path in folder.iterdir() if path.suffix in ENDINGS)
+        tasks = _hub_tasks(files, prompts, limit, counts)
+    else:
+        sets, others = _raw_files(folder)
+        tasks = _raw_tasks(sets, Path(templates), prompts, limit, counts)
+    if not tasks:
+        raise DataError(f"{folder}: expected rows with choices of P3's evaluation sets, got none")
+    here = {task.category for task in tasks}
+    read = P3EvalRead(
+        tasks=tuple(tasks),
+        prompts=prompts,
+        limit=limit,
+        missing=tuple(one.name for one in EVALUATION_SETS if one.name not in here),
+        not_of_the_11=others,
+        dropped=dict(sorted(counts.dropped.items())),
+        without_instances=tuple(counts.without_instances),
+        other_prompts=counts.other_prompts,
+        score_eval=score_eval,
+        named=tuple(counts.named),
+    )
+    if read.warning:
+        _log.warning(read.warning)
+    return read
+
+
+def _add_task(
+    tasks: list[Task], name: str, dataset: str, words: tuple[str, bool], instances: list[Instance], counts: _Counts
+) -> None:
+    if not instances:
+        counts.without_instances.append(name)
+        return
+    instruction, named = words
+    counts.named += [name] * named
+    tasks.append(Task(name, dataset, instruction, tuple(instances)))
+
+
+def _instances(rows: Iterable[_Row], dataset: str, limit: int | None, counts: _Counts) -> list[Instance]:
+    """The first `limit` rows that can be ranked, the others up to there counted; rows after that are not touched."""
+    instances: list[Instance] = []
+    for number, text, target, choices in rows:
+        lacking = _lacking(text, target, choices)
+        if lacking is not None:
+            counts.dropped[lacking] += 1
+            continue
+        instances.append(Instance(f"{dataset}-{number}", text, (target,), choices))
+        if len(instances) == limit:
+            break
+    return instances
+
+
+def _lacking(text: str, target: str, choices: tuple[str, ...] | None) -> str | None:
+    if not text.strip():
+        return EMPTY
+    if choices is None or len(set(choices)) < 2:
+        return NO_CHOICES
+    if not target:
+        return NO_TARGET
+    return None if target in choices else NOT_A_CHOICE
+
+
+def _hub_files(folder: Path) -> tuple[dict[EvaluationSet, dict[str, Path]], tuple[str, ...]]:
+    """Files of every set by prompt, in order, and the names of files that belong to none."""
+    files: dict[EvaluationSet, dict[str, Path]] = {one: {} for one in EVALUATION_SETS}
+    others = []
+    for name, path in template_files(folder).items():
+        owner = next((one for one in EVALUATION_SETS if one.owns(name)), None)
+        if owner is None:
+            others.append(name)
+        else:
+            files[owner][name] = path
+    return files, tuple(others)
+
+
+def _hub_tasks(
+    files: Mapping[EvaluationSet, Mapping[str, Path]], prompts: Prompts, limit: int | None, counts: _Counts
+) -> list[Task]:
+    others = {p3_key(name) for name in _OTHER_PROMPTS}
+    tasks: list[Task] = []
+    for one, own in files.items():
+        for name, path in own.items():
+            if prompts == "original" and p3_key(name) in others:
+                counts.other_prompts += 1
+                continue
+            rows = ((number, *row) for number, row in enumerate(hub_rows(path, filled=False)))
+            # Only those that the instruction is made of are kept in memory.
+            first = list(islice(rows, TEMPLATE_ROWS))
+            if not first:
+                raise DataError(f"{path}: expected rows, one JSON object a line, got an empty file")
+            instances = _instances(chain(first, rows), one.name, limit, counts)
+            words = instruction_of([text for _, text, *_ in first if text.strip()], name, one.dataset)
+            _add_task(tasks, name, one.name, words, instances, counts)
+    return tasks
+
+
+def _raw_files(folder: Path) -> tuple[dict[EvaluationSet, Path], tuple[str, ...]]:
+    """The file of every set that is here, and the folders of others."""
+    if not folder.is_dir():
+        raise DataError(f"{folder}: expected a folder of evaluation sets, got no folder")
+    sets = {one: _rows_file(folder / one.folder) for one in EVALUATION_SETS if (folder / one.folder).is_dir()}
+    known = {folder / one.folder for one in EVALUATION_SETS}
+    others = {path.parent for path in folder.rglob("*") if path.suffix in ENDINGS} - known
+    return sets, tuple(sorted(str(path.relative_to(folder)) for path in others))
+
+
+def _rows_file(folder: Path) -> Path:
+    files = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS and not path.name.startswith("."))
+    chosen = files if len(files) == 1 else [path for path in files if path.stem == "validation"]
+    if len(chosen) != 1:
+        got = ", ".join(path.name for path in files) or "none"
+        raise DataError(f"{folder}: expected one file of rows, or one named 'validation', got {got}")
+    return chosen[0]
+
+
+def _raw_tasks(
+    sets: Mapping[EvaluationSet, Path], templates: Path, prompts: Prompts, limit: int | None, counts: _Counts
+) -> list[Task]:
+    if not templates.is_dir():
+        raise DataError(f"{templates}: expected a folder of promptsource's files, got no folder")
+    tasks: list[Task] = []
+    for one, path in sets.items():
+        found = read_templates(_templates_file(templates, one))
+        kept = [template for template in found if prompts == "all" or template.original_task]
+        counts.other_prompts += len(found) - len(kept)
+        for template in kept:
+            template.check()
+        named = {one.prompt(template.key): template for template in kept}
+        rows = _raw_rows(path)
+        for name, template in sorted(named.items()):
+            instances = _instances(_rendered(template, rows), one.name, limit, counts)
+            words = (template.instruction or template.name, not template.instruction)
+            _add_task(tasks, name, one.name, words, instances, counts)
+    return tasks
+
+
+def _templates_file(templates: Path, one: EvaluationSet) -> Path:
+    """The set's file, or that of the folder above: one is for all rounds of ANLI."""
+    own = Path(one.folder)
+    for folder in (own, own.parent):
+        if folder != Path(".") and (templates / folder / FILE).is_file():
+            return templates / folder / FILE
+    raise DataError(f"{templates}: expected a file {own / FILE}, got none")
+
+
+def _raw_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    try:
+        with path.open("rb") as file:
+            rows = list(json_lines(file, path))
+    except OSError as fault:
+        raise DataError(f"{path}: cannot be read ({fault.strerror})") from fault
+    if not rows:
+        raise DataError(f"{path}: expected rows, one JSON object a line, got an empty file")
+    return rows
+
+
+def _rendered(template: PromptTemplate, rows: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[_Row]:
+    for number, (where, row) in enumerate(rows):
+        rendered = template.render(row, where)
+        text, *targets = rendered.parts
+        # Hidden labels of test sets; a template that does not look would take the last choice for the right one.
+        unlabelled = any(row.get(name, 0) in _UNLABELLED for name in _LABELS)
+        yield number, text, "" if unlabelled or not targets else targets[0], rendered.choices

@@ -1,0 +1,227 @@
+"""promptsource's prompt templates: a file `templates.yaml` for each data set, rendered as promptsource does.
+
+The files are data and their templates run in a sandbox: nothing that one holds can do more than make text.
+"""
+
+import json
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.meta
+import yaml
+
+from tagi.data.readers._checks import as_object, as_text, decode_utf8, read_bytes, required, shown
+from tagi.data.readers._placeholders import with_placeholders
+from tagi.data.readers._sandbox import Draw, PromptEnvironment
+from tagi.errors import DataError
+
+FILE = "templates.yaml"
+
+_SEPARATOR = "|||"
+# As long as the separator, so that what a template measures stays true.
+_PROTECTED = "\ue001\ue002\ue001"
+_FAULTS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What can be wrong with a template or come of a row that it does not fit."""
+_ENVIRONMENT = PromptEnvironment()
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A row in a template's words: what stands between separators (input, target), and the choices if any."""
+
+    parts: tuple[str, ...]
+    choices: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """One prompt: `jinja` renders input and target, `answer_choices` the choices, each split at `|||`.
+
+    `original_task` says that the prompt asks for what the data set was made for; `where` is its place, for
+    messages.
+    """
+
+    name: str
+    jinja: str
+    answer_choices: str | None
+    original_task: bool
+    where: str
+
+    @property
+    def key(self) -> str:
+        """The name as the hub's P3 spells it: one `_` for whatever is no letter, digit, `.` or `_`."""
+        return re.sub(r"[^\w.]+", "_", self.name)
+
+    def check(self) -> None:
+        """Raises `DataError`, naming file and template, when it is no valid one or holds what a prompt may not."""
+        _ = self._prompt, self._choices
+
+    def render(self, row: Mapping[str, Any], where: str, *, draw: Draw | None = None) -> Rendered:
+        """Input, target and choices of a row, stripped, as promptsource renders them.
+
+        `where` is the row's place. A random choice of the template is a function of its name and the row, or is
+        `draw`'s. Raises `DataError` when the row lacks a column that the template names, has one named
+        `answer_choices`, or cannot be rendered.
+        """
+        self.check()
+        lacking = sorted(self._columns - row.keys())
+        if lacking or "answer_choices" in row:
+            wanted = f"a column {lacking[0]!r}" if lacking else "no column 'answer_choices'"
+            raise DataError(f"{where}: template {self.name!r}: expected {wanted}, got {', '.join(row)}")
+        variables = _protected(dict(row)) if _SEPARATOR in str(row) else row
+        draw = draw or _Draw(self.name, row)
+        try:
+            choices = None if self._choices is None else _split(_ENVIRONMENT.text(self._choices, variables, draw))
+            given = None if choices is None else [_protected(choice) for choice in choices]
+            prompt = _ENVIRONMENT.text(self._prompt, {**variables, "answer_choices": given}, draw)
+        except _FAULTS as fault:
+            raise DataError(f"{where}: template {self.name!r} cannot be rendered: {_said(fault)}") from fault
+        return Rendered(tuple(_split(prompt)), None if choices is None else tuple(choices))
+
+    @cached_property
+    def instruction(self) -> str:
+        """The template's words before the target, with a placeholder for each field; "" if there are no words."""
+        self.check()
+        constant = None
+        try:
+            if self._choices is not None and not self._names(self.answer_choices):
+                constant = _split(_ENVIRONMENT.text(self._choices, {}, _first))
+            words = with_placeholders(_ENVIRONMENT, self._tree(self.jinja), constant)
+        except _FAULTS as fault:
+            raise DataError(f"{self.where} cannot be rendered: {_said(fault)}") from fault
+        text = words.split(_SEPARATOR)[0].strip()
+        return text if re.search(r"[^\W\d_]", text) else ""
+
+    @cached_property
+    def _prompt(self) -> jinja2.Template:
+        return self._compiled(self.jinja)
+
+    @cached_property
+    def _choices(self) -> jinja2.Template | None:
+        return None if self.answer_choices is None else self._compiled(self.answer_choices)
+
+    @cached_property
+    def _columns(self) -> frozenset[str]:
+        names = self._names(self.jinja) | self._names(self.answer_choices)
+        return frozenset(names - {"answer_choices", *_ENVIRONMENT.globals})
+
+    def _names(self, source: str | None) -> set[str]:
+        return set() if source is None else jinja2.meta.find_undeclared_variables(self._tree(source))
+
+    def _tree(self, source: str) -> jinja2.nodes.Template:
+        try:
+            return _ENVIRONMENT.parse(source)
+        except _FAULTS as fault:
+            raise DataError(f"{self.where}: expected a Jinja template, got {_said(fault)}") from fault
+
+    def _compiled(self, source: str) -> jinja2.Template:
+        tree = self._tree(source)
+        try:
+            return _ENVIRONMENT.compiled(tree)
+        except _FAULTS as fault:
+            raise DataError(f"{self.where}: {_said(fault)}") from fault
+
+
+class _Draw:
+    """A random choice that is a function of a template's name and a row."""
+
+    def __init__(self, name: str, row: Mapping[str, Any]) -> None:
+        self._of = (name, row)
+        self._random: random.Random | None = None
+
+    def __call__(self, options: Sequence[Any]) -> Any:
+        if self._random is None:
+            name, row = self._of
+            self._random = random.Random(f"{name} {json.dumps(row, sort_keys=True)}")
+        return self._random.choice(list(options))
+
+
+def read_templates(path: Path) -> list[PromptTemplate]:
+    """The templates of a file, in its order, each to be checked before it is used (`check`).
+
+    Raises `DataError`, naming file, template and field, when the file is malformed and when two templates have
+    the same name.
+    """
+    content = as_object(_parsed(path), str(path))
+    entries = as_object(required(content, "templates", str(path)), f"{path}: field 'templates'")
+    templates = [_template(entry, f"{path}: template {key!r}", path) for key, entry in entries.items()]
+    names: set[str] = set()
+    for template in templates:
+        if template.key in names:
+            raise DataError(f"{template.where}: expected a name of its own, got one that another template has")
+        names.add(template.key)
+    return templates
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only; promptsource's two tags stand before tables."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """No merging: tables merged into tables, over and over, would grow without bound."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        """A table whose keys are texts."""
+        return {str(key): value for key, value in super().construct_mapping(node, deep=deep).items()}
+
+
+for _tag in ("!Template", "!TemplateMetadata"):
+    _Loader.add_constructor(_tag, lambda loader, node: loader.construct_mapping(node, deep=True))
+
+
+def _parsed(path: Path) -> Any:
+    text = decode_utf8(read_bytes(path), str(path))
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as fault:
+        raise DataError(f"{path}: expected YAML as promptsource writes it, got {_said(fault)}") from fault
+
+
+def _template(entry: Any, where: str, path: Path) -> PromptTemplate:
+    fields = as_object(entry, where)
+    name = as_text(required(fields, "name", where), "name", where, filled=True)
+    where = f"{path}: template {name!r}"
+    choices = fields.get("answer_choices")
+    metadata = as_object(required(fields, "metadata", where), f"{where}: field 'metadata'")
+    original = metadata.get("original_task")
+    if original is not None and not isinstance(original, bool):
+        raise DataError(f"{where}: field 'original_task': expected true or false, got {shown(original)}")
+    return PromptTemplate(
+        name=name,
+        jinja=as_text(required(fields, "jinja", where), "jinja", where, filled=True),
+        # promptsource takes an empty text for none.
+        answer_choices=as_text(choices, "answer_choices", where) if choices else None,
+        original_task=bool(original),
+        where=where,
+    )
+
+
+def _split(text: str) -> list[str]:
+    return [part.replace(_PROTECTED, _SEPARATOR).strip() for part in text.split(_SEPARATOR)]
+
+
+def _protected(value: Any) -> Any:
+    """The same value, no text of which holds the separator."""
+    match value:
+        case str():
+            return value.replace(_SEPARATOR, _PROTECTED)
+        case list():
+            return [_protected(item) for item in value]
+        case dict():
+            return {key: _protected(item) for key, item in value.items()}
+        case _:
+            return value
+
+
+def _first(options: Sequence[Any]) -> Any:
+    return options[0]
+
+
+def _said(fault: Exception) -> str:
+    """What a fault says, on one line."""
+    return " ".join(str(fault).split()) or type(fault).__name__

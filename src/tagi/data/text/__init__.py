@@ -1,0 +1,1 @@
+"""Text to tokens: encodings, chat templates and padded batches."""

@@ -1,0 +1,271 @@
+"""A tokenizer's chat template as an encoding: the instruction is the system's message, the input the user's.
+
+`a` is the start of the chat up to the user's turn, `b` the user's turn and the assistant's opening, so that `a + b` is
+what the template makes of both, and a model that has read `a` may go on with any `b`. Prompt, answer and ending are
+together a prefix of what the template makes of the whole conversation. An input without any instruction has a frame of
+its own: that of a conversation with a user's message alone, where many templates add a default system message.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from jinja2 import TemplateError
+
+from tagi.data.task import Example
+from tagi.data.text.encoding import Counting, Encoding, Tokenizer, stripped, too_long
+from tagi.errors import CheckpointError, ConfigError, InputError
+
+_TOLD, _ASKED, _ANSWERED = "told-7d1f", "asked-7d1f", "answered-7d1f"
+"""Stand in a template for the instruction, the input and the answer."""
+JOIN = "\n\n"
+"""Stands between instruction and input in the user's message, where a template has no system message."""
+
+
+@dataclass(frozen=True)
+class ChatEncoding(Encoding):
+    """What a chat template writes around an instruction, an input and an answer.
+
+    Args:
+        opening: Stands before the instruction.
+        told: Stands after the instruction, up to where the user's turn starts.
+        asking: Stands before the input.
+        closing: Stands after the input, up to where the answer starts.
+        space: White space before an answer that the template writes as part of the answer.
+        ending: Stands after the answer.
+        alone_opening: Stands before an input that is asked without any instruction.
+        alone_closing: Stands after such an input.
+    """
+
+    opening: str = ""
+    told: str = ""
+    asking: str = ""
+    closing: str = ""
+    space: str = ""
+    ending: str = ""
+    alone_opening: str = ""
+    alone_closing: str = ""
+    name: ClassVar[str] = "chat"
+    separator: ClassVar[str] = ""
+
+    @property
+    def cue(self) -> str:
+        """The assistant's opening, with what closes the user's turn."""
+        return self.closing
+
+    @property
+    def gap(self) -> str:
+        """White space that the template writes before an answer, as part of it."""
+        return self.space
+
+    def pieces(self) -> dict[str, str]:
+        """All that the template wrote, by name, for a checkpoint."""
+        return {piece.name: getattr(self, piece.name) for piece in fields(self) if piece.name != "positives"}
+
+    @classmethod
+    def of_pieces(cls, pieces: Mapping[str, str], positives: int = 0) -> "ChatEncoding":
+        """The inverse of `pieces`. Raises `CheckpointError` for a missing or unknown piece, or one that is no text."""
+        known = {piece.name for piece in fields(cls)} - {"positives"}
+        if not isinstance(pieces, Mapping) or set(pieces) != known:
+            got = sorted(pieces) if isinstance(pieces, Mapping) else pieces
+            raise CheckpointError(f"text settings: expected a chat's frame of {sorted(known)}, got {got}")
+        if odd := sorted(name for name, piece in pieces.items() if not isinstance(piece, str)):
+            raise CheckpointError(f"text settings: expected a text for frame.{odd[0]}, got {pieces[odd[0]]!r}")
+        return cls(positives, **pieces)
+
+    def alone(self, text: str, *, tokenizer: Tokenizer, limit: int, truncate: bool = False) -> str:
+        """An input that is asked without any instruction, as the template writes a user's message alone.
+
+        Raises `InputError` for a text over `limit` tokens; with `truncate` the end of its input is cut instead.
+        """
+        counting, prompt = Counting(tokenizer, limit), self.alone_text(text)
+        if counting.fits(prompt):
+            return prompt
+        if not truncate:
+            raise InputError(too_long("the input", counting.count(prompt), limit))
+        return counting.shorten(text, self.alone_text)
+
+    def content(self, prompt: str) -> str | None:
+        """Return what stands in the frame of an instruction, or None if `prompt` does not stand in it.
+
+        Args:
+            prompt: The instruction with its demonstrations in its frame, as `instruction` returns it.
+        """
+        if not prompt.startswith(self.opening) or not prompt.endswith(self.told):
+            return None
+        return prompt[len(self.opening) : len(prompt) - len(self.told)]
+
+    def cued(self, prompt: str) -> str:
+        """`prompt`, its cue last."""
+        return prompt if prompt.endswith(self.closing) else prompt + self.closing
+
+    def concatenated(
+        self,
+        task_instruction: str,
+        examples: Sequence[Example],
+        text: str,
+        *,
+        tokenizer: Tokenizer | None = None,
+        limit: int | None = None,
+        truncate: bool = False,
+    ) -> str:
+        """As `Encoding.concatenated`, but the chat stays whole: a text over the limit loses the end of its input.
+
+        An input keeps up to half of what the template leaves; an instruction that is too long then loses its end too.
+        """
+        given: dict[str, Any] = {"tokenizer": tokenizer, "limit": limit}
+        if not truncate or tokenizer is None or limit is None:
+            return super().concatenated(task_instruction, examples, text, **given)
+        counting, tail, told = Counting(tokenizer, limit), self._input(text), stripped(task_instruction)
+        bare = self._input("")
+        head = self._with_examples(told, examples, lambda head: counting.fits(head + tail))
+        if counting.fits(head + tail):
+            return head + tail
+        half = (limit - counting.count(self._definition("") + bare)) // 2
+        rest = Counting(tokenizer, limit - min(counting.count(tail) - counting.count(bare), half))
+        if not rest.fits(head + bare):
+            head = rest.shorten(told, lambda t: self._definition(t) + bare).removesuffix(bare)
+        return head + tail if counting.fits(head + tail) else counting.shorten(text, lambda t: head + self._input(t))
+
+    def _with_examples(self, text: str, examples: Sequence[Example], fits: Callable[[str], bool]) -> str:
+        for number, example in enumerate(examples[: self.positives], start=1):
+            longer = text + self._example(number, example)
+            if not fits(self._definition(longer)):
+                break
+            text = longer
+        return self._definition(text)
+
+    def _definition(self, text: str) -> str:
+        return self.opening + text + self.told
+
+    def _example(self, number: int, example: Example) -> str:
+        return f"\n\nInput: {example.input.strip()}\nOutput: {example.output.strip()}"
+
+    def _input(self, text: str) -> str:
+        return self.asking + text.strip() + self.closing
+
+    def alone_text(self, text: str) -> str:
+        """Return an input that is asked without any instruction, in its frame."""
+        return self.alone_opening + text.strip() + self.alone_closing
+
+
+def chat_encoding(
+    tokenizer: Any, positives: int = 0, arguments: Mapping[str, Any] | None = None
+) -> tuple[ChatEncoding, bool]:
+    """The encoding of a tokenizer's own chat template.
+
+    A template that has no system message, as Gemma's and Mistral's, gets the instruction at the start of the user's
+    message. `a` ends before a special token between instruction and input if there is one: no token can span the two
+    there.
+
+    Args:
+        tokenizer: One of transformers' tokenizers.
+        positives: How many positive examples an instruction may hold.
+        arguments: Further arguments of the template, such as `enable_thinking` of Qwen3's.
+
+    Returns:
+        The encoding, and whether the template writes today's date, so that it would be another one tomorrow.
+
+    Raises:
+        ConfigError: The tokenizer has no template; the template does not show instruction, input and answer once each,
+            in this order; what it writes to start an answer is not how it starts an answer in a conversation; or an
+            argument is not the template's.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError("encoding 'chat': expected a tokenizer with a chat template, got one without")
+    arguments = dict(arguments or {})
+    taken = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"kwargs"}
+    if odd := sorted(taken & arguments.keys()):
+        raise ConfigError(f"template_arguments: expected arguments of the chat template, got {odd[0]!r}, which is set")
+    found = _encoding(_Template(tokenizer, arguments), tokenizer, positives)
+    others = [_encoding(_Template(tokenizer, arguments, day), tokenizer, positives) for day in ("3 May", "4 June")]
+    return found, others[0] != others[1]
+
+
+def _encoding(template: "_Template", tokenizer: Any, positives: int) -> ChatEncoding:
+    system = [{"role": "system", "content": _TOLD}, {"role": "user", "content": _ASKED}]
+    user = [{"role": "user", "content": _TOLD + JOIN + _ASKED}]
+    alone = _parts(template, [{"role": "user", "content": _ASKED}], [_ASKED])
+    for messages in (system, user):
+        parts = _parts(template, messages, [_TOLD, _ASKED])
+        if parts is None or alone is None:
+            continue
+        opening, between, closing, space, ending = parts
+        cut = _boundary(tokenizer, between)
+        return ChatEncoding(
+            positives, opening, between[:cut], between[cut:], closing, space, ending, alone[0], alone[1]
+        )
+    raise ConfigError(
+        "encoding 'chat': expected a chat template that shows instruction, input and answer once each, in this order, "
+        "got one that does not"
+    )
+
+
+@dataclass(frozen=True)
+class _Template:
+    """A tokenizer's chat template with its arguments; with `day` it writes that instead of today's date."""
+
+    tokenizer: Any
+    arguments: Mapping[str, Any]
+    day: str | None = None
+
+    def render(self, messages: list[dict[str, str]], *, start_answer: bool) -> str:
+        """The text of a conversation, with what starts the assistant's answer if asked for."""
+        text: str = self.tokenizer.get_chat_template()
+        if self.day is not None:  # a macro hides transformers' function of the same name
+            text = f"{{% macro strftime_now(format) %}}{self.day}{{% endmacro %}}{{{{ '' }}}}{text}"
+        rendered: str = self.tokenizer.apply_chat_template(
+            messages, chat_template=text, tokenize=False, add_generation_prompt=start_answer, **self.arguments
+        )
+        return rendered
+
+
+def _parts(template: _Template, messages: list[dict[str, str]], marks: list[str]) -> list[str] | None:
+    """What stands before each mark, before the answer, right before it as white space, and after it."""
+    answered = [*messages, {"role": "assistant", "content": _ANSWERED}]
+    try:
+        prompt = template.render(messages, start_answer=True)
+        whole = template.render(answered, start_answer=False)
+    except TemplateError:  # such as that of a template that knows no system
+        return None
+    if any(prompt.count(mark) != 1 for mark in marks) or whole.count(_ANSWERED) != 1:
+        return None
+    before, _, ending = whole.partition(_ANSWERED)
+    if any(mark not in before for mark in marks):
+        return None
+    if not before.startswith(prompt):
+        raise ConfigError(
+            "encoding 'chat': expected a chat template that starts an answer as it starts one in a whole conversation, "
+            f"got {_tail(prompt)!r} to start an answer and {_tail(before)!r} in a conversation; set the template's "
+            "arguments (data.template_arguments)"
+        )
+    parts, rest = [], before
+    for mark in marks:
+        part, found, rest = rest.partition(mark)
+        if not found:
+            return None
+        parts.append(part)
+    # White space that only a conversation has is the answer's: tokenizers join it with the answer's first word.
+    added = before[len(prompt) :]
+    space = "" if added.strip() else added
+    return [*parts, rest.removesuffix(space), space, ending]
+
+
+def _tail(text: str) -> str:
+    """What stands after the input."""
+    return text.rpartition(_ASKED)[2]
+
+
+def special_tokens(tokenizer: Any) -> set[str]:
+    """What a tokenizer never joins with anything around it."""
+    return {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+
+
+def _boundary(tokenizer: Any, text: str) -> int:
+    """A place that no token spans: before a special token inside the text, else after one that starts it, else 0."""
+    # Where several tokens start the longest is read, such as Gemma's of two line ends.
+    tokens = sorted(special_tokens(tokenizer), key=len, reverse=True)
+    spans = [found.span() for found in re.finditer("|".join(map(re.escape, tokens)), text)] if tokens else []
+    return next((start for start, _ in spans if start), spans[0][1] if spans else 0)

@@ -1,0 +1,419 @@
+"""Text to padded token batches: what a method reads of tasks, under the limits it was made with."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from tagi.data.task import Example, Task
+from tagi.data.text.chat import ChatEncoding, chat_encoding, special_tokens
+from tagi.data.text.control import BREAK, UserTextTokenizer
+from tagi.data.text.encoding import INPUT_MARK, OUTPUT_MARK, Encoding, Tokenizer, encoding_from_name, too_long
+from tagi.errors import CheckpointError, ConfigError, InputError
+
+Reads = Literal["instruction", "demonstrations", "nothing"]
+"""What is read of a task: its instruction (with demonstrations, if the settings have them), demonstrations alone, or
+nothing: its inputs say all."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextSettings:
+    """How instructions and inputs become tokens; travels in a checkpoint.
+
+    The token limits count special tokens. `positives` demonstrations at most are part of the instruction. With `reads`
+    "demonstrations" these alone are read and no instruction: the first `positives` of a task's examples, or for 0 its
+    shots. With "nothing" only inputs are read.
+
+    `apart`, for methods that read instruction and input in one text: each is cut at its own limit. Else the limit of
+    the input applies to both together.
+
+    `template_arguments` are further arguments of a chat template, values that JSON can hold. `frame` is what a chat
+    template wrote around instruction, input and answer (`ChatEncoding.pieces`): it is kept where the template writes
+    today's date, and a template is not looked at where there is a frame.
+    """
+
+    encoding: str = "tk-instruct"
+    positives: int = 0
+    max_instruction_tokens: int = 1024
+    max_input_tokens: int = 1024
+    max_target_tokens: int = 128
+    reads: Reads = "instruction"
+    apart: bool = False
+    template_arguments: dict[str, Any] | None = field(default=None, hash=False)
+    frame: dict[str, str] | None = field(default=None, hash=False)
+
+    @property
+    def max_prompt_tokens(self) -> int:
+        """Limit of instruction and input in one text."""
+        return self.max_input_tokens + (self.max_instruction_tokens if self.apart else 0)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; what came later and says nothing new is left out, so that older checkpoints' digests hold."""
+        return {name: value for name, value in asdict(self).items() if name not in _LATER or _LATER[name] != value}
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "TextSettings":
+        """The inverse of `as_dict`; an unknown or missing key is a `CheckpointError`."""
+        if not isinstance(values, dict):
+            raise CheckpointError(f"text settings: expected an object, got {values!r}")
+        known, values = {one.name for one in fields(cls)}, {**_LATER, **values}
+        if known != values.keys():
+            odd = sorted(known ^ values.keys())[0]
+            raise CheckpointError(f"text settings: expected exactly {sorted(known)}, got a difference at {odd!r}")
+        if values["reads"] not in (readings := get_args(Reads)):
+            raise CheckpointError(f"text settings: expected reads {' or '.join(readings)}, got {values['reads']!r}")
+        for name in ("template_arguments", "frame"):
+            if values[name] is not None and not isinstance(values[name], dict):
+                raise CheckpointError(f"text settings: expected an object for {name}, got {values[name]!r}")
+        return cls(**values)
+
+
+_LATER: dict[str, Any] = {"reads": "instruction", "apart": False, "template_arguments": None, "frame": None}
+"""Settings that checkpoints of an older form lack, and what they mean there."""
+
+
+class TextEncoder:
+    """A tokenizer with an encoding and its limits.
+
+    With `truncate` a text over its limit is cut; without, it is an `InputError`, as an empty input always is. The text
+    of a control token (`tagi.data.text.control`) in an instruction, an example, an input or an output is ordinary text.
+    """
+
+    closes: ClassVar[bool] = True
+    """Whether a text that is read ends with end-of-sequence, or what is written goes on from it."""
+
+    def __init__(self, tokenizer: Any, settings: TextSettings) -> None:
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self.encoding: Encoding = self._encoding()
+        self._tokens = UserTextTokenizer(tokenizer, added=settings.encoding == ChatEncoding.name)
+        # How an instruction, and a text that wants an answer, become tokens.
+        self._told: Tokenizer = self._tokens
+        self._asked: Tokenizer = self._tokens
+
+    def instruction(self, text: str, examples: Sequence[Example] = (), *, truncate: bool = False) -> list[int]:
+        """Token ids of `a`: the instruction with its demonstrations, or these alone where no instruction is read."""
+        a = self._instruction(text, examples, truncate)
+        return self._ids(a, self.settings.max_instruction_tokens, self._told)
+
+    def instruction_text(self, text: str, examples: Sequence[Example] = (), *, truncate: bool = False) -> str:
+        """Return the text whose tokens `instruction` returns."""
+        return self._instruction(text, examples, truncate).replace(BREAK, "")
+
+    def _instruction(self, text: str, examples: Sequence[Example], truncate: bool) -> str:
+        limit = self.settings.max_instruction_tokens
+        text, examples = self._escaped(text, examples)
+        if self.settings.reads == "demonstrations":
+            shown = examples[: self.settings.positives or None]
+            return self.encoding.demonstrations(shown, tokenizer=self._told, limit=limit, truncate=truncate)
+        return self.encoding.instruction(text, examples, tokenizer=self._told, limit=limit, truncate=truncate)
+
+    def of_task(self, task: Task, *, truncate: bool = False) -> list[int]:
+        """Token ids of all that is read of a task apart from its inputs."""
+        by_shots = self.settings.reads == "demonstrations" and not self.settings.positives
+        try:
+            return self.instruction(task.instruction, task.shots if by_shots else task.examples, truncate=truncate)
+        except InputError as error:
+            raise InputError(f"{task.name}: {error}") from error
+
+    def demonstration(self, example: Example) -> list[int]:
+        """Token ids of a labelled example as FiD-ICL has it, without special tokens.
+
+        Its input is cut at the limit of inputs, its output at that of targets.
+        """
+
+        def plain(text: str, limit: int | None = None) -> list[int]:
+            return self.document(text)[:limit]
+
+        given = plain(example.input, self.settings.max_input_tokens)
+        answered = plain(example.output, self.settings.max_target_tokens)
+        return [*plain(INPUT_MARK), *given, *plain(OUTPUT_MARK), *answered]
+
+    def document(self, text: str) -> list[int]:
+        """Token ids of a text by itself: no frame, no limit and no special tokens."""
+        ids: list[int] = self._tokens(self._tokens.escape(text), add_special_tokens=False)["input_ids"]
+        return ids
+
+    def wordless_instruction(self) -> list[int]:
+        """Token ids of an instruction that says nothing: its frame, if the encoding has one, and the end token.
+
+        What a user gives may not be empty; this is what evaluation compares with.
+        """
+        frame = self.encoding.frame() if self.settings.reads == "instruction" else ""
+        ids = self._ids(frame, self.settings.max_instruction_tokens, self._told)
+        return ids or [self.tokenizer.eos_token_id]  # a tokenizer that adds no end of its own
+
+    def input(self, text: str, *, truncate: bool = False) -> list[int]:
+        """Token ids of `b`."""
+        _not_empty(text)
+        limit, text = self.settings.max_input_tokens, self._tokens.escape(text)
+        b = self.encoding.input(text, tokenizer=self._asked, limit=limit, truncate=truncate)
+        return self._ids(b, limit, self._asked)
+
+    def alone(self, text: str, *, truncate: bool = False) -> list[int]:
+        """Token ids of an input that is asked without any instruction.
+
+        A chat template writes it as a conversation with a user's message alone, which any chat endpoint makes of it. In
+        all other encodings it is the same as `input`.
+        """
+        return self.input(text, truncate=truncate)
+
+    def continuation(self, text: str, *, truncate: bool = False) -> list[int]:
+        """Token ids of an input that follows an instruction which has been read already, in the same text.
+
+        Encoder-decoders and chats read the same as `input`; other texts go on without a start token.
+        """
+        return self.input(text, truncate=truncate)
+
+    def concatenated(
+        self, instruction: str, examples: Sequence[Example], text: str, *, truncate: bool = False
+    ) -> list[int]:
+        """Token ids of `a + b` in one text, within the limit of the input, or `apart` each within its own."""
+        _not_empty(text)
+        if self.settings.apart:
+            told = self.instruction(instruction, examples, truncate=truncate)
+            return [*told, *self.continuation(text, truncate=truncate)]
+        limit, text = self.settings.max_input_tokens, self._tokens.escape(text)
+        instruction, examples = self._escaped(instruction, examples)
+        joined = self.encoding.concatenated(
+            instruction, examples, text, tokenizer=self._asked, limit=limit, truncate=truncate
+        )
+        return self._ids(joined, limit, self._asked)
+
+    def target(self, text: str, *, truncate: bool = True) -> list[int]:
+        """Token ids of an output, cut at its limit."""
+        ids, end = self._target(self._tokens.escape(text))
+        limit, tokens = self.settings.max_target_tokens, len(ids) + len(end)
+        if tokens > limit and not truncate:
+            raise InputError(too_long("the output", tokens, limit))
+        return [*ids[: limit - len(end)], *end]
+
+    def decode(self, ids: Int[Tensor, "row token"]) -> list[str]:
+        """Answers as text, without special tokens and surrounding space."""
+        texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def batch(self, sequences: Sequence[list[int]]) -> tuple[Int[Tensor, "row token"], Bool[Tensor, "row token"]]:
+        """Sequences padded on the right, and which entries are not padding."""
+        return _pad(sequences, self._filler)
+
+    def batch_instructions(
+        self, sequences: Sequence[list[int]]
+    ) -> tuple[Int[Tensor, "task token"], Bool[Tensor, "task token"]]:
+        """As `batch`, but padded on the right for every model: instructions are read, nothing is written after them."""
+        return _pad(sequences, self._filler)
+
+    @property
+    def _filler(self) -> int:
+        """What stands where nothing is."""
+        pad: int = self.tokenizer.pad_token_id
+        return pad
+
+    def labels(self, sequences: Sequence[list[int]]) -> Int[Tensor, "row token"]:
+        """Sequences padded on the right with -100."""
+        return _pad(sequences, -100)[0]
+
+    def choice_labels(self, choices: Sequence[Sequence[str]]) -> Int[Tensor, "row choice target"]:
+        """Labels of every row's choices; rows with fewer choices are filled up with -100."""
+        most = max(len(row) for row in choices)
+        flat = [self.target(choice) for row in choices for choice in [*row, *[""] * (most - len(row))]]
+        labels = self.labels(flat).unflatten(0, (len(choices), most))
+        for index, row in enumerate(choices):
+            labels[index, len(row) :] = -100
+        return labels
+
+    def _target(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids of a whole output and what ends it."""
+        ids: list[int] = self._tokens(text)["input_ids"]
+        end = self._kept(ids, self._tokens)
+        return ids[: len(ids) - len(end)], end
+
+    def _escaped(self, text: str, examples: Sequence[Example]) -> tuple[str, list[Example]]:
+        escape = self._tokens.escape
+        return escape(text), [Example(escape(one.input), escape(one.output)) for one in examples]
+
+    def _encoding(self) -> Encoding:
+        return encoding_from_name(self.settings.encoding, self.settings.positives)
+
+    def _ids(self, text: str, limit: int, tokens: Tokenizer) -> list[int]:
+        # Cut here: a fast tokenizer keeps its truncation as state, which two threads may not change at once.
+        ids: list[int] = tokens(text)["input_ids"]
+        if len(ids) <= limit:
+            return ids
+        end = self._kept(ids, tokens)
+        return ids[: limit - len(end)] + end
+
+    def _kept(self, ids: list[int], tokens: Tokenizer) -> list[int]:
+        """What ends a text and stays when the text is cut."""
+        return ids[-1:] if ids[-1:] == [self.tokenizer.eos_token_id] else []
+
+
+class CausalTextEncoder(TextEncoder):
+    """Texts for a decoder-only model, which writes its answer after the prompt in the same text.
+
+    A prompt starts as the tokenizer starts texts, ends with the encoding's cue and never with end-of-sequence; a
+    target goes on from there and always ends with it. With the encoding "chat" the tokenizer's template starts and
+    ends texts instead. Prompts are padded on the left, by end-of-sequence where the
+    tokenizer has no padding. A tokenizer without end-of-sequence is a `ConfigError`.
+    """
+
+    closes = False
+
+    def __init__(self, tokenizer: Any, settings: TextSettings) -> None:
+        super().__init__(tokenizer, settings)
+        if tokenizer.eos_token_id is None:
+            raise ConfigError("expected a tokenizer with an end-of-sequence token, got one without")
+        complete = isinstance(self.encoding, ChatEncoding)
+        self._told = _Unclosed(self._tokens, complete=complete)
+        self._asked = _Unclosed(self._tokens, self.encoding.cued, complete=complete)
+        self._continued = _Following(self._tokens, self.encoding.frame(), self.encoding.separator, self.encoding.cued)
+        self._cue: list[int] = self._after("x", self.encoding.cue)
+        self._end: int = self._ending()
+
+    def _target(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids of an output as they follow a prompt, with the space between, and the end of what is written."""
+        text = text.strip()
+        ids = self._after(self.encoding.cue.lstrip(), self.encoding.gap + text) if text else []
+        return ids, [self._end]
+
+    def input(self, text: str, *, truncate: bool = False) -> list[int]:
+        """Token ids of `b`. In a chat it goes on from an instruction, and no token marks it as the start of a text."""
+        if isinstance(self.encoding, ChatEncoding) and not self._starts_special(self.encoding.asking):
+            return self._follow(text, truncate=truncate)
+        return super().input(text, truncate=truncate)
+
+    def alone(self, text: str, *, truncate: bool = False) -> list[int]:
+        """Token ids of an input that is asked without any instruction."""
+        if not isinstance(self.encoding, ChatEncoding):
+            return self.input(text, truncate=truncate)
+        _not_empty(text)
+        limit, text = self.settings.max_input_tokens, self._tokens.escape(text)
+        prompt = self.encoding.alone(text, tokenizer=self._told, limit=limit, truncate=truncate)
+        return self._ids(prompt, limit, self._told)
+
+    def continuation(self, text: str, *, truncate: bool = False) -> list[int]:
+        """Token ids of an input that follows an instruction which has been read already."""
+        if isinstance(self.encoding, ChatEncoding):
+            return self.input(text, truncate=truncate)
+        return self._follow(text, truncate=truncate)
+
+    def parts(
+        self, instruction: str, examples: Sequence[Example], text: str, *, truncate: bool = False
+    ) -> tuple[list[int], list[int]]:
+        """A prompt that starts with the instruction, as `instruction` alone gives it, and the rest, for a prefix cache.
+
+        Together they are `concatenated`, token by token. Raises `InputError` where they are not: a token spans both, or
+        the limit of one shows other demonstrations than that of the other.
+        """
+        whole = self.concatenated(instruction, examples, text, truncate=truncate)
+        told = self.instruction(instruction, examples, truncate=truncate)
+        if whole[: len(told)] != told or len(whole) == len(told):
+            at = next((at for at, pair in enumerate(zip(told, whole, strict=False)) if len({*pair}) > 1), len(told))
+            raise InputError(
+                "expected an instruction whose tokens start the whole prompt, so that they can be read once, got a "
+                f"difference at token {at + 1} of {len(told)}: {self.tokenizer.decode(whole[at : at + 1])!r} there"
+            )
+        return told, whole[len(told) :]
+
+    def batch(self, sequences: Sequence[list[int]]) -> tuple[Int[Tensor, "row token"], Bool[Tensor, "row token"]]:
+        """Sequences padded on the left, and which entries are not padding."""
+        return _pad(sequences, self._filler, left=True)
+
+    @property
+    def _filler(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        filler: int = self.tokenizer.eos_token_id if pad is None else pad
+        return filler
+
+    def _encoding(self) -> Encoding:
+        settings = self.settings
+        if settings.encoding != ChatEncoding.name:
+            return super()._encoding()
+        if settings.frame is not None:
+            return ChatEncoding.of_pieces(settings.frame, settings.positives)
+        encoding, dated = chat_encoding(self.tokenizer, settings.positives, settings.template_arguments)
+        if dated:  # kept as it was written today
+            self.settings = replace(settings, frame=encoding.pieces())
+        return encoding
+
+    def _starts_special(self, text: str) -> bool:
+        return any(text.startswith(token) for token in special_tokens(self.tokenizer))
+
+    def _follow(self, text: str, *, truncate: bool) -> list[int]:
+        _not_empty(text)
+        limit, text = self.settings.max_input_tokens, self._tokens.escape(text)
+        b = self.encoding.input(text, tokenizer=self._continued, limit=limit, truncate=truncate)
+        return self._ids(b, limit, self._continued)
+
+    def _ending(self) -> int:
+        """What ends an answer: end-of-sequence, unless the chat template has a special token of its own for it."""
+        end: int = self.tokenizer.eos_token_id
+        if not isinstance(self.encoding, ChatEncoding):
+            return end
+        ids = self.tokenizer(self.encoding.ending, add_special_tokens=False)["input_ids"]
+        return next(
+            (token for token in ids[:1] if self.tokenizer.decode([token]) in special_tokens(self.tokenizer)), end
+        )
+
+    def _kept(self, ids: list[int], tokens: Tokenizer) -> list[int]:
+        return [] if tokens is self._told else self._cue
+
+    def _after(self, before: str, text: str) -> list[int]:
+        """Token ids of `text` where it follows `before`: some tokenizers mark the start of every text."""
+        start, whole, alone = (
+            self._tokens(part, add_special_tokens=False)["input_ids"] for part in (before, before + text, text)
+        )
+        return whole[len(start) :] if whole[: len(start)] == start else alone
+
+
+@dataclass(frozen=True)
+class _Unclosed:
+    """A tokenizer whose texts go on: `finish` brings a text to its end, and no token closes it.
+
+    A `complete` text has all special tokens in it already.
+    """
+
+    tokenizer: UserTextTokenizer
+    finish: Callable[[str], str] = str
+    complete: bool = False
+
+    def __call__(self, text: str, /) -> Mapping[str, Any]:
+        if self.complete:
+            return {"input_ids": self.tokenizer(self.finish(text), add_special_tokens=False)["input_ids"]}
+        ids: list[int] = self.tokenizer(self.finish(text))["input_ids"]
+        return {"input_ids": ids[:-1] if ids[-1] == self.tokenizer.tokenizer.eos_token_id else ids}
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        return self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+
+@dataclass(frozen=True)
+class _Following:
+    """A tokenizer of texts that go on from another: after `before` and the separator, and `finish` ends them."""
+
+    tokenizer: UserTextTokenizer
+    before: str
+    separator: str
+    finish: Callable[[str], str]
+
+    def __call__(self, text: str, /) -> Mapping[str, Any]:
+        return {"input_ids": self.tokenizer.following(self.separator + self.finish(text), self.before)}
+
+
+def _pad(sequences: Sequence[list[int]], filler: int, *, left: bool = False) -> tuple[Tensor, Tensor]:
+    length = max(len(sequence) for sequence in sequences)
+    ids = torch.full((len(sequences), length), filler, dtype=torch.long)
+    mask = torch.zeros(len(sequences), length, dtype=torch.bool)
+    for row, sequence in enumerate(sequences):
+        place = slice(length - len(sequence), length) if left else slice(len(sequence))
+        ids[row, place] = torch.tensor(sequence, dtype=torch.long)
+        mask[row, place] = True
+    return ids, mask
+
+
+def _not_empty(text: str) -> None:
+    if not text.strip():
+        raise InputError("expected an input, got an empty text")

@@ -1,0 +1,114 @@
+"""Distances between the tasks' generated updates, and whether tasks of one category lie closer together."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tagi.adapters.bank import LoraBank, delta_products
+from tagi.adapters.protocol import Bank, stack_banks
+from tagi.data.task import Task
+from tagi.evaluation.scoring.metrics import FloatArray
+from tagi.methods.tagi import TAGI
+
+DISTANCE = "||dW_i - dW_j|| / sqrt(mean_k ||dW_k||^2), Frobenius norms over all sites together"
+"""In words, for records: 0 for the same update, about 1.41 for updates that share nothing."""
+_DIGITS = 6  # of distances that are compared or kept: beyond them lies what rounding costs near 0
+
+
+def generated_updates(method: TAGI, tasks: Sequence[Task], *, truncate: bool = True) -> Bank:
+    """What is generated for every task, in order and on the CPU, read one task at a time."""
+    return stack_banks([method.prepare([task], truncate=truncate).bank.map(torch.Tensor.cpu) for task in tasks])
+
+
+def delta_distances(bank: LoraBank) -> FloatArray:
+    """Relative Frobenius distances `(task, task)` between the tasks' updates Delta W, as `DISTANCE` says, in fp64.
+
+    Half of the mean of their squares, over all ordered pairs, is `tagi.adapters.delta_variance`. All zero where no
+    task is given any update.
+    """
+    products: FloatArray = delta_products(bank).numpy()
+    squares = products.diagonal()
+    size = squares.mean()
+    if not size:
+        return np.zeros_like(products)
+    apart = np.maximum(squares[:, None] + squares[None, :] - 2 * products, 0) / size
+    np.fill_diagonal(apart, 0)
+    return np.sqrt(apart)
+
+
+def categories_apart(
+    distances: FloatArray, categories: Sequence[str], seed: int = 0, permutations: int = 10_000
+) -> dict[str, Any] | None:
+    """Are tasks of the same category closer to each other than tasks of different ones?
+
+    `auc`: how often a pair within a category is closer than a pair between categories, ties counting half: 0.5 if
+    distance knows nothing of categories, 1 if it tells them apart wholly. `p`: the share of random relabellings of the
+    tasks with an `auc` at least as high (the one at hand among them), `chance`: the central 95% of theirs. `within` and
+    `between`: mean distances. None where there are no pairs of both sorts.
+    """
+    labels = np.unique(np.asarray(categories), return_inverse=True)[1]
+    one, other = np.triu_indices(len(labels), 1)
+    pairs = np.round(distances[one, other], _DIGITS)
+    within = labels[one] == labels[other]
+    same, different = int(within.sum()), int((~within).sum())
+    if not same or not different:
+        return None
+    ranks = _middle_ranks(pairs)
+
+    def auc(labels: npt.NDArray[Any]) -> float:
+        above = ranks[labels[one] == labels[other]].sum() - same * (same + 1) / 2
+        return float(1 - above / (same * different))
+
+    rng = np.random.default_rng(seed)
+    found = auc(labels)
+    drawn = np.array([auc(rng.permutation(labels)) for _ in range(permutations)])
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {
+        "auc": found,
+        "chance": [float(low), float(high)],
+        "p": float((1 + (drawn >= found).sum()) / (1 + permutations)),
+        "permutations": permutations,
+        "within": float(pairs[within].mean()),
+        "between": float(pairs[~within].mean()),
+    }
+
+
+def adapter_report(bank: LoraBank, tasks: Sequence[Task], seed: int = 0) -> dict[str, Any]:
+    """For a record: the distances between the tasks' updates, in the tasks' order, and `categories_apart` of them."""
+    distances = delta_distances(bank)
+    categories = [task.category for task in tasks]
+    return {
+        "distance": DISTANCE,
+        "tasks": [task.name for task in tasks],
+        "categories": categories,
+        "distances": np.round(distances, _DIGITS).tolist(),
+        "categories_apart": categories_apart(distances, categories, seed),
+    }
+
+
+def plane(distances: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Points `(task, 2)` whose distances are like these, and the share of the variance that each axis has.
+
+    Classical multidimensional scaling: for distances of updates, their two main components. The largest coordinate of
+    an axis is positive.
+    """
+    tasks = len(distances)
+    centre = np.eye(tasks) - 1 / tasks
+    values, vectors = np.linalg.eigh(-0.5 * centre @ distances**2 @ centre)
+    values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+    points, shares = np.zeros((tasks, 2)), np.zeros(2)
+    for axis in range(min(2, tasks)):
+        along = vectors[:, axis]
+        points[:, axis] = along * np.sign(along[np.abs(along).argmax()]) * np.sqrt(values[axis])
+        shares[axis] = values[axis] / values.sum() if values.sum() else 0
+    return points, shares
+
+
+def _middle_ranks(values: FloatArray) -> FloatArray:
+    """Ranks from 1; equal values share the middle of theirs."""
+    _, at, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: FloatArray = (counts.cumsum() - (counts - 1) / 2)[at]
+    return ranks

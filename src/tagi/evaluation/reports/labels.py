@@ -1,0 +1,83 @@
+"""Short names of settings: what a few of them have that most have not."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from tagi.evaluation.reports.settings import CHECKPOINT, FUSION, INS, PARTS, PRETRAINED, Setting
+
+_ELSEWHERE = ("backbone.", "data.positives")
+"""Keys that stand in a column of their own."""
+_WORDS = {
+    "training.finetune.learning_rate": "learning rate {}",
+    "training.finetune.steps": "{} steps",
+    "training.finetune.warmup_ratio": "warm-up {}",
+    "training.metatrain.learning_rate": "learning rate {}",
+    "training.metatrain.steps": "{} steps",
+    "training.metatrain.warmup_ratio": "warm-up {}",
+    "generator.rank": "rank {}",
+    "data.task_split": "{} categories",
+    "losses.alignment_split": "L_ins on {} categories",
+    CHECKPOINT: "checkpoint {}, training not recorded",
+}
+_UNKNOWN = "unknown"
+
+
+def variant_names(settings: Sequence[Setting]) -> dict[Setting, str]:
+    """A name for each setting: its method, and each key in which it is not as most runs of that method are.
+
+    A setting counts as often as it is given. Where no value is the most frequent, all have it in their names. Backbone
+    and demonstrations are left to columns.
+    """
+    names = {}
+    for kind in dict.fromkeys(map(_kind, settings)):
+        own = [setting for setting in settings if _kind(setting) == kind]
+        usual = _usual(own)
+        for setting in dict.fromkeys(own):
+            differing = [key for key in sorted(usual) if setting.table.get(key, _UNKNOWN) != usual[key]]
+            words = dict.fromkeys(_word(key, setting) for key in differing)
+            name = setting.method
+            names[setting] = ", ".join([name, *words]) if len(words) < 2 else f"{name}: {', '.join(words)}"
+    return names
+
+
+def _kind(setting: Setting) -> tuple[str, bool]:
+    """Settings whose training is not recorded have hardly a key in common with others."""
+    return setting.method, CHECKPOINT in setting.table
+
+
+def _usual(settings: Sequence[Setting]) -> dict[str, Any]:
+    """Of every key that is not the same everywhere, the value that most have; a list, equal to none, if none is."""
+    usual: dict[str, Any] = {}
+    for key in {key for setting in settings for key in setting.table}:
+        if key.startswith(_ELSEWHERE):
+            continue
+        counts = Counter(setting.table.get(key, _UNKNOWN) for setting in settings).most_common()
+        if key == CHECKPOINT:
+            usual[key] = []
+        elif len(counts) > 1:
+            usual[key] = [] if counts[0][1] == counts[1][1] else counts[0][0]
+    return usual
+
+
+def _word(key: str, setting: Setting) -> str:
+    value = setting.table.get(key, _UNKNOWN)
+    for part_key, part, without in PARTS:
+        if key == part_key and value == without:
+            return f"without {part}"
+    if key == PRETRAINED:
+        return "with pretraining"
+    if key == FUSION and value == "both":
+        return "with instruction fusion"
+    if key == INS and value != _UNKNOWN:
+        return f"L_ins weighed {shown(value)}"
+    if key in _WORDS:
+        return "all categories" if value is None else _WORDS[key].format(shown(value))
+    return f"{key} = {shown(value)}"
+
+
+def shown(value: Any) -> str:
+    """A value of a recipe in few characters."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "none" if value is None else str(value)

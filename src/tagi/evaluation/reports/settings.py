@@ -1,0 +1,229 @@
+"""What a score is of: everything in a record that decides it, but for the seed."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tagi.evaluation.reports.records import Record
+
+TAGI = "TAGI"
+METATRAINED = "Meta-trained"
+_PROMPTED = {
+    "concatenation": METATRAINED,
+    "fid-icl": "FiD-ICL",
+    "concat-icl": "Concat-ICL",
+    "ensemble-icl": "Ensemble-ICL",
+}
+"""What tables call what the stage metatrain trains; a method that is not here goes by its own name."""
+_CONCATENATED = "Instruction concatenated"
+_METHODS = {"tagi": TAGI, "concatenation": _CONCATENATED, "causal-concatenation": _CONCATENATED}
+
+STEPS = "training.finetune.steps"
+SPLIT = "data.task_split"
+ALIGNED = "losses.alignment_split"
+INS = "losses.ins"
+PRETRAINED = "run.pretrain"
+CHECKPOINT = "checkpoint"
+"""In place of all that training decides, where a record does not say how its checkpoint was trained."""
+FUSION = "generator.fusion"
+PARTS: tuple[tuple[str, str, Any], ...] = (
+    (PRETRAINED, "pretraining", False),
+    (FUSION, "attention in the encoder", "concatenation"),
+    (FUSION, "concatenation before the decoder", "attention"),
+    (FUSION, "instruction fusion", "none"),
+    ("losses.prediction", "L_pred", 0),
+    ("losses.kl", "L_kl", 0),
+    (INS, "L_ins", 0),
+)
+"""Parts of the method that Table 4 leaves out: the key, the part, and the value that leaves it out."""
+
+_OF_TABLES = ("pretrain", "teachers", "metatrain", "finetune")
+_NOT_OUTCOME = {"keep_checkpoints", "report_to", "save_every", "log_every", "gradient_checkpointing"}
+_PLACES = {"path", "test_path", "templates", "prompts", "test_instances_per_task"}
+"""Keys of `[data]` that say where tasks lie, or are about test tasks: of those the digest tells more."""
+_READ_AT_TEST = ("encoding", "positives", "max_instruction_tokens", "max_input_tokens", "truncate")
+_SIZES = {"base": "Base (250M)", "large": "Large (800M)", "xl": "XL (3B)", "3b": "XL (3B)", "xxl": "XXL (11B)"}
+_DIGITS = len("sha256:01234567")
+_T5 = re.compile(r"(?:^|/)t5-(base|large|xl|xxl)-lm-adapt$")
+_T0 = re.compile(r"(?:^|/)my-t0-(base|large|3b)$")  # as FiD-ICL's authors trained it anew (appendix A.5)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A method and every key that decides its outcome, flattened; values are as JSON has them."""
+
+    method: str
+    values: tuple[tuple[str, Any], ...]
+
+    @cached_property
+    def table(self) -> Mapping[str, Any]:
+        """Dotted key -> value."""
+        return dict(self.values)
+
+    @property
+    def positives(self) -> int:
+        """Demonstrations in the instruction."""
+        return int(self.table.get("data.positives", 0))
+
+    @property
+    def demonstrations(self) -> str:
+        """The instruction's form, as Table 2 names it."""
+        return "Def" if not self.positives else f"Def + {self.positives} Pos"
+
+    @property
+    def family(self) -> str | None:
+        """`T5-LM` or `T0` for the paper's backbones, else None."""
+        name = str(self.table["backbone.name"])
+        return "T5-LM" if _T5.search(name) else "T0" if _T0.search(name) else None
+
+    @property
+    def size(self) -> str:
+        """The backbone's size as the paper names it, else its own name."""
+        name = str(self.table["backbone.name"])
+        found = _T5.search(name) or _T0.search(name)
+        if found:
+            return _SIZES[found[1]]
+        if name == "config":
+            config = json.loads(str(self.table.get("backbone.config") or "{}"))
+            return f"made from a configuration (d_model {config.get('d_model')})"
+        return name if name.count("/") == 1 else Path(name).name or name
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Parts of TAGI that are left out, as Table 4 names them; of other methods none."""
+        if self.method != TAGI:
+            return ()
+        return tuple(part for key, part, without in PARTS if key in self.table and self.table[key] == without)
+
+    def masked(self, *keys: str) -> "Setting":
+        """The same without these keys: settings that differ in them alone become equal."""
+        return Setting(self.method, tuple(pair for pair in self.values if pair[0] not in keys))
+
+
+def trained_by(record: Record) -> Mapping[str, Any] | None:
+    """`recipe`, `stage` and `seed` of the training that made what a record scores; None if the record does not say."""
+    content = record.content
+    if "stage" in content:
+        return content
+    trained = content.get("trained")
+    if isinstance(trained, dict) and isinstance(trained.get("recipe"), dict) and {"stage", "seed"} <= trained.keys():
+        return trained
+    return None
+
+
+def seed_of(record: Record) -> int | None:
+    """The seed of training; None if the record does not say."""
+    trained = trained_by(record)
+    if trained is None:
+        return None
+    seed = trained["seed"] if trained["seed"] is not None else trained["recipe"].get("seed")  # records of an older form
+    return int(seed) if isinstance(seed, int) else None
+
+
+def setting_of(record: Record) -> Setting:
+    """What an evaluation is of, or what a training run was to become."""
+    content = record.content
+    trained = trained_by(record)
+    method = _METHODS.get(str(content.get("method", "tagi")), str(content.get("method")))
+    if trained is None:  # the recipe names the test tasks alone
+        checkpoint = f"{content.get('checkpoint')} ({str(content['revision'])[:_DIGITS]})"
+        flat = {CHECKPOINT: checkpoint, **_flat("backbone", content["recipe"]["backbone"])}
+        return _setting(method, {**flat, **_read(content["recipe"]["data"])})
+    recipe, stage = trained["recipe"], str(trained["stage"])
+    method = _trained_method(recipe, stage) or method
+    flat = _OF_STAGE.get(stage, _whole)(recipe)
+    flat |= _flat("backbone", recipe["backbone"]) | _flat("data", _without(recipe["data"], _PLACES))
+    if content["kind"] == "training":
+        return _setting(method, flat)
+    evaluated = _read(content["recipe"]["data"])
+    other = {f"evaluated with {key}": value for key, value in evaluated.items() if flat.get(key, value) != value}
+    return _setting(method, {**flat, **other, **evaluated})
+
+
+def _trained_method(recipe: Mapping[str, Any], stage: str) -> str | None:
+    """What the paper's tables call what a stage of a recipe trains; None of a stage that is no method."""
+    if stage == "finetune":
+        return str(recipe.get("method") or TAGI)
+    if stage == "single":
+        return "Full FT" if recipe.get("single", {}).get("examples") == "shots" else "Simple FT"
+    if stage != "metatrain":
+        return None
+    table = recipe.get("metatrain", {})
+    if recipe["backbone"].get("family") == "causal":
+        name = f"Decoder-only{', cached' if table.get('prefix_cached') else ''}"
+    else:
+        kind = table.get("method", "concatenation")
+        name = _PROMPTED.get(kind, kind)
+    if table.get("tune") == "none":
+        return "No FT" if name == METATRAINED else f"{name}, not trained"
+    return f"{name} by LoRA" if table.get("tune") == "lora" else name
+
+
+def _setting(method: str, flat: Mapping[str, Any]) -> Setting:
+    hashable = ((key, json.dumps(value) if isinstance(value, list | dict) else value) for key, value in flat.items())
+    return Setting(method, tuple(sorted(hashable)))
+
+
+def _whole(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """TAGI rests on every table."""
+    generator = dict(recipe.get("generator", {}))
+    alpha, rank = generator.pop("alpha", None), generator.get("rank")
+    if alpha and rank:
+        generator["scale"] = alpha / rank  # of updates; alpha itself moves with the rank
+    run = dict(recipe.get("run", {}))
+    flat = {PRETRAINED: "pretrain" in run.pop("stages", ["pretrain"]), **_flat("run", run)}
+    flat |= _flat("generator", generator)
+    for key in ("losses", "teacher", "metatrain"):
+        flat |= _flat(key, recipe.get(key, {}))
+    flat |= _flat("pretraining", _without(recipe.get("pretraining") or {}, {"path"}))
+    for stage in _OF_TABLES:
+        flat |= _stage(recipe["training"], stage)
+    return flat
+
+
+def _metatrained(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the meta-trained model, its own table and what it is trained by."""
+    flat = _flat("metatrain", recipe.get("metatrain", {})) | _stage(recipe["training"], "metatrain")
+    if flat.get("metatrain.tune") == "lora":
+        flat |= _flat("generator", {key: recipe["generator"][key] for key in ("rank", "alpha")})
+    if flat.get("metatrain.method", "concatenation") != "concatenation":
+        flat |= _flat("shots", _without(recipe.get("shots", {}), {"path"}))
+    return flat
+
+
+def _single(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Of models of one task each, their examples and what they are trained by."""
+    flat = _flat("single", recipe.get("single", {})) | _stage(recipe["training"], "single")
+    return (
+        flat
+        | _flat("shots", _without(recipe.get("shots", {}), {"path"}))
+        | _flat("run", {"start": recipe.get("run", {}).get("start")})
+    )
+
+
+_OF_STAGE: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"metatrain": _metatrained, "single": _single}
+"""Stages that do not rest on all of a recipe, and the keys that decide their outcome."""
+
+
+def _stage(training: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """A stage's table: what it does not say is as `[training]` has it."""
+    shared = {key: value for key, value in training.items() if not isinstance(value, dict)}
+    own = {key: value for key, value in training.get(stage, {}).items() if value is not None}
+    return _flat(f"training.{stage}", _without({**shared, **own}, _NOT_OUTCOME))
+
+
+def _read(data: Mapping[str, Any]) -> dict[str, Any]:
+    """How instructions are read when the test tasks are asked."""
+    return {f"data.{key}": data[key] for key in _READ_AT_TEST if key in data}
+
+
+def _flat(prefix: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}.{key}": value for key, value in table.items()}
+
+
+def _without(table: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key not in keys}

@@ -1,0 +1,109 @@
+"""What training records say: losses by step, speed, memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tagi.evaluation.reports.labels import variant_names
+from tagi.evaluation.reports.records import Record
+from tagi.evaluation.reports.settings import Setting, setting_of
+from tagi.evaluation.reports.tables import MISSING, Cell, Table
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class LossLine:
+    """One run's losses: what its setting is called, its seed, (step, loss)."""
+
+    name: str
+    seed: int
+    points: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class LossCurves:
+    """Losses by step of all runs of a stage of a data set."""
+
+    title: str
+    lines: tuple[LossLine, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """Of the settings, each once."""
+        return list(dict.fromkeys(line.name for line in self.lines))
+
+
+def training_table(records: Sequence[Record]) -> Table:
+    """A row for each training run."""
+    names = variant_names([_of_stage(record) for record in records])
+    columns = ("stage", "seed", "steps", "loss, first to last", "tokens per second", "peak memory", "time", "device")
+    rows = tuple(
+        (record.path.removesuffix("/record.json"), tuple(map(Cell, (names[_of_stage(record)], *_texts(record)))))
+        for record in records
+    )
+    note = (
+        "The loss is the sum of the recipe's own terms: runs with other terms are not compared by it. Peak memory is"
+        " that of the device, or of the whole process where there is none. Of teachers, losses are means over them."
+    )
+    return Table("Training runs", note, columns, rows)
+
+
+def loss_curves(records: Sequence[Record]) -> list[LossCurves]:
+    """One chart for each data set and stage that has losses; a line for each run."""
+    names = variant_names([_of_stage(record) for record in records])
+    charts: dict[tuple[str, str], list[LossLine]] = {}
+    for record in records:
+        points = tuple(_losses(record))
+        if points:
+            line = LossLine(names[_of_stage(record)], record.content["seed"], points)
+            charts.setdefault((record.data_set, str(record.content["stage"])), []).append(line)
+    return [LossCurves(f"{data}: loss of {stage}", tuple(lines)) for (data, stage), lines in charts.items()]
+
+
+def _of_stage(record: Record) -> Setting:
+    """What decides a stage's training: its own name first, so that a label speaks of that stage's runs alone."""
+    setting = setting_of(record)
+    stage = str(record.content["stage"])
+    if stage == "finetune":
+        return Setting(stage, setting.values)
+    own = tuple((key, value) for key, value in setting.values if not key.startswith(("losses.", "training.")))
+    of_stage = tuple((key, value) for key, value in setting.values if key.startswith(f"training.{stage}."))
+    return Setting(stage, tuple(sorted((*own, *of_stage))))
+
+
+def _losses(record: Record) -> list[tuple[int, float]]:
+    history = record.content["training"]["history"]
+    return [(entry["step"], float(entry["loss"])) for entry in history if "loss" in entry]
+
+
+def _texts(record: Record) -> list[str]:
+    training: dict[str, Any] = record.content["training"]
+    losses = [loss for _, loss in _losses(record)] or _of_teachers(record)
+    seconds, memory, speed = (training.get(key) for key in ("seconds", "peak_memory", "tokens_per_second"))
+    return [
+        str(record.content["seed"]),
+        f"{training['steps']:,}",
+        f"{losses[0]:.3f} to {losses[-1]:.3f}" if losses else MISSING,
+        MISSING if speed is None else f"{speed:,.0f}",
+        MISSING if memory is None else f"{memory / _GIB:.2f} GiB",
+        MISSING if seconds is None else _time(seconds),
+        str(record.content["environment"].get("device", MISSING)),
+    ]
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _of_teachers(record: Record) -> list[float]:
+    """Means over the teachers of their first and their final loss."""
+    teachers = [one for one in record.content.get("teachers", []) if isinstance(one, dict)]
+    means = []
+    for key in ("first_loss", "final_loss"):
+        own = [one[key] for one in teachers if isinstance(one.get(key), int | float)]
+        if len(own) == len(teachers) > 0:
+            means.append(sum(own) / len(own))
+    return means if len(means) == 2 else []

@@ -1,0 +1,1 @@
+"""Asking methods for answers and scoring these."""

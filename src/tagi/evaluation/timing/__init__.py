@@ -1,0 +1,1 @@
+"""Timing methods against each other."""

@@ -1,0 +1,1 @@
+"""Everything on disk: generators, task adapters, PEFT, merged models, GGUF, cards and records."""

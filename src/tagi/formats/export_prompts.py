@@ -1,0 +1,108 @@
+"""What an engine is to be given so that an exported adapter reads what it was trained to read."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError
+
+from tagi.data.task import Example
+from tagi.data.text.chat import JOIN, ChatEncoding
+from tagi.data.text.encoder import TextEncoder
+
+INPUT = "{input}"
+"""Stands for an input."""
+_HEADINGS = {"instruction": "With the instruction", "alone": "Without the instruction"}
+
+
+def prompts_of(text: TextEncoder, instruction: str | None, examples: Sequence[Example] = ()) -> dict[str, Any]:
+    """Return the prompts under which an exported adapter gives the answers of its task adapter.
+
+    Args:
+        text: The text encoder of the adapter's generator.
+        instruction: The adapter's instruction. None for an adapter that answers without one.
+        examples: The adapter's demonstrations.
+
+    Returns:
+        `instruction`: the prompt with the instruction, if there is one.
+        `alone`: the prompt without it. Each prompt has the rendered `text`, with all special tokens that the template
+            writes, and the `messages` from which the tokenizer's chat template makes exactly this text. Without a chat
+            template, or where its result is another, there are no messages.
+        `template_arguments`: further arguments of the chat template, if it gets any.
+        `dated`: true if the template writes today's date. Its result is then the text on one day only.
+    """
+    prompts: dict[str, Any] = {}
+    if instruction is not None:
+        prompts["instruction"] = _instructed(text, instruction, examples)
+    prompts["alone"] = _alone(text)
+    if text.settings.template_arguments:
+        prompts["template_arguments"] = text.settings.template_arguments
+    if text.settings.frame is not None:
+        prompts["dated"] = True
+    return prompts
+
+
+def prompts_section(prompts: Mapping[str, Any]) -> str:
+    """Return the section of an export's card that states its prompts."""
+    endpoints = "Send the text to an endpoint for plain text."
+    if any("messages" in prompts.get(name, {}) for name in _HEADINGS):
+        endpoints = (
+            "A chat endpoint takes the messages and writes the text itself. An endpoint for plain text takes the text "
+            "and must not add special tokens to it."
+        )
+    parts = ["## Prompts", f"`{INPUT}` stands for an input without white space around it. {endpoints}"]
+    if prompts.get("template_arguments"):
+        arguments = json.dumps(prompts["template_arguments"], ensure_ascii=False, sort_keys=True)
+        parts.append(f"The chat template gets these further arguments (`chat_template_kwargs`): `{arguments}`")
+    if prompts.get("dated"):
+        parts.append("The chat template writes today's date. The adapter was trained with the date in the text below.")
+    for name, heading in _HEADINGS.items():
+        if name in prompts:
+            parts.append(f"### {heading}")
+            if "messages" in prompts[name]:
+                parts += ["Messages:", _block(json.dumps(prompts[name]["messages"], ensure_ascii=False, indent=1))]
+            parts += ["Text, as a JSON string:", _block(json.dumps(prompts[name]["text"], ensure_ascii=False))]
+    return "\n" + "\n\n".join(parts) + "\n"
+
+
+def _instructed(text: TextEncoder, instruction: str, examples: Sequence[Example]) -> dict[str, Any]:
+    """The prompt with the instruction, truncated as it was when it was read."""
+    encoding = text.encoding
+    told = text.instruction_text(instruction, examples, truncate=True)
+    written = told + encoding.separator + encoding.cued(encoding.input(INPUT))
+    content = encoding.content(told) if isinstance(encoding, ChatEncoding) else None
+    if content is None:
+        return {"text": written}
+    apart = [{"role": "system", "content": content}, _user(INPUT)]
+    return _prompt(text, written, (apart, [_user(content + JOIN + INPUT)]))  # where there is no system message
+
+
+def _alone(text: TextEncoder) -> dict[str, Any]:
+    """The prompt without any instruction."""
+    encoding = text.encoding
+    if isinstance(encoding, ChatEncoding):
+        return _prompt(text, encoding.alone_text(INPUT), ([_user(INPUT)],))
+    return {"text": encoding.cued(encoding.input(INPUT))}
+
+
+def _user(content: str) -> dict[str, str]:
+    return {"role": "user", "content": content}
+
+
+def _prompt(text: TextEncoder, written: str, conversations: Sequence[list[dict[str, str]]]) -> dict[str, Any]:
+    """A prompt with the first conversation of which the chat template makes it, if there is one."""
+    arguments = text.settings.template_arguments or {}
+    for messages in conversations:
+        try:
+            rendered = text.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, **arguments
+            )
+        except TemplateError:  # such as that of a template that knows no system
+            continue
+        if rendered == written or text.settings.frame is not None:  # which was written on another day
+            return {"messages": messages, "text": written}
+    return {"text": written}
+
+
+def _block(content: str) -> str:
+    return "\n".join(f"    {line}" for line in content.splitlines())

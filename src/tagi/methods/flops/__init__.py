@@ -1,0 +1,1 @@
+"""FLOPs of every method, from shapes and lengths."""

@@ -1,0 +1,1 @@
+"""The finetuning objective: losses, teachers and their caches."""

@@ -1,0 +1,65 @@
+"""FiD-ICL as a teacher: the student learns from its instruction what the teacher has from demonstrations."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tagi.adapters.attach import detached
+from tagi.data.batches import Sample, drawn
+from tagi.data.task import Example, Task
+from tagi.errors import DataError
+from tagi.methods.fid import FidICL
+from tagi.methods.objective.teachers import Teacher, evaluating
+from tagi.methods.protocol import Batch
+
+
+class FidTeacher(Teacher):
+    """Reads `count` demonstrations of the sample's task, then its input.
+
+    They are a task's first in the order that `seed` draws, other than the sample's own input: the same for a sample
+    whenever it comes, and nearly the same for all samples of a task, so that a batch encodes them once.
+    """
+
+    def __init__(self, method: FidICL, *, count: int, seed: int = 0) -> None:
+        super().__init__()
+        self.method = method
+        self.count = count
+        self.seed = seed
+        self._first: dict[str, list[Example]] = {}
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """What FiD-ICL reads of the samples; a task of a single input is a `DataError`."""
+        batch = self.method.collate([replace(sample, shots=self._shots(sample)) for sample in samples])
+        del batch["labels"]
+        return batch
+
+    @torch.no_grad()
+    def logits(self, batch: Batch, labels: Int[Tensor, "row target"]) -> Float[Tensor, "row target vocabulary"]:
+        """P_teacher(. | demonstrations; b), with nothing of the student's call in force and without dropout."""
+        with detached(), evaluating(self.method):
+            return self.method.logits(labels=labels, **batch)
+
+    def identity(self) -> Mapping[str, Any]:
+        """Model, text limits and demonstrations."""
+        return {
+            "revision": self.method.backbone.identity.revision,
+            "method": self.method.name,
+            "text": self.method.text.settings.as_dict(),
+            "shots": {"count": self.count, "seed": self.seed},
+        }
+
+    def _shots(self, sample: Sample) -> tuple[Example, ...]:
+        others = [one for one in self._drawn(sample.task) if one.input != sample.input]
+        if not others:
+            raise DataError(f"{sample.task.name}: expected other inputs to show FiD-ICL beside one, got none")
+        return tuple(others[: self.count])
+
+    def _drawn(self, task: Task) -> list[Example]:
+        """One more than is shown: the sample's own may be among them."""
+        if task.name not in self._first:
+            self._first[task.name] = drawn(task.name, task.instances, self.seed)[: self.count + 1]
+        return self._first[task.name]

@@ -1,0 +1,204 @@
+"""Losses, each one equation.
+
+Losses of logits are means over target tokens whose label is not -100 (padding), in nats; what is at the other
+positions, be it not finite, changes neither value nor gradient. All are summed in fp32 or better. Nothing sends a
+gradient to a teacher.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy, log_softmax, softplus
+
+from tagi.adapters.bank import Factors, LoraBank
+
+IGNORED = -100
+
+
+def prediction_loss(
+    logits: Float[Tensor, "row target vocabulary"], labels: Int[Tensor, "row target"]
+) -> Float[Tensor, ""]:
+    """`L_pred = -mean log P(c | b; generator(a))` over target tokens, in nats (eq. 3, with its missing sign).
+
+    Labels of -100 are padding and count for nothing.
+    """
+    counted = labels != IGNORED
+    return cross_entropy(logits[counted].float(), labels[counted])
+
+
+def row_losses(
+    logits: Float[Tensor, "row target vocabulary"], labels: Int[Tensor, "row target"]
+) -> Float[Tensor, " row"]:
+    """Each row's `-mean log P(c | b; generator(a))` over its own target tokens, in nats per token.
+
+    A row whose labels are all -100 gives 0.
+    """
+    flat = cross_entropy(_wide(logits).flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    return flat.view(labels.shape).sum(1) / (labels != IGNORED).sum(1).clamp(min=1)
+
+
+def distillation_loss(
+    student_logits: Float[Tensor, "row target vocabulary"],
+    teacher_logits: Float[Tensor, "row target vocabulary"],
+    labels: Int[Tensor, "row target"],
+    temperature: float = 1.0,
+) -> Float[Tensor, ""]:
+    """`L_kl = T^2 mean KL(P_teacher(. | a; b) || P_student(. | b))`, both `softmax(logits / T)`, in nats (eq. 5).
+
+    The mean is over target tokens and not over the vocabulary; T^2 keeps the gradient's size when T changes. As
+    `prediction_loss`, it is NaN when no label counts.
+    """
+    counted = labels != IGNORED
+    student = _log_probabilities(student_logits[counted], temperature)
+    teacher = _log_probabilities(teacher_logits[counted].detach(), temperature)
+    return temperature**2 * _divergence(teacher, student)
+
+
+@dataclass(frozen=True)
+class TopLogits:
+    """What is kept of a teacher's distributions at one temperature: its k likeliest tokens.
+
+    `values` are log-probabilities in nats and `indices` their tokens. Values kept narrower than fp32 shift the
+    remainder by their rounding, and the loss with it.
+    """
+
+    values: Float[Tensor, "row target k"]
+    indices: Int[Tensor, "row target k"]
+
+    @property
+    def remainder(self) -> Float[Tensor, "row target"]:
+        """Log-probability of any other token, `log(1 - sum exp values)`; -inf where rounding leaves nothing."""
+        kept = _wide(self.values).logsumexp(-1).clamp(max=0)
+        return torch.log(-torch.expm1(kept))
+
+
+def top_logits(logits: Float[Tensor, "row target vocabulary"], k: int, temperature: float = 1.0) -> TopLogits:
+    """The k likeliest tokens of `softmax(logits / T)`, likeliest first, without gradient.
+
+    Raises `ValueError` unless 1 <= k <= vocabulary.
+    """
+    if not 1 <= k <= logits.shape[-1]:
+        raise ValueError(f"expected k between 1 and the {logits.shape[-1]} tokens of the vocabulary, got {k}")
+    values, indices = _log_probabilities(logits.detach(), temperature).topk(k)
+    return TopLogits(values, indices)
+
+
+def top_distillation_loss(
+    student_logits: Float[Tensor, "row target vocabulary"],
+    top: TopLogits,
+    labels: Int[Tensor, "row target"],
+    temperature: float = 1.0,
+) -> Float[Tensor, ""]:
+    """`distillation_loss` over k + 1 events: each token in `top`, and any other token (eq. 5), in nats.
+
+    Never more than the loss of the whole distribution, since joining events loses information, and equal to it from
+    k = vocabulary - 1 on. `temperature` must be the one that `top` was made with.
+    """
+    counted = labels != IGNORED
+    student = _log_probabilities(student_logits[counted], temperature)
+    indices, teacher = top.indices[counted].long(), _wide(top.values[counted].detach())
+    events = student.gather(-1, indices)
+    if indices.shape[-1] < student.shape[-1]:  # else nothing remains: its logarithm would make NaN of the gradient
+        others = student.scatter(-1, indices, float("-inf")).logsumexp(-1, keepdim=True)
+        events = torch.cat([events, others], -1)
+        teacher = torch.cat([teacher, top.remainder[counted].detach().unsqueeze(-1)], -1)
+    return temperature**2 * _divergence(teacher, events)
+
+
+def factor_alignment(generated: LoraBank, teacher: LoraBank) -> Float[Tensor, ""]:
+    """`L_ins = MSE(Delta_i, Hypernetwork(a))` over the factors as they are (eq. 4), in squared weights.
+
+    For each site the mean square of `A - A'` and `B - B'` over all elements of both and all tasks; then the mean
+    over sites. Task i is compared with task i. Scales are not looked at, and equal updates `BA = (BM)(M^-1 A)` are
+    apart here: see `product_alignment`.
+
+    Raises `ValueError` naming a site that only one bank has, or whose factors differ in shape.
+    """
+    _check_alike(generated, teacher, ranks=True)
+    errors = []
+    for site, pair in generated.factors.items():
+        pairs = zip(pair, teacher.factors[site], strict=True)
+        gaps = [(_wide(ours) - _wide(theirs.detach())).flatten() for ours, theirs in pairs]
+        errors.append(torch.cat(gaps).square().mean())
+    return torch.stack(errors).mean()
+
+
+def product_alignment(generated: LoraBank, teacher: LoraBank) -> Float[Tensor, ""]:
+    """`L_ins = mean ||scale B A - scale' B' A'||_F^2 / (d_out d_in)` over sites and tasks: eq. 4 on Delta W itself.
+
+    In squared weights. Task i is compared with task i; scales and ranks may differ. Delta W is not formed: the
+    difference is one product `DC` of the joined ranks, and `||DC||^2 = sum (D^T D) * (C C^T)`.
+
+    Computed in fp32 or better, also under autocast. With W = scale ||B|| ||A|| of the larger update and eps the
+    precision's, rounding moves the squared distance by a few eps W^2; what it moves below 0 is clamped and has no
+    gradient. Factors of equal rank that are near each other, as a shared A0 has it, do better: the distance itself is
+    right to a few eps W, as if Delta W had been formed.
+
+    Raises `ValueError` naming a site that only one bank has, or whose tasks or widths differ.
+    """
+    _check_alike(generated, teacher, ranks=False)
+    errors = []
+    for site, (a, b) in generated.factors.items():
+        teacher_a, teacher_b = (_wide(factor.detach()) for factor in teacher.factors[site])
+        with torch.autocast(a.device.type, enabled=False):
+            down, up = _difference((_wide(a), generated.scale * _wide(b)), (teacher_a, teacher.scale * teacher_b))
+            squares = ((up.mT @ up) * (down @ down.mT)).sum((1, 2))
+        errors.append(squares.clamp(min=0).mean() / (a.shape[2] * b.shape[1]))
+    return torch.stack(errors).mean()
+
+
+def contrast_loss(right: Float[Tensor, " row"], wrong: Float[Tensor, " row"], margin: float = 0.0) -> Float[Tensor, ""]:
+    """`mean log(1 + exp(margin + right - wrong))` over rows, in nats (ours: not in the paper).
+
+    `right` and `wrong` are `row_losses` of the same rows, in nats per token, under the right instruction's adapter and
+    under another task's: small where the right instruction makes the target likelier by more than `margin`.
+    """
+    return softplus(margin + _wide(right) - _wide(wrong)).mean()
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _log_probabilities(logits: Float[Tensor, "*position vocabulary"], temperature: float) -> Tensor:
+    return log_softmax(_wide(logits) / temperature, -1)
+
+
+def _divergence(teacher: Float[Tensor, "token event"], student: Float[Tensor, "token event"]) -> Float[Tensor, ""]:
+    """Mean over tokens of KL(teacher || student), from log-probabilities."""
+    gap = (teacher - student).masked_fill(teacher == float("-inf"), 0)  # 0 log 0 = 0
+    return (teacher.exp() * gap).sum(-1).mean()
+
+
+def _difference(
+    generated: tuple[Float[Tensor, "task rank d_in"], Float[Tensor, "task d_out rank"]],
+    teacher: tuple[Float[Tensor, "task teacher_rank d_in"], Float[Tensor, "task d_out teacher_rank"]],
+) -> tuple[Float[Tensor, "task joined d_in"], Float[Tensor, "task d_out joined"]]:
+    """C and D of `DC = BA - B'A'`, the ranks joined.
+
+    Of equal ranks `(B - B')A + B'(A - A')` is taken: it is small term by term when the factors are near each other,
+    where `BA - B'A'` would leave only rounding.
+    """
+    (a, b), (teacher_a, teacher_b) = generated, teacher
+    if a.shape == teacher_a.shape:
+        return torch.cat([a, a - teacher_a], 1), torch.cat([b - teacher_b, teacher_b], 2)
+    return torch.cat([a, teacher_a], 1), torch.cat([b, -teacher_b], 2)
+
+
+def _check_alike(generated: LoraBank, teacher: LoraBank, *, ranks: bool) -> None:
+    lonely = sorted(generated.factors.keys() ^ teacher.factors.keys())
+    if lonely:
+        has, lacks = ("generated", "teacher") if lonely[0] in generated.factors else ("teacher", "generated")
+        raise ValueError(f"the {has} bank has factors for {lonely[0]!r}, the {lacks} bank has none")
+    for site, ours in generated.factors.items():
+        theirs = teacher.factors[site]
+        if _sizes(ours, ranks) != _sizes(theirs, ranks):
+            shapes = [f"A {tuple(a.shape)} and B {tuple(b.shape)}" for a, b in (theirs, ours)]
+            raise ValueError(f"at {site!r} expected factors that fit the teacher's {shapes[0]}, got {shapes[1]}")
+
+
+def _sizes(factors: Factors, ranks: bool) -> list[int]:
+    a, b = factors
+    return [*a.shape, *b.shape] if ranks else [a.shape[0], a.shape[2], b.shape[0], b.shape[1]]

@@ -1,0 +1,125 @@
+"""The finetuning objective: weights of its terms, and what the terms need besides the student (eq. 6)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tagi.adapters.bank import as_lora
+from tagi.adapters.protocol import Bank
+from tagi.data.batches import Sample
+from tagi.data.task import Task
+from tagi.methods.objective.losses import (
+    TopLogits,
+    distillation_loss,
+    factor_alignment,
+    product_alignment,
+    top_distillation_loss,
+)
+from tagi.methods.objective.teacher_cache import TeacherCache
+from tagi.methods.objective.teachers import Catalogue, Teacher
+from tagi.methods.protocol import Batch
+
+_TEACHER = "teacher_"
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """Weights of the terms, 0 for off, and how they are computed.
+
+    `prediction` of L_pred, `kl` (lambda_1) of L_kl at `temperature`, `ins` (lambda_2) of L_ins on the factors or on
+    their product; `contrast` (ours) of the margin by which the right adapter shall beat another task's.
+
+    `alone` and `alone_kl` (ours) put rows in pairs: every sample is asked with the instruction before the input and
+    alone, with nothing but the adapter. `alone` weighs the cross-entropy of the rows that are alone, `alone_kl` their
+    divergence from what the same weights say with the instruction.
+    """
+
+    prediction: float = 1.0
+    kl: float = 0.0
+    temperature: float = 1.0
+    ins: float = 0.0
+    alignment: Literal["factors", "product"] = "factors"
+    contrast: float = 0.0
+    contrast_margin: float = 0.0
+    alone: float = 0.0
+    alone_kl: float = 0.0
+
+    @property
+    def pairs(self) -> bool:
+        """Whether every sample makes two rows."""
+        return bool(self.alone or self.alone_kl)
+
+
+class Objective(nn.Module):
+    """Weights, the teacher of L_kl (or a cache of its distributions) and the LoRA teachers of L_ins.
+
+    `aligned` names the categories whose tasks are aligned, all that have a teacher if None. A term that is switched
+    off needs nothing, and with the default weights cross-entropy alone is left.
+    """
+
+    def __init__(
+        self,
+        weights: LossWeights | None = None,
+        *,
+        teacher: Teacher | TeacherCache | None = None,
+        catalogue: Catalogue | None = None,
+        aligned: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.weights = weights or LossWeights()
+        if self.weights.kl and teacher is None:
+            raise ValueError("L_kl has a weight and no teacher")
+        if self.weights.ins and catalogue is None:
+            raise ValueError("L_ins has a weight and no LoRA teachers")
+        self.cache = teacher if isinstance(teacher, TeacherCache) else None
+        self.teacher = teacher if isinstance(teacher, Teacher) else None
+        self.catalogue = catalogue
+        self.aligned = None if aligned is None else frozenset(aligned)
+
+    def collate(self, samples: Sequence[Sample], tasks: Sequence[Task]) -> Batch:
+        """What the terms need of a batch whose distinct instructions are of `tasks`, in that order."""
+        batch: Batch = {}
+        if self.weights.kl and self.teacher is not None:
+            batch |= {_TEACHER + name: tensor for name, tensor in self.teacher.collate(samples).items()}
+        if self.weights.kl and self.cache is not None:
+            values, indices = self.cache.rows(samples)
+            batch |= {"top_values": values, "top_indices": indices}
+        if self.weights.ins and self.catalogue is not None:
+            batch["categories"] = torch.tensor([self._index(task) for task in tasks])
+        return batch
+
+    def _index(self, task: Task) -> int:
+        assert self.catalogue is not None
+        if self.aligned is not None and task.category not in self.aligned:
+            return -1
+        return self.catalogue.index(task.category)
+
+    def aligned_tasks(self, tasks: Sequence[Task]) -> int:
+        """How many of the tasks have a LoRA teacher that L_ins aligns them with."""
+        return 0 if self.catalogue is None else sum(self._index(task) >= 0 for task in tasks)
+
+    def distillation(self, logits: Tensor, labels: Tensor, given: Batch) -> Tensor:
+        """L_kl (eq. 5) from the teacher itself or from what a cache kept of it."""
+        if "top_values" in given:
+            top = TopLogits(given["top_values"], given["top_indices"])
+            return top_distillation_loss(logits, top, labels, self.weights.temperature)
+        assert self.teacher is not None
+        read = {name.removeprefix(_TEACHER): value for name, value in given.items() if name.startswith(_TEACHER)}
+        return distillation_loss(logits, self.teacher.logits(read, labels), labels, self.weights.temperature)
+
+    def alignment(self, bank: Bank, categories: Tensor) -> Tensor:
+        """L_ins (eq. 4) of the batch's tasks that have a teacher to be aligned with; 0 if none has.
+
+        Raises `ValueError` for a bank that is not LoRA: teachers are.
+        """
+        assert self.catalogue is not None
+        lora = as_lora(bank, "L_ins")
+        present = categories >= 0
+        if not bool(present.any()):
+            return next(iter(lora.factors.values()))[0].new_zeros(())
+        generated, wanted = lora.select(present.nonzero().squeeze(1)), self.catalogue.bank.select(categories[present])
+        distance = factor_alignment if self.weights.alignment == "factors" else product_alignment
+        return distance(generated, wanted)

@@ -1,0 +1,171 @@
+"""Teachers: frozen models that read instruction and input together, and the LoRA each category was taught by."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from tagi.adapters.attach import Attachment
+from tagi.adapters.bank import LoraBank
+from tagi.adapters.protocol import stack_banks
+from tagi.backbones.protocol import Backbone, BaseModel
+from tagi.data.batches import Sample
+from tagi.data.text.encoder import TextSettings
+from tagi.errors import CheckpointError
+from tagi.formats.peft import read_peft
+from tagi.hypernetwork.model import text_encoder
+from tagi.methods.protocol import Batch
+
+CATALOGUE = "catalogue.json"
+"""Beside the teachers' folders: which category each was trained on, how long, and with what loss."""
+
+
+class Catalogue(nn.Module):
+    """LoRA teachers of several categories as one bank: teacher i is category `categories[i]`'s. Never trained."""
+
+    def __init__(self, categories: Sequence[str], bank: LoraBank) -> None:
+        super().__init__()
+        if bank.tasks != len(categories):
+            raise ValueError(f"{len(categories)} categories for a bank of {bank.tasks}")
+        self.categories = tuple(categories)
+        self.scale = bank.scale
+        self._sites = tuple(bank.factors)
+        self._index = {category: at for at, category in enumerate(categories)}
+        for at, (a, b) in enumerate(bank.factors.values()):  # in no checkpoint: they lie in their own folders
+            self.register_buffer(f"a{at}", a.detach(), persistent=False)
+            self.register_buffer(f"b{at}", b.detach(), persistent=False)
+
+    @property
+    def bank(self) -> LoraBank:
+        """All teachers' factors, where the module is."""
+        factors = {site: (self.get_buffer(f"a{at}"), self.get_buffer(f"b{at}")) for at, site in enumerate(self._sites)}
+        return LoraBank(factors, self.scale)
+
+    def index(self, category: str) -> int:
+        """Which teacher is a category's; -1 if it has none."""
+        return self._index.get(category, -1)
+
+
+def read_catalogue(folder: Path, base: BaseModel, *, rank: int, scale: float) -> Catalogue:
+    """The teachers that a training run left in `folder`.
+
+    Raises `CheckpointError` if their training is not finished, if one is missing or damaged, or was made for another
+    base model, rank or alpha / rank: parameters can be aligned only between equal shapes.
+    """
+    path = folder / CATALOGUE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        made_for = BaseModel(**content["base_model"])
+        entries = [(str(entry["category"]), folder / entry["path"]) for entry in content["teachers"]]
+        planned = int(content["planned"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: expected a catalogue of LoRA teachers, got: {error}") from error
+    if len(entries) != planned:
+        raise CheckpointError(
+            f"{path}: expected all {planned} teachers, got {len(entries)}: go on training them with --resume"
+        )
+    if made_for.revision != base.revision:
+        raise CheckpointError(f"{path}: expected teachers for base model {base}, got {made_for}")
+    banks = []
+    for _, teacher in entries:
+        bank = read_peft(teacher)
+        if (bank.rank, bank.scale) != (rank, scale):
+            raise CheckpointError(
+                f"{teacher}: expected rank {rank} and alpha / rank {scale:g} (the generator's), "
+                f"got {bank.rank} and {bank.scale:g}"
+            )
+        banks.append(bank)
+    if not banks:
+        raise CheckpointError(f"{path}: expected teachers, got none")
+    return Catalogue([category for category, _ in entries], stack_banks(banks))
+
+
+class Teacher(nn.Module, ABC):
+    """A frozen model whose distributions a student shall have without reading the instruction."""
+
+    @abstractmethod
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """What the teacher reads of the samples, in their order."""
+
+    @abstractmethod
+    def logits(self, batch: Batch, labels: Int[Tensor, "row target"]) -> Float[Tensor, "row target vocabulary"]:
+        """Of what `collate` made, teacher-forced on the labels, without gradient."""
+
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """What its distributions depend on, for a cache of them."""
+
+
+class ConcatenatedTeacher(Teacher):
+    """A backbone that reads `(a; b)`, with the LoRA teacher of each row's category if there is a catalogue (eq. 5).
+
+    Without one the backbone itself is the teacher: the meta-trained model.
+    """
+
+    def __init__(
+        self, backbone: Backbone, text: TextSettings, catalogue: Catalogue | None = None, revision: str = ""
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.text = text_encoder(backbone, text)
+        self.catalogue = catalogue
+        self.revision = revision or backbone.identity.revision
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """One row per sample; `rows` says whose LoRA it gets. A category without a teacher is a `CheckpointError`."""
+        texts = [
+            self.text.concatenated(sample.instruction, sample.asked.examples, sample.input, truncate=True)
+            for sample in samples
+        ]
+        ids, mask = self.text.batch(texts)
+        batch = {"input_ids": ids, "input_mask": mask}
+        if self.catalogue is not None:
+            rows = [self.catalogue.index(sample.task.category) for sample in samples]
+            if min(rows) < 0:
+                missing = samples[rows.index(-1)].task.category
+                raise CheckpointError(f"expected a LoRA teacher of category {missing!r}, got none in the catalogue")
+            batch["rows"] = torch.tensor(rows)
+        return batch
+
+    @torch.no_grad()
+    def logits(self, batch: Batch, labels: Int[Tensor, "row target"]) -> Float[Tensor, "row target vocabulary"]:
+        """P_teacher(. | a; b), with nothing of the student's call in force and without dropout."""
+        hooks, mask = [], batch["input_mask"]
+        if self.catalogue is not None:
+            # Only the categories present are laid out per row: a batch has few of them.
+            present, inverse = torch.unique(batch["rows"], return_inverse=True)
+            hooks.append(self.backbone.hooks(self.catalogue.bank.select(present), inverse))
+        with Attachment(*hooks).active(), evaluating(self.backbone):
+            return self.backbone.forced_logits(batch["input_ids"], mask, labels)
+
+    def identity(self) -> dict[str, Any]:
+        """Backbone, text limits and categories."""
+        categories = None if self.catalogue is None else list(self.catalogue.categories)
+        return {"revision": self.revision, "text": self.text.settings.as_dict(), "categories": categories}
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """The body runs without dropout; afterwards every module is in the mode it was in.
+
+    A teacher may share its backbone with a student that is being trained.
+    """
+    training = [part for part in module.modules() if part.training]
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
+
+
+def freeze(module: nn.Module) -> nn.Module:
+    """No parameter of the module is trained from now on."""
+    return module.requires_grad_(False).eval()

@@ -1,0 +1,123 @@
+"""Sizes of a backbone and of the generator a recipe would put on it, from the configuration alone."""
+
+from typing import Any
+
+import torch
+
+from tagi.backbones.causal import CausalBackbone
+from tagi.backbones.load import backbone_shapes, build_causal, build_t5, load_tokenizer, may_be_found
+from tagi.backbones.protocol import Backbone, BaseModel, count_parameters
+from tagi.backbones.t5 import T5Backbone
+from tagi.data.toy.tokenizer import toy_tokenizer
+from tagi.errors import ConfigError
+from tagi.hypernetwork.model import GeneratorModel
+from tagi.hypernetwork.targets import words_of
+from tagi.settings.recipe import Recipe
+from tagi.stages.building import generator_settings, generator_text
+
+_SHARED: dict[str, Any] = {
+    "vocab_size": 32128,
+    "d_kv": 64,
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+}
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "t5-base-lm-adapt": {**_SHARED, "d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
+    "t5-large-lm-adapt": {**_SHARED, "d_model": 1024, "d_ff": 2816, "num_layers": 24, "num_heads": 16},
+    "t5-xl-lm-adapt": {**_SHARED, "d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
+    "t5-xxl-lm-adapt": {**_SHARED, "d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64},
+}
+"""Dimensions of google's T5 v1.1 LM-adapted models, as their configurations on the hub give them."""
+
+HUB = {
+    **{f"google/{name}": name for name in PUBLISHED},
+    "qinyuany/my-t0-base": "t5-base-lm-adapt",
+    "qinyuany/my-t0-large": "t5-large-lm-adapt",
+    "qinyuany/my-t0-3b": "t5-xl-lm-adapt",
+}
+"""Models on the hub whose dimensions are known here, so that nothing needs a network to be counted."""
+
+
+def describe(name: str, recipe: Recipe) -> dict[str, Any]:
+    """Shapes and parameter counts of a model under the recipe's generator.
+
+    `name` is a published T5, "recipe" for the recipe's own, a built-in backbone, a folder, a GGUF file or a hub name.
+    No weights are made, and none loaded but a T5's from a folder. `rank` is that of the LoRA that acts, a shared LoRA's
+    included; `trained` counts a shared LoRA only if it is trained with the hypernetwork.
+    """
+    settings = generator_settings(recipe)
+    backbone = shapes_of(name, recipe)
+    with torch.device("meta"):
+        generator = GeneratorModel(backbone, settings, generator_text(recipe))
+    total, tuned = count_parameters(backbone), count_parameters(backbone, trained=True)
+    hypernetwork = count_parameters(generator.hypernetwork)
+    shared = 0 if generator.shared is None else count_parameters(generator.shared)
+    fusion = 0 if generator.fusion is None else count_parameters(generator.fusion)
+    reader = 0 if generator.reader is None else count_parameters(generator.reader)
+    return {
+        "backbone": name,
+        "backbone_parameters": total,
+        "sites": len(backbone.sites),
+        "site_shapes": _site_shapes(backbone),
+        "generator": settings.kind,
+        "module": settings.module,
+        "generates": words_of(generator.targets),
+        **({"rank": settings.adapter_rank} if settings.module == "lora" else {}),
+        "generated_per_adapter": sum(target.parameters for target in generator.targets),
+        **({"shared_rank": settings.shared_rank, "shared_lora": shared} if settings.shared_rank else {}),
+        "hypernetwork": hypernetwork,
+        "hypernetwork_share_of_backbone": round(hypernetwork / total, 4),
+        "fusion": fusion,
+        "fusion_share_of_backbone": round(fusion / total, 4),
+        "backbone_tuned": tuned,
+        "backbone_frozen": total - tuned,
+        "reader": reader,
+        "trained": hypernetwork + fusion + reader + tuned + (shared if settings.shared_tune else 0),
+    }
+
+
+def shapes_of(name: str, recipe: Recipe) -> Backbone:
+    """`name`, as `describe` takes it, without weights, on torch's meta device."""
+    own = recipe.backbone
+    wanted = own.name if name == "recipe" else name
+    fields = own.config if name == "recipe" else None
+    published = HUB.get(wanted, wanted)
+    if fields is None and published in PUBLISHED:
+        fields = PUBLISHED[published]
+    if fields is None:
+        if not may_be_found(wanted):
+            known = ", ".join(PUBLISHED)
+            raise ConfigError(
+                f"expected one of {known}, a model folder, a GGUF file, a built-in backbone or 'recipe', got {wanted!r}"
+            )
+        pinned = {"revision": own.revision, "tokenizer": own.tokenizer} if name == "recipe" else {}
+        return backbone_shapes(wanted, **pinned)
+    with torch.device("meta"):
+        if "model_type" in fields:
+            return CausalBackbone(build_causal(fields), _tokenizer(recipe), BaseModel(name, "no weights"))
+        return T5Backbone(build_t5(fields), _NoTokenizer(), BaseModel(name, "no weights"))
+
+
+def _site_shapes(backbone: Backbone) -> str:
+    counts: dict[str, int] = {}
+    for site in backbone.sites:
+        shape = f"{site.d_in}x{site.d_out}"
+        counts[shape] = counts.get(shape, 0) + 1
+    return ", ".join(f"{count} of {shape}" for shape, count in counts.items())
+
+
+def _tokenizer(recipe: Recipe) -> Any:
+    """Of a model made here: it reads nothing, only a chat's template has to be the recipe's own."""
+    chat = recipe.data.encoding == "chat"
+    return load_tokenizer(str(recipe.backbone.tokenizer)) if chat else toy_tokenizer()
+
+
+class _NoTokenizer:
+    """Stands where nothing is read."""
+
+    pad_token_id = 0
+
+    def get_vocab(self) -> dict[str, int]:
+        """What methods ask for by name: T5 has all of its hundred sentinels."""
+        return {f"<extra_id_{at}>": 32099 - at for at in range(100)}

@@ -1,0 +1,167 @@
+"""Many models of one stage, one after the other, each from the same start: the loop that they share."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from tagi.data.task import Task
+from tagi.errors import DataError, TrainingError
+from tagi.files import write_text
+from tagi.methods.protocol import Method
+from tagi.settings.recipe import Recipe
+from tagi.settings.tables import Stage
+from tagi.stages.building import task_batches_of, training_settings
+from tagi.stages.tasks import LoadedTasks
+from tagi.training.distributed import is_main_process
+from tagi.training.trainer import fingerprint, train
+
+STATE = "trained.json"
+"""In a model's folder, its last file: what is known of a finished one."""
+_CHECKPOINTS = "checkpoints"
+_LAST = 50
+_KEPT = {"identity", "path", "tasks", "steps", "seconds", "tokens", "peak_memory", "final_loss"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of the models: its name, the folder it gets, and the tasks it is trained on."""
+
+    name: str
+    folder: str
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class Many:
+    """A stage that trains `method` anew for each of its members.
+
+    `key` is what a member's name is of ("category", "task"), `noun` what a model is called. `save` writes the trained
+    method into a folder, `announce` is told of all that are finished after each.
+    """
+
+    recipe: Recipe
+    stage: Stage
+    out: Path
+    identity: str
+    method: Method
+    key: str
+    noun: str
+    save: Callable[[Path], None]
+    announce: Callable[[list[dict[str, Any]]], None]
+
+    def run(self, members: Sequence[Member], *, resume: bool, progress: bool) -> dict[str, Any]:
+        """Train every member into `out/<its folder>`: entries of all, and what the training took.
+
+        One that is finished is left alone, one that was interrupted goes on from its newest complete checkpoint.
+        """
+        start = {name: tensor.detach().clone() for name, tensor in self.method.trained_tensors().items()}
+        entries: list[dict[str, Any]] = []
+        console = Console(stderr=True)
+        for number, member in enumerate(members, start=1):
+            own = fingerprint(self.identity, member.name)
+            entry = self._finished(member, own)
+            if entry is None:
+                if progress and is_main_process():
+                    named = f"{self.noun} {number} of {len(members)}: {member.name}"
+                    console.print(f"{named} ({_count(len(member.tasks), 'task')})", markup=False)
+                entry = self._train(member, start, own, resume, progress)
+            entries.append(entry)
+            if is_main_process():
+                self.announce(entries)
+        seconds, tokens = (sum(entry[key] for entry in entries) for key in ("seconds", "tokens"))
+        trained = sum(tensor.numel() for tensor in start.values())
+        return {
+            "entries": entries,
+            "training": {
+                "steps": sum(entry["steps"] for entry in entries),
+                "seconds": seconds,
+                "tokens": tokens,
+                "tokens_per_second": round(tokens / seconds, 1),
+                "peak_memory": max(entry["peak_memory"] for entry in entries),
+                "history": [],
+            },
+            "parameters": {
+                "trained": trained,
+                "frozen": sum(parameter.numel() for parameter in self.method.parameters()) - trained,
+            },
+        }
+
+    def _train(
+        self, member: Member, start: dict[str, torch.Tensor], identity: str, resume: bool, progress: bool
+    ) -> dict[str, Any]:
+        with torch.no_grad():
+            for name, tensor in self.method.trained_tensors().items():
+                tensor.copy_(start[name])
+        torch.manual_seed(self.recipe.seed)
+        folder, checkpoints = self.out / member.folder, self.out / _CHECKPOINTS / member.folder
+        outcome = train(
+            self.method,
+            task_batches_of(self.recipe, self.stage, LoadedTasks(member.tasks, {})),
+            training_settings(self.recipe, self.stage),
+            checkpoints,
+            identity=identity,
+            resume=resume,
+            progress=progress,
+        )
+        losses = [entry for entry in outcome["history"] if "loss" in entry]
+        last = [entry["loss"] for entry in losses if entry["step"] > outcome["steps"] - _LAST]
+        entry = {
+            self.key: member.name,
+            "path": member.folder,
+            "tasks": len(member.tasks),
+            "steps": outcome["steps"],
+            "seconds": outcome["seconds"],
+            "tokens": outcome["tokens"],
+            "peak_memory": outcome["peak_memory"],
+            "first_loss": losses[0]["loss"] if losses else None,
+            "final_loss": sum(last) / len(last) if last else None,
+        }
+        if is_main_process():
+            self.save(folder)
+            write_text(folder / STATE, json.dumps({"identity": identity, **entry}, indent=2) + "\n")
+            shutil.rmtree(checkpoints)
+        return entry
+
+    def _finished(self, member: Member, identity: str) -> dict[str, Any] | None:
+        """What is known of a member that this run has finished, else None."""
+        path = self.out / member.folder / STATE
+        try:
+            state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # written last: without it the member is not finished
+            return None
+        if not isinstance(state, dict) or not state.keys() >= {self.key, *_KEPT}:
+            raise TrainingError(f"{path}: expected what is known of a finished {self.noun}, got {state!r:.80}")
+        if state["identity"] != identity:
+            found = state["identity"]
+            raise TrainingError(
+                f"{path.parent}: expected a {self.noun} of this recipe ({identity}), got one of another ({found})"
+            )
+        return {key: value for key, value in state.items() if key != "identity"}
+
+
+def folder_name(name: str) -> str:
+    """In small letters, with hyphens for what is neither letter nor digit."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed"
+
+
+def refuse_clashes(names: Iterable[str], kind: str) -> None:
+    """Raise `DataError` if two names would share a folder."""
+    owners: dict[str, str] = {}
+    for name in sorted(names):
+        other = owners.setdefault(folder_name(name), name)
+        if other != name:
+            raise DataError(
+                f"expected {kind} that differ in letters or digits, got {other!r} and {name!r}: their models would "
+                f"share the folder {folder_name(name)!r}"
+            )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,172 @@
+"""Labelled examples of tasks beyond those that are tested: which, from where, and for whom they are drawn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tagi.data.batches import drawn, with_shuffled_inputs
+from tagi.data.digest import tasks_digest
+from tagi.data.readers.p3_eval import read_p3_eval
+from tagi.data.task import Example, Instance, Task
+from tagi.data.toy.family import toy_instances
+from tagi.data.toy.programs import program_of
+from tagi.errors import DataError
+from tagi.formats.checkpoint import read_config
+from tagi.methods.in_context import InContext
+from tagi.methods.load import METHODS
+from tagi.settings.recipe import Recipe
+from tagi.settings.tables import Stage
+
+P3_POOL = 1000
+"""Rows of a P3 prompt that its shots are drawn from: those after the tested ones, or the first of a training set."""
+
+
+def in_context(recipe: Recipe) -> bool:
+    """Whether the stage metatrain trains a method that reads demonstrations."""
+    return issubclass(METHODS[recipe.metatrain.method], InContext)
+
+
+def by_shots(recipe: Recipe) -> bool:
+    """Whether the generator reads shots, rather than an instruction or the tasks' own examples."""
+    return recipe.generator.reads == "demonstrations" and not recipe.data.positives
+
+
+def wants_shots(recipe: Recipe) -> bool:
+    """Whether anything that the recipe trains reads shots of the tasks that it is scored on."""
+    return in_context(recipe) or by_shots(recipe)
+
+
+def reads_shots(checkpoint: Path) -> bool:
+    """Whether the method in a checkpoint's folder reads them."""
+    config = read_config(checkpoint)
+    method, text = METHODS.get(config["method"]), config["text"]
+    if method is not None and issubclass(method, InContext):
+        return True
+    return isinstance(text, dict) and text.get("reads") == "demonstrations" and not text.get("positives")
+
+
+def episode_shots(recipe: Recipe, stage: Stage) -> int:
+    """Demonstrations of every episode that a stage trains on; 0 where it reads none."""
+    reads = {"metatrain": in_context(recipe), "finetune": by_shots(recipe)}
+    return recipe.shots.count if reads.get(stage, False) else 0
+
+
+def shots_that_decide(recipe: Recipe, stage: Stage) -> dict[str, Any] | None:
+    """What of `[shots]` decides a stage's outcome; None for nothing."""
+    losses = recipe.losses
+    if stage == "finetune" and losses.kl and losses.teacher == "fid-icl":
+        return {"count": recipe.shots.count, "seed": recipe.shots.seed}
+    count = episode_shots(recipe, stage)
+    return {"count": count} if count else None
+
+
+def with_test_shots(
+    recipe: Recipe, tasks: Sequence[Task], further: Mapping[str, Sequence[Instance]], count: int | None
+) -> list[Task]:
+    """Test tasks with `count` shots, or all there are; `further` are instances by task, read beyond the tested ones.
+
+    Drawn from these, on the toy family from training inputs, with `shots.path` from the training sets there; where
+    they are too few, a task's own examples follow.
+    """
+    wanted, data = recipe.shots, recipe.data
+    if wanted.path is not None:
+        templates = None if data.templates is None else Path(data.templates)
+        sets = read_p3_eval(Path(wanted.path), templates=templates, prompts=data.prompts, limit=P3_POOL)
+        further = {task.name: task.instances for task in sets.tasks}
+    elif data.source == "p3":
+        further = _not_of_other_prompts(tasks, further)
+    remedy = "lower data.test_instances_per_task or shots.count"
+    if data.source == "p3":
+        remedy += ", or name a folder of training sets in shots.path"
+    return [
+        _with_shots(
+            recipe, task, task.instances, _candidates(recipe, task, further.get(task.name, ()), count), remedy, count
+        )
+        for task in tasks
+    ]
+
+
+def with_validation_shots(recipe: Recipe, tasks: Sequence[Task]) -> list[Task]:
+    """Held-out tasks with shots from their instances beyond those that are validated on."""
+    tested, remedy = recipe.data.validation_instances, "lower data.validation_instances or shots.count"
+    return [
+        _with_shots(
+            recipe,
+            task,
+            task.instances[:tested],
+            drawn(task.name, task.instances[tested:], recipe.shots.seed),
+            remedy,
+            recipe.shots.count,
+        )
+        for task in tasks
+    ]
+
+
+def shots_record(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, Any]:
+    """How the tasks' shots were drawn, and a digest of them."""
+    return {
+        **recipe.shots.model_dump(mode="json"),
+        "digest": tasks_digest(replace(task, instances=()) for task in tasks),
+    }
+
+
+def _candidates(recipe: Recipe, task: Task, further: Sequence[Instance], count: int | None) -> list[Example]:
+    """What may be shown of a task, in the order in which it is taken."""
+    if recipe.data.source != "toy":
+        return [*drawn(task.name, further, recipe.shots.seed), *task.examples]
+    enough = (recipe.data.instances_per_task if count is None else count) + len(task.examples)
+    known = {example.input for example in task.examples}
+    own = toy_instances(program_of(task.name), enough, recipe.shots.seed, "train")
+    return [Example(one.input, one.outputs[0]) for one in own if one.input not in known]
+
+
+def _not_of_other_prompts(
+    tasks: Sequence[Task], further: Mapping[str, Sequence[Instance]]
+) -> dict[str, list[Instance]]:
+    """Rows that no prompt of the same data set is tested on: one that passes over rows tests later ones than others."""
+    tested: dict[str, set[str]] = {}
+    for task in tasks:
+        tested.setdefault(task.category, set()).update(instance.id for instance in task.instances)
+    category = {task.name: task.category for task in tasks}
+    return {
+        name: [instance for instance in instances if instance.id not in tested[category[name]]]
+        for name, instances in further.items()
+    }
+
+
+def _with_shots(
+    recipe: Recipe,
+    task: Task,
+    tested: Sequence[Instance],
+    candidates: Sequence[Example],
+    remedy: str,
+    count: int | None,
+) -> Task:
+    """The task with the first `count` candidates (all for None) whose inputs, spaces apart, are of no tested instance.
+
+    No two of them are the same.
+    """
+    seen = {_words(instance.input) for instance in tested}
+    chosen: list[Example] = []
+    for example in candidates:
+        if (count is None or len(chosen) < count) and _words(example.input) not in seen:
+            seen.add(_words(example.input))
+            chosen.append(example)
+    if len(chosen) < (count or 1):
+        raise DataError(
+            f"{task.name}: expected {count or 'some'} labelled examples (shots) apart from its {len(tested)} tested "
+            f"instances, got {len(chosen)}: {remedy}"
+        )
+    return replace(task, shots=_shuffled(recipe, chosen) if recipe.data.shuffle_inputs else tuple(chosen))
+
+
+def _shuffled(recipe: Recipe, shots: Sequence[Example]) -> tuple[Example, ...]:
+    """Under the control that takes inputs from their targets, those of shots go too."""
+    instances = tuple(Instance(str(at), shot.input, (shot.output,)) for at, shot in enumerate(shots))
+    (mixed,) = with_shuffled_inputs([Task("shots", "", "", instances)], recipe.seed)
+    return tuple(Example(one.input, one.outputs[0]) for one in mixed.instances)
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,144 @@
+"""A recipe at several points: every stage whose outcome points have in common is done once, for all of them."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tagi.config.sweeps import Point
+from tagi.errors import ConfigError
+from tagi.files import write_text
+from tagi.formats.records import RECORD, read_record
+from tagi.settings.recipe import Recipe
+from tagi.settings.tables import Stage
+from tagi.stages.building import Sources
+from tagi.stages.identity import score_identity, stage_identity
+from tagi.stages.run import FolderOf, Step, plan, run
+from tagi.training.distributed import is_main_process
+
+SHARED = "shared"
+"""Under a sweep's folder: every step's own, named by what it does and a digest of all that decides its outcome."""
+TABLE = "sweep.json"
+
+
+class _Planned(Sources):
+    """Sources that need not be there yet: known by their folders, whose names say all that decides them."""
+
+    def revisions(self) -> dict[str, Any]:
+        return {
+            "start": [Path(name).name for name in self.start],
+            "teachers": None if self.teachers is None else self.teachers.name,
+            "metatrained": None if self.metatrained is None else Path(self.metatrained).name,
+        }
+
+
+def sweep(
+    name_or_path: str | Path,
+    points: Sequence[Point],
+    out: Path,
+    *,
+    overrides: Sequence[str] = (),
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Run a recipe with `overrides` at every point and return a row for each, in the order of the points.
+
+    A row has the point's `label`, `metric`, `value` and its 95% `interval` (low, high) on the test tasks, and the
+    `steps` of the last stage; where there are no test tasks, the metric is the last training `loss`, without interval.
+    `out/shared` holds every step's folder, so that points share what they have in common; `out/sweep.json` holds the
+    rows of all sweeps there. Run again, it goes on where it was interrupted; finished points are not looked at.
+    """
+    known = _known(out)
+    rows = []
+    for number, point in enumerate(points, start=1):
+        recipe = point.recipe(name_or_path, overrides)
+        steps = planned(recipe, out)
+        entry = _finished(known, steps)
+        if entry is None:
+            if progress and is_main_process():
+                Console(stderr=True).print(f"point {number} of {len(points)}: {point.label}", markup=False)
+            run(recipe, out, progress=progress, folder_of=_folder_of(recipe, out))
+            entry = {"folders": _folders(steps), **_result(recipe, steps)}
+            known = [*(other for other in known if other["folders"] != entry["folders"]), entry]
+        entry |= {"label": point.label, "recipe": recipe.name, "overrides": [*overrides, *point.overrides]}
+        rows.append({key: entry[key] for key in ("label", "metric", "value", "interval", "steps")})
+        if is_main_process():
+            write_text(out / TABLE, json.dumps({"points": known}, indent=2, ensure_ascii=False) + "\n")
+    return rows
+
+
+def sweep_plan(
+    name_or_path: str | Path, points: Sequence[Point], out: Path, *, overrides: Sequence[str] = ()
+) -> list[dict[str, Any]]:
+    """A numbered row for each point: per step `complete`, `to do`, `as N` if point N does it before, or nothing."""
+    plans = [planned(point.recipe(name_or_path, overrides), out) for point in points]
+    longest = max(plans, key=len, default=[])
+    names = dict.fromkeys(step.name for steps in (longest, *plans) for step in steps)
+    first: dict[Path, int] = {}
+    rows = []
+    for number, (point, steps) in enumerate(zip(points, plans, strict=True), start=1):
+        states = {}
+        for step in steps:
+            own = "complete" if (step.folder / RECORD).exists() else "to do"
+            states[step.name] = f"as {first[step.folder]}" if step.folder in first else own
+            first.setdefault(step.folder, number)
+        rows.append({"n": number, "point": point.label, **{name: states.get(name, "") for name in names}})
+    return rows
+
+
+def _folder_of(recipe: Recipe, out: Path) -> FolderOf:
+    def folder(name: str, stage: Stage, sources: Sources) -> Path:
+        planned = _Planned(sources.start, sources.teachers, sources.metatrained)
+        identity = stage_identity(recipe, stage, planned, content=False)
+        if name != stage:
+            identity = score_identity(recipe, identity)
+        return out / SHARED / f"{name}-{identity}"
+
+    return folder
+
+
+def planned(recipe: Recipe, out: Path) -> list[Step]:
+    """The steps of a recipe in a sweep's folder, whether they are done or not."""
+    return plan(recipe, out, _folder_of(recipe, out))
+
+
+def _folders(steps: Sequence[Step]) -> dict[str, str]:
+    return {step.name: step.folder.name for step in steps}
+
+
+def _finished(known: Sequence[dict[str, Any]], steps: Sequence[Step]) -> dict[str, Any] | None:
+    """What the table says of a point with these steps, if all of them are still there."""
+    if not all((step.folder / RECORD).exists() for step in steps):
+        return None
+    return next((entry for entry in known if entry["folders"] == _folders(steps)), None)
+
+
+def _known(out: Path) -> list[dict[str, Any]]:
+    path = out / TABLE
+    if not path.exists():
+        return []
+    try:
+        points: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["points"]
+        return [entry for entry in points if entry["folders"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: expected the table of a sweep, got: {error}") from error
+
+
+def last_steps(recipe: Recipe, steps: Sequence[Step]) -> tuple[Step, Step | None]:
+    """The recipe's last stage, and its evaluation if it has test tasks: what a run is about."""
+    last = recipe.run.stages[-1]
+    trained = next(step for step in steps if step.stage == last and not step.evaluates)
+    return trained, next((step for step in steps if step.stage == last and step.evaluates), None)
+
+
+def _result(recipe: Recipe, steps: Sequence[Step]) -> dict[str, Any]:
+    trained, scored = last_steps(recipe, steps)
+    training = read_record(trained.folder / RECORD)["training"]
+    if scored is not None:
+        right = read_record(scored.folder / RECORD)["results"]["right"]
+        score = {"metric": right["metric"], "value": right["overall"][right["metric"]], "interval": right["interval"]}
+    else:
+        losses = [entry["loss"] for entry in training["history"] if "loss" in entry]
+        score = {"metric": "loss", "value": losses[-1] if losses else None, "interval": None}
+    return {**score, "steps": training["steps"]}

@@ -1,0 +1,41 @@
+"""Which instances a recipe trains on and is tested on."""
+
+import json
+from pathlib import Path
+
+from tagi.config.recipes import load_recipe
+from tagi.stages.tasks import Split, load_tasks
+
+
+def checkout_of(root: Path) -> Path:
+    """A checkout of natural-instructions with one task per split, 9 instances each."""
+    for folder in ("tasks", "splits/default"):
+        (root / folder).mkdir(parents=True)
+    for split, name in (("train", "task1_a"), ("test", "task2_b")):
+        (root / "splits" / "default" / f"{split}_tasks.txt").write_text(name)
+        fields = {
+            "Categories": ["Counting"],
+            "Definition": ["Count the words."],
+            "Input_language": ["English"],
+            "Output_language": ["English"],
+            "Positive Examples": [],
+            "Instances": [{"id": f"i{at}", "input": "x " * at, "output": [str(at)]} for at in range(9)],
+        }
+        (root / "tasks" / f"{name}.json").write_text(json.dumps(fields))
+    return root
+
+
+def test_training_instances_are_shuffled_by_the_seed_and_test_instances_never(tmp_path: Path) -> None:
+    root = checkout_of(tmp_path / "sni")
+
+    def ids(split: Split, seed: int) -> list[str]:
+        limits = ["data.instances_per_task=5", "data.test_instances_per_task=4"]
+        recipe = load_recipe("sni-small", [f"data.path={root}", f"seed={seed}", "data.validation_tasks=0", *limits])
+        (task,) = load_tasks(recipe, split, shots=False).tasks
+        return [instance.id for instance in task.instances]
+
+    trained = [ids("train", seed) for seed in (3, 4, 3)]
+    assert trained[0] == trained[2] != trained[1]
+    assert all(len(set(chosen)) == 5 for chosen in trained)
+    assert all(chosen != sorted(chosen) for chosen in trained)
+    assert ids("test", 3) == ids("test", 4) == ["i0", "i1", "i2", "i3"]
