@@ -1,11 +1,11 @@
 import json
-import os
 
 import pytest
 
-from tagi.data.readers.jsonl import Labelled, read_jsonl, read_labelled, write_jsonl
+from tagi.data.readers.jsonl import Labelled, read_jsonl, read_labelled
 from tagi.data.task import Example, Instance, Task
 from tagi.errors import DataError
+from tests.task_files import write_jsonl
 
 LINE = {
     "task": "colour",
@@ -63,7 +63,7 @@ def test_a_task_is_read_whole(path):
     ]
 
 
-def test_writing_and_reading_again(path):
+def test_every_field_is_read_as_it_was_written(path):
     tasks = [
         Task(
             "t1",
@@ -84,33 +84,6 @@ def test_writing_and_reading_again(path):
     ]
     write_jsonl(tasks, path)
     assert read_jsonl(path) == tasks
-    assert path.read_bytes().count(b"\n") == 2
-    assert os.listdir(path.parent) == [path.name]
-
-
-def test_a_failed_write_leaves_the_old_file_alone(path, monkeypatch):
-    old = [Task("old", "c", "Before.", (Instance("i", "a", ("b",)),))]
-    write_jsonl(old, path)
-
-    def refuse(source, target):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", refuse)
-        with pytest.raises(DataError, match="cannot be written"):
-            write_jsonl([Task("new", "c", "After.", ())], path)
-    assert read_jsonl(path) == old
-    assert os.listdir(path.parent) == [path.name]
-
-
-def test_writing_where_it_cannot_be(tmp_path, path):
-    (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="cannot be written"):
-        write_jsonl([], tmp_path / "file" / "tasks.jsonl")
-    twins = [Task("same", "c", "One.", ()), Task("same", "c", "Two.", ())]
-    with pytest.raises(DataError, match="two named 'same'"):
-        write_jsonl(twins, path)
-    assert not path.exists()
 
 
 def test_instructions_alone(path):

@@ -7,8 +7,6 @@ import pytest
 
 from tagi.data.splits import (
     P3_SPLIT_SIZES,
-    CategoryCount,
-    compare_with_table11,
     limit_to_split,
     p3_datasets,
     p3_key,
@@ -55,16 +53,6 @@ def test_p3_names_in_one_spelling() -> None:
     for name in (*table11(), "samsun_x"):
         assert len(p3_key(name)) == len(name)
     assert len(set(map(p3_key, table11()))) == 36
-
-
-def test_comparison_with_table11() -> None:
-    rows = compare_with_table11(tasks("samsun", "trec", "cnn_dailymail_3_0_0", "samsum"))
-    assert [row.category for row in rows] == [*table11(), "trec"]
-    assert [row for row in rows if row.here] == [
-        CategoryCount("cnn_dailymail_3.0.0", 1, 9),
-        CategoryCount("samsum", 2, 7),
-        CategoryCount("trec", 1, 0),
-    ]
 
 
 @pytest.mark.parametrize(("size", "kept"), [(6, [1]), (15, [0, 1]), (30, [0, 1]), (60, [0, 1, 3])])

@@ -18,7 +18,6 @@ from tagi.backbones.t5 import T5Backbone
 from tagi.config.methods import method_names
 from tagi.config.recipes import load_recipe
 from tagi.data.batches import Sample, TaskBatches
-from tagi.data.readers.jsonl import write_jsonl
 from tagi.data.task import Example, Instance, Task
 from tagi.evaluation.lengths import task_lengths
 from tagi.formats.finding import find_checkpoint
@@ -31,6 +30,7 @@ from tagi.stages import building
 from tagi.stages.run import run
 from tagi.stages.tasks import load_tasks
 from tagi.stages.train import train_stage
+from tests.task_files import write_jsonl
 
 KNOWN, UNSEEN, SHOTS = 8, 5, 2
 ENOUGH = 30 / 32

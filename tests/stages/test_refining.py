@@ -14,7 +14,6 @@ from tagi.api.generate import open_generator
 from tagi.api.generator import AdapterGenerator
 from tagi.api.refine import Refinement, refine, refine_adapter
 from tagi.api.task_adapter import TaskAdapter
-from tagi.data.readers.jsonl import write_jsonl
 from tagi.data.task import Example, Instance, Task
 from tagi.data.toy.family import toy_tasks
 from tagi.errors import DataError, InputError, TrainingError
@@ -24,6 +23,7 @@ from tagi.methods.refining import Refined
 from tests.adapter_folders import adapter_of
 from tests.commands import Run
 from tests.models import INSTRUCTIONS, MODULES, WORDS, settings, traces, words
+from tests.task_files import write_jsonl
 
 EXAMPLES = [Example(f"{WORDS[at]} {WORDS[at + 3]}", WORDS[at + 1]) for at in range(7)]
 KINDS = ("t5", "llama", "gpt2")

@@ -1,118 +1,23 @@
-"""How many training tasks the paper counts per category, and its cumulative splits (Tables 10 and 11, Figure 3)."""
+"""How many training tasks the paper counts per category, and its cumulative splits (Tables 10 and 11, Figure 3).
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+`tables/sni_categories.tsv` is Table 10 and `tables/p3_datasets.tsv` is Table 11, both in the order of the paper, which
+spells samsum "samsun".
+"""
+
+import csv
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from importlib import resources
+from typing import Any, Literal
 
 from tagi.data.readers.sni import SNISplit
 from tagi.data.task import Task
 from tagi.errors import DataError
 
-# Table 10: category and number of tasks, in the paper's order.
-_TABLE_10 = """
-Question Answering 157
-Program Execution 90
-Question Generation 51
-Sentiment Analysis 42
-Misc. 36
-Toxic Language Detection 32
-Text Categorization 28
-Commonsense Classification 23
-Text Matching 17
-Named Entity Recognition 17
-Information Extraction 17
-Wrong Candidate Generation 15
-Text Completion 14
-Question Understanding 13
-Text to Code 12
-Summarization 12
-Dialogue Generation 11
-Word Semantics 10
-Story Composition 9
-Speaker Identification 9
-Pos Tagging 9
-Linguistic Probing 9
-Fill in The Blank 8
-Text Quality Evaluation 7
-Stereotype Detection 7
-Sentence Composition 7
-Negotiation Strategy Detection 7
-Gender Classification 7
-Coherence Classification 6
-Word Relation Classification 5
-Explanation 5
-Text Simplification 4
-Sentence Perturbation 4
-Paraphrasing 4
-Mathematics 4
-Intent Identification 4
-Dialogue State Tracking 4
-Code to Text 4
-Sentence Ordering 3
-Fact Verification 3
-Answer Verification 3
-Translation 2
-Style Transfer 2
-Stance Detection 2
-Speaker Relation Classification 2
-Question Decomposition 2
-Number Conversion 2
-Irony Detection 2
-Grammar Error Detection 2
-Spelling Error Detection 1
-Spam Classification 1
-Sentence Expansion 1
-Sentence Compression 1
-Punctuation Error Detection 1
-Preposition Prediction 1
-Poem Generation 1
-Entity Relation Classification 1
-Entity Generation 1
-Discourse Relation Classification 1
-Discourse Connective Identification 1
-"""
-
-# Table 11: dataset and number of prompts, in the paper's order (which spells samsum "samsun").
-_TABLE_11 = """
-cosmos_qa 13
-kilt_tasks_hotpotqa 5
-amazon_polarity 9
-cnn_dailymail_3.0.0 9
-common_gen 9
-glue_mrpc 7
-adversarial_qa_dbert 5
-ag_news 7
-dream 5
-gigaword 9
-paws 12
-wiki_qa 11
-ropes 12
-quoref 11
-dbpedia_14 4
-multi_news 6
-imdb 10
-quail 13
-quartz 8
-wiki_bio 5
-adversarial_qa_dbidaf 5
-adversarial_qa_droberta 5
-duorc_SelfRC 9
-duorc_ParaphraseRC 9
-cos_e_v1.11 11
-qasc 8
-sciq 5
-glue_qqp 6
-social_i_qa 6
-wiki_hop_original 9
-wiqa 8
-app_reviews 4
-rotten_tomatoes 10
-yelp_review_full 7
-samsum 7
-xsum 10
-"""
-
+_TABLES = resources.files("tagi") / "data" / "tables"
+P3_TABLES: dict[str, Any] = json.loads((_TABLES / "p3.json").read_text(encoding="utf-8"))
+"""Evaluation sets of P3, which of their prompts ask for another task, and training datasets that Table 11 lacks."""
 SNI_SPLIT_SIZES = (6, 15, 30, 60)
 P3_SPLIT_SIZES = (5, 10, 20, 36)
 
@@ -128,12 +33,12 @@ class CategoryCount:
 
 def table10() -> dict[str, int]:
     """Number of SNI training tasks per category, falling, as in Table 10 of the paper (756 in all)."""
-    return _counts(_TABLE_10)
+    return _counts("sni_categories")
 
 
 def table11() -> dict[str, int]:
     """Number of prompts per P3 training dataset, in the order of Table 11 of the paper (36 datasets, 289 prompts)."""
-    return _counts(_TABLE_11)
+    return _counts("p3_datasets")
 
 
 def sni_categories(size: int) -> tuple[str, ...]:
@@ -165,14 +70,9 @@ def p3_key(name: str) -> str:
 
 
 def compare_with_table10(split: SNISplit) -> list[CategoryCount]:
-    """Tasks per category, as read and in Table 10: in the table's order, then what it does not list."""
-    return _compared(split.category_counts, table10())
-
-
-def compare_with_table11(tasks: Sequence[Task]) -> list[CategoryCount]:
-    """P3 templates per dataset, as read and in Table 11: in the table's order, then what it does not list."""
-    names = {p3_key(name): name for name in table11()}
-    return _compared(Counter(names.get(p3_key(task.category), task.category) for task in tasks), table11())
+    """Return the tasks per category, as read and in Table 10: in the table's order, then categories not in it."""
+    here, paper = split.category_counts, table10()
+    return [CategoryCount(name, here.get(name, 0), paper.get(name, 0)) for name in {**paper, **here}]
 
 
 def limit_to_split(tasks: Sequence[Task], source: Literal["sni", "p3"], size: int) -> tuple[Task, ...]:
@@ -190,9 +90,5 @@ def limit_to_split(tasks: Sequence[Task], source: Literal["sni", "p3"], size: in
 
 
 def _counts(table: str) -> dict[str, int]:
-    pairs = (line.rsplit(" ", 1) for line in table.strip().splitlines())
-    return {name: int(count) for name, count in pairs}
-
-
-def _compared(here: Mapping[str, int], paper: Mapping[str, int]) -> list[CategoryCount]:
-    return [CategoryCount(name, here.get(name, 0), paper.get(name, 0)) for name in {**paper, **here}]
+    lines = (_TABLES / f"{table}.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    return {name: int(count) for name, count in csv.reader(lines, delimiter="\t")}

@@ -1,6 +1,8 @@
-"""Reads instructions of the toy family back into programs."""
+"""Lists all instructions of the toy family, and reads them back into programs."""
 
 import re
+from collections.abc import Iterator
+from itertools import permutations, product
 
 from tagi.data.toy.language import PHRASES, TEMPLATES, Inventory
 from tagi.data.toy.lexicon import KINDS
@@ -13,6 +15,20 @@ def _value_by_phrase(factor: str, inventory: Inventory) -> dict[str, str]:
         for value, (train, heldout) in PHRASES[factor].items()
         for phrase in (train if inventory == "train" else train + heldout)
     }
+
+
+def all_wordings(program: Program, inventory: Inventory = "train") -> Iterator[str]:
+    """Every instruction of the inventory for the program."""
+    phrases = {
+        (factor, value): train if inventory == "train" else train + heldout
+        for factor, values in PHRASES.items()
+        for value, (train, heldout) in values.items()
+    }
+    for template in TEMPLATES[inventory]:
+        for mentioned in permutations(program.kinds):
+            for kinds in product(*(phrases["kind", kind] for kind in mentioned)):
+                for mapping in phrases["map", program.mapping]:
+                    yield template.format(kinds=f"{' , '.join(kinds[:-1])} and {kinds[-1]}", map=mapping)
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -7,11 +7,11 @@ from itertools import permutations
 
 import pytest
 
-from tagi.data.toy.language import PHRASES, TEMPLATES, Inventory, all_wordings, wording, wording_words, wordings
+from tagi.data.toy.language import PHRASES, TEMPLATES, Inventory, wording, wording_words, wordings
 from tagi.data.toy.lexicon import KINDS, lexicon_words
 from tagi.data.toy.programs import Program, all_programs, train_programs, unseen_programs
 from tagi.errors import DataError
-from tests.data.toy.reading import INVENTORIES, programs_asked_for
+from tests.data.toy.reading import INVENTORIES, all_wordings, programs_asked_for
 
 TWO = Program(("food", "tool"), "small")
 THREE = Program(("animal", "place", "person"), "kelvan")

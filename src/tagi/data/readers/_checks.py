@@ -62,8 +62,20 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
     return value
 
 
-def json_lines(file: Iterable[bytes], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The JSON object of every line that is not blank, with its place; `DataError` as from `parse_object`."""
+def json_lines(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yield the JSON object of every line that is not blank: the line's number, its place for messages, the object.
+
+    Raises `DataError` if the file cannot be read, and as `parse_object` does.
+    """
+    try:
+        with path.open("rb") as file:
+            yield from numbered_objects(file, path)
+    except OSError as fault:
+        raise DataError(f"{path}: cannot be read ({fault.strerror})") from fault
+
+
+def numbered_objects(file: Iterable[bytes], path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yield the JSON objects of an open file as `json_lines` does."""
     offset = 0
     # By bytes and at "\n" alone: other line separators may stand inside a JSON string.
     for number, raw in enumerate(file, start=1):
@@ -72,8 +84,8 @@ def json_lines(file: Iterable[bytes], path: Path) -> Iterator[tuple[str, dict[st
             raw, start = raw[len(_BYTE_ORDER_MARK) :], start + len(_BYTE_ORDER_MARK)
         if raw.strip():
             where = f"{path}: line {number}"
-            # Without the line's end, which a fault at the very end of the line would point behind.
-            yield where, parse_object(decode_utf8(raw.rstrip(b"\r\n"), where, offset=start), where)
+            # Without the line's end: a fault at the end of the line would point behind it.
+            yield number, where, parse_object(decode_utf8(raw.rstrip(b"\r\n"), where, offset=start), where)
 
 
 def only_known(fields: dict[str, Any], known: Sequence[str], where: str) -> None:

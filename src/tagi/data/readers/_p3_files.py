@@ -37,20 +37,16 @@ def hub_rows(path: Path, *, filled: bool = True) -> Iterator[tuple[str, str, tup
 
     Raises `DataError` on malformed rows, of which an empty input is one if `filled`.
     """
-    try:
-        with path.open("rb") as file:
-            for where, fields in json_lines(file, path):
-                text = required(fields, "inputs_pretokenized", where)
-                target = required(fields, "targets_pretokenized", where)
-                choices = fields.get("answer_choices")
-                yield (
-                    as_text(text, "inputs_pretokenized", where, filled=filled),
-                    as_text(target, "targets_pretokenized", where).strip(),
-                    # The hub writes no choices as null or as an empty list.
-                    tuple(c.strip() for c in as_texts(choices, "answer_choices", where)) if choices else None,
-                )
-    except OSError as fault:
-        raise DataError(f"{path}: cannot be read ({fault.strerror})") from fault
+    for _, where, fields in json_lines(path):
+        text = required(fields, "inputs_pretokenized", where)
+        target = required(fields, "targets_pretokenized", where)
+        choices = fields.get("answer_choices")
+        yield (
+            as_text(text, "inputs_pretokenized", where, filled=filled),
+            as_text(target, "targets_pretokenized", where).strip(),
+            # The hub writes no choices as null or as an empty list.
+            tuple(c.strip() for c in as_texts(choices, "answer_choices", where)) if choices else None,
+        )
 
 
 def instruction_of(inputs: Sequence[str], name: str, dataset: str) -> tuple[str, bool]:

@@ -9,9 +9,8 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
-from tagi.data.pretraining import Document as Document
-from tagi.data.pretraining import Documents
-from tagi.data.readers._checks import as_text, json_lines, required
+from tagi.data.pretraining import Document, Documents
+from tagi.data.readers._checks import as_text, numbered_objects, required
 from tagi.errors import DataError
 
 _ENDINGS = (".json.gz", ".jsonl.gz", ".json", ".jsonl")
@@ -145,7 +144,7 @@ def _read(path: Path) -> Iterator[str]:
     where = "the start"
     try:
         with _open(path) as file:
-            for where, fields in json_lines(file, path):
+            for _, where, fields in numbered_objects(file, path):
                 yield as_text(required(fields, "text", where), "text", where)
     except (EOFError, zlib.error, gzip.BadGzipFile) as fault:
         raise DataError(f"{path}: expected a whole gzip file, got damage after {where} ({fault})") from fault

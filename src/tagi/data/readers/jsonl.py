@@ -4,8 +4,7 @@
 "instances": [{"input", "outputs": [...], "choices": [...]?, "id"?}]}`
 """
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +14,17 @@ from tagi.data.readers._checks import (
     as_object,
     as_text,
     as_texts,
-    decode_utf8,
+    json_lines,
     only_known,
-    parse_object,
     required,
     shown,
 )
 from tagi.data.task import TASK_METRICS, Example, Instance, Task
 from tagi.errors import DataError
-from tagi.files import write_text
 
 _TASK_FIELDS = ("task", "category", "instruction", "examples", "instances", "paraphrases", "metric")
 _EXAMPLE_FIELDS = ("input", "output")
 _INSTANCE_FIELDS = ("id", "input", "outputs", "choices")
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def read_jsonl(path: str | Path, *, require_instances: bool = True) -> list[Task]:
@@ -43,8 +39,7 @@ def read_jsonl(path: str | Path, *, require_instances: bool = True) -> list[Task
     path = Path(path)
     tasks: list[Task] = []
     lines: dict[str, int] = {}
-    for number, fields in _objects(path):
-        where = f"{path}: line {number}"
+    for number, where, fields in json_lines(path):
         task = _task(fields, where, require_instances)
         first = lines.setdefault(task.name, number)
         if first != number:
@@ -72,8 +67,7 @@ def read_labelled(path: str | Path) -> list[Labelled]:
     Raises `DataError` on the first fault, naming file, line and field, and for a file without examples.
     """
     found: list[Labelled] = []
-    for number, fields in _objects(Path(path)):
-        where = f"{path}: line {number}"
+    for _, where, fields in json_lines(Path(path)):
         if "instances" in fields:
             task = _task(fields, where, require_instances=True)
             for at, one in enumerate(task.instances):
@@ -84,42 +78,6 @@ def read_labelled(path: str | Path) -> list[Labelled]:
     if not found:
         raise DataError(f"{path}: expected an example a line, got none")
     return found
-
-
-def _objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Every line's object with the line's number; blank lines are skipped."""
-    offset = 0
-    try:
-        with path.open("rb") as file:
-            # By bytes and at "\n" alone: other line separators may stand inside a JSON string.
-            for number, raw in enumerate(file, start=1):
-                start, offset = offset, offset + len(raw)
-                if number == 1 and raw.startswith(_BYTE_ORDER_MARK):
-                    raw, start = raw[len(_BYTE_ORDER_MARK) :], start + len(_BYTE_ORDER_MARK)
-                if raw.strip():
-                    where = f"{path}: line {number}"
-                    yield number, parse_object(decode_utf8(raw, where, offset=start), where)
-    except OSError as fault:
-        raise DataError(f"{path}: cannot be read ({fault.strerror})") from fault
-
-
-def write_jsonl(tasks: Iterable[Task], path: str | Path) -> None:
-    """Writes tasks so that `read_jsonl` gives them back; the file appears whole or not at all.
-
-    Raises `DataError` on two tasks of one name and when the file cannot be written.
-    """
-    path = Path(path)
-    names: set[str] = set()
-    lines: list[str] = []
-    for task in tasks:
-        if task.name in names:
-            raise DataError(f"{path}: expected one task of each name, got two named {task.name!r}")
-        names.add(task.name)
-        lines.append(json.dumps(_as_fields(task), ensure_ascii=False) + "\n")
-    try:
-        write_text(path, "".join(lines))
-    except OSError as fault:
-        raise DataError(f"{path}: cannot be written ({fault.strerror})") from fault
 
 
 def _task(fields: dict[str, Any], where: str, require_instances: bool) -> Task:
@@ -188,21 +146,3 @@ def _instance(item: Any, index: int, task: str, where: str) -> Instance:
         outputs=outputs,
         choices=choices,
     )
-
-
-def _as_fields(task: Task) -> dict[str, Any]:
-    """A task as `read_jsonl` expects it; what is empty and optional is left out."""
-    fields: dict[str, Any] = {"task": task.name, "category": task.category, "instruction": task.instruction}
-    if task.examples:
-        fields["examples"] = [{"input": example.input, "output": example.output} for example in task.examples]
-    if task.instances:
-        fields["instances"] = [
-            {"id": instance.id, "input": instance.input, "outputs": list(instance.outputs)}
-            | ({} if instance.choices is None else {"choices": list(instance.choices)})
-            for instance in task.instances
-        ]
-    if task.paraphrases:
-        fields["paraphrases"] = list(task.paraphrases)
-    if task.metric is not None:
-        fields["metric"] = task.metric
-    return fields

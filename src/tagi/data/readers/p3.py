@@ -9,34 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tagi.data.readers._p3_files import TEMPLATE_ROWS, hub_rows, instruction_of, template_files
-from tagi.data.splits import p3_key, table11
+from tagi.data.splits import P3_TABLES, p3_key, table11
 from tagi.data.task import Instance, Task
 from tagi.errors import DataError
 
 _log = logging.getLogger(__name__)
 
-# Training datasets of T0, T0+ and T0++ that Table 11 does not list.
-_OTHER_DATASETS = (
-    "commonsense_qa",
-    "quarel",
-    "trec",
-    "ai2_arc_ARC_Challenge",
-    "ai2_arc_ARC_Easy",
-    "hellaswag",
-    "openbookqa_main",
-    "piqa",
-    "race_high",
-    "race_middle",
-    "squad_v2",
-    "trivia_qa_unfiltered",
-    "web_questions",
-    "super_glue_boolq",
-    "super_glue_copa",
-    "super_glue_multirc",
-    "super_glue_record",
-    "super_glue_wic",
-    "super_glue_wsc.fixed",
-)
+_OTHER_DATASETS: tuple[str, ...] = tuple(P3_TABLES["other_training_datasets"])
+"""Training datasets of T0, T0+ and T0++ that Table 11 does not list."""
 
 
 @dataclass(frozen=True)

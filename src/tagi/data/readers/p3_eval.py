@@ -11,7 +11,7 @@ from typing import Any, Literal
 from tagi.data.readers._checks import json_lines
 from tagi.data.readers._p3_files import ENDINGS, SCORE_EVAL, TEMPLATE_ROWS, hub_rows, instruction_of, template_files
 from tagi.data.readers.promptsource import FILE, PromptTemplate, read_templates
-from tagi.data.splits import p3_key
+from tagi.data.splits import P3_TABLES, p3_key
 from tagi.data.task import Instance, Task
 from tagi.errors import DataError
 
@@ -54,35 +54,11 @@ class EvaluationSet:
         return self.name.removeprefix("anli") if self.name.startswith("anli_") else ""
 
 
-EVALUATION_SETS = (
-    EvaluationSet("anli_r1", "anli/r1", 15),
-    EvaluationSet("anli_r2", "anli/r2", 15),
-    EvaluationSet("anli_r3", "anli/r3", 15),
-    EvaluationSet("hellaswag", "hellaswag", 4),
-    EvaluationSet("super_glue_cb", "super_glue/cb", 15),
-    EvaluationSet("super_glue_copa", "super_glue/copa", 12),
-    EvaluationSet("super_glue_rte", "super_glue/rte", 10),
-    EvaluationSet("super_glue_wic", "super_glue/wic", 10),
-    EvaluationSet("super_glue_wsc.fixed", "super_glue/wsc.fixed", 10),
-    EvaluationSet("winogrande_winogrande_xl", "winogrande/winogrande_xl", 5),
-    EvaluationSet("story_cloze_2016", "story_cloze/2016", 5),
-)
+EVALUATION_SETS = tuple(EvaluationSet(**row) for row in P3_TABLES["evaluation_sets"])
 """In the order of Table 9."""
 
-# The hub does not say what a prompt asks for: these, of the 11 sets, ask for something else than the set was made for.
-_OTHER_PROMPTS = frozenset(
-    (
-        "hellaswag_Appropriate_continuation_Yes_or_No",
-        "hellaswag_Open_ended_completion",
-        "hellaswag_Open_ended_start",
-        "hellaswag_Reversed_appropriate_continuation_Yes_or_No",
-        "hellaswag_Topic_of_the_context",
-        "hellaswag_Topic_without_the_ending_answer",
-        "hellaswag_how_ends",
-        "story_cloze_2016_Generate_Ending",
-        "winogrande_winogrande_xl_True_or_False",
-    )
-)
+_OTHER_PROMPTS = frozenset(P3_TABLES["prompts_of_other_tasks"])
+"""Prompts of the 11 sets that ask for something else than the set was made for, which the hub does not say."""
 _LABELS = ("label", "answer", "answer_right_ending")
 _UNLABELLED = (-1, "-1", "", None)
 
@@ -354,11 +330,7 @@ def _templates_file(templates: Path, one: EvaluationSet) -> Path:
 
 
 def _raw_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    try:
-        with path.open("rb") as file:
-            rows = list(json_lines(file, path))
-    except OSError as fault:
-        raise DataError(f"{path}: cannot be read ({fault.strerror})") from fault
+    rows = [(where, row) for _, where, row in json_lines(path)]
     if not rows:
         raise DataError(f"{path}: expected rows, one JSON object a line, got an empty file")
     return rows

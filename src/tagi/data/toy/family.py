@@ -7,8 +7,8 @@ from typing import Literal
 
 from tagi.data.task import Example, Instance, Task
 from tagi.data.toy.language import wordings
-from tagi.data.toy.lexicon import KIND_WORDS, KINDS, MAPS, WORDS
-from tagi.data.toy.programs import Program, all_programs, train_programs, unseen_programs
+from tagi.data.toy.lexicon import KIND_WORDS, KINDS
+from tagi.data.toy.programs import Program, train_programs, unseen_programs
 
 TaskSplit = Literal["train", "unseen"]
 InputSplit = Literal["train", "eval"]
@@ -68,45 +68,17 @@ def toy_tasks(
     """
     programs = {"train": train_programs, "unseen": unseen_programs}[split](holdout)
     source: InputSplit = inputs or ("train" if split == "train" else "eval")
-    return [
-        _task(program, split, seed, instances_per_task, examples_per_task, paraphrases_per_task, source)
-        for program in programs
-    ]
-
-
-def _task(
-    program: Program,
-    split: TaskSplit,
-    seed: int,
-    instances: int,
-    examples: int,
-    paraphrases: int,
-    source: InputSplit,
-) -> Task:
-    wanted = instances + (examples if source == "train" else 0)
-    drawn = toy_instances(program, wanted, seed, source)
-    shown = drawn[instances:] if source == "train" else toy_instances(program, examples, seed, "train")
-    instruction, *others = wordings(program, 1 + (paraphrases if split == "train" else 0), seed)
-    if split == "unseen":
-        others = list(wordings(program, paraphrases, seed, "heldout"))
-    return Task(
-        name=program.name,
-        category=program.mapping,
-        instruction=instruction,
-        instances=drawn[:instances],
-        examples=tuple(Example(one.input, one.outputs[0]) for one in shown),
-        paraphrases=tuple(others),
-    )
-
-
-def toy_summary(holdout: int = 0) -> dict[str, int]:
-    """Counts of the family: programs and their split, kinds, categories (word maps), base words."""
-    programs = all_programs()
-    return {
-        "programs": len(programs),
-        "train": len(train_programs(holdout)),
-        "unseen": len(unseen_programs(holdout)),
-        "kinds": len(KINDS),
-        "categories": len(MAPS),
-        "base_words": len(WORDS),
-    }
+    tasks = []
+    for program in programs:
+        wanted = instances_per_task + (examples_per_task if source == "train" else 0)
+        drawn = toy_instances(program, wanted, seed, source)
+        shown = drawn[instances_per_task:]
+        if source == "eval":
+            shown = toy_instances(program, examples_per_task, seed, "train")
+        instruction, *others = wordings(program, 1 + (paraphrases_per_task if split == "train" else 0), seed)
+        if split == "unseen":
+            others = list(wordings(program, paraphrases_per_task, seed, "heldout"))
+        examples = tuple(Example(one.input, one.outputs[0]) for one in shown)
+        instances = drawn[:instances_per_task]
+        tasks.append(Task(program.name, program.mapping, instruction, instances, examples, tuple(others)))
+    return tasks
