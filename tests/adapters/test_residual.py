@@ -61,8 +61,8 @@ def test_tensors_go_round() -> None:
     chosen = bank.select(torch.tensor([2]))
     assert chosen.tasks == 1
     assert torch.equal(chosen.scales[PLACE][0], SCALES[2])
-    assert bank.joins(again)
-    assert not bank.joins(ResidualBank({PLACE: (A, B)}, {}, 2.0))
+    assert bank.form == again.form
+    assert bank.form != ResidualBank({PLACE: (A, B)}, {}, 2.0).form
 
 
 def test_a_residual_does_not_act_alone() -> None:

@@ -1,4 +1,4 @@
-"""The LoRA bank: generated factors for every site of a backbone, for several tasks at once."""
+"""The LoRA bank: generated factors for every target module of a backbone, for several tasks at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,66 +8,48 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tagi.adapters.attach import Attached, OutputHook
-from tagi.adapters.protocol import Bank, row_fault
+from tagi.adapters.protocol import Bank, PlacedBank, row_fault
 from tagi.adapters.slices import sliced_layers, whole_layers
 
 Factors = tuple[Float[Tensor, "task rank d_in"], Float[Tensor, "task d_out rank"]]
 
 
 @dataclass(frozen=True)
-class LoraBank(Bank):
-    """LoRA factors per site, in PEFT's orientation: `y += scale * B(Ax)`.
+class LoraBank(PlacedBank):
+    """LoRA factors per target module, in PEFT's orientation: `y += scale * B(Ax)`.
 
-    `factors` maps a site's path to A `(task, rank, d_in)` and B `(task, d_out, rank)`; `scale` is
-    alpha / rank and the same for every site.
+    Args:
+        factors: A `(task, rank, d_in)` and B `(task, d_out, rank)` by the path of the target module.
+        scale: alpha / rank, the same for every target module.
     """
 
     factors: Mapping[str, Factors]
     scale: float
 
     module = "lora"
+    parts = ("A", "B")
+    zeroed = ("B",)
 
     @property
-    def places(self) -> tuple[str, ...]:
-        """The sites' paths."""
-        return tuple(self.factors)
+    def form(self) -> tuple[float]:
+        """The scale."""
+        return (self.scale,)
 
     @property
     def rank(self) -> int:
         """Rows of A."""
         return next(iter(self.factors.values()))[0].shape[1]
 
-    def tensors(self) -> dict[str, Tensor]:
-        """A and B of every site."""
-        return {
-            f"{site}.{part}": tensor
-            for site, pair in self.factors.items()
-            for part, tensor in zip("AB", pair, strict=True)
-        }
-
-    def like(self, tensors: Mapping[str, Tensor]) -> "LoraBank":
-        """Other factors, the same scale."""
-        return LoraBank({site: (tensors[f"{site}.A"], tensors[f"{site}.B"]) for site in self.factors}, self.scale)
-
-    def joins(self, other: Bank) -> bool:
-        """Whether it is LoRA of the same scale."""
-        return isinstance(other, LoraBank) and other.scale == self.scale
-
-    def zero(self) -> "LoraBank":
-        """The same shapes with B = 0: a bank that changes nothing."""
-        factors = {s: (a, torch.zeros_like(b)) for s, (a, b) in self.factors.items()}
-        return LoraBank(factors, self.scale)
-
     def whole(self) -> "LoraBank":
-        """The same update as factors of whole layers: sites that are slices of one are joined, their ranks added."""
+        """Return the same update as factors of whole layers: slices of one layer are joined, their ranks added."""
         return LoraBank(whole_layers(self.factors), self.scale)
 
     def sliced(self, sites: Sequence[str]) -> "LoraBank":
-        """The inverse of `whole`: factors of `sites`, those that are slices of one layer with an equal rank each."""
+        """Return the inverse of `whole`: factors of `sites`; slices of one layer have equal ranks."""
         return LoraBank(sliced_layers(sites, self.factors), self.scale)
 
     def mean(self) -> "LoraBank":
-        """One task whose update Delta W is, site by site, the mean of all tasks' updates.
+        """Return one task whose update Delta W is the mean of all tasks' updates.
 
         The mean of products is not the product of means, so the factors are joined along the rank: the result
         has rank `tasks * rank`.
@@ -80,25 +62,25 @@ class LoraBank(Bank):
         return LoraBank(factors, self.scale)
 
     def delta(self, site: str, task: int = 0) -> Float[Tensor, "d_out d_in"]:
-        """Delta W of one site for one task, scale included, in fp32 or better."""
+        """Return Delta W of one target module for one task, scale included, in fp32 or better."""
         a, b = self.factors[site]
         dtype = torch.promote_types(a.dtype, torch.float32)
         return self.scale * (b[task].to(dtype) @ a[task].to(dtype))
 
     def acting(self, place: str, shared: bool) -> OutputHook:
-        """`y += scale * B(Ax)` beside a site's own product."""
+        """Return a hook that adds `scale * B(Ax)` to the target module's output."""
         a, b = self.factors[place]
         return _shared_hook(a[0], b[0], self.scale) if shared else _per_row_hook(a, b, self.scale)
 
     def hooks(
         self, modules: Mapping[str, nn.Module], rows: Int[Tensor, " row"] | None = None
     ) -> dict[nn.Module, Attached]:
-        """As any bank's, on whole layers: `modules` are the sites' layers by module path."""
+        """Return what to attach to whole layers; `modules` are the target modules' layers by path."""
         return super(LoraBank, self.whole()).hooks(modules, rows)
 
 
 def as_lora(bank: Bank, what: str) -> LoraBank:
-    """The bank, if it is LoRA; else a `ValueError` that says what was asked of it."""
+    """Return the bank. Raises `ValueError`, which names what needs LoRA, for a bank of another kind."""
     if not isinstance(bank, LoraBank):
         raise ValueError(f"{what}: expected a bank of LoRA, got {bank.module}")
     return bank

@@ -1,23 +1,22 @@
 """Generated bottleneck adapters: two small layers on a sublayer's output, or beside a feed-forward."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from transformers.activations import ACT2FN
 
 from tagi.adapters.attach import OutputHook
-from tagi.adapters.protocol import Bank, row_fault
+from tagi.adapters.protocol import PlacedBank, row_fault
 
 Activation = Callable[[Tensor], Tensor]
 
 
 class Bottleneck(NamedTuple):
-    """One place's two layers for several tasks: `up(act(down(x)))`, with both biases."""
+    """Two layers for several tasks, `up(act(down(x)))`, with their biases."""
 
     down: Float[Tensor, "task width d_model"]
     down_bias: Float[Tensor, "task width"]
@@ -26,12 +25,14 @@ class Bottleneck(NamedTuple):
 
 
 @dataclass(frozen=True)
-class BottleneckBank(Bank):
-    """Bottleneck adapters by place, each `x -> up(act(down(x)))`.
+class BottleneckBank(PlacedBank):
+    """Bottleneck adapters `x -> up(act(down(x)))`, whose output is added to that of the module at their place.
 
-    They are added to what the module at the place returns. Without `parallel` they also read that (Houlsby's
-    sequential form, as in Hypter); with it they read what the module reads (as in HINT). `activation` is a name that
-    transformers knows.
+    Args:
+        factors: The two layers by place.
+        activation: Name of an activation, as transformers spells it.
+        parallel: Whether adapters read the module's input, as in HINT, or its output (Houlsby's sequential form), as in
+            Hypter.
     """
 
     factors: Mapping[str, Bottleneck]
@@ -39,49 +40,24 @@ class BottleneckBank(Bank):
     parallel: bool
 
     module = "bottleneck"
+    parts = Bottleneck._fields
+    packed = Bottleneck._make
+    zeroed = ("up", "up_bias")
 
     @property
-    def places(self) -> tuple[str, ...]:
-        """Where the adapters are."""
-        return tuple(self.factors)
+    def form(self) -> tuple[str, bool]:
+        """Activation and input."""
+        return (self.activation, self.parallel)
 
     @property
     def width(self) -> int:
-        """Of the bottleneck."""
+        """Width of the bottleneck."""
         return next(iter(self.factors.values())).down.shape[1]
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Both matrices and both biases of every place."""
-        return {
-            f"{place}.{part}": tensor
-            for place, layers in self.factors.items()
-            for part, tensor in zip(Bottleneck._fields, layers, strict=True)
-        }
-
-    def like(self, tensors: Mapping[str, Tensor]) -> "BottleneckBank":
-        """Other matrices and biases, acting in the same way."""
-        return self._with(
-            {place: Bottleneck(*(tensors[f"{place}.{part}"] for part in Bottleneck._fields)) for place in self.factors}
-        )
-
-    def joins(self, other: Bank) -> bool:
-        """Whether it is bottlenecks that act in the same way."""
-        mine = (self.activation, self.parallel)
-        return isinstance(other, BottleneckBank) and (other.activation, other.parallel) == mine
-
-    def zero(self) -> "BottleneckBank":
-        """The same shapes with `up` and its bias 0: a bank that changes nothing, to the bit."""
-        return self._with(
-            {
-                place: layers._replace(up=torch.zeros_like(layers.up), up_bias=torch.zeros_like(layers.up_bias))
-                for place, layers in self.factors.items()
-            }
-        )
-
     def mean(self) -> "BottleneckBank":
-        """One task whose update of any x is, place by place, the mean of all tasks' updates.
+        """Return one task whose update of any x is the mean of all tasks' updates.
 
-        As with LoRA, hidden units are joined: the result is `tasks * width` wide.
+        Hidden units are joined, as ranks of LoRA are: the result is `tasks * width` wide.
         """
         joined = {}
         for place, (down, down_bias, up, up_bias) in self.factors.items():
@@ -91,15 +67,12 @@ class BottleneckBank(Bank):
                 up.permute(1, 0, 2).flatten(1).unsqueeze(0) / self.tasks,
                 up_bias.mean(0, keepdim=True),
             )
-        return self._with(joined)
+        return replace(self, factors=joined)
 
     def acting(self, place: str, shared: bool) -> OutputHook:
-        """The adapter's output added to the module's."""
+        """Return a hook that adds the adapter's output to the module's."""
         adapter = _shared if shared else _per_row
         return _hook(adapter(self.factors[place], ACT2FN[self.activation]), self.parallel)
-
-    def _with(self, factors: Mapping[str, Bottleneck]) -> "BottleneckBank":
-        return BottleneckBank(factors, self.activation, self.parallel)
 
 
 def _hook(adapter: Activation, parallel: bool) -> OutputHook:

@@ -1,8 +1,9 @@
-"""What every kind of bank offers: numbers generated for several tasks at once, and how they act on a model."""
+"""What every kind of bank offers: parameters generated for several tasks at once, and how they act on a model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Int
@@ -11,68 +12,76 @@ from torch import Tensor, nn
 from tagi.adapters.attach import Attached
 
 B = TypeVar("B", bound="Bank")
+P = TypeVar("P", bound="PlacedBank")
 
 
 class Bank(ABC):
-    """What was generated for several tasks. Every tensor's first axis is the task.
+    """Generated parameters of several tasks. The first axis of every tensor is the task.
 
     A place is the path of a module of the backbone that the bank acts on.
     """
 
     module: ClassVar[str]
-    """The kind of what is generated, as a recipe's `generator.module` names it."""
+    """The kind of generated module, as a recipe's `generator.module` names it."""
+    zeroed: ClassVar[tuple[str, ...]] = ()
+    """Parts that are 0 in an adapter that changes nothing."""
 
     @property
     @abstractmethod
     def places(self) -> tuple[str, ...]:
-        """The paths of all modules that it acts on."""
+        """Paths of all modules that the bank acts on."""
+
+    @property
+    @abstractmethod
+    def form(self) -> tuple[Any, ...]:
+        """All settings of the bank that are not tensors. Banks of equal form can be stacked."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """All that was generated, by place and part: `place.part`."""
+        """Return all generated tensors, named `place.part`."""
 
     @abstractmethod
     def like(self: B, tensors: Mapping[str, Tensor]) -> B:
-        """The bank with other tensors under the same names."""
-
-    @abstractmethod
-    def joins(self, other: "Bank") -> bool:
-        """Whether all that is no tensor is equal in both, so that their tasks can stand in one bank."""
-
-    @abstractmethod
-    def zero(self: B) -> B:
-        """As many tasks, for which nothing changes."""
+        """Return the bank with other tensors under the same names."""
 
     @abstractmethod
     def mean(self: B) -> B:
-        """One task that stands for the mean of all."""
+        """Return one task whose update is the mean of all tasks' updates."""
 
     @abstractmethod
     def acting(self, place: str, shared: bool) -> Attached:
-        """What to attach to the module at `place`: task i for row i, or with `shared` the one task for all rows."""
+        """Return what to attach at `place`: task i for row i, or with `shared` the one task for all rows."""
+
+    def zero(self: B) -> B:
+        """Return as many tasks whose adapters change nothing."""
+        zeros = {
+            name: torch.zeros_like(tensor) if name.rpartition(".")[2] in self.zeroed else tensor
+            for name, tensor in self.tensors().items()
+        }
+        return self.like(zeros)
 
     @property
     def tasks(self) -> int:
-        """How many tasks the bank holds."""
+        """Number of tasks."""
         return next(iter(self.tensors().values())).shape[0]
 
     @property
     def parameters_per_task(self) -> int:
-        """Numbers generated for one task, all places together."""
+        """Parameters generated for one task, at all places together."""
         return sum(tensor[0].numel() for tensor in self.tensors().values())
 
     def select(self: B, rows: Int[Tensor, " row"]) -> B:
-        """The bank whose task i is this bank's task `rows[i]`; rows may repeat."""
+        """Return the bank whose task i is this bank's task `rows[i]`; rows may repeat."""
         return self.map(lambda tensor: tensor[rows])
 
     def map(self: B, function: Callable[[Tensor], Tensor]) -> B:
-        """The bank with `function` applied to every tensor."""
+        """Return the bank with `function` applied to every tensor."""
         return self.like({name: function(tensor) for name, tensor in self.tensors().items()})
 
     def hooks(
         self, modules: Mapping[str, nn.Module], rows: Int[Tensor, " row"] | None = None
     ) -> dict[nn.Module, Attached]:
-        """What to attach: row i of a call gets task `rows[i]`; without `rows` the one task serves all rows.
+        """Return what to attach: row i of a call gets task `rows[i]`; without `rows` the one task serves all rows.
 
         Raises `ValueError` if there are several tasks and no `rows`, or if a place is unknown.
         """
@@ -86,8 +95,40 @@ class Bank(ABC):
         return {modules[place]: chosen.acting(place, shared) for place in self.places}
 
 
+@dataclass(frozen=True)
+class PlacedBank(Bank):
+    """A bank that holds the same parts at every place.
+
+    Args:
+        factors: The parts' tensors by place, in the order of `parts`.
+    """
+
+    factors: Mapping[str, tuple[Tensor, ...]]
+    parts: ClassVar[tuple[str, ...]]
+    packed: ClassVar[Callable[[Iterable[Tensor]], tuple[Tensor, ...]]] = tuple
+    """Makes one place's factors of its parts."""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Paths of all modules that the bank acts on."""
+        return tuple(self.factors)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all generated tensors, named `place.part`."""
+        return {
+            f"{place}.{part}": tensor
+            for place, tensors in self.factors.items()
+            for part, tensor in zip(self.parts, tensors, strict=True)
+        }
+
+    def like(self: P, tensors: Mapping[str, Tensor]) -> P:
+        """Return the bank with other tensors under the same names."""
+        factors = {place: self.packed(tensors[f"{place}.{part}"] for part in self.parts) for place in self.factors}
+        return replace(self, factors=factors)
+
+
 class JointBank(Bank):
-    """Banks of the same tasks that act together, each at places of its own."""
+    """Banks of the same tasks that act together at different places."""
 
     def __init__(self, banks: Sequence[Bank]) -> None:
         self.banks = tuple(banks)
@@ -98,45 +139,48 @@ class JointBank(Bank):
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Those of all banks."""
+        """Paths of all modules that any of the banks acts on."""
         return tuple(self._owner)
 
+    @property
+    def form(self) -> tuple[Any, ...]:
+        """Kind and form of every bank."""
+        return tuple((type(bank), bank.form) for bank in self.banks)
+
     def tensors(self) -> dict[str, Tensor]:
-        """Those of all banks."""
+        """Return the tensors of all banks."""
         return {name: tensor for bank in self.banks for name, tensor in bank.tensors().items()}
 
     def like(self, tensors: Mapping[str, Tensor]) -> "JointBank":
-        """Every bank with its own of the other tensors."""
+        """Return the banks with other tensors under the same names."""
         return JointBank([bank.like({name: tensors[name] for name in bank.tensors()}) for bank in self.banks])
 
-    def joins(self, other: Bank) -> bool:
-        """Whether bank joins bank."""
-        if not isinstance(other, JointBank) or len(other.banks) != len(self.banks):
-            return False
-        return all(one.joins(two) for one, two in zip(self.banks, other.banks, strict=True))
-
     def zero(self) -> "JointBank":
-        """Every bank's."""
+        """Return as many tasks whose adapters change nothing."""
         return JointBank([bank.zero() for bank in self.banks])
 
     def mean(self) -> "JointBank":
-        """Every bank's."""
+        """Return the mean of every bank."""
         return JointBank([bank.mean() for bank in self.banks])
 
     def acting(self, place: str, shared: bool) -> Attached:
-        """As the bank does to which the place belongs."""
+        """Return what the bank that owns `place` attaches there."""
         return self._owner[place].acting(place, shared)
 
 
 def stack_banks(banks: Sequence[B]) -> B:
-    """Join banks of one kind, equal places, shapes and scale along the task axis."""
+    """Join banks of one kind, form, places and shapes along the task axis.
+
+    Raises `ValueError` for banks that differ.
+    """
     first, parts = banks[0], [bank.tensors() for bank in banks]
-    alike = all(first.joins(bank) and own.keys() == parts[0].keys() for bank, own in zip(banks, parts, strict=True))
-    if not alike:
+    if any(
+        (type(bank), bank.form, bank.tensors().keys()) != (type(first), first.form, parts[0].keys()) for bank in banks
+    ):
         raise ValueError("banks can be joined only if their sites and scales are equal")
     return first.like({name: torch.cat([own[name] for own in parts]) for name in parts[0]})
 
 
 def row_fault(laid_out: int, found: int) -> ValueError:
-    """A bank laid out for other rows than a call has would broadcast silently for a batch of one."""
+    """Return the error for a bank laid out for other rows than a call has, which could broadcast silently."""
     return ValueError(f"the bank is laid out for {laid_out} rows, the call has {found}")

@@ -31,6 +31,7 @@ class ResidualBank(Bank):
     scale: float
 
     module = "lora"
+    zeroed = ("B", "scale")
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -52,16 +53,10 @@ class ResidualBank(Bank):
         factors = {place: (tensors[f"{place}.A"], tensors[f"{place}.B"]) for place in self.factors}
         return ResidualBank(factors, {place: tensors[f"{place}.scale"] for place in self.scales}, self.scale)
 
-    def joins(self, other: Bank) -> bool:
-        """Whether the other bank is a residual of the same scale."""
-        return isinstance(other, ResidualBank) and other.scale == self.scale
-
-    def zero(self) -> "ResidualBank":
-        """As many residuals that change nothing: B and the scales are 0."""
-        factors = {place: (a, torch.zeros_like(b)) for place, (a, b) in self.factors.items()}
-        return ResidualBank(
-            factors, {place: torch.zeros_like(scale) for place, scale in self.scales.items()}, self.scale
-        )
+    @property
+    def form(self) -> tuple[float]:
+        """The scale of the factors."""
+        return (self.scale,)
 
     def mean(self) -> "ResidualBank":
         """One residual whose update is the mean of all tasks' updates.
