@@ -126,7 +126,7 @@ def using(generator: AdapterGenerator, repeats: int) -> dict[str, float]:
 
         @torch.no_grad()
         def bare(ids: Tensor, mask: Tensor) -> None:
-            backbone.answers(*backbone.read_inputs(ids, mask), **limits)
+            backbone.generate(*backbone.read_inputs(ids, mask), **limits)
 
         @torch.no_grad()
         def by_peft() -> None:

@@ -232,7 +232,7 @@ def main(work: Path, out: Path) -> None:
     single = in_single_precision(file, work / "fp32.gguf")
     text = CausalTextEncoder(backbone.tokenizer, TextSettings("chat"))
     prompts = [text.concatenated(INSTRUCTION, (), asked) for asked in INPUTS]
-    parts = [text.parts(INSTRUCTION, (), asked) for asked in INPUTS]
+    parts = [(text.instruction(INSTRUCTION), text.input(asked)) for asked in INPUTS]
     assert all(told == parts[0][0] and [*told, *rest] == ids for (told, rest), ids in zip(parts, prompts, strict=True))
     unturned = gguf_factors(bank, 1)
     unturned |= dict(zip(unturned, _straight(bank), strict=True))

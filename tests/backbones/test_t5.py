@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tagi.adapters.attach import Attachment
 from tagi.backbones.protocol import count_parameters
-from tagi.backbones.t5 import T5Backbone, score_cached
+from tagi.backbones.t5 import T5Backbone
 from tagi.data.text.encoder import TextEncoder
 from tests.models import (
     CHOICES,
@@ -128,7 +128,7 @@ def test_scores_by_hand(reduction: Any) -> None:
     with torch.no_grad():
         states = backbone.encode(IDS, MASK)
         cross = backbone.cross_keys_values(states)
-        found = score_cached(backbone, cross, MASK, labels, reduction)
+        found = backbone.scores(cross, MASK, labels, reduction)
         assert found.shape == (ROWS, most)
         for row, choices in enumerate(CHOICES):
             for at, choice in enumerate(choices):

@@ -204,7 +204,8 @@ def test_examples_stand_in_the_instruction(family: str) -> None:
     encoded = encoder(family)
     told = "say it\n\nInput: cat\nOutput: dog\n\nInput: dog\nOutput: cat it"
     assert encoded.concatenated("say it", SHOWN, "cat") == written(family, conversation(family, told, "cat"))
-    assert encoded.parts("say it", SHOWN, "cat") == (encoded.instruction("say it", SHOWN), encoded.input("cat"))
+    parts = [*encoded.instruction("say it", SHOWN), *encoded.input("cat")]
+    assert parts == encoded.concatenated("say it", SHOWN, "cat")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -3,7 +3,7 @@ import string
 import pytest
 
 from tagi.data.task import Example
-from tagi.data.text.encoding import Encoding, PlainEncoding, TkInstructEncoding, encoding_from_name
+from tagi.data.text.encoding import Budget, Encoding, PlainEncoding, TkInstructEncoding, encoding_from_name
 from tagi.errors import ConfigError, InputError
 
 EXAMPLES = (Example(" a b ", " two\n"), Example("c?", "one!"), Example("d e f", "three"))
@@ -73,7 +73,7 @@ def test_both_parts_make_the_whole(encoding):
 def test_an_example_over_the_limit_is_left_out_and_those_after_it(words):
     encoding = PlainEncoding(3)
     examples = (Example("a", "1"), Example("b c d e", "2"), Example("f", "3"))
-    limited = [encoding.instruction("Do it.", examples, tokenizer=words, limit=n) for n in (3, 5, 6, 11, 12, 15)]
+    limited = [encoding.instruction("Do it.", examples, budget=Budget(words, n)) for n in (3, 5, 6, 11, 12, 15)]
     shown = [text.split("\n")[1:] for text in limited]
     lines = ["a -> 1", "b c d e -> 2", "f -> 3"]
     assert shown == [[], [], lines[:1], lines[:1], lines[:2], lines]
@@ -82,7 +82,7 @@ def test_an_example_over_the_limit_is_left_out_and_those_after_it(words):
 @pytest.mark.parametrize("encoding", [TkInstructEncoding(3), PlainEncoding(3)])
 def test_the_limit_is_for_both_parts_when_they_are_concatenated(encoding, words):
     def examples_in(limit):
-        text = encoding.concatenated("Do it.", EXAMPLES, "one two three four", tokenizer=words, limit=limit)
+        text = encoding.concatenated("Do it.", EXAMPLES, "one two three four", budget=Budget(words, limit))
         assert length(text) <= limit
         return text.count("two") - 1
 
@@ -90,7 +90,7 @@ def test_the_limit_is_for_both_parts_when_they_are_concatenated(encoding, words)
     one = length(encoding.concatenated("Do it.", EXAMPLES[:1], "one two three four"))
     assert [examples_in(limit) for limit in (alone, one - 1, one)] == [0, 0, 1]
     # The same limit leaves room for more in the instruction alone.
-    assert length(encoding.instruction("Do it.", EXAMPLES, tokenizer=words, limit=one)) > length(
+    assert length(encoding.instruction("Do it.", EXAMPLES, budget=Budget(words, one))) > length(
         encoding.instruction("Do it.", EXAMPLES[:1])
     )
 
@@ -99,13 +99,13 @@ def test_the_limit_is_for_both_parts_when_they_are_concatenated(encoding, words)
 def test_an_instruction_over_the_limit(encoding, words):
     text = "one two three four five six seven eight."
     tokens = length(encoding.instruction(text))
-    assert encoding.instruction(text, tokenizer=words, limit=tokens) == encoding.instruction(text)
+    assert encoding.instruction(text, budget=Budget(words, tokens)) == encoding.instruction(text)
     with pytest.raises(
         InputError, match=f"expected at most {tokens - 1} tokens, got {tokens}: shorten the instruction"
     ):
-        encoding.instruction(text, tokenizer=words, limit=tokens - 1)
+        encoding.instruction(text, budget=Budget(words, tokens - 1))
     for limit in range(tokens - 6, tokens):
-        cut = encoding.instruction(text, EXAMPLES, tokenizer=words, limit=limit, truncate=True)
+        cut = encoding.instruction(text, EXAMPLES, budget=Budget(words, limit, truncate=True))
         assert length(cut) == limit
         assert encoding.instruction(text).startswith(cut.rstrip().rstrip("."))
 
@@ -114,29 +114,29 @@ def test_an_instruction_over_the_limit(encoding, words):
 def test_an_input_over_the_limit_keeps_its_frame(encoding, words):
     text = "one two three four five six seven eight"
     tokens = length(encoding.input(text))
-    assert encoding.input(text, tokenizer=words, limit=tokens) == encoding.input(text)
+    assert encoding.input(text, budget=Budget(words, tokens)) == encoding.input(text)
     with pytest.raises(InputError, match=f"expected at most {tokens - 2} tokens, got {tokens}: shorten the input"):
-        encoding.input(text, tokenizer=words, limit=tokens - 2)
-    assert encoding.input(text, tokenizer=words, limit=tokens - 3, truncate=True) == encoding.input(text[:23])
+        encoding.input(text, budget=Budget(words, tokens - 2))
+    assert encoding.input(text, budget=Budget(words, tokens - 3, truncate=True)) == encoding.input(text[:23])
 
 
 def test_no_room_at_all(words):
     with pytest.raises(InputError, match="a limit of 4 tokens leaves no room"):
-        TkInstructEncoding().input("some text", tokenizer=words, limit=4, truncate=True)
+        TkInstructEncoding().input("some text", budget=Budget(words, 4, truncate=True))
     with pytest.raises(InputError, match="a limit of 1 tokens leaves no room"):
-        PlainEncoding().instruction("some text", tokenizer=words, limit=1, truncate=True)
+        PlainEncoding().instruction("some text", budget=Budget(words, 1, truncate=True))
 
 
 @pytest.mark.parametrize("encoding", [TkInstructEncoding(1), PlainEncoding(1)])
 def test_a_prompt_over_the_limit(encoding, words):
     whole = encoding.concatenated("Do it.", (), "one two three")
     tokens = length(whole)
-    assert encoding.concatenated("Do it.", EXAMPLES, "one two three", tokenizer=words, limit=tokens) == whole
+    assert encoding.concatenated("Do it.", EXAMPLES, "one two three", budget=Budget(words, tokens)) == whole
     with pytest.raises(
         InputError, match=f"expected at most {tokens - 1} tokens, got {tokens}: shorten the instruction and"
     ):
-        encoding.concatenated("Do it.", EXAMPLES, "one two three", tokenizer=words, limit=tokens - 1)
-    cut = encoding.concatenated("Do it.", EXAMPLES, "one two three", tokenizer=words, limit=tokens - 3, truncate=True)
+        encoding.concatenated("Do it.", EXAMPLES, "one two three", budget=Budget(words, tokens - 1))
+    cut = encoding.concatenated("Do it.", EXAMPLES, "one two three", budget=Budget(words, tokens - 3, truncate=True))
     assert cut.split() == whole.split()[: tokens - 3]
 
 
@@ -145,7 +145,7 @@ def test_an_empty_instruction(words):
         with pytest.raises(InputError, match="expected an instruction, got an empty text"):
             encoding.instruction(" \n")
         with pytest.raises(InputError, match="expected an instruction, got an empty text"):
-            encoding.concatenated("", (), "x", tokenizer=words, limit=40)
+            encoding.concatenated("", (), "x", budget=Budget(words, 40))
 
 
 def test_what_counts_tokens_need_not_decode():
@@ -153,12 +153,10 @@ def test_what_counts_tokens_need_not_decode():
         return {"input_ids": list(range(len(text.split())))}
 
     encoding = PlainEncoding(1)
-    assert encoding.instruction("Do it.", EXAMPLES, tokenizer=count, limit=6) == "Do it.\na b -> two"
-    assert encoding.instruction("Do it now.", tokenizer=count, limit=2, truncate=True) == "Do it"
+    assert encoding.instruction("Do it.", EXAMPLES, budget=Budget(count, 6)) == "Do it.\na b -> two"
+    assert encoding.instruction("Do it now.", budget=Budget(count, 2, truncate=True)) == "Do it"
     with pytest.raises(TypeError, match="truncation needs a tokenizer that can decode, got function"):
-        encoding.concatenated("Do it", (), "now.", tokenizer=count, limit=2, truncate=True)
-    with pytest.raises(ValueError, match="needs a tokenizer"):
-        encoding.input("x", limit=5)
+        encoding.concatenated("Do it", (), "now.", budget=Budget(count, 2, truncate=True))
 
 
 def test_encodings_by_name():

@@ -245,12 +245,10 @@ def test_older_files(checkout):
     assert task.instances == (Instance("task1_a-0", "p", ("q",)),)
 
 
-def test_a_choice_of_categories_and_tasks(checkout):
-    assert [task.name for task in read_sni(checkout, "train", categories=["Sorting"]).tasks] == ["task2_b"]
+def test_a_choice_of_tasks(checkout):
     chosen = read_sni(checkout, "train", tasks={"task1_a"})
     assert chosen.listed == ("task1_a",)
     assert chosen.missing == ()
-    assert "category not in the train tasks read from" in fault(checkout, categories=["Sorting", "Cooking"])
     assert fault(checkout, tasks=["task4_d", "task1_a"]).endswith("'task4_d'")
 
 

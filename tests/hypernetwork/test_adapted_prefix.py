@@ -17,7 +17,7 @@ from tagi.backbones.causal import CausalBackbone
 from tagi.data.text.encoder import TextSettings
 from tagi.errors import CheckpointError, ConfigError
 from tagi.hypernetwork.inference import answer, merged_runner, rows_runner, score
-from tagi.hypernetwork.states import TaskStates, stack_states
+from tagi.hypernetwork.states import TaskStates
 from tagi.hypernetwork.states_memory import StatesMemory
 from tagi.methods.tagi import TAGI
 from tagi.settings.generator import GeneratorSettings
@@ -192,10 +192,6 @@ def test_moved_states_keep_theirs(method: TAGI, states: TaskStates) -> None:
     check_prefix(method.generator, moved)
 
 
-def test_stacked_states_keep_theirs(method: TAGI, states: TaskStates) -> None:
-    check_prefix(method.generator, stack_states([states.select(torch.tensor([at])) for at in (2, 0)]))
-
-
 def test_crossed_states_have_the_prefix_of_the_other_lora(method: TAGI, states: TaskStates) -> None:
     crossed = method.crossed(states, torch.tensor([1, 2, 0]))
     check_prefix(method.generator, crossed)
@@ -210,7 +206,7 @@ def test_zeroed_states_have_the_prefix_of_the_backbone(method: TAGI, states: Tas
 
 @pytest.mark.parametrize("residual", ["zero", "mean"])
 def test_states_under_another_residual_have_its_prefix(method: TAGI, states: TaskStates, residual: Any) -> None:
-    bank = method.residual_bank(residual, states)
+    bank = method.residual_bank(residual, [states])
     under = method.under(states, bank)
     check_prefix(method.generator, under)
     for task in range(states.tasks):

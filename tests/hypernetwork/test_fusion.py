@@ -27,8 +27,10 @@ EPSILON, TOKENS, INSTRUCTION_TOKENS = 1e-6, 8, 11
 
 
 def layer(norm: Any = "pre", gate: float = 0.7) -> FusionLayer:
+    backbone = tiny_backbone()
+    assert (backbone.width, backbone.heads, backbone.d_kv, backbone.norm_epsilon) == (D_MODEL, HEADS, D_KV, EPSILON)
     torch.manual_seed(0)
-    made = FusionLayer(D_MODEL, HEADS, D_KV, EPSILON, 0.0, norm).double()
+    made = FusionLayer(backbone, norm).double().eval()
     with torch.no_grad():
         made.norm.weight.uniform_(0.5, 1.5)
         made.q.weight.mul_(10)  # scores that differ between tokens

@@ -11,6 +11,7 @@ from tagi.backbones.protocol import Site
 from tagi.hypernetwork.heads import RowHeads
 from tagi.hypernetwork.pooled import PooledGenerator
 from tagi.hypernetwork.query import QueryGenerator
+from tagi.hypernetwork.targets import LoraTarget
 from tests.models import ALPHA, D_MODEL, HIDDEN, QUERY_HEADS, RANK, TASKS, WIDTH, same
 
 EQUAL = tuple(
@@ -30,9 +31,12 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def make(kind: str, sites: tuple[Site, ...] = EQUAL, seed: int = 0) -> PooledGenerator | QueryGenerator:
-    sizes = {"rank": RANK, "alpha": ALPHA, "hidden": HIDDEN, "seed": seed, **KINDS[kind]}
     made = QueryGenerator if kind == "query" else PooledGenerator
-    return made(sites, D_MODEL, **sizes)
+    return made((target(sites),), D_MODEL, hidden=HIDDEN, seed=seed, **KINDS[kind])
+
+
+def target(sites: tuple[Site, ...]) -> LoraTarget:
+    return LoraTarget(sites, RANK, ALPHA)
 
 
 def wake(module: nn.Module) -> None:
@@ -154,14 +158,14 @@ def test_a_learned_pooling_begins_as_the_mean() -> None:
 
 
 def test_a_layer_shares_its_network_between_query_and_value_and_with_no_other_layer() -> None:
-    heads = RowHeads(GROUPED, width=D_MODEL, hidden=HIDDEN, rank=RANK, alpha=ALPHA)
+    heads = RowHeads(target(GROUPED), width=D_MODEL, hidden=HIDDEN)
     assert heads.first.shape == (2, HIDDEN, D_MODEL)
     assert {key: tuple(head.shape) for key, head in heads.heads.items()} == {
         f"A_qv_{D_MODEL}": (2, D_MODEL, HIDDEN),
         "B_q_15": (2, 15, HIDDEN),
         "B_v_6": (2, 6, HIDDEN),
     }
-    uneven = RowHeads(UNEVEN, width=D_MODEL, hidden=HIDDEN, rank=RANK, alpha=ALPHA)
+    uneven = RowHeads(target(UNEVEN), width=D_MODEL, hidden=HIDDEN)
     assert {key: tuple(head.shape) for key, head in uneven.heads.items()} == {
         f"A_qv_{D_MODEL}": (1, D_MODEL, HIDDEN),
         "A_q_31": (1, 31, HIDDEN),
@@ -170,12 +174,12 @@ def test_a_layer_shares_its_network_between_query_and_value_and_with_no_other_la
         "B_v_6": (1, 6, HIDDEN),
         "B_v_8": (1, 8, HIDDEN),
     }
-    equal = RowHeads(EQUAL, width=D_MODEL, hidden=HIDDEN, rank=RANK, alpha=ALPHA)
+    equal = RowHeads(target(EQUAL), width=D_MODEL, hidden=HIDDEN)
     assert set(equal.heads) == {f"A_qv_{D_MODEL}", "B_qv_15"}
 
 
 def test_a_layers_parameters_reach_its_sites_alone() -> None:
-    heads = RowHeads(UNEVEN, width=D_MODEL, hidden=HIDDEN, rank=RANK, alpha=ALPHA)
+    heads = RowHeads(target(UNEVEN), width=D_MODEL, hidden=HIDDEN)
     wake(heads)
     with torch.no_grad():
         for head in heads.heads.values():
@@ -206,7 +210,7 @@ def test_a_layers_parameters_reach_its_sites_alone() -> None:
 
 def test_the_row_heads_by_hand() -> None:
     """LoRA_l = MLP_l(features; id): gelu(W1_l x + id) W2, a row at a time."""
-    heads = RowHeads(UNEVEN, width=D_MODEL, hidden=HIDDEN, rank=RANK, alpha=ALPHA).double()
+    heads = RowHeads(target(UNEVEN), width=D_MODEL, hidden=HIDDEN).double()
     wake(heads)
     features = torch.randn(TASKS, 2, 2, 2, RANK, D_MODEL, dtype=torch.float64)
     bank = heads(features)
@@ -232,7 +236,7 @@ def test_the_row_heads_by_hand() -> None:
 
 def test_width_must_divide_among_the_heads() -> None:
     with pytest.raises(ValueError, match="width 14 must be a multiple of heads 4"):
-        QueryGenerator(EQUAL, D_MODEL, rank=RANK, alpha=ALPHA, hidden=HIDDEN, width=WIDTH, heads=4)
+        QueryGenerator((target(EQUAL),), D_MODEL, hidden=HIDDEN, width=WIDTH, heads=4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

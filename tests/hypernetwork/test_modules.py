@@ -12,7 +12,7 @@ from tagi.adapters.attach import Attachment, detached
 from tagi.adapters.prefix_bank import PrefixBank
 from tagi.adapters.protocol import Bank, JointBank, stack_banks
 from tagi.api.generator import AdapterGenerator
-from tagi.backbones.t5 import T5Backbone, score_cached
+from tagi.backbones.t5 import T5Backbone
 from tagi.data.text.encoder import TextEncoder
 from tagi.hypernetwork.inference import Runner, answer, rows_runner, score
 from tagi.hypernetwork.states import TaskStates
@@ -148,7 +148,7 @@ def test_what_is_nothing_leaves_the_backbone_to_the_bit(name: str, attention: st
         wanted = (
             encoded,
             backbone.logits(encoded, MASK, LABELS),
-            score_cached(backbone, cross, MASK, CHOICE_LABELS),
+            backbone.scores(cross, MASK, CHOICE_LABELS),
             backbone.generate(cross, MASK, max_new_tokens=6),
         )
     bank = random_bank(backbone.sites) if name == "lora" else random_module(backbone, name)

@@ -4,7 +4,7 @@ import torch
 
 from tagi.api.generator import AdapterGenerator
 from tagi.backbones.protocol import KeysValues
-from tagi.hypernetwork.states import TaskStates, stack_states
+from tagi.hypernetwork.states import TaskStates
 from tests.models import DECODER, ENCODER, INSTRUCTIONS, TASKS, same, tiny_generator
 
 LENGTHS = (10, 5, 14)
@@ -75,25 +75,6 @@ def test_rows_may_repeat_and_common_padding_goes() -> None:
     assert states.fusion is not None
     assert torch.equal(found.fusion[2][1][1], states.fusion[2][1][0, :, :10])
     assert states.select(torch.tensor([], dtype=torch.long)).tasks == 0
-
-
-def test_stacked_states_are_those_of_one_pass() -> None:
-    generator = tiny_generator().double()
-    parts = [prepared(generator, 1), prepared(generator, 2, 0)]
-    stacked, together = stack_states(parts), prepared(generator, 1, 2, 0)
-    assert torch.equal(stacked.mask, together.mask)
-    for at in range(TASKS):
-        one = torch.tensor([at])
-        for found, wanted in zip(tensors(stacked.select(one)), tensors(together.select(one)), strict=True):
-            same(found, wanted)
-
-
-def test_states_without_a_channel_stack_without_it() -> None:
-    generator = tiny_generator()
-    stacked = stack_states([prepared(generator, 0), prepared(generator, 1).without_states()])
-    assert stacked.fusion is None
-    assert stacked.cross is None
-    assert stacked.tasks == 2
 
 
 def test_channels_can_be_taken_away() -> None:

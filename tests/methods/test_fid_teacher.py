@@ -13,7 +13,7 @@ from tagi.errors import CheckpointError, DataError
 from tagi.methods.fid import FidICL
 from tagi.methods.objective.fid_teacher import FidTeacher
 from tagi.methods.objective.objective import LossWeights, Objective
-from tagi.methods.objective.teacher_cache import distinct_samples, write_cache
+from tagi.methods.objective.teacher_cache import CacheWriter, distinct_samples
 from tagi.methods.tagi import TAGI
 from tests.models import INSTRUCTIONS, random_bank, same, text_settings, tiny_backbone, tiny_generator, words
 
@@ -103,7 +103,7 @@ def test_a_student_learns_from_it_and_from_a_cache_of_it(tmp_path: Path) -> None
     live = TAGI(generator, Objective(weights, teacher=taught)).eval()
     vocabulary = generator.backbone.vocabulary
     how = {"top_k": vocabulary - 1, "temperature": 1.0, "batch_size": 3, "device": torch.device("cpu")}
-    cache = write_cache(tmp_path / "cache", taught, distinct_samples(batches), generator.text, **how)
+    cache = CacheWriter(taught, generator.text, **how).write(tmp_path / "cache", distinct_samples(batches))
     kept = TAGI(generator, Objective(weights, teacher=cache)).eval()
     for batch in batches:
         wanted = live(**live.collate(batch))["kl"]
@@ -111,4 +111,4 @@ def test_a_student_learns_from_it_and_from_a_cache_of_it(tmp_path: Path) -> None
         assert float(wanted) > 0.01
     for other in (teacher(seed=3).float(), teacher(count=2).float()):
         with pytest.raises(CheckpointError, match="expected a cache with teacher"):
-            write_cache(tmp_path / "cache", other, distinct_samples(batches), generator.text, **how)
+            CacheWriter(other, generator.text, **how).write(tmp_path / "cache", distinct_samples(batches))

@@ -15,7 +15,7 @@ from tagi.data.task import Task
 from tagi.errors import CheckpointError
 from tagi.methods.objective.losses import contrast_loss, distillation_loss, product_alignment, row_losses
 from tagi.methods.objective.objective import LossWeights, Objective
-from tagi.methods.objective.teacher_cache import TeacherCache, distinct_samples, sample_key, write_cache
+from tagi.methods.objective.teacher_cache import CacheWriter, TeacherCache, distinct_samples, sample_key
 from tagi.methods.objective.teachers import Catalogue, ConcatenatedTeacher, freeze
 from tagi.methods.tagi import TAGI
 from tests.models import (
@@ -187,7 +187,8 @@ def cached(folder: Path, generator: AdapterGenerator, samples: list[Sample], **c
     made = objective(generator, kl=1.0).teacher
     assert made is not None
     given: dict[str, Any] = {"top_k": VOCABULARY, "temperature": 2.0, "batch_size": 2, **changed}
-    return write_cache(folder, made, distinct_samples([samples]), generator.text, device=torch.device("cpu"), **given)
+    writer = CacheWriter(made, generator.text, device=torch.device("cpu"), **given)
+    return writer.write(folder, distinct_samples([samples]))
 
 
 def kl_of(method: TAGI, samples: list[Sample]) -> Tensor:
@@ -219,7 +220,7 @@ def test_a_cache_of_something_else_is_not_trusted(tmp_path: Path) -> None:
     other = Sample(samples[0].task, samples[0].instruction, "w1 w2", samples[0].target)
     assert sample_key(samples[0]) in cache
     with pytest.raises(CheckpointError, match="task 'task 2'"):
-        cache.rows([other])
+        cache.collate([other])
 
 
 def test_a_damaged_or_edited_cache_is_not_trusted(tmp_path: Path) -> None:
@@ -252,5 +253,5 @@ def test_an_interrupted_cache_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     last.unlink()
     again = cached(tmp_path / "part", generator, samples)
     assert (tmp_path / "part" / "part-00000.safetensors").stat().st_mtime_ns == kept
-    for one, other in zip(whole.rows(samples), again.rows(samples), strict=True):
+    for one, other in zip(whole.collate(samples).values(), again.collate(samples).values(), strict=True):
         assert torch.equal(one, other)

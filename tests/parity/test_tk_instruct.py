@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tagi.data.readers.sni import read_sni
-from tagi.data.text.encoding import encoding_from_name
+from tagi.data.text.encoding import Budget, encoding_from_name
 from tagi.errors import DataError
 
 LIMIT = 1024
@@ -57,7 +57,7 @@ def test_prompts_to_the_character(oracle, tasks, tokenizer):
     assert {row["setting"] for row in oracle} == set(POSITIVES)
     for row in oracle:
         encoding, *parts = given(row, tasks)
-        prompt = encoding.concatenated(*parts, tokenizer=tokenizer, limit=LIMIT)
+        prompt = encoding.concatenated(*parts, budget=Budget(tokenizer, LIMIT))
         assert prompt == row["source"], (row["task"], row["setting"])
         assert len(tokenizer(prompt)["input_ids"]) == row["n_tokens"] <= LIMIT
 
@@ -73,10 +73,10 @@ def test_an_example_is_left_out_in_the_oracle(oracle, tasks):
 def test_both_parts_make_the_prompt(oracle, tasks, tokenizer):
     for row in oracle:
         encoding, instruction, examples, text = given(row, tasks)
-        b = encoding.input(text, tokenizer=tokenizer, limit=LIMIT)
+        b = encoding.input(text, budget=Budget(tokenizer, LIMIT))
         assert b.startswith("Now complete the following example -\n")
         assert row["source"].endswith(b)
-        a = encoding.instruction(instruction, examples, tokenizer=tokenizer, limit=LIMIT)
+        a = encoding.instruction(instruction, examples, budget=Budget(tokenizer, LIMIT))
         # Alone, the instruction has room for examples that the whole prompt may have had to leave out.
         if row["task"] != "task522_news_editorial_summary":
             assert a + b == row["source"]
@@ -88,7 +88,7 @@ def test_a_prompt_over_the_limit_is_what_its_first_tokens_decode_to(oracle, task
     without_examples = encoding_from_name("tk-instruct", 0).concatenated(*parts)
     ids = tokenizer(without_examples)["input_ids"]
     limit = len(ids) - 23
-    cut = encoding.concatenated(*parts, tokenizer=tokenizer, limit=limit, truncate=True)
+    cut = encoding.concatenated(*parts, budget=Budget(tokenizer, limit, truncate=True))
     assert cut == tokenizer.decode(ids[:limit], skip_special_tokens=True)
     assert cut.startswith(without_examples[:80])
     assert without_examples.endswith("Output: ")
@@ -99,9 +99,9 @@ def test_truncated_parts_fit(oracle, tasks, tokenizer):
     row = max(oracle, key=lambda row: row["n_tokens"])
     encoding, instruction, examples, text = given(row, tasks)
     for limit in (64, 97):
-        b = encoding.input(text, tokenizer=tokenizer, limit=limit, truncate=True)
+        b = encoding.input(text, budget=Budget(tokenizer, limit, truncate=True))
         assert limit - 2 <= len(tokenizer(b)["input_ids"]) <= limit
         assert b.endswith("\nOutput: ")
-        a = encoding.instruction(3 * instruction, examples, tokenizer=tokenizer, limit=limit, truncate=True)
+        a = encoding.instruction(3 * instruction, examples, budget=Budget(tokenizer, limit, truncate=True))
         assert limit - 2 <= len(tokenizer(a)["input_ids"]) <= limit
         assert a.startswith("Definition: ")

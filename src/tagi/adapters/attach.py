@@ -38,11 +38,11 @@ class AttentionPrefix:
 
 
 Attached = OutputHook | AttentionPrefix
-"""What an attachment may hold for a module."""
+"""What an attachment can hold for a module."""
 
 
 class Attachment:
-    """What acts on modules while the attachment is in force.
+    """Hooks and prefixes that act on modules while the attachment is in force.
 
     Several functions of one module's output apply in the order of `hooks`. A module has one prefix at most.
     """
@@ -102,7 +102,7 @@ def is_attached(hook: object) -> bool:
 
 
 def prefix_of(module: nn.Module) -> AttentionPrefix | None:
-    """What an attention has to read before its own keys and values, by the attachment in force."""
+    """Return the prefix that the attachment in force has for an attention, if any."""
     scope = _in_force.get()
     return None if scope is None else scope.attachment.prefixes.get(module)
 

@@ -102,7 +102,7 @@ def delta_products(bank: LoraBank) -> Float[Tensor, "task task"]:
 
 
 def delta_variance(bank: LoraBank) -> float:
-    """How far tasks' updates differ: E_task ||Delta W - mean||^2 over E_task ||Delta W||^2, all sites together.
+    """Return how far tasks' updates differ: E_task ||Delta W - mean||^2 / E_task ||Delta W||^2 over all target modules.
 
     0 when every task gets the same update; near 1 when the updates share nothing.
     """

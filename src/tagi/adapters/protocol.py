@@ -1,7 +1,7 @@
 """What every kind of bank offers: parameters generated for several tasks at once, and how they act on a model."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -105,7 +105,7 @@ class PlacedBank(Bank):
 
     factors: Mapping[str, tuple[Tensor, ...]]
     parts: ClassVar[tuple[str, ...]]
-    packed: ClassVar[Callable[[Iterable[Tensor]], tuple[Tensor, ...]]] = tuple
+    packed: ClassVar[Any] = tuple
     """Makes one place's factors of its parts."""
 
     @property

@@ -2,7 +2,7 @@
 
 import copy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,6 +15,7 @@ from tagi.backbones.protocol import (
     IGNORED,
     Backbone,
     BaseModel,
+    Decoding,
     Instructions,
     KeysValues,
     Reduction,
@@ -24,37 +25,31 @@ from tagi.backbones.scores import choice_scores
 from tagi.errors import InputError
 
 _EPSILONS = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
-"""What configurations call the epsilon of their norms."""
+"""Names of the epsilon of norms in configurations."""
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Texts that a model has read, one a row: what may follow is scored from here, as often as one likes.
+    """Texts that a model has read, one per row, from which continuations can be scored any number of times.
 
-    `cache` holds every layer's keys and values over the texts, `mask` says which of its tokens are not padding,
-    `logits` are of the token that comes next.
+    Args:
+        cache: Every layer's keys and values over the texts.
+        mask: Which tokens of the texts are not padding.
+        logits: Logits of the next token.
     """
 
     cache: Cache
     mask: Bool[Tensor, "row token"]
     logits: Float[Tensor, "row vocabulary"]
 
-    def repeat(self, times: int) -> "Prefix":
-        """Every row `times` times, its copies together."""
-        cache = self.fork()
-        cache.batch_repeat_interleave(times)
-        return Prefix(cache, self.mask.repeat_interleave(times, 0), self.logits.repeat_interleave(times, 0))
-
-    def fork(self) -> Cache:
-        """A cache that may grow."""
-        return _fork(self.cache)
-
 
 @dataclass(frozen=True)
 class Reading:
-    """Texts of which all but the last token may have been read: ids of all, keys and values of the first columns.
+    """Texts of which all tokens but the last may have been read.
 
-    What stands before a text in its own right, such as an instruction's cache, has columns too; their ids say nothing.
+    Args:
+        ids: Ids of all tokens. A prefix, such as an instruction's, has columns too, whose ids mean nothing.
+        known: Keys and values of the first columns, if they were read.
     """
 
     ids: Int[Tensor, "row token"]
@@ -71,7 +66,7 @@ class CausalBackbone(Backbone):
     padding changes nothing.
     """
 
-    fuses_answers = True
+    encoder_decoder = False
 
     def __init__(self, model: Any, tokenizer: Any, identity: BaseModel) -> None:
         super().__init__(model, tokenizer, identity)
@@ -79,7 +74,9 @@ class CausalBackbone(Backbone):
         self.sites = find_sites(model, query="q_proj", key="k_proj", value="v_proj") or fused_sites(model)
         # OPT projects its last states to the width of its embeddings, which may be another.
         self.d_model: int = getattr(config, "word_embed_proj_dim", config.hidden_size)
-        self.max_tokens: int = config.max_position_embeddings
+        self.max_tokens = config.max_position_embeddings
+        if getattr(config, "use_sliding_window", True):
+            self.window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
         self.width: int = config.hidden_size
         self.heads: int = config.num_attention_heads
         self.d_kv: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -88,30 +85,21 @@ class CausalBackbone(Backbone):
         self.norm_epsilon: float = next((getattr(config, name) for name in _EPSILONS if hasattr(config, name)), 1e-6)
 
     @property
-    def window(self) -> int | None:
-        """How many tokens the layer sees that sees least of what was before; None if all see everything."""
-        config = self.model.config
-        if not getattr(config, "use_sliding_window", True):
-            return None
-        size: int | None = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
-        return size
-
-    @property
     def instruction_reader(self) -> nn.Module:
-        """All but the head."""
+        """The model without its head."""
         reader: nn.Module = self.model.base_model
         return reader
 
     @property
     def fusion_places(self) -> list[nn.Module]:
-        """All layers, whose output goes into the next."""
+        """All layers: the output of each goes into the next."""
         count = self.model.config.num_hidden_layers
         parts = self.model.base_model.modules()
         return list(next(part for part in parts if isinstance(part, nn.ModuleList) and len(part) == count))
 
     @property
     def end_tokens(self) -> list[int]:
-        """What ends an answer: the tokenizer's end-of-sequence, and whatever else the model itself ends with."""
+        """Tokens that end an answer: the tokenizer's end-of-sequence, and those of the model's generation settings."""
         own = self.model.generation_config.eos_token_id
         return sorted({self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
 
@@ -119,10 +107,22 @@ class CausalBackbone(Backbone):
         self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
     ) -> Float[Tensor, "row token d_model"]:
         """The last layer's states after the final norm, under whatever attachment is in force."""
-        states: Tensor = self.model.base_model(
-            input_ids=ids, attention_mask=mask.long(), position_ids=_positions(mask), use_cache=False
-        ).last_hidden_state
+        states: Tensor = self.run(self.model.base_model, ids, mask).last_hidden_state
         return states
+
+    def run(self, model: Any, ids: Tensor, mask: Tensor, known: Cache | None = None, **options: Any) -> Any:
+        """Return the output of the model, or of a part of it, for tokens that may follow others.
+
+        Args:
+            model: What is run.
+            ids: The tokens.
+            mask: Which tokens are not padding, those of `known` first.
+            known: Keys and values of the tokens before, a cache that grows.
+            **options: Further arguments of the model.
+        """
+        given = {"use_cache": known is not None, "past_key_values": known, **options}
+        positions = _positions(mask)[:, -ids.shape[1] :]
+        return model(input_ids=ids, attention_mask=mask.long(), position_ids=positions, **given)
 
     def read_instructions(
         self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"], *, keep: bool
@@ -131,13 +131,8 @@ class CausalBackbone(Backbone):
         if not keep:
             return Instructions(self.encode(ids, mask), mask)
         self._refuse_checkpointing()
-        output = self.model.base_model(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=_positions(mask),
-            past_key_values=DynamicCache(),  # told nothing of the model it keeps what sliding windows leave behind
-            use_cache=True,
-        )
+        # A cache that is told nothing of the model keeps what sliding windows leave behind.
+        output = self.run(self.model.base_model, ids, mask, DynamicCache())
         layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
         return Instructions(output.last_hidden_state, mask, layers)
 
@@ -152,7 +147,7 @@ class CausalBackbone(Backbone):
         heads: int = getattr(config, "num_key_value_heads", None) or self.heads
         return [(heads, tokens, self.d_kv)] * int(config.num_hidden_layers)
 
-    def logits(
+    def forced_logits(
         self,
         ids: Int[Tensor, "row token"],
         mask: Bool[Tensor, "row token"],
@@ -170,29 +165,15 @@ class CausalBackbone(Backbone):
             cache = _cache_of(self.memory(before))
             joined = torch.cat([before.mask, joined], dim=1)
         given = torch.cat([ids, known.clamp(min=0)], dim=1)
-        output: Tensor = self.model(
-            input_ids=given,
-            attention_mask=joined.long(),
-            position_ids=_positions(joined)[:, -given.shape[1] :],
-            past_key_values=cache,
-            use_cache=cache is not None,
-            # By number it would be a view, of which each row's product copies all of the head's weights.
-            logits_to_keep=torch.arange(given.shape[1] - labels.shape[1], given.shape[1], device=given.device),
-        ).logits
+        # By number it would be a view, of which each row's product copies all of the head's weights.
+        kept = torch.arange(given.shape[1] - labels.shape[1], given.shape[1], device=given.device)
+        output: Tensor = self.run(self.model, given, joined, cache, logits_to_keep=kept).logits
         return output
 
-    def forced_logits(
-        self,
-        ids: Int[Tensor, "row token"],
-        mask: Bool[Tensor, "row token"],
-        labels: Int[Tensor, "row target"],
-        before: Instructions | None = None,
-    ) -> Float[Tensor, "row target vocabulary"]:
-        """As `logits`."""
-        return self.logits(ids, mask, labels, before)
+    logits = forced_logits
 
     def _refuse_checkpointing(self) -> None:
-        """Layers that are recomputed drop their caches without a word."""
+        """Raise `ValueError` where layers are recomputed: they drop their caches without notice."""
         model = self.model  # transformers renamed it in 5.23 and warns of the old name
         recomputes = getattr(model, "is_activation_checkpointing", None)
         if model.training and (model.is_gradient_checkpointing if recomputes is None else recomputes):
@@ -213,34 +194,9 @@ class CausalBackbone(Backbone):
             )
             mask = torch.cat([seen.expand(rows, -1), mask], dim=1)
         if ids.shape[1] > 1:
-            self.model.base_model(
-                input_ids=ids[:, :-1],
-                attention_mask=mask[:, :-1].long(),
-                position_ids=_positions(mask)[:, -ids.shape[1] : -1],
-                past_key_values=known,
-                use_cache=True,
-            )
+            self.run(self.model.base_model, ids[:, :-1], mask[:, :-1], known)
         columns = ids.new_zeros(ids.shape[0], mask.shape[1] - ids.shape[1])
         return Reading(torch.cat([columns, ids], dim=1), known if known.get_seq_length() else None), mask
-
-    def answers(
-        self,
-        read: Reading,
-        mask: Bool[Tensor, "row memory"],
-        *,
-        max_new_tokens: int,
-        min_new_tokens: int | None = None,
-        num_beams: int = 1,
-    ) -> Int[Tensor, "row answer"]:
-        """As `generate`."""
-        return self.generate(
-            read.ids,
-            mask,
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            num_beams=num_beams,
-            known=None if read.known is None else _fork(read.known),
-        )
 
     def scores(
         self,
@@ -254,17 +210,8 @@ class CausalBackbone(Backbone):
         targets = flat[:, :-1]
         ids = torch.cat([read.ids[:, -1:].repeat_interleave(choices, 0), targets.clamp(min=0)], dim=1)
         joined = torch.cat([mask.repeat_interleave(choices, 0), targets != IGNORED], dim=1)
-        known = DynamicCache() if read.known is None else _fork(read.known)
-        if read.known is not None:
-            known.batch_repeat_interleave(choices)
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=joined.long(),
-            position_ids=_positions(joined)[:, -ids.shape[1] :],
-            past_key_values=known,
-            use_cache=True,
-        ).logits
-        return choice_scores(logits, labels, reduction)
+        known = DynamicCache() if read.known is None else _fork(read.known, choices)
+        return choice_scores(self.run(self.model, ids, joined, known).logits, labels, reduction)
 
     def read(
         self,
@@ -276,68 +223,39 @@ class CausalBackbone(Backbone):
 
         With `known`, which grows, after what it holds; `mask` is then of both, with padding before each.
         """
-        output = self.model(
-            input_ids=ids,
-            attention_mask=mask.long(),
-            position_ids=_positions(mask)[:, -ids.shape[1] :],
-            past_key_values=known,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        output = self.run(self.model, ids, mask, known, use_cache=True, logits_to_keep=1)
         return Prefix(output.past_key_values, mask, output.logits[:, -1])
-
-    def logits_after(self, prefix: Prefix, labels: Int[Tensor, "row target"]) -> Float[Tensor, "row target vocabulary"]:
-        """As `logits`, after what has been read; the prefix stays as it was."""
-        first, known = prefix.logits.unsqueeze(1), labels[:, :-1]
-        if not known.shape[1]:
-            return first
-        joined = torch.cat([prefix.mask, known != IGNORED], dim=1)
-        rest: Tensor = self.model(
-            input_ids=known.clamp(min=0),
-            attention_mask=joined.long(),
-            position_ids=_positions(joined)[:, -known.shape[1] :],
-            past_key_values=prefix.fork(),
-            use_cache=True,
-        ).logits
-        return torch.cat([first, rest], dim=1)
 
     @torch.no_grad()
     def generate(
         self,
-        ids: Int[Tensor, "row token"],
+        read: Reading | Int[Tensor, "row token"],
         mask: Bool[Tensor, "row token"],
-        *,
-        max_new_tokens: int,
-        min_new_tokens: int | None = None,
-        num_beams: int = 1,
-        known: Cache | None = None,
+        **decoding: Unpack[Decoding],
     ) -> Int[Tensor, "row answer"]:
-        """Greedy or beam decoding after prompts padded on the left, one answer a row, without its prompt.
+        """Generate one answer per row, without its prompt, after prompts padded on the left.
 
-        `known`, which grows, holds keys and values of the prompts' first tokens, where they have been read before.
-        No answer ends before `min_new_tokens`. With beams, an attachment in force must be laid out for
-        `row * num_beams` rows, each row's together.
-        Raises `InputError` where prompt and answer would be longer than the model can read.
+        Args:
+            read: The prompts' token ids, or what `read_inputs` returned.
+            mask: Which of the tokens are not padding.
+            **decoding: How answers are generated.
+
+        Raises:
+            InputError: Prompt and answer together are longer than the model can read.
         """
-        if ids.shape[1] + max_new_tokens > self.max_tokens:
+        ids, known = (read.ids, read.known) if isinstance(read, Reading) else (read, None)
+        if ids.shape[1] + decoding["max_new_tokens"] > self.max_tokens:
             raise InputError(
                 f"expected at most {self.max_tokens} tokens of prompt and answer together (the model's positions), "
-                f"got {ids.shape[1]} and {max_new_tokens}"
+                f"got {ids.shape[1]} and {decoding['max_new_tokens']}"
             )
         pad = self.tokenizer.pad_token_id
-        if known is not None and num_beams > 1:  # transformers repeats ids and masks for the beams, not a cache
-            known.batch_repeat_interleave(num_beams)
-        answer = decode(
-            self.model,
-            {"pad_token_id": self.tokenizer.eos_token_id if pad is None else pad, "eos_token_id": self.end_tokens},
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            num_beams=num_beams,
-            input_ids=ids,
-            attention_mask=mask.long(),
-            **({} if known is None else {"past_key_values": known}),
-        )
-        return answer[:, ids.shape[1] :]
+        special = {"pad_token_id": self.tokenizer.eos_token_id if pad is None else pad, "eos_token_id": self.end_tokens}
+        given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask.long()}
+        if known is not None:
+            # transformers repeats ids and masks for the beams, but not a cache.
+            given["past_key_values"] = _fork(known, decoding.get("num_beams", 1))
+        return decode(self.model, special, given, **decoding)[:, ids.shape[1] :]
 
 
 def score_after(
@@ -352,7 +270,13 @@ def score_after(
     whose labels are all -100 scores 0. An attachment in force must be laid out for `row * choice` rows, a
     row's choices together.
     """
-    logits = backbone.logits_after(prefix.repeat(labels.shape[1]), labels.flatten(0, 1))
+    choices, known = labels.shape[1], labels.flatten(0, 1)[:, :-1]
+    logits = prefix.logits.repeat_interleave(choices, 0).unsqueeze(1)
+    if known.shape[1]:
+        mask = torch.cat([prefix.mask.repeat_interleave(choices, 0), known != IGNORED], dim=1)
+        cache = _fork(prefix.cache, choices)
+        rest = backbone.run(backbone.model, known.clamp(min=0), mask, cache).logits
+        logits = torch.cat([logits, rest], dim=1)
     return choice_scores(logits, labels, reduction)
 
 
@@ -364,13 +288,18 @@ def _cache_of(layers: KeysValues) -> DynamicCache:
     return cache
 
 
-def _fork(cache: Cache) -> Cache:
-    """A cache that may grow beside the given one: transformers replaces a layer's tensors, never writes into them."""
+def _fork(cache: Cache, times: int = 1) -> Cache:
+    """Return a cache that may grow beside the given one, with every row `times` times.
+
+    transformers replaces a layer's tensors and never writes into them.
+    """
     fork = copy.copy(cache)
     fork.layers = [copy.copy(layer) for layer in cache.layers]
+    if times > 1:
+        fork.batch_repeat_interleave(times)
     return fork
 
 
 def _positions(mask: Bool[Tensor, "row token"]) -> Int[Tensor, "row token"]:
-    """How many tokens that are not padding stand before each; padding at the start gets 0."""
+    """Return the number of tokens before each that are not padding; 0 for padding at the start."""
     return (mask.long().cumsum(1) - 1).clamp(min=0)

@@ -1,35 +1,28 @@
 """Greedy and beam decoding by transformers, decided by the call alone."""
 
 import copy
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 from transformers import GenerationConfig
 
+from tagi.backbones.protocol import Decoding
 
-def decode(
-    model: Any,
-    special: dict[str, Any],
-    *,
-    max_new_tokens: int,
-    min_new_tokens: int | None,
-    num_beams: int,
-    **given: Any,
-) -> Tensor:
-    """Tokens that `model` generates; `special` names its special tokens, `given` is what it reads.
 
-    What a configuration leaves open transformers takes from the model's own, which on the hub may hold penalties and
-    lengths: this call's view of the model has an empty one.
+def decode(model: Any, special: dict[str, Any], given: dict[str, Any], **decoding: Unpack[Decoding]) -> Tensor:
+    """Generate token ids.
+
+    Where a configuration is silent transformers takes the model's own, which on the hub may hold penalties and lengths:
+    this call's view of the model has an empty one.
+
+    Args:
+        model: One of transformers' models.
+        special: Ids of special tokens, by their names in a generation configuration.
+        given: Further arguments of `model.generate`: what it reads.
+        **decoding: How answers are generated.
     """
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=min_new_tokens,
-        num_beams=num_beams,
-        do_sample=False,
-        use_cache=True,
-        early_stopping=num_beams > 1,
-        **special,
-    )
+    beams = decoding.get("num_beams", 1)
+    config = GenerationConfig(do_sample=False, use_cache=True, early_stopping=beams > 1, **special, **decoding)
     view = copy.copy(model)
     view.generation_config = GenerationConfig()
     answer: Tensor = view.generate(generation_config=config, **given)

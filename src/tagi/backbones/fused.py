@@ -10,7 +10,7 @@ from tagi.adapters.slices import slice_name
 from tagi.backbones.protocol import Projection, Site
 
 Columns = tuple[tuple[int, int], tuple[int, int], int]
-"""Where the query and the value start and stop, and after how many columns that repeats."""
+"""Start and stop of the query and of the value, and the number of columns after which they repeat."""
 
 
 def fused_sites(model: nn.Module) -> tuple[Site, ...]:
@@ -56,4 +56,4 @@ _LAYOUTS: dict[str, Callable[[Any, int], Columns]] = {
     "qkv_proj": _grouped,
     "query_key_value": _by_head,
 }
-"""By what the layer is called."""
+"""Layouts by the name of the layer."""

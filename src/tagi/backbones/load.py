@@ -31,20 +31,8 @@ BUILT_IN = {"toy": "toy-backbone"}
 """Backbones shipped inside the package: name -> folder under `tagi/assets`."""
 
 CAUSAL = (
-    "gemma",
-    "gemma2",
-    "gemma3_text",
-    "gpt2",
-    "gpt_neo",
-    "gpt_neox",
-    "llama",
-    "mistral",
-    "opt",
-    "phi",
-    "phi3",
-    "qwen2",
-    "qwen3",
-    "smollm3",
+    *("gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neo", "gpt_neox", "llama"),
+    *("mistral", "opt", "phi", "phi3", "qwen2", "qwen3", "smollm3"),
 )
 """Types of decoder-only models that are tested to give every row of a padded batch what it gets alone."""
 
@@ -54,17 +42,10 @@ _ARCHITECTURES: dict[str, tuple[type[Backbone], Any]] = {
     **dict.fromkeys(CAUSAL, (CausalBackbone, AutoModelForCausalLM)),
 }
 _DROPOUTS = (
-    "attention_dropout",
-    "attn_pdrop",
-    "dropout",
-    "dropout_rate",
-    "embd_pdrop",
-    "embed_dropout",
-    "hidden_dropout",
-    "resid_dropout",
-    "resid_pdrop",
+    *("attention_dropout", "attn_pdrop", "dropout", "dropout_rate", "embd_pdrop", "embed_dropout"),
+    *("hidden_dropout", "resid_dropout", "resid_pdrop"),
 )
-"""What configurations call the rates of their dropouts."""
+"""Names of dropout rates in configurations."""
 _IDENTITY = ("config.json", "*.safetensors", "*.bin")
 _CONTENT = "sha256:"
 _DIGITS = 16
@@ -232,7 +213,7 @@ def t5_config(fields: dict[str, Any]) -> T5Config:
 
 
 def locate(name: str, relative_to: Path | None = None) -> Path | str:
-    """Where a backbone lives: a folder (built in, beside a checkpoint, or as given), else the hub name."""
+    """Return the folder of a backbone (built in, beside a checkpoint, or as given), else its hub name."""
     if name in BUILT_IN:
         return Path(str(resources.files("tagi") / "assets" / BUILT_IN[name]))
     beside = [Path(os.path.normpath(relative_to / name))] if relative_to else []
@@ -243,7 +224,7 @@ def locate(name: str, relative_to: Path | None = None) -> Path | str:
 
 
 def _source(name: str, relative_to: Path | None = None) -> tuple[Path | str, str | None]:
-    """As `locate`; a GGUF file's is the folder it was converted to, and then its own revision comes along."""
+    """Return what `locate` does and None; for a GGUF file the folder it was converted to and the file's revision."""
     file = find_gguf(name, relative_to)
     if file is None:
         return locate(name, relative_to), None
@@ -274,7 +255,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _usable(name: str, config: Any, family: type[Backbone]) -> tuple[type[Backbone], Any]:
-    """What stands for a configuration's type: our class and transformers'."""
+    """Return our class and transformers' class for a configuration's type."""
     usable = {kind: parts for kind, parts in _ARCHITECTURES.items() if issubclass(parts[0], family)}
     if config.model_type not in usable:
         supported = ", ".join(sorted(usable))

@@ -45,7 +45,7 @@ def takes_prefixes(*stacks: Any) -> bool:
 
 
 def _implementations() -> dict[str, tuple[_Attention, Callable[..., Any]]]:
-    """What transformers offers of attention with a bias for positions, and of masks for it."""
+    """Return transformers' implementations of attention with a position bias, and of its masks, by name."""
     try:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
         from transformers.masking_utils import eager_mask, sdpa_mask

@@ -23,11 +23,6 @@ class KeptStarts:
     ids: Int[Tensor, "text token"]
     layers: KeysValues
 
-    def without(self) -> "KeptStarts":
-        """As many texts of no token: nothing is kept."""
-        layers = [(keys[:, :, :0], values[:, :, :0]) for keys, values in self.layers]
-        return KeptStarts(self.ids[:, :0], layers)
-
 
 @torch.no_grad()
 def keep_starts(backbone: CausalBackbone, texts: Sequence[Sequence[int]]) -> KeptStarts:
@@ -67,7 +62,7 @@ def known_part(
 def _common(
     starts: Int[Tensor, "row start"], ids: Int[Tensor, "row token"], lengths: Int[Tensor, " row"]
 ) -> Int[Tensor, " row"]:
-    """How many of its first tokens each prompt has in common with its text, at most all but its last."""
+    """Return the number of first tokens that each prompt shares with its text, at most all but its last."""
     width = min(starts.shape[1], ids.shape[1])
     places = torch.arange(width, device=ids.device) + (ids.shape[1] - lengths).unsqueeze(1)
     inside = places < ids.shape[1] - 1

@@ -1,9 +1,9 @@
-"""What the rest of the project needs of a language model, whatever its architecture."""
+"""The interface of a backbone, whatever the architecture of its language model."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, Required, TypedDict, TypeVar, Unpack, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,9 +23,24 @@ KeysValues = list[tuple[Float[Tensor, "_row _heads _token _d_kv"], Float[Tensor,
 """Keys and values of one attention per layer, `(row, heads, token, d_kv)`, whatever the attention."""
 
 
+class Decoding(TypedDict, total=False):
+    """How answers are generated: greedily, or by beam search.
+
+    Args:
+        max_new_tokens: Most tokens of an answer.
+        min_new_tokens: No answer ends before so many tokens.
+        num_beams: Beams, 1 for greedy decoding. An attachment in force must be laid out for `row * num_beams` rows, the
+            beams of a row side by side.
+    """
+
+    max_new_tokens: Required[int]
+    min_new_tokens: int | None
+    num_beams: int
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
-    """What receives LoRA: a linear layer, or a slice of the output of one that fuses several.
+    """A target module, which receives LoRA: a linear layer, or a slice of the output of one that fuses several.
 
     `path` is the layer's module path; a slice's says besides which columns it is (`tagi.adapters.slices`). `layer`
     numbers the attention module the site belongs to: its query and value share one generator MLP
@@ -41,7 +56,7 @@ class Site:
 
 @dataclass(frozen=True)
 class Instructions:
-    """What a backbone made of several instructions, each read once and before any input.
+    """What a backbone computed from several instructions, each read once and before any input.
 
     `states` are `I_x`, `mask` says which of their tokens are not padding. `layers` are keys and values of every
     attention over them, if the backbone is decoder-only and shall go on from there. `ids` are the instructions' tokens,
@@ -104,15 +119,23 @@ class Backbone(nn.Module):
     """A language model with LoRA sites, that reads instructions once and answers inputs after them.
 
     The model is a submodule and is never modified: what is generated is attached for the length of a call. What is
-    read of inputs is the backbone's own affair: a pair goes from `read_inputs` to `answers` or `scores`.
+    read of inputs is the backbone's own affair: a pair goes from `read_inputs` to `generate` or `scores`.
     """
 
     model: Any  # a transformers PreTrainedModel
     tokenizer: Any  # a transformers PreTrainedTokenizerBase
     identity: BaseModel
     sites: tuple[Site, ...]
-    fuses_answers: ClassVar[bool]
-    """Whether what writes answers is what attends to an instruction, or only what reads inputs."""
+    encoder_decoder: ClassVar[bool]
+    """Whether an encoder reads texts and a decoder generates answers, or one stack does both."""
+    attentions: tuple[str, ...] = ()
+    """Paths of all attentions that can read a generated prefix."""
+    self_attention_outputs: tuple[str, ...] = ()
+    """Paths of modules behind which a bottleneck adapter can stand."""
+    feed_forwards: tuple[str, ...] = ()
+    """Paths of modules beside which a bottleneck adapter can stand."""
+    activation: str = ""
+    """The feed-forwards' activation, where they are listed."""
     d_model: int
     """Width of instruction states."""
     width: int
@@ -123,6 +146,10 @@ class Backbone(nn.Module):
     """Number of layers, the encoder's and the decoder's together."""
     dropout: float
     norm_epsilon: float
+    max_tokens: int
+    """Positions of a decoder-only model, which limit prompt and answer together."""
+    window: int | None = None
+    """Tokens that the layer with the smallest sliding window sees; None if all layers see everything."""
 
     def __init__(self, model: Any, tokenizer: Any, identity: BaseModel) -> None:
         super().__init__()
@@ -158,13 +185,18 @@ class Backbone(nn.Module):
 
     @property
     def instruction_reader(self) -> nn.Module:
-        """The part of the model that reads instructions."""
+        """The part of the model that encodes instructions."""
         raise NotImplementedError
 
     @property
     def fusion_places(self) -> list[nn.Module]:
-        """In the model's order the modules whose output may attend to an instruction (eq. 1)."""
+        """The modules whose output may attend to an instruction (eq. 1), in the model's order."""
         raise NotImplementedError
+
+    @property
+    def cross_attentions(self) -> list[nn.Module]:
+        """Per decoder layer its attention over the encoder's output; empty for a decoder-only model."""
+        return []
 
     @property
     def vocabulary(self) -> int:
@@ -174,12 +206,12 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model's parameters are."""
+        """The device of the model's parameters."""
         device: torch.device = self.model.device
         return device
 
     def viewed(self: B, model: Any) -> B:
-        """The same backbone around another view of its model, such as one with merged weights."""
+        """Return the same backbone around another view of its model, such as one with merged weights."""
         return type(self)(model, self.tokenizer, self.identity)
 
     def checkpoint_gradients(self) -> None:
@@ -193,8 +225,12 @@ class Backbone(nn.Module):
         (renamed or self.model.gradient_checkpointing_enable)(options)
 
     def hooks(self, bank: Bank, rows: Int[Tensor, " row"] | None = None) -> dict[nn.Module, Attached]:
-        """What to attach of a bank: row i of a call gets task `rows[i]`; without `rows` its one task serves all."""
+        """Return what to attach of a bank: row i of a call gets task `rows[i]`, without `rows` all get its one task."""
         return bank.hooks(self.places, rows)
+
+    def take_prefixes(self) -> None:
+        """From now on attentions read prefixes; without one they compute the same as before, bit for bit."""
+        raise NotImplementedError
 
     def encode(
         self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
@@ -209,11 +245,11 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def memory(self, read: Instructions) -> KeysValues:
-        """What inputs attend to of instructions read with `keep`, layer by layer; wants the tasks' bank attached."""
+        """Return the keys and values, per layer, of instructions read with `keep`. The tasks' bank must be attached."""
         raise NotImplementedError
 
     def memory_shapes(self, tokens: int) -> list[tuple[int, int, int]]:
-        """Per layer the shape of keys, and of values, that `memory` has for an instruction of so many tokens."""
+        """Return per layer the shape of the keys, and of the values, of an instruction of so many tokens."""
         raise NotImplementedError
 
     def forced_logits(
@@ -241,19 +277,10 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
-    def answers(
-        self,
-        read: Any,
-        mask: Bool[Tensor, "row memory"],
-        *,
-        max_new_tokens: int,
-        min_new_tokens: int | None = None,
-        num_beams: int = 1,
+    def generate(
+        self, read: Any, mask: Bool[Tensor, "row memory"], **decoding: Unpack[Decoding]
     ) -> Int[Tensor, "row answer"]:
-        """Greedy or beam answers from what `read_inputs` gave, none of which ends before `min_new_tokens`.
-
-        With beams, an attachment in force must be laid out for `row * num_beams` rows, each row's together.
-        """
+        """Generate one answer per row from what `read_inputs` returned."""
         raise NotImplementedError
 
     def scores(

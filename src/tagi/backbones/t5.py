@@ -1,7 +1,7 @@
 """T5 and its relatives (v1.0, v1.1, LM-adapt, T0, Flan-T5, mT5) as a backbone."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,14 +14,14 @@ from tagi.adapters.protocol import Bank
 from tagi.backbones.decoding import decode
 from tagi.backbones.kv_cache import join
 from tagi.backbones.prefix_attention import take_prefixes, takes_prefixes
-from tagi.backbones.protocol import Backbone, BaseModel, Instructions, KeysValues, Reduction, find_sites
+from tagi.backbones.protocol import Backbone, BaseModel, Decoding, Instructions, KeysValues, Reduction, find_sites
 from tagi.backbones.scores import choice_scores
 
 
 class T5Backbone(Backbone):
     """A `T5ForConditionalGeneration` (or `MT5ForConditionalGeneration`) with its tokenizer."""
 
-    fuses_answers = False
+    encoder_decoder = True
 
     def __init__(self, model: Any, tokenizer: Any, identity: BaseModel) -> None:
         super().__init__(model, tokenizer, identity)
@@ -33,7 +33,7 @@ class T5Backbone(Backbone):
         self.d_kv: int = config.d_kv
         self.dropout: float = config.dropout_rate
         self.norm_epsilon: float = config.layer_norm_epsilon
-        self.activation: str = config.dense_act_fn
+        self.activation = config.dense_act_fn
         stacks = (("encoder", model.encoder), ("decoder", model.decoder))
         blocks = [
             (f"{name}.block.{at}.layer", len(block.layer)) for name, s in stacks for at, block in enumerate(s.block)
@@ -125,19 +125,29 @@ class T5Backbone(Backbone):
         cross = self.cross_keys_values(self.encode(ids, mask))
         return (cross, mask) if before is None else join(*before, cross, mask)
 
-    def answers(
+    @torch.no_grad()
+    def generate(
         self,
         read: KeysValues,
         mask: Bool[Tensor, "row memory"],
         *,
-        max_new_tokens: int,
-        min_new_tokens: int | None = None,
-        num_beams: int = 1,
+        processors: Sequence[Any] = (),
+        **decoding: Unpack[Decoding],
     ) -> Int[Tensor, "row answer"]:
-        """As `generate`."""
-        return self.generate(
-            read, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
-        )
+        """Generate one answer per row from keys and values already computed.
+
+        `processors` are transformers' logits processors: they see the scores of every step.
+        """
+        # transformers repeats masks and states for the beams, but not a cache that it is given.
+        beams, config = decoding.get("num_beams", 1), self.model.config
+        special = {key: getattr(config, key) for key in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
+        given = {
+            "encoder_outputs": _states_in_cache(mask, read),
+            "attention_mask": mask.long(),
+            "past_key_values": _cross_cache(_repeated(read, beams)),
+            "logits_processor": list(processors),
+        }
+        return decode(self.model, special, given, **decoding)
 
     def scores(
         self,
@@ -146,8 +156,10 @@ class T5Backbone(Backbone):
         labels: Int[Tensor, "row choice target"],
         reduction: Reduction = "sum",
     ) -> Float[Tensor, "row choice"]:
-        """As `score_cached`."""
-        return score_cached(self, read, mask, labels, reduction)
+        """Return the log-probability of every choice of every row from keys and values already computed."""
+        choices = labels.shape[1]
+        spread, wide = _repeated(read, choices), mask.repeat_interleave(choices, 0)
+        return choice_scores(self.logits_from_cache(spread, wide, labels.flatten(0, 1)), labels, reduction)
 
     def cross_keys_values(self, states: Float[Tensor, "row token d_model"]) -> KeysValues:
         """Per decoder layer the cross-attention's keys and values over `states`.
@@ -179,7 +191,7 @@ class T5Backbone(Backbone):
     def logits_from_cache(
         self, cross: KeysValues, mask: Bool[Tensor, "row token"], labels: Int[Tensor, "row target"]
     ) -> Float[Tensor, "row target vocabulary"]:
-        """As `logits`, from keys and values already computed."""
+        """Return teacher-forced logits from keys and values already computed."""
         output: Tensor = self.model(
             encoder_outputs=_states_in_cache(mask, cross),
             attention_mask=mask.long(),
@@ -189,56 +201,10 @@ class T5Backbone(Backbone):
         ).logits
         return output
 
-    @torch.no_grad()
-    def generate(
-        self,
-        cross: KeysValues,
-        mask: Bool[Tensor, "row token"],
-        *,
-        max_new_tokens: int,
-        min_new_tokens: int | None = None,
-        num_beams: int = 1,
-        processors: Sequence[Any] = (),
-    ) -> Int[Tensor, "row answer"]:
-        """Greedy or beam decoding from keys and values already computed, one answer a row.
 
-        No answer ends before `min_new_tokens`. With beams, an attachment in force must be laid out for
-        `row * num_beams` rows, each row's together. `processors` are transformers' own: they see every step's scores.
-        """
-        # transformers repeats masks and states for the beams, but not a cache that it is given.
-        expanded = [tuple(part.repeat_interleave(num_beams, dim=0) for part in layer) for layer in cross]
-        config = self.model.config
-        special = {key: getattr(config, key) for key in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
-        return decode(
-            self.model,
-            special,
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            num_beams=num_beams,
-            encoder_outputs=_states_in_cache(mask, cross),
-            attention_mask=mask.long(),
-            past_key_values=_cross_cache(expanded),  # type: ignore[arg-type]
-            logits_processor=list(processors),
-        )
-
-
-def score_cached(
-    backbone: T5Backbone,
-    cross: KeysValues,
-    mask: Bool[Tensor, "row token"],
-    labels: Int[Tensor, "row choice target"],
-    reduction: Reduction = "sum",
-) -> Float[Tensor, "row choice"]:
-    """Log-probability of every choice of every row from keys and values already computed.
-
-    End of sequence included; summed over tokens, or their mean. Every row has the same number of choices; one
-    whose labels are all -100 scores 0. An attachment in force must be laid out for `row * choice` rows, a
-    row's choices together.
-    """
-    choices = labels.shape[1]
-    spread = [(keys.repeat_interleave(choices, 0), values.repeat_interleave(choices, 0)) for keys, values in cross]
-    logits = backbone.logits_from_cache(spread, mask.repeat_interleave(choices, 0), labels.flatten(0, 1))
-    return choice_scores(logits, labels, reduction)
+def _repeated(layers: KeysValues, times: int) -> KeysValues:
+    """Every row `times` times, its copies side by side."""
+    return [(keys.repeat_interleave(times, 0), values.repeat_interleave(times, 0)) for keys, values in layers]
 
 
 def _cross_cache(cross: KeysValues) -> EncoderDecoderCache:

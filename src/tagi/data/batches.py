@@ -1,10 +1,11 @@
-"""Which rows make up which micro-batch: a pure function of (seed, index), so a resumed run sees the same."""
+"""Micro-batches of training rows: pure functions of seed and index, so that a resumed run sees the same ones."""
 
 import hashlib
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Literal, TypeVar
 
 from tagi.data.task import Example, Instance, Task
 from tagi.errors import DataError
@@ -36,48 +37,80 @@ class Sample:
         )
 
 
-class TaskBatches(Sequence[list[Sample]]):
-    """Micro-batches that mix tasks, MetaICL-style: `tasks_per_batch` tasks, then `queries_per_task` of each.
+T = TypeVar("T")
 
-    Tasks are drawn without replacement within a micro-batch: uniformly, or with `balance` "category" each by
-    first drawing a category (of those with tasks left), so that large categories do not crowd out small ones.
-    A wording is drawn uniformly from the instruction and its paraphrases, once per task. Item i depends on
-    `seed` and i alone. Raises `DataError` for no task and for one without instances.
 
-    With `shots` the micro-batch holds an episode of each task: its rows share as many demonstrations, drawn from the
-    task's instances with other inputs than the rows', or as many as there are (at least one: a task of a single input
-    is a `DataError`). Without, what is drawn is the same as ever.
+@dataclass(eq=False)
+class IndexedBatches(Sequence[list[T]], ABC):
+    """Micro-batches, each a function of its index, so that a resumed run sees the same ones.
 
-    `wordings` replaces the uniform draw: weights by name (of `Task.texts`), at least one of them positive. A task draws
-    among the names that it has; without any of them it keeps its own instruction.
-
-    `demonstrations` is the share of draws, one per task and micro-batch, that show some of the task's examples: a
-    number from 1 to `positives` (or as many as there are), all equally likely, in random order. The other draws show
-    none. With None every row shows the task's own examples.
-
-    Both are drawn apart from the rest: whatever they are, the rows have the same tasks, inputs and targets. Raises
-    `DataError` for weights that are negative or all 0, a share outside 0 to 1, and a share above 0 without `positives`.
+    Args:
+        length: Number of micro-batches.
     """
 
-    def __init__(
-        self,
-        tasks: Sequence[Task],
-        *,
-        length: int,
-        tasks_per_batch: int,
-        queries_per_task: int,
-        seed: int,
-        balance: Literal["natural", "category"] = "natural",
-        shots: int = 0,
-        wordings: Mapping[str, float] | None = None,
-        demonstrations: float | None = None,
-        positives: int = 0,
-    ) -> None:
+    length: int = field(kw_only=True)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> list[T]:  # type: ignore[override]
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        return self.batch(index)
+
+    @abstractmethod
+    def batch(self, index: int) -> list[T]:
+        """Return the micro-batch of an index from 0 to `length` - 1."""
+
+
+@dataclass(eq=False)
+class TaskBatches(IndexedBatches[Sample]):
+    """Micro-batches that mix tasks as in MetaICL. A micro-batch depends on `seed` and its index alone.
+
+    Wordings and demonstrations are drawn apart from the rest: whatever they are, the rows have the same tasks, inputs
+    and targets.
+
+    Args:
+        tasks: The tasks, each with instances. Within a micro-batch they are drawn without replacement. A wording is
+            drawn uniformly from the instruction and its paraphrases, once per task and micro-batch.
+        tasks_per_batch: Tasks of a micro-batch.
+        queries_per_task: Rows of each of its tasks.
+        seed: Seed of all draws.
+        balance: "natural" draws tasks uniformly; "category" draws a category first, of those with tasks left, so that
+            large categories do not crowd out small ones.
+        shots: With more than 0 a micro-batch holds an episode of each task: its rows share so many demonstrations, or
+            as many as there are, drawn from the task's instances with other inputs than the rows'.
+        wordings: Weights by name (of `Task.texts`), at least one of them positive, in place of the uniform draw. A task
+            draws among the names that it has; without any of them it keeps its own instruction.
+        demonstrations: Share of draws, one per task and micro-batch, that show some of the task's examples: a number
+            from 1 to `positives` (or as many as there are), all equally likely, in random order. The other draws show
+            none. With None every row shows the task's own examples.
+        positives: Most examples that a draw shows.
+
+    Raises:
+        DataError: There are no tasks, a task has no instances (with `shots`: only one input), weights are negative or
+            all 0, or the share is outside 0 to 1 or has no `positives`.
+    """
+
+    tasks: Sequence[Task]
+    _: KW_ONLY
+    tasks_per_batch: int
+    queries_per_task: int
+    seed: int
+    balance: Literal["natural", "category"] = "natural"
+    shots: int = 0
+    wordings: Mapping[str, float] | None = None
+    demonstrations: float | None = None
+    positives: int = 0
+
+    def __post_init__(self) -> None:
+        self.tasks = tasks = tuple(self.tasks)
+        wordings, demonstrations, positives = self.wordings, self.demonstrations, self.positives
         empty = [task.name for task in tasks if not task.instances]
         if empty or not tasks:
             raise DataError(f"training needs tasks with instances, got {empty[0] + ' without' if empty else 'no task'}")
-        lonely = [task.name for task in tasks if shots and len({instance.input for instance in task.instances}) < 2]
-        if lonely:
+        lonely = [task.name for task in tasks if len({instance.input for instance in task.instances}) < 2]
+        if self.shots and lonely:
             raise DataError(
                 f"{lonely[0]}: expected instances of at least 2 different inputs, some to ask and some to show, got 1"
             )
@@ -87,24 +120,10 @@ class TaskBatches(Sequence[list[Sample]]):
             raise DataError(f"demonstrations: the share must be between 0 and 1, got {demonstrations}")
         if demonstrations and positives < 1:
             raise DataError(f"demonstrations: a share of {demonstrations} needs at least 1 positive, got {positives}")
-        self.tasks = tuple(tasks)
-        self.length = length
-        self.tasks_per_batch = tasks_per_batch
-        self.queries_per_task = queries_per_task
-        self.seed = seed
-        self.balance = balance
-        self.shots = shots
-        self.wordings = wordings
-        self.demonstrations = demonstrations
-        self.positives = positives
-        self._categories = _by_category(self.tasks)
+        self._categories = _by_category(tasks)
 
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> list[Sample]:  # type: ignore[override]
-        if not 0 <= index < self.length:
-            raise IndexError(index)
+    def batch(self, index: int) -> list[Sample]:
+        """Return the rows of a micro-batch."""
         rng = random.Random(f"task batches {self.seed} {index}")
         distinct = min(self.tasks_per_batch, len(self.tasks))
         chosen = rng.sample(self.tasks, distinct) if self.balance == "natural" else self._balanced(distinct, rng)
@@ -217,7 +236,7 @@ def _by_category(tasks: Sequence[Task]) -> dict[str, list[Task]]:
 
 
 def with_shuffled_inputs(tasks: Sequence[Task], seed: int) -> tuple[Task, ...]:
-    """The same tasks, every task's inputs shuffled among its instances: a control.
+    """Return the tasks with every task's inputs shuffled among its instances: a control.
 
     Inputs and targets stay as common as they were, but no target can be told from its input.
     """

@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
+
+from tagi.data.batches import IndexedBatches
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +49,19 @@ def _partition(total: int, parts: int, rng: random.Random) -> list[int]:
     return [b - a for a, b in zip([0, *cuts], [*cuts, total], strict=True)]
 
 
-class DenoisingBatches(Sequence[list[str]]):
-    """Micro-batches of documents; item i is `documents(seed, i)`, so that a resumed run sees the same."""
+@dataclass(eq=False)
+class DenoisingBatches(IndexedBatches[str]):
+    """Micro-batches of documents: number i is `documents(seed, i)`.
 
-    def __init__(self, documents: Callable[[int, int], Sequence[str]], *, length: int, seed: int) -> None:
-        self.documents = documents
-        self.length = length
-        self.seed = seed
+    Args:
+        documents: Returns the documents of a seed and an index.
+        seed: The seed.
+    """
 
-    def __len__(self) -> int:
-        return self.length
+    documents: Callable[[int, int], Sequence[str]]
+    _: KW_ONLY
+    seed: int
 
-    def __getitem__(self, index: int) -> list[str]:  # type: ignore[override]
-        if not 0 <= index < self.length:
-            raise IndexError(index)
+    def batch(self, index: int) -> list[str]:
+        """Return the documents of a micro-batch."""
         return list(self.documents(self.seed, index))

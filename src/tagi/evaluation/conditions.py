@@ -12,7 +12,7 @@ from tagi.data.task import Task
 from tagi.errors import DataError, InputError
 from tagi.evaluation.adapter_distances import generated_updates
 from tagi.evaluation.wrong_instructions import Substitutes, of_other_category, of_same_category, random_words, shuffled
-from tagi.hypernetwork.states import TaskStates, stack_states
+from tagi.hypernetwork.states import TaskStates
 from tagi.methods.protocol import Method
 from tagi.methods.tagi import TAGI
 
@@ -247,7 +247,7 @@ def residual_conditions(method: Method, tasks: Sequence[Task], *, truncate: bool
     @cache
     def shared(residual: Literal["zero", "mean"]) -> LoraBank:
         indices = range(len(tasks)) if residual == "mean" else range(1)
-        return method.residual_bank(residual, stack_states([own(index).without_states() for index in indices]))
+        return method.residual_bank(residual, [own(index).without_states() for index in indices])
 
     zero = Condition(
         "zero residual",

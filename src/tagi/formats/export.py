@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 
 from tagi.adapters.bank import LoraBank
 from tagi.adapters.merge import merge
-from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.load import load_backbone, locate
 from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.data.text.encoder import TextEncoder
@@ -104,7 +103,7 @@ def exportable_of(adapter: AdaptedTask) -> Exportable:
         _prompts(adapter),
     )
     tuned = None if settings.tune == "none" else f"tuned backbone parameters ({settings.tune})"
-    beside = settings.beside_lora(decoder_only=isinstance(generator.backbone, CausalBackbone))
+    beside = settings.beside_lora(decoder_only=not generator.backbone.encoder_decoder)
     return Exportable(bank, generator.backbone, origin, beside, tuned)
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from tagi.adapters.bank import LoraBank
-from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.protocol import Backbone
 from tagi.formats.peft import write_peft
 
@@ -19,7 +18,7 @@ def write_lora(folder: Path, bank: LoraBank, backbone: Backbone) -> None:
         bank,
         base=base.name,
         revision=None if base.revision.startswith("sha256:") else base.revision,
-        task_type="CAUSAL_LM" if isinstance(backbone, CausalBackbone) else "SEQ_2_SEQ_LM",
+        task_type="SEQ_2_SEQ_LM" if backbone.encoder_decoder else "CAUSAL_LM",
         linears=backbone.linears,
         transposed=backbone.transposed,
     )

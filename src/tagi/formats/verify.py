@@ -16,7 +16,6 @@ from transformers.pytorch_utils import Conv1D
 from tagi.adapters.attach import Attachment
 from tagi.backbones.load import load_backbone
 from tagi.backbones.protocol import Backbone
-from tagi.backbones.t5 import T5Backbone
 from tagi.errors import CheckpointError, InputError, TagiError
 from tagi.formats.export_card import read_record
 from tagi.formats.peft import (
@@ -227,7 +226,7 @@ def _logits(model: Any, export: _Export) -> list[Tensor]:
     found = []
     for text in export.inputs:
         ids = torch.tensor([export.backbone.tokenizer(text)["input_ids"]])
-        asked = {"labels": ids} if isinstance(export.backbone, T5Backbone) else {}
+        asked = {"labels": ids} if export.backbone.encoder_decoder else {}
         found.append(model(input_ids=ids, use_cache=False, **asked).logits)
     return found
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tagi.adapters.protocol import Bank
+from tagi.backbones.modes import evaluating
 from tagi.backbones.protocol import Reduction
 from tagi.data.task import Example
 from tagi.errors import InputError
@@ -111,7 +112,7 @@ class AdaptedTask:
         return self._runner
 
     def _tokens(self, inputs: Sequence[str], truncate: bool) -> list[list[int]]:
-        asks = self.generator.asks(alone=self.states.cross is None)
+        asks = self.generator.asks(alone=self.states.alone)
         tokens = []
         for number, one in enumerate(inputs, start=1):
             try:
@@ -143,12 +144,8 @@ def adapted_states(
     sequences = [generator.text.instruction(text, examples, truncate=truncate) for text in instructions]
     ids, mask = generator.text.batch_instructions(sequences)
     device = generator.backbone.device
-    training = generator.training
-    generator.eval()
-    try:
+    with evaluating(generator):
         states = generator.prepare(ids.to(device), mask.to(device))
-    finally:
-        generator.train(training)
     return [states.select(torch.tensor([task], device=device)) for task in range(len(instructions))]
 
 

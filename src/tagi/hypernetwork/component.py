@@ -1,15 +1,14 @@
-"""The `component` generator (HINT): learned components read the instruction, one network per part writes their rows."""
-
-from collections.abc import Sequence
+"""The `component` hypernetwork (HINT): learned components read the instruction, one network per part generates rows."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from tagi.adapters.protocol import Bank
+from tagi.hypernetwork.attention import attend, split_heads
 from tagi.hypernetwork.heads import Heads, start_std
-from tagi.hypernetwork.instruction_norm import InstructionNorm
-from tagi.hypernetwork.targets import Slot, Target, Targets, bank_of
+from tagi.hypernetwork.hypernetwork import Hypernetwork
+from tagi.hypernetwork.targets import Slot, Targets, bank_of
 
 
 class SharedHeads(Heads):
@@ -48,16 +47,25 @@ class SharedHeads(Heads):
         return bank_of(self.targets, self.with_starts(rows))
 
 
-class ComponentGenerator(nn.Module):
-    """A learned embedding per row attends to `I_x` with T5's attention; the row's network maps what it read to the row.
+class ComponentGenerator(Hypernetwork):
+    """A learned embedding per row attends to `I_x` with T5's attention; a network maps what it reads to the row.
 
-    T5's conventions: no biases, scores not scaled, no position bias, a norm before each network. Nothing but what was
-    read of the instruction reaches the networks.
+    T5's conventions: no biases, scores not scaled, no position bias, a norm before each network. The networks see
+    nothing but what was read of the instruction.
+
+    Args:
+        targets: What is generated.
+        d_model: Width of instruction states and embeddings.
+        heads: Attention heads.
+        d_kv: Width of a head.
+        hidden: Width of the hidden layer of the networks.
+        standardize: Whether states are standardised per channel.
+        seed: Seed of the initial weights.
     """
 
     def __init__(
         self,
-        targets: Sequence[Target],
+        targets: Targets,
         d_model: int,
         *,
         heads: int,
@@ -66,11 +74,10 @@ class ComponentGenerator(nn.Module):
         standardize: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(d_model, standardize=standardize)
         inner = heads * d_kv
         self.attention_heads = heads
-        self.norm = InstructionNorm(d_model, standardize=standardize)
-        self.heads = SharedHeads(tuple(targets), d_model=d_model, hidden=hidden, seed=seed)
+        self.heads = SharedHeads(targets, d_model=d_model, hidden=hidden, seed=seed)
         random = torch.Generator().manual_seed(seed + 1)
         self.components = nn.Parameter(torch.randn(*self.heads.shape, d_model, generator=random))
         self.query = nn.Linear(d_model, inner, bias=False)
@@ -82,17 +89,13 @@ class ComponentGenerator(nn.Module):
         for linear, std in (*stds, (self.output, inner**-0.5)):
             nn.init.normal_(linear.weight, std=std, generator=random)
 
-    def forward(self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]) -> Bank:
-        """A bank of one task per instruction; every instruction needs a token that is not padding."""
-        states = self.norm(states.to(self.norm.weight.dtype))  # the backbone may be of a narrower type
-        queries = self._split(self.query(self.components).unsqueeze(0)).expand(states.shape[0], -1, -1, -1)
-        keys, values = self._split(self.key(states)), self._split(self.value(states))
-        read = nn.functional.scaled_dot_product_attention(
-            queries, keys, values, attn_mask=mask[:, None, None, :], scale=1.0
-        )
-        read = self.output(read.transpose(1, 2).flatten(2))
-        bank: Bank = self.heads(self.norm_out(read.to(self.norm_out.weight.dtype)))
-        return bank
-
-    def _split(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (self.attention_heads, -1)).transpose(1, 2)
+    def features(
+        self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]
+    ) -> Float[Tensor, "task row d_model"]:
+        """Return what the embedding of every row reads."""
+        states, heads = self.norm(states), self.attention_heads
+        queries = split_heads(self.query(self.components), heads).expand(states.shape[0], -1, -1, -1)
+        keys, values = split_heads(self.key(states), heads), split_heads(self.value(states), heads)
+        read = self.output(attend(queries, keys, values, mask, scale=1.0))
+        normed: Tensor = self.norm_out(read.to(self.norm_out.weight.dtype))
+        return normed

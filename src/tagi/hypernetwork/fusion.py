@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tagi.adapters.attach import OutputHook
 from tagi.backbones.protocol import Backbone, KeysValues
-from tagi.backbones.t5 import T5Backbone
+from tagi.hypernetwork.attention import attend, split_heads
 
 FusionNorm = Literal["pre", "post"]
 FusionInit = Literal["t5", "cross"]
@@ -22,46 +22,33 @@ would take a thousand steps to open."""
 class FusionLayer(nn.Module):
     """`F = S + gate * Attn(LN(S), I_x)`; with `norm="post"` the paper's literal `F = LN(S + Attn(S, I_x))`.
 
-    `d_states` is the width of instruction states where it is not the layers'.
-
     T5's conventions: RMSNorm, no biases, scores not scaled (the query's initialisation is), no position bias.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        heads: int,
-        d_kv: int,
-        epsilon: float,
-        dropout: float,
-        norm: FusionNorm,
-        d_states: int | None = None,
-    ) -> None:
+    def __init__(self, backbone: Backbone, norm: FusionNorm) -> None:
         super().__init__()
-        inner, d_states = heads * d_kv, d_states or d_model
+        d_model, d_states, heads = backbone.width, backbone.d_model, backbone.heads
+        inner = heads * backbone.d_kv
         self.heads = heads
         self.post_norm = norm == "post"
-        self.norm = nn.RMSNorm(d_model, eps=epsilon)
+        self.norm = nn.RMSNorm(d_model, eps=backbone.norm_epsilon)
         self.q = nn.Linear(d_model, inner, bias=False)
         self.k = nn.Linear(d_states, inner, bias=False)
         self.v = nn.Linear(d_states, inner, bias=False)
         self.o = nn.Linear(inner, d_model, bias=False)
         self.gate = None if self.post_norm else nn.Parameter(torch.zeros(()))
-        self.dropout = nn.Dropout(dropout)
-        nn.init.normal_(self.q.weight, std=(d_model * d_kv) ** -0.5)
+        self.dropout = nn.Dropout(backbone.dropout)
+        nn.init.normal_(self.q.weight, std=(d_model * backbone.d_kv) ** -0.5)
         nn.init.normal_(self.k.weight, std=d_states**-0.5)
         nn.init.normal_(self.v.weight, std=d_states**-0.5)
         nn.init.normal_(self.o.weight, std=inner**-0.5)
 
-    def _split(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
     def keys_values(
         self, states: Float[Tensor, "task token d_states"]
     ) -> tuple[Float[Tensor, "task heads token d_kv"], Float[Tensor, "task heads token d_kv"]]:
-        """What an input attends to: computed once per task."""
+        """Return the keys and values that inputs attend to, computed once per task."""
         states = states.to(self.k.weight.dtype)  # the backbone may be of a narrower type
-        return self._split(self.k(states)), self._split(self.v(states))
+        return split_heads(self.k(states), self.heads), split_heads(self.v(states), self.heads)
 
     def forward(
         self,
@@ -72,16 +59,9 @@ class FusionLayer(nn.Module):
     ) -> Float[Tensor, "row token d_model"]:
         """S_l and one task's (or each row's own) keys and values -> F_l."""
         wide = states.to(self.norm.weight.dtype)
-        queries = self._split(self.q(wide if self.post_norm else self.norm(wide)))
-        rows = states.shape[0]
-        read = nn.functional.scaled_dot_product_attention(
-            queries,
-            keys.expand(rows, -1, -1, -1).to(queries.dtype),
-            values.expand(rows, -1, -1, -1).to(queries.dtype),
-            attn_mask=mask[:, None, None, :],
-            scale=1.0,
-        )
-        read = self.dropout(self.o(read.transpose(1, 2).flatten(2)))
+        queries = split_heads(self.q(wide if self.post_norm else self.norm(wide)), self.heads)
+        keys, values = (part.expand(states.shape[0], -1, -1, -1).to(queries.dtype) for part in (keys, values))
+        read = self.dropout(self.o(attend(queries, keys, values, mask, scale=1.0)))
         if self.gate is None:
             return cast(Tensor, self.norm(wide + read)).to(states.dtype)
         return states + (self.gate * read).to(states.dtype)
@@ -107,20 +87,9 @@ class Fusion(nn.Module):
         self.every = every
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.layers = nn.ModuleList(
-                FusionLayer(
-                    backbone.width,
-                    backbone.heads,
-                    backbone.d_kv,
-                    backbone.norm_epsilon,
-                    backbone.dropout,
-                    norm,
-                    backbone.d_model,
-                )
-                for _ in self._places(backbone)
-            )
+            self.layers = nn.ModuleList(FusionLayer(backbone, norm) for _ in self._places(backbone))
         if init == "cross":
-            if not isinstance(backbone, T5Backbone):
+            if not backbone.cross_attentions:
                 raise ValueError(
                     "fusion_init 'cross': expected a backbone with cross-attentions, got a decoder-only one"
                 )
@@ -130,7 +99,7 @@ class Fusion(nn.Module):
         return backbone.fusion_places[self.every - 1 :: self.every]
 
     @torch.no_grad()
-    def _copy_cross_attention(self, backbone: T5Backbone) -> None:
+    def _copy_cross_attention(self, backbone: Backbone) -> None:
         sources = backbone.cross_attentions
         for index, layer in enumerate(self.layers):
             source = cast(Any, sources[index * len(sources) // len(self.layers)])
@@ -144,7 +113,7 @@ class Fusion(nn.Module):
     def hooks(
         self, backbone: Backbone, keys_values: KeysValues, mask: Bool[Tensor, "#row token"]
     ) -> dict[nn.Module, OutputHook]:
-        """What to attach so that the layers of `backbone` (or of a merged view of it) are fused."""
+        """Return the hooks that fuse the layers of `backbone`, or of a merged view of it."""
         return {
             place: _fuse(cast(FusionLayer, layer), *layer_keys_values, mask)
             for place, layer, layer_keys_values in zip(self._places(backbone), self.layers, keys_values, strict=True)

@@ -1,4 +1,4 @@
-"""What writes: features of every row in, rows of everything generated out, by two-layer MLPs (eq. 2)."""
+"""The heads of a hypernetwork: two-layer MLPs that map features of every row to the generated rows (eq. 2)."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from tagi.adapters.protocol import Bank
-from tagi.backbones.protocol import Site
-from tagi.hypernetwork.targets import Rows, Slot, Start, Target, Targets, as_targets, bank_of, rows_in
+from tagi.hypernetwork.targets import Rows, Slot, Start, Target, Targets, bank_of, rows_in
 
 
 class _Group(NamedTuple):
@@ -36,40 +35,31 @@ class Heads(nn.Module):
         self._starting = {(slot.place, slot.part) for slot in slots if slot.start == "small"}
 
     def keep_starts(self, seed: int) -> None:
-        """Save what is added to rows: A0 of LoRA, the teachers' common start."""
+        """Register what is added to rows as buffers: A0 of LoRA, the teachers' common start."""
         for target in self.targets:
             for path, start in target.starts(seed).items():
                 self.register_buffer(_buffer_name(path), start)
 
     def start(self, place: str) -> Float[Tensor, "row width"]:
-        """What is added to a place's first part: A0 of a site."""
+        """Return what is added to a place's first part: A0 of a target module."""
         return self.get_buffer(_buffer_name(place))
 
     def with_starts(self, rows: dict[tuple[str, str], Tensor]) -> Rows:
-        """The rows written, what they start from added."""
+        """Return the generated rows with their starts added."""
         return {key: self.start(key[0]) + part if key in self._starting else part for key, part in rows.items()}
 
 
 class RowHeads(Heads):
-    """Features of every row of one target -> its bank; sites, `rank` and `alpha` stand for LoRA.
+    """Features of every row of one target -> its bank.
 
     Rows are addressed by layer and the target's own axes; a layer has one MLP for all its rows (of LoRA: one for its
     query and value) and shares it with no other layer. Its second layer, the head, gives a row; parts have heads of
     their own, and so have places of one layer where their widths differ.
     """
 
-    def __init__(
-        self,
-        target: Target | Sequence[Site],
-        *,
-        width: int,
-        hidden: int,
-        rank: int | None = None,
-        alpha: float | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(as_targets(target, rank, alpha))
-        (self.target,) = self.targets
+    def __init__(self, target: Target, *, width: int, hidden: int, seed: int = 0) -> None:
+        super().__init__((target,))
+        self.target = target
         self.layers = self.target.layers
         self.shape = (self.layers, *self.target.address)
         random = torch.Generator().manual_seed(seed)
@@ -87,7 +77,7 @@ class RowHeads(Heads):
         return bank_of(self.targets, self.rows(features))
 
     def rows(self, features: Float[Tensor, " task #layer #*address width"]) -> Rows:
-        """What is written, by place and part."""
+        """Return the generated rows by place and part."""
         if math.prod(features.shape[2:-1]) == 1:
             features = features.flatten(2, -2)
         else:
@@ -136,7 +126,7 @@ def row_heads(targets: Targets, *, width: int, hidden: int, seed: int) -> Heads:
 
 
 def start_std(start: Start, hidden: int, width: int) -> float:
-    """Of the weights that turn `hidden` numbers of about unit size into a row of `width`."""
+    """Return the standard deviation of initial weights from `hidden` values of unit size to a row of `width`."""
     length = {"zero": 0.0, "small": 0.1, "unit": 1.0}[start]
     return length * (hidden * width) ** -0.5
 

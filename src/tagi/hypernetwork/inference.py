@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tagi.adapters.attach import Attached, Attachment
 from tagi.adapters.bank import LoraBank
 from tagi.adapters.merge import merge, view_with_weights
-from tagi.backbones.protocol import Backbone, Reduction
+from tagi.backbones.protocol import Backbone, Decoding, Reduction
 from tagi.hypernetwork.fusion import Fusion
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.hypernetwork.states import TaskStates
@@ -32,7 +32,7 @@ class Runner:
     merged: bool
 
     def hooks(self, repeats: int = 1) -> list[Mapping[nn.Module, Attached]]:
-        """What to attach when every row stands `repeats` times in a row (beams, choices)."""
+        """Return what to attach when every row stands `repeats` times side by side (beams, choices)."""
         states = self.states
         attached: list[Mapping[nn.Module, Attached]] = []
         if not self.merged:
@@ -40,7 +40,8 @@ class Runner:
             if states.tasks > 1:
                 rows = torch.arange(states.tasks, device=states.mask.device).repeat_interleave(repeats)
             attached.append(self.backbone.hooks(states.bank, rows))
-        if self.fusion is not None and states.fusion is not None and (repeats == 1 or self.backbone.fuses_answers):
+        fuses = repeats == 1 or not self.backbone.encoder_decoder  # T5 fuses what reads inputs, not what answers
+        if self.fusion is not None and states.fusion is not None and fuses:
             keys_values, mask = states.fusion, states.mask
             if repeats > 1 and states.tasks > 1:
                 keys_values = [
@@ -59,19 +60,22 @@ class Runner:
             return self.backbone.read_inputs(ids, mask, before)
 
     def decode(
+        self, read: Any, memory: Bool[Tensor, "row memory"], **decoding: Unpack[Decoding]
+    ) -> Int[Tensor, "row answer"]:
+        """Return answers as token ids from what `read` returned."""
+        with Attachment(*self.hooks(decoding.get("num_beams", 1))).active():
+            return self.backbone.generate(read, memory, **decoding)
+
+    def scores(
         self,
         read: Any,
         memory: Bool[Tensor, "row memory"],
-        *,
-        max_new_tokens: int,
-        min_new_tokens: int | None = None,
-        num_beams: int = 1,
-    ) -> Int[Tensor, "row answer"]:
-        """Greedy or beam answers as token ids from what `read` gave."""
-        with Attachment(*self.hooks(num_beams)).active():
-            return self.backbone.answers(
-                read, memory, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
-            )
+        labels: Int[Tensor, "row choice target"],
+        reduction: Reduction = "sum",
+    ) -> Float[Tensor, "row choice"]:
+        """Return the log-probability of every choice of every row from what `read` returned."""
+        with Attachment(*self.hooks(labels.shape[1])).active():
+            return self.backbone.scores(read, memory, labels, reduction)
 
 
 @torch.no_grad()
@@ -96,18 +100,10 @@ def rows_runner(generator: GeneratorModel, states: TaskStates, rows: Int[Tensor,
 
 @torch.no_grad()
 def answer(
-    runner: Runner,
-    ids: Int[Tensor, "row token"],
-    mask: Bool[Tensor, "row token"],
-    *,
-    max_new_tokens: int,
-    min_new_tokens: int | None = None,
-    num_beams: int = 1,
+    runner: Runner, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"], **decoding: Unpack[Decoding]
 ) -> Int[Tensor, "row answer"]:
-    """Greedy or beam answers as token ids, none of which ends before `min_new_tokens`."""
-    return runner.decode(
-        *runner.read(ids, mask), max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
-    )
+    """Read inputs and return answers as token ids."""
+    return runner.decode(*runner.read(ids, mask), **decoding)
 
 
 @torch.no_grad()
@@ -118,7 +114,5 @@ def score(
     labels: Int[Tensor, "row choice target"],
     reduction: Reduction = "sum",
 ) -> Float[Tensor, "row choice"]:
-    """Log-probability of every choice of every row, end of sequence included: summed, or mean per token."""
-    read, memory = runner.read(ids, mask)
-    with Attachment(*runner.hooks(labels.shape[1])).active():
-        return runner.backbone.scores(read, memory, labels, reduction)
+    """Read inputs and return the log-probability of every choice, end of sequence included."""
+    return runner.scores(*runner.read(ids, mask), labels, reduction)

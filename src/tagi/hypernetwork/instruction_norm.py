@@ -1,4 +1,4 @@
-"""The norm through which a hypernetwork sees instruction states, standardized if it shall."""
+"""The norm of a hypernetwork's input, which can standardise instruction states."""
 
 from collections.abc import Iterable
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 _LEAST = 1e-4
-"""Of the largest deviation: a channel that hardly changes is not blown up."""
+"""Least deviation of a channel, as a share of the largest, so that constant channels are not blown up."""
 
 
 class InstructionNorm(nn.RMSNorm):

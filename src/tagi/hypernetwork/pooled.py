@@ -1,51 +1,51 @@
-"""The `pooled` generator: one vector per instruction, told apart per row by learned ids."""
+"""The `pooled` hypernetwork: one vector per instruction; learned ids tell the rows apart."""
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tagi.adapters.protocol import Bank
-from tagi.backbones.protocol import Site
 from tagi.hypernetwork.heads import row_heads
-from tagi.hypernetwork.instruction_norm import InstructionNorm
-from tagi.hypernetwork.targets import Target, as_targets
+from tagi.hypernetwork.hypernetwork import Hypernetwork
+from tagi.hypernetwork.targets import Targets
 
 Pooling = Literal["mean", "attention"]
 
 
-class PooledGenerator(nn.Module):
-    """Instruction states -> pooled vector -> MLP_l per layer -> bank (eq. 2). Sites, rank and alpha stand for LoRA.
+class PooledGenerator(Hypernetwork):
+    """Instruction states -> pooled vector -> MLP_l per layer -> bank (eq. 2).
 
-    `pooling="mean"` averages the states that are not padding; `"attention"` weighs them by a learned score.
+    Args:
+        targets: What is generated.
+        d_model: Width of instruction states.
+        hidden: Width of the hidden layer of the MLPs.
+        pooling: "mean" averages the states that are not padding, "attention" weighs them by a learned score.
+        standardize: Whether states are standardised per channel.
+        seed: Seed of the initial weights.
     """
 
     def __init__(
         self,
-        target: Target | Sequence[Target] | Sequence[Site],
+        targets: Targets,
         d_model: int,
         *,
-        rank: int | None = None,
-        alpha: float | None = None,
         hidden: int,
         pooling: Pooling = "mean",
         standardize: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.norm = InstructionNorm(d_model, standardize=standardize)
+        super().__init__(d_model, standardize=standardize)
         self.score = nn.Linear(d_model, 1, bias=False) if pooling == "attention" else None
         if self.score is not None:
             nn.init.zeros_(self.score.weight)  # begins as the mean
-        self.heads = row_heads(as_targets(target, rank, alpha), width=d_model, hidden=hidden, seed=seed)
+        self.heads = row_heads(targets, width=d_model, hidden=hidden, seed=seed)
 
     def pool(
         self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]
     ) -> Float[Tensor, "task d_model"]:
-        """Weighted mean over the tokens that are not padding."""
-        states = states.to(self.norm.weight.dtype)  # the backbone may be of a narrower type
+        """Return the weighted mean over the tokens that are not padding."""
+        states = states.to(self.norm.weight.dtype)
         wide = torch.promote_types(states.dtype, torch.float32)
         if self.score is None:
             scores = torch.zeros(mask.shape, dtype=wide, device=mask.device)
@@ -54,9 +54,9 @@ class PooledGenerator(nn.Module):
         weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(states.dtype)
         return torch.einsum("ts,tsd->td", weights, states)
 
-    def forward(self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]) -> Bank:
-        """A bank of one task per instruction; every instruction needs a token that is not padding."""
-        pooled = self.pool(states, mask)
-        pooled = self.norm(pooled.to(self.norm.weight.dtype))
-        bank: Bank = self.heads(pooled.unflatten(0, (-1, *(1 for _ in self.heads.shape))))
-        return bank
+    def features(
+        self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]
+    ) -> Float[Tensor, "task *row d_model"]:
+        """Return the pooled vector, the same for all rows."""
+        pooled: Tensor = self.norm(self.pool(states, mask).to(self.norm.weight.dtype))
+        return pooled.unflatten(0, (-1, *(1 for _ in self.heads.shape)))

@@ -1,43 +1,44 @@
-"""The `query` generator: every row that is generated looks at the instruction's tokens for itself."""
-
-from collections.abc import Sequence
+"""The `query` hypernetwork: every generated row attends to the instruction's tokens."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from tagi.adapters.protocol import Bank
-from tagi.backbones.protocol import Site
+from tagi.hypernetwork.attention import attend, split_heads
 from tagi.hypernetwork.heads import row_heads
-from tagi.hypernetwork.instruction_norm import InstructionNorm
-from tagi.hypernetwork.targets import Target, as_targets
+from tagi.hypernetwork.hypernetwork import Hypernetwork
+from tagi.hypernetwork.targets import Targets
 
 
-class QueryGenerator(nn.Module):
-    """Learned queries, one per row, attend to `I_x`; MLP_l maps each to its row.
+class QueryGenerator(Hypernetwork):
+    """Learned queries, one per row, attend to `I_x`; MLP_l maps what each reads to its row.
 
-    Sites, `rank` and `alpha` stand for LoRA.
+    Args:
+        targets: What is generated.
+        d_model: Width of instruction states.
+        hidden: Width of the hidden layer of the MLPs.
+        width: Width of queries, keys and values; a multiple of `heads`, or a `ValueError`.
+        heads: Attention heads.
+        standardize: Whether states are standardised per channel.
+        seed: Seed of the initial weights.
     """
 
     def __init__(
         self,
-        target: Target | Sequence[Target] | Sequence[Site],
+        targets: Targets,
         d_model: int,
         *,
-        rank: int | None = None,
-        alpha: float | None = None,
         hidden: int,
         width: int,
         heads: int,
         standardize: bool = False,
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(d_model, standardize=standardize)
         if width % heads:
             raise ValueError(f"width {width} must be a multiple of heads {heads}")
         self.attention_heads = heads
-        self.norm = InstructionNorm(d_model, standardize=standardize)
-        self.heads = row_heads(as_targets(target, rank, alpha), width=width, hidden=hidden, seed=seed)
+        self.heads = row_heads(targets, width=width, hidden=hidden, seed=seed)
         random = torch.Generator().manual_seed(seed + 1)
         self.queries = nn.Parameter(torch.randn(*self.heads.shape, width, generator=random))
         self.key = nn.Linear(d_model, width, bias=False)
@@ -46,15 +47,13 @@ class QueryGenerator(nn.Module):
         for linear in (self.key, self.value):
             nn.init.normal_(linear.weight, std=d_model**-0.5, generator=random)
 
-    def forward(self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]) -> Bank:
-        """A bank of one task per instruction; every instruction needs a token that is not padding."""
-        states = self.norm(states.to(self.norm.weight.dtype))  # the backbone may be of a narrower type
-        split = (self.attention_heads, -1)
-        keys = self.key(states).unflatten(-1, split).transpose(1, 2)
-        values = self.value(states).unflatten(-1, split).transpose(1, 2)
-        queries = self.queries.flatten(0, -2).unflatten(-1, split).transpose(0, 1)
-        queries = queries.to(keys.dtype).expand(states.shape[0], -1, -1, -1)
-        read = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask[:, None, None, :])
-        read = self.norm_out(read.transpose(1, 2).flatten(2).to(self.norm_out.weight.dtype))
-        bank: Bank = self.heads(read.unflatten(1, self.heads.shape))
-        return bank
+    def features(
+        self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]
+    ) -> Float[Tensor, "task *row width"]:
+        """Return what the query of every row reads."""
+        states = self.norm(states)
+        keys, values = (split_heads(linear(states), self.attention_heads) for linear in (self.key, self.value))
+        queries = split_heads(self.queries.flatten(0, -2), self.attention_heads).to(keys.dtype)
+        read = attend(queries.expand(states.shape[0], -1, -1, -1), keys, values, mask)
+        normed: Tensor = self.norm_out(read.to(self.norm_out.weight.dtype))
+        return normed.unflatten(1, self.heads.shape)

@@ -1,14 +1,12 @@
 """Everything computed once per task, for several tasks at once."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import pad
 
-from tagi.adapters.protocol import Bank, stack_banks
+from tagi.adapters.protocol import Bank
 from tagi.backbones.kv_cache import longest, select_rows
 from tagi.backbones.protocol import Instructions, KeysValues
 
@@ -33,32 +31,32 @@ class TaskStates:
 
     @property
     def tasks(self) -> int:
-        """How many tasks."""
+        """Number of tasks."""
         return self.mask.shape[0]
 
     @property
+    def alone(self) -> bool:
+        """Whether inputs are read by themselves, without the instruction before them."""
+        return self.cross is None
+
+    @property
     def read(self) -> Instructions:
-        """What was read of the instructions, before anything was made of it."""
+        """The instructions as they were read, before anything was generated from them."""
         return Instructions(self.states, self.mask, self.cross, self.ids)
 
     def select(self, rows: Int[Tensor, " row"]) -> "TaskStates":
-        """States whose task i is this one's task `rows[i]`; rows may repeat. Padding of all is dropped."""
+        """Return states whose task i is this one's task `rows[i]`; rows may repeat. Padding of all rows is dropped."""
         length = longest(self.mask[rows])
 
         def pick(layers: KeysValues | None) -> KeysValues | None:
             return None if layers is None else select_rows(layers, rows, length)
 
-        return TaskStates(
-            self.bank.select(rows),
-            self.states[rows][:, :length],
-            self.mask[rows][:, :length],
-            pick(self.fusion),
-            pick(self.cross),
-            None if self.ids is None else self.ids[rows][:, :length],
-        )
+        ids = None if self.ids is None else self.ids[rows][:, :length]
+        states, mask = self.states[rows][:, :length], self.mask[rows][:, :length]
+        return TaskStates(self.bank.select(rows), states, mask, pick(self.fusion), pick(self.cross), ids)
 
     def to(self, device: torch.device | str) -> "TaskStates":
-        """The same on a device."""
+        """Return the same states on a device."""
 
         def move(layers: KeysValues | None) -> KeysValues | None:
             return None if layers is None else [(keys.to(device), values.to(device)) for keys, values in layers]
@@ -68,45 +66,13 @@ class TaskStates:
         return TaskStates(bank, self.states.to(device), self.mask.to(device), move(self.fusion), move(self.cross), ids)
 
     def without_states(self) -> "TaskStates":
-        """What is generated alone: neither fusion nor instruction states before the decoder."""
+        """Return states of the adapter alone: neither fusion nor a prefix."""
         return replace(self, fusion=None, cross=None)
 
     def without_lora(self) -> "TaskStates":
-        """The instruction states alone: B = 0, or what else changes nothing.
+        """Return the instruction states with an adapter that changes nothing.
 
-        What the LoRA did to keys and values over the instruction is left as it is: `Generator.states_from` computes
-        them anew under another bank.
+        Keys and values over the instruction stay as they were computed under the adapter: `GeneratorModel.states_from`
+        computes them under another one.
         """
         return replace(self, bank=self.bank.zero())
-
-
-def stack_states(parts: Sequence[TaskStates]) -> TaskStates:
-    """Join along the task axis, padding to the longest instruction."""
-    length = max(part.mask.shape[1] for part in parts)
-
-    def extend(tensor: Tensor, axis: int) -> Tensor:
-        missing = length - tensor.shape[axis]
-        return pad(tensor, [0, 0] * (tensor.dim() - 1 - axis) + [0, missing])
-
-    def join(layers: Sequence[KeysValues | None]) -> KeysValues | None:
-        present = [layer for layer in layers if layer is not None]
-        if len(present) != len(layers):
-            return None
-        return [
-            tuple(torch.cat([extend(pair[side], 2) for pair in pairs]) for side in (0, 1))  # type: ignore[misc]
-            for pairs in zip(*present, strict=True)
-        ]
-
-    return TaskStates(
-        stack_banks([part.bank for part in parts]),
-        torch.cat([extend(part.states, 1) for part in parts]),
-        torch.cat([extend(part.mask, 1) for part in parts]),
-        join([part.fusion for part in parts]),
-        join([part.cross for part in parts]),
-        _joined_ids([part.ids for part in parts], length),
-    )
-
-
-def _joined_ids(parts: Sequence[Tensor | None], length: int) -> Tensor | None:
-    present = [pad(ids, [0, length - ids.shape[1]]) for ids in parts if ids is not None]
-    return torch.cat(present) if len(present) == len(parts) else None

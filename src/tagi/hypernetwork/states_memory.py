@@ -1,28 +1,16 @@
 """Instruction states that were computed before: an instruction recurs, and a frozen reader gives it the same states."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from tagi.backbones.modes import evaluating
 from tagi.backbones.protocol import Instructions
 from tagi.hypernetwork.model import GeneratorModel
 
 _LIMIT = 1 << 30
-
-
-@contextmanager
-def _without_dropout(generator: GeneratorModel) -> Iterator[None]:
-    model = generator.backbone.model if generator.reader is None else generator.reader
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
 
 
 class StatesMemory:
@@ -53,7 +41,7 @@ class StatesMemory:
             chosen = missing[first : first + together]
             longest = max(len(keys[at]) for at in chosen)
             rows = torch.tensor(chosen, device=ids.device)
-            with _without_dropout(generator):
+            with evaluating(generator.backbone.model if generator.reader is None else generator.reader):
                 read = generator.encode_instructions(ids[rows, :longest], mask[rows, :longest])
             for at, states in zip(chosen, read, strict=True):
                 found[keys[at]] = states[: len(keys[at])].detach().cpu()

@@ -9,9 +9,8 @@ from typing import Any
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import Cache
 
-from tagi.backbones.causal import CausalBackbone, score_after
+from tagi.backbones.causal import CausalBackbone, Reading, score_after
 from tagi.backbones.grouping import grouped_logits
 from tagi.backbones.prompt_cache import KeptStarts, keep_starts, known_part
 from tagi.backbones.protocol import Reduction
@@ -29,17 +28,9 @@ _UNLIKE = ("x", "the 7 (cat", '"')
 
 @dataclass(frozen=True)
 class Kept(Prompts):
-    """The tasks' words, and of each what was read of its prompts before any input."""
+    """The tasks, and the keys and values of the start of each task's prompts."""
 
     kept: KeptStarts
-
-
-@dataclass(frozen=True)
-class _Read:
-    """A batch's prompts: token ids of all, and keys and values of the first columns, if they were read before."""
-
-    ids: Int[Tensor, "row token"]
-    known: Cache | None
 
 
 class CausalConcatenation(Prompted[CausalBackbone]):
@@ -73,7 +64,7 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         self.prefix_cached = prefix_cached
 
     def settings(self) -> dict[str, Any]:
-        """What the method was made with, for JSON."""
+        """Return the arguments that the method was made with, for JSON."""
         return {**super().settings(), "prefix_cached": self.prefix_cached}
 
     @classmethod
@@ -82,7 +73,7 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         return {"prefix_cached": bool(config.get("prefix_cached", False))}
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Prompts:
-        """The tasks' words, and with `prefix_cached` what all prompts of each begin with, read once."""
+        """Keep the tasks' texts; with `prefix_cached` the start of each task's prompts is read once."""
         prompts = super().prepare(tasks, truncate=truncate)
         if not self.prefix_cached:
             return prompts
@@ -94,11 +85,11 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         same = next((at for at, pair in enumerate(zip(*prompts, strict=False)) if len(set(pair)) > 1), None)
         return prompts[0][: max(1, len(prompts[0]) - 1 if same is None else same)]
 
-    def _read(self, states: Any, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[_Read, Tensor]:
-        """The prompts, laid out as they are without a cache, and what of their first columns was read before."""
-        ids, mask = super()._read(states, rows, inputs, truncate)
+    def _read(self, states: Any, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Reading, Tensor]:
+        """Return the prompts, padded as without a cache, and the keys and values known of their first columns."""
+        ids, mask = self._tokens(states, rows, inputs, truncate)
         known = known_part(states.kept, rows.to(ids.device), ids, mask) if isinstance(states, Kept) else None
-        return _Read(ids, known), mask
+        return Reading(ids, known), mask
 
     def _logits(
         self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"], labels: Int[Tensor, "row target"]
@@ -108,27 +99,9 @@ class CausalConcatenation(Prompted[CausalBackbone]):
 
         return grouped_logits(ids, mask, labels, compute)
 
-    def _answers(
-        self,
-        read: _Read,
-        mask: Bool[Tensor, "row token"],
-        *,
-        max_new_tokens: int,
-        min_new_tokens: int | None,
-        num_beams: int,
-    ) -> Int[Tensor, "row answer"]:
-        return self.backbone.generate(
-            read.ids,
-            mask,
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            num_beams=num_beams,
-            known=read.known,
-        )
-
     def _scores(
         self,
-        read: _Read,
+        read: Reading,
         mask: Bool[Tensor, "row token"],
         labels: Int[Tensor, "row choice target"],
         reduction: Reduction,

@@ -6,15 +6,14 @@ instruction, unless the text settings read demonstrations alone, as the paper ha
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from tagi.backbones.protocol import Reduction
-from tagi.backbones.t5 import score_cached
+from tagi.backbones.protocol import Decoding, Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
 from tagi.errors import InputError
@@ -27,7 +26,7 @@ from tagi.methods.protocol import Batch
 
 
 class InContext(EncoderDecoder):
-    """What methods share that read a task's shots. A task without any is an `InputError`."""
+    """Base of methods that read a task's shots. A task without any is an `InputError`."""
 
     @property
     def needs_demonstrations(self) -> bool:
@@ -36,16 +35,16 @@ class InContext(EncoderDecoder):
 
     @property
     def shapes(self) -> T5Shapes:
-        """What costs are computed from."""
+        """Shapes that costs are computed from."""
         return T5Shapes.of(self.backbone.model.config)
 
     @property
     def lora_rank(self) -> int | None:
-        """Of the LoRA that is trained, if it is one; it is not merged."""
+        """Rank of the trained LoRA, which is not merged; None without one."""
         return None if self.lora is None else self.lora.rank
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Prompts:
-        """Nothing but the words; an instruction over the limit is refused unless `truncate`."""
+        """Keep the tasks' texts. Raises `InputError` for an instruction over the limit unless `truncate`."""
         for task in tasks:
             shots_of(task)
             if self.reads_instruction:
@@ -53,7 +52,7 @@ class InContext(EncoderDecoder):
         return Prompts(tuple(tasks))
 
     def query_tokens(self, lengths: Lengths) -> Number:
-        """How long an input is with what stands before it, demonstrations apart."""
+        """Return the length of an input with its instruction, without demonstrations."""
         return lengths.prompt if self.reads_instruction else lengths.input
 
     def _query(self, task: Task | None, text: str, *, truncate: bool) -> list[int]:
@@ -91,7 +90,7 @@ class ConcatICL(InContext):
 
 @dataclass(frozen=True, slots=True)
 class OneShots(Prompts):
-    """Every demonstration of every task as a task of its own; `counts` says how many of them are each task's."""
+    """Every demonstration of every task as a task of its own; `counts` has the number of them per task."""
 
     counts: tuple[int, ...]
 
@@ -110,7 +109,7 @@ class EnsembleICL(ConcatICL):
         )
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> OneShots:
-        """Nothing but the words, by demonstration."""
+        """Keep the tasks' texts, once per demonstration."""
         super().prepare(tasks, truncate=truncate)
         alone = tuple(replace(task, shots=(shown,)) for task in tasks for shown in task.shots)
         return OneShots(alone, tuple(len(task.shots) for task in tasks))
@@ -139,26 +138,12 @@ class EnsembleICL(ConcatICL):
         return (read, torch.tensor(states.counts, device=mask.device)[rows.to(mask.device)]), mask
 
     def _answers(
-        self,
-        read: Any,
-        mask: Bool[Tensor, "pass memory"],
-        *,
-        max_new_tokens: int,
-        min_new_tokens: int | None,
-        num_beams: int,
+        self, read: Any, mask: Bool[Tensor, "pass memory"], **decoding: Unpack[Decoding]
     ) -> Int[Tensor, "row answer"]:
-        if num_beams > 1:
-            raise InputError(
-                f"{self.name}: expected greedy answers, each step the mean of passes, got {num_beams} beams"
-            )
+        if (beams := decoding.get("num_beams", 1)) > 1:
+            raise InputError(f"{self.name}: expected greedy answers, each step the mean of passes, got {beams} beams")
         cross, counts = read
-        answers = self.backbone.generate(
-            cross,
-            mask,
-            max_new_tokens=max_new_tokens,
-            min_new_tokens=min_new_tokens,
-            processors=[_MeanOfPasses(counts)],
-        )
+        answers = self.backbone.generate(cross, mask, processors=[_MeanOfPasses(counts)], **decoding)
         return answers[counts.cumsum(0) - counts]
 
     def _scores(
@@ -169,7 +154,7 @@ class EnsembleICL(ConcatICL):
         reduction: Reduction,
     ) -> Float[Tensor, "row choice"]:
         cross, counts = read
-        passes = score_cached(self.backbone, cross, mask, labels.repeat_interleave(counts, 0), reduction)
+        passes = self.backbone.scores(cross, mask, labels.repeat_interleave(counts, 0), reduction)
         return mean_of_passes(passes, counts)
 
 

@@ -86,7 +86,7 @@ def _start_shared(shared: SharedLora, config: Mapping[str, Any], folder: Path) -
 
 
 def _check_meaning(model: Trainable, found: Any, folder: Path) -> None:
-    """What is no parameter, but decides what parameters of a hypernetwork mean, has to be the same."""
+    """Raise `ConfigError` if settings differ that decide what a hypernetwork's parameters mean."""
     method = generating(model)
     if method is None or found is None:
         return

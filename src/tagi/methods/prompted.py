@@ -1,20 +1,19 @@
-"""What methods share that read the instruction and the input in one text: all but the model's own work.
+"""Base of methods that read the instruction and the input in one text.
 
-With text settings that read nothing of a task, the input stands alone: the control that tells what instructions add.
+With text settings that read nothing of a task, the input stands alone: the control that shows what instructions add.
 """
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, Unpack, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tagi.backbones.load import load_backbone
-from tagi.backbones.protocol import Backbone, Reduction
+from tagi.backbones.protocol import Backbone, Decoding, Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.data.text.encoder import TextEncoder, TextSettings
@@ -30,7 +29,7 @@ B = TypeVar("B", bound=Backbone)
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """What these methods keep of tasks: their words, to be read again with every input, or None for none."""
+    """Tasks whose texts are read again with every input; None stands for no instruction."""
 
     tasks: tuple[Task | None, ...]
 
@@ -57,25 +56,17 @@ class Prompted(Method, Generic[B]):
             backbone.requires_grad_(False)
         self.text = self.encoder(backbone.tokenizer, text)
 
-    @abstractmethod
     def _logits(
         self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"], labels: Int[Tensor, "row target"]
     ) -> Float[Tensor, "row target vocabulary"]:
-        """Teacher-forced logits of the labels after their prompts."""
+        """Return teacher-forced logits of the labels after their prompts."""
+        return self.backbone.forced_logits(ids, mask, labels)
 
-    @abstractmethod
     def _answers(
-        self,
-        read: Any,
-        mask: Bool[Tensor, "row memory"],
-        *,
-        max_new_tokens: int,
-        min_new_tokens: int | None,
-        num_beams: int,
+        self, read: Any, mask: Bool[Tensor, "row memory"], **decoding: Unpack[Decoding]
     ) -> Int[Tensor, "row answer"]:
-        """Tokens of one answer per input from what `_read` gave, none of which ends before `min_new_tokens`."""
+        return self.backbone.generate(read, mask, **decoding)
 
-    @abstractmethod
     def _scores(
         self,
         read: Any,
@@ -83,7 +74,7 @@ class Prompted(Method, Generic[B]):
         labels: Int[Tensor, "row choice target"],
         reduction: Reduction,
     ) -> Float[Tensor, "row choice"]:
-        """Log-probabilities of every input's choices from what `_read` gave: the input is read once."""
+        return self.backbone.scores(read, mask, labels, reduction)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """One row per sample."""
@@ -106,7 +97,7 @@ class Prompted(Method, Generic[B]):
         return {"loss": prediction, "prediction": prediction.detach()}
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Prompts:
-        """Nothing but the words; an instruction over the limit is refused unless `truncate`."""
+        """Keep the tasks' texts. Raises `InputError` for an instruction over the limit unless `truncate`."""
         for task in tasks if self.reads_instruction else ():
             self.text.instruction(task.instruction, task.examples, truncate=truncate)
         return Prompts(tuple(tasks))
@@ -115,44 +106,11 @@ class Prompted(Method, Generic[B]):
         """The input alone."""
         return Prompts((None,) * len(states.tasks))
 
-    @torch.no_grad()
-    def predict(
-        self,
-        states: Any,
-        rows: Int[Tensor, " row"],
-        inputs: Sequence[str],
-        *,
-        max_new_tokens: int,
-        min_new_tokens: int | None = None,
-        num_beams: int = 1,
-        truncate: bool = False,
-    ) -> list[str]:
-        """Answers of a batch that may mix tasks."""
-        read, mask = self._read(states, rows, inputs, truncate)
-        answers = self._answers(
-            read, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
-        )
-        return self.text.decode(answers)
-
-    @torch.no_grad()
-    def score_choices(
-        self,
-        states: Any,
-        rows: Int[Tensor, " row"],
-        inputs: Sequence[str],
-        choices: Sequence[Sequence[str]],
-        *,
-        reduction: Reduction = "sum",
-        truncate: bool = False,
-    ) -> list[list[float]]:
-        """Scores of a batch that may mix tasks and numbers of choices; every input is read once."""
-        read, mask = self._read(states, rows, inputs, truncate)
-        labels = self.text.choice_labels(choices).to(mask.device)
-        scores = self._scores(read, mask, labels, reduction)
-        return [row[: len(own)].tolist() for row, own in zip(scores, choices, strict=True)]
-
     def _read(self, states: Any, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Any, Tensor]:
-        """What answers and scores are computed from, and which of its tokens count: here the prompts' tokens."""
+        return self.backbone.read_inputs(*self._tokens(states, rows, inputs, truncate))
+
+    def _tokens(self, states: Any, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Tensor, Tensor]:
+        """Return the tokens of the prompts, padded, and their mask."""
         asked = zip(rows.tolist(), inputs, strict=True)
         ids, mask = self.text.batch([self._prompt(states.tasks[row], text, truncate=truncate) for row, text in asked])
         return ids.to(self.backbone.device), mask.to(self.backbone.device)
@@ -164,18 +122,18 @@ class Prompted(Method, Generic[B]):
         return self.text.concatenated(task.instruction, task.examples, text, truncate=truncate)
 
     def _read_of(self, lengths: Lengths) -> Lengths:
-        """What of a task's lengths is read."""
+        """Return the lengths of what is read of a task."""
         if self.text.settings.reads != "nothing":
             return lengths
         return replace(lengths, instruction=0, concatenated=lengths.input)
 
     def checkpoint_config(self) -> dict[str, Any]:
-        """What a checkpoint's configuration says of the method: base model and settings."""
+        """Return the method's part of a checkpoint's configuration: base model and settings."""
         base = self.backbone.identity
         return {**identity_of(self.name, base), **self.settings(), "provenance": {}}
 
     def settings(self) -> dict[str, Any]:
-        """What the method was made with, for JSON."""
+        """Return the arguments that the method was made with, for JSON."""
         return {
             "text": self.text.settings.as_dict(),
             "lora": None if self.lora is None else self.lora.as_dict(),

@@ -1,14 +1,15 @@
-"""What training, evaluation and serving ask of any method, so that none of them knows which one it has."""
+"""The interface of a method, by which training, evaluation and serving use any of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
-from jaxtyping import Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from tagi.backbones.protocol import Reduction
+from tagi.backbones.protocol import Decoding, Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.data.text.encoder import TextEncoder
@@ -28,7 +29,7 @@ def batch_of(text: TextEncoder, inputs: Sequence[list[int]], samples: Sequence[S
 
 
 class Trainable(nn.Module, ABC):
-    """What the trainer needs: a batch from samples, named losses from a batch, trained tensors to keep."""
+    """What can be trained: samples become a batch, a batch gives named losses, trained tensors are saved."""
 
     @abstractmethod
     def collate(self, samples: Sequence[Any]) -> Batch:
@@ -56,7 +57,7 @@ class Method(Trainable):
 
     @property
     def reads_instruction(self) -> bool:
-        """Whether an instruction's words reach the model."""
+        """Whether the model reads instructions."""
         return self.text.settings.reads == "instruction"
 
     @property
@@ -66,32 +67,39 @@ class Method(Trainable):
 
     @property
     def generated_per_task(self) -> int:
-        """Numbers of the adapter that is made for a task; 0 of a method that makes none."""
+        """Parameters of the adapter that is generated for a task; 0 for a method that generates none."""
         return 0
 
     @abstractmethod
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Any:
-        """What the method keeps of each task, in the order given."""
+        """Return what the method keeps of each task, in the order given."""
 
     @abstractmethod
     def without_instruction(self, states: Any) -> Any:
-        """States of as many tasks in which nothing of any instruction is left: what the input alone gives."""
+        """Return states of as many tasks without any instruction: what the input alone gives."""
 
-    @abstractmethod
+    @torch.no_grad()
     def predict(
         self,
         states: Any,
         rows: Int[Tensor, " row"],
         inputs: Sequence[str],
         *,
-        max_new_tokens: int,
-        min_new_tokens: int | None = None,
-        num_beams: int = 1,
         truncate: bool = False,
+        **decoding: Unpack[Decoding],
     ) -> list[str]:
-        """One answer per input, the whole batch at once; none ends before `min_new_tokens`."""
+        """Answer a batch that may mix tasks.
 
-    @abstractmethod
+        Args:
+            states: What `prepare` returned.
+            rows: The task of every input.
+            inputs: The inputs.
+            truncate: Whether inputs over the limit are truncated. If not, they are an `InputError`.
+            **decoding: How answers are generated.
+        """
+        return self.text.decode(self._answers(*self._read(states, rows, inputs, truncate), **decoding))
+
+    @torch.no_grad()
     def score_choices(
         self,
         states: Any,
@@ -102,7 +110,39 @@ class Method(Trainable):
         reduction: Reduction = "sum",
         truncate: bool = False,
     ) -> list[list[float]]:
-        """Log-probability of every choice of every input, end of sequence included."""
+        """Return the log-probability of every choice of every input, end of sequence included.
+
+        Args:
+            states: What `prepare` returned.
+            rows: The task of every input.
+            inputs: The inputs, each of which is read once.
+            choices: Every input's choices; their number may differ.
+            reduction: The sum over a choice's tokens, or their mean.
+            truncate: Whether inputs over the limit are truncated. If not, they are an `InputError`.
+        """
+        read, mask = self._read(states, rows, inputs, truncate)
+        scores = self._scores(read, mask, self.text.choice_labels(choices).to(mask.device), reduction)
+        return [row[: len(own)].tolist() for row, own in zip(scores, choices, strict=True)]
+
+    def _read(self, states: Any, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Any, Tensor]:
+        """Return what answers and scores are computed from, and the mask of its tokens."""
+        raise NotImplementedError
+
+    def _answers(
+        self, read: Any, mask: Bool[Tensor, "row memory"], **decoding: Unpack[Decoding]
+    ) -> Int[Tensor, "row answer"]:
+        """Return the tokens of one answer per input from what `_read` returned."""
+        raise NotImplementedError
+
+    def _scores(
+        self,
+        read: Any,
+        mask: Bool[Tensor, "row memory"],
+        labels: Int[Tensor, "row choice target"],
+        reduction: Reduction,
+    ) -> Float[Tensor, "row choice"]:
+        """Return the log-probabilities of every input's choices from what `_read` returned."""
+        raise NotImplementedError
 
     @abstractmethod
     def cost(self, lengths: Lengths) -> Cost:

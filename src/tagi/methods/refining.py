@@ -50,7 +50,7 @@ class Refined(Trainable, Generic[A]):
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Inputs as the adapter asks them, and targets; the task is the adapter's."""
-        asks = self.generator.asks(alone=self.adapter.states.cross is None)
+        asks = self.generator.asks(alone=self.adapter.states.alone)
         return batch_of(self.generator.text, [asks(sample.input, truncate=True) for sample in samples], samples)
 
     def forward(
@@ -62,7 +62,7 @@ class Refined(Trainable, Generic[A]):
         """Cross-entropy of the targets."""
         rows = torch.zeros(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
         alone = None
-        if self.generator.settings.adapts_prefix and self.adapter.states.cross is None:
+        if self.generator.settings.adapts_prefix and self.adapter.states.alone:
             alone = torch.ones_like(rows, dtype=torch.bool)
         read = self.adapter.states.read
         logits = self.generator.logits(read, self.bank, rows, input_ids, input_mask, labels, alone)
@@ -85,7 +85,7 @@ class Refined(Trainable, Generic[A]):
         before = self.adapter
         bank = self.bank.map(lambda tensor: tensor.detach().clone())
         states = self.generator.states_from(before.states.read, bank)
-        if before.states.cross is None:
+        if before.states.alone:
             states = states.without_states()
         return type(before)(self.generator, states, before.instruction, before.examples, refined=record)
 

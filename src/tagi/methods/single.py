@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Int
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tagi.adapters.merge import view_with_parameters
 from tagi.backbones.load import folder_revision
-from tagi.backbones.protocol import Reduction
+from tagi.backbones.protocol import Decoding, Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.errors import CheckpointError, InputError
@@ -30,7 +30,6 @@ MEMBERS, START = "tasks", "start"
 not the backbone's.
 """
 _PROMPTED: dict[str, type[Prompted[Any]]] = {kind.name: kind for kind in (Concatenation, CausalConcatenation)}
-R = TypeVar("R")
 
 
 class SingleTask(Method):
@@ -51,11 +50,11 @@ class SingleTask(Method):
         self._current: tuple[str, Prompted[Any]] | None = None
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """As the prompted backbone's."""
+        """Return the batch of the prompted backbone."""
         return self.prompted.collate(samples)
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """The loss of what all began with, before it is trained for any task."""
+        """Return the loss of the model that training of all tasks started from."""
         terms: dict[str, Tensor] = self.prompted(**batch)
         return terms
 
@@ -71,7 +70,7 @@ class SingleTask(Method):
         return self.prompted.prepare(tasks, truncate=truncate)
 
     def without_instruction(self, states: Prompts) -> Prompts:
-        """The input alone, asked of what all began with."""
+        """Return states with the input alone, answered by the model that training started from."""
         return self.prompted.without_instruction(states)
 
     def predict(
@@ -80,25 +79,16 @@ class SingleTask(Method):
         rows: Int[Tensor, " row"],
         inputs: Sequence[str],
         *,
-        max_new_tokens: int,
-        min_new_tokens: int | None = None,
-        num_beams: int = 1,
         truncate: bool = False,
+        **decoding: Unpack[Decoding],
     ) -> list[str]:
-        """Answers of a batch that may mix tasks: each task's inputs by its own model."""
-
-        def ask(model: Prompted[Any], own: Tensor, texts: Sequence[str], _: Sequence[int]) -> list[str]:
-            return model.predict(
-                states,
-                own,
-                texts,
-                max_new_tokens=max_new_tokens,
-                min_new_tokens=min_new_tokens,
-                num_beams=num_beams,
-                truncate=truncate,
-            )
-
-        return self._by_task(states, rows, inputs, ask)
+        """Answer a batch that may mix tasks: each task's inputs by the task's own model."""
+        answers = [""] * len(inputs)
+        for model, own, at in self._by_task(states, rows):
+            found = model.predict(states, own, [inputs[index] for index in at], truncate=truncate, **decoding)
+            for index, answer in zip(at, found, strict=True):
+                answers[index] = answer
+        return answers
 
     def score_choices(
         self,
@@ -110,20 +100,21 @@ class SingleTask(Method):
         reduction: Reduction = "sum",
         truncate: bool = False,
     ) -> list[list[float]]:
-        """Scores of a batch that may mix tasks and numbers of choices."""
-
-        def ask(model: Prompted[Any], own: Tensor, texts: Sequence[str], at: Sequence[int]) -> list[list[float]]:
-            offered = [choices[index] for index in at]
-            return model.score_choices(states, own, texts, offered, reduction=reduction, truncate=truncate)
-
-        return self._by_task(states, rows, inputs, ask)
+        """Score the choices of a batch that may mix tasks: each task's by the task's own model."""
+        scores: list[list[float]] = [[] for _ in inputs]
+        for model, own, at in self._by_task(states, rows):
+            texts, offered = [inputs[index] for index in at], [choices[index] for index in at]
+            found = model.score_choices(states, own, texts, offered, reduction=reduction, truncate=truncate)
+            for index, row in zip(at, found, strict=True):
+                scores[index] = row
+        return scores
 
     def cost(self, lengths: Lengths) -> Cost:
-        """As the prompted backbone's; a LoRA is not merged."""
+        """Return the cost of the prompted backbone; a LoRA is not merged."""
         return self.prompted.cost(lengths)
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
-        """Copy the checkpoint; what it was made of stays in it."""
+        """Copy the checkpoint."""
         shutil.copytree(self.folder, folder, dirs_exist_ok=True)
 
     @classmethod
@@ -137,20 +128,11 @@ class SingleTask(Method):
         named = {task: (str(member["folder"]), str(member["revision"])) for task, member in members.items()}
         return cls(prompted, folder, named).eval()
 
-    def _by_task(
-        self,
-        states: Prompts,
-        rows: Tensor,
-        inputs: Sequence[str],
-        ask: Callable[[Prompted[Any], Tensor, Sequence[str], Sequence[int]], list[R]],
-    ) -> list[R]:
-        found: dict[int, R] = {}
+    def _by_task(self, states: Prompts, rows: Tensor) -> Iterator[tuple[Prompted[Any], Tensor, list[int]]]:
+        """Yield every task's model, the batch's rows of the task, and where in the batch they are."""
         for row in rows.unique().tolist():
             at = (rows == row).nonzero().flatten().tolist()
-            model = self._model(states.tasks[row])
-            given = ask(model, rows[rows == row], [inputs[index] for index in at], at)
-            found.update(zip(at, given, strict=True))
-        return [found[index] for index in range(len(inputs))]
+            yield self._model(states.tasks[row]), rows[rows == row], at
 
     def _model(self, task: Task | None) -> Prompted[Any]:
         if task is None:
@@ -167,7 +149,7 @@ class SingleTask(Method):
 
 
 def _begun(kind: type[Prompted[Any]], config: Mapping[str, Any], folder: Path) -> Prompted[Any]:
-    """What all models of a checkpoint began with; of a LoRA with nothing in it yet."""
+    """Return the model that training of all tasks started from; its LoRA, if any, is untrained."""
     whole = kind.from_config({**config, "lora": None}, folder)
     start, lora = config.get("start"), config.get("lora")
     if start is not None:

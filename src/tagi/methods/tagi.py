@@ -2,19 +2,20 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from tagi.adapters.bank import LoraBank, as_lora
 from tagi.backbones.causal import CausalBackbone
-from tagi.backbones.protocol import Instructions, Reduction
+from tagi.backbones.protocol import Decoding, Instructions, Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
 from tagi.formats.generator import load_generator, save_generator
-from tagi.hypernetwork.inference import answer, rows_runner, score
+from tagi.hypernetwork.inference import rows_runner
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.hypernetwork.states import TaskStates
 from tagi.hypernetwork.states_memory import StatesMemory
@@ -95,7 +96,7 @@ class TAGI(Method):
         of the rows that are alone is of the prompted rows.
         """
         weights, alone = self.objective.weights, given.get("alone")
-        read = self._read(instruction_ids, instruction_mask)
+        read = self._read_instructions(instruction_ids, instruction_mask)
         bank = self.generator.generate_bank(read.states, read.mask)
         logits = self.generator.logits(read, bank, rows, input_ids, input_mask, labels, alone)
         terms: dict[str, Tensor] = {}
@@ -124,8 +125,8 @@ class TAGI(Method):
         loss = torch.stack([getattr(weights, name) * term for name, term in terms.items()]).sum()
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
-    def _read(self, ids: Tensor, mask: Tensor) -> Instructions:
-        """Instructions as the generator reads them; in training those of a frozen reader are remembered."""
+    def _read_instructions(self, ids: Tensor, mask: Tensor) -> Instructions:
+        """Read instructions; in training the states that a frozen reader gives are remembered."""
         remembers = self.training and self.remembers
         return self.memory.read(self.generator, ids, mask) if remembers else self.generator.read_instructions(ids, mask)
 
@@ -146,16 +147,16 @@ class TAGI(Method):
         self.generator.measure(read, remembered if self.remembers else None)
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> TaskStates:
-        """All tasks' instructions in one pass."""
+        """Return the states of all tasks, computed in one pass over their instructions."""
         return self._prepared([self.text.of_task(task, truncate=truncate) for task in tasks])
 
     @property
     def generated_per_task(self) -> int:
-        """Numbers that the hypernetwork writes for a task."""
+        """Parameters that the hypernetwork generates for a task."""
         return sum(target.parameters for target in self.generator.targets)
 
     def wordless(self) -> TaskStates:
-        """States of one task whose instruction says nothing, to measure what an instruction's words do."""
+        """Return the states of one task with an empty instruction, to measure what an instruction adds."""
         return self._prepared([self.text.wordless_instruction()])
 
     def _prepared(self, sequences: Sequence[list[int]]) -> TaskStates:
@@ -164,11 +165,11 @@ class TAGI(Method):
         return self.generator.prepare(ids.to(device), mask.to(device))
 
     def without_instruction(self, states: TaskStates) -> TaskStates:
-        """The bare backbone: nothing generated, no fusion, no instruction states."""
+        """Return states of the bare backbone: nothing generated, no fusion, no prefix."""
         return states.without_lora().without_states()
 
     def crossed(self, states: TaskStates, lora: Int[Tensor, " task"]) -> TaskStates:
-        """Every task's instruction states with the LoRA of task `lora[i]`: which channel carries the task?
+        """Return every task's instruction states with the LoRA of task `lora[i]`: which channel carries the task?
 
         Raises `ValueError` for what is not LoRA.
         """
@@ -176,69 +177,60 @@ class TAGI(Method):
         return self.generator.states_from(states.read, bank)
 
     def states_alone(self, states: TaskStates) -> TaskStates:
-        """Fusion and instruction states as the bare backbone projects them, nothing generated anywhere."""
+        """Return states with fusion and instruction states as the bare backbone projects them, nothing generated."""
         return self.generator.states_from(states.read, states.bank.zero())
 
-    def residual_bank(self, residual: Literal["zero", "mean"], of: TaskStates) -> LoraBank:
-        """The shared LoRA with no residual ("zero") or with the mean update of several tasks ("mean"), as one task.
+    def residual_bank(self, residual: Literal["zero", "mean"], of: Sequence[TaskStates]) -> LoraBank:
+        """Return the shared LoRA with no residual ("zero") or with the mean update of several tasks ("mean").
 
         Args:
-            residual: Which residual stands in the place of a task's own.
+            residual: The residual in the place of a task's own.
             of: States of the tasks whose residuals are averaged.
 
-        Raises `ValueError` for a generator without a shared LoRA.
+        Returns:
+            A bank of one task.
+
+        Raises:
+            ValueError: The generator has no shared LoRA.
         """
+        length = max(one.mask.shape[1] for one in of)
+        states = torch.cat([pad(one.states, (0, 0, 0, length - one.mask.shape[1])) for one in of])
+        mask = torch.cat([pad(one.mask, (0, length - one.mask.shape[1])) for one in of])
         with torch.no_grad():
-            found = self.generator.generate_residual(of.states, of.mask)
-            one = found.mean() if residual == "mean" else found.zero().select(torch.zeros_like(of.mask[:1, 0]).long())
+            found = self.generator.generate_residual(states, mask)
+            one = found.mean() if residual == "mean" else found.zero().select(torch.zeros_like(mask[:1, 0]).long())
             return self.generator.shared_with(one)
 
     def under(self, states: TaskStates, bank: LoraBank) -> TaskStates:
-        """The tasks' instructions under the one task of another bank; keys and values are computed under it."""
+        """Return the tasks' instructions under the one task of another bank; keys and values are computed under it."""
         tasks = torch.zeros(states.tasks, dtype=torch.long, device=states.mask.device)
         return self.generator.states_from(states.read, bank.select(tasks))
 
-    def predict(
-        self,
-        states: TaskStates,
-        rows: Int[Tensor, " row"],
-        inputs: Sequence[str],
-        *,
-        max_new_tokens: int,
-        min_new_tokens: int | None = None,
-        num_beams: int = 1,
-        truncate: bool = False,
-    ) -> list[str]:
-        """Answers of a batch that may mix tasks."""
-        runner, ids, mask = self._ready(states, rows, inputs, truncate)
-        answers = answer(
-            runner, ids, mask, max_new_tokens=max_new_tokens, min_new_tokens=min_new_tokens, num_beams=num_beams
-        )
-        return self.text.decode(answers)
-
-    def score_choices(
-        self,
-        states: TaskStates,
-        rows: Int[Tensor, " row"],
-        inputs: Sequence[str],
-        choices: Sequence[Sequence[str]],
-        *,
-        reduction: Reduction = "sum",
-        truncate: bool = False,
-    ) -> list[list[float]]:
-        """Scores of a batch that may mix tasks and numbers of choices."""
-        runner, ids, mask = self._ready(states, rows, inputs, truncate)
-        labels = self.text.choice_labels(choices).to(ids.device)
-        scores = score(runner, ids, mask, labels, reduction)
-        return [row[: len(own)].tolist() for row, own in zip(scores, choices, strict=True)]
-
-    def _ready(
-        self, states: TaskStates, rows: Tensor, inputs: Sequence[str], truncate: bool
-    ) -> tuple[Any, Tensor, Tensor]:
+    def _read(self, states: TaskStates, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Any, Tensor]:
         device = self.generator.backbone.device
-        asks = self.generator.asks(alone=states.cross is None)
+        asks = self.generator.asks(alone=states.alone)
         ids, mask = self.text.batch([asks(text, truncate=truncate) for text in inputs])
-        return rows_runner(self.generator, states, rows.to(device)), ids.to(device), mask.to(device)
+        runner = rows_runner(self.generator, states, rows.to(device))
+        read, memory = runner.read(ids.to(device), mask.to(device))
+        return (runner, read), memory
+
+    def _answers(
+        self, read: Any, mask: Bool[Tensor, "row memory"], **decoding: Unpack[Decoding]
+    ) -> Int[Tensor, "row answer"]:
+        runner, inputs = read
+        answers: Tensor = runner.decode(inputs, mask, **decoding)
+        return answers
+
+    def _scores(
+        self,
+        read: Any,
+        mask: Bool[Tensor, "row memory"],
+        labels: Int[Tensor, "row choice target"],
+        reduction: Reduction,
+    ) -> Float[Tensor, "row choice"]:
+        runner, inputs = read
+        scores: Tensor = runner.scores(inputs, mask, labels, reduction)
+        return scores
 
     def cost(self, lengths: Lengths, *, merged: bool = True, alone: bool = False) -> Cost:
         """FLOPs of one task: the work on the instruction once, then every input.

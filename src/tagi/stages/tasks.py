@@ -185,7 +185,7 @@ def _read_p3_tests(recipe: Recipe, beyond: int) -> LoadedTasks:
     count = data.test_instances_per_task
     read = read_p3_eval(Path(data.test_path), templates=templates, prompts=data.prompts, limit=count + beyond)
     tasks, further = _cut(read.tasks, count)
-    read = replace(read, tasks=tasks, limit=count)
+    read = replace(read, tasks=tasks, instances_per_task=count)
     return LoadedTasks(_shuffled(recipe, read.tasks), read.summary(), read.warning, further)
 
 

@@ -6,7 +6,7 @@ from tagi.backbones.machine import best_device, counting
 from tagi.data.batches import TaskBatches
 from tagi.data.text.encoder import TextEncoder
 from tagi.files import write_text
-from tagi.methods.objective.teacher_cache import TeacherCache, distinct_samples, write_cache
+from tagi.methods.objective.teacher_cache import CacheWriter, TeacherCache, distinct_samples
 from tagi.methods.objective.teachers import Teacher
 from tagi.settings.recipe import Recipe
 from tagi.training.distributed import is_main_process, once
@@ -32,16 +32,14 @@ def cached_teacher(
     device = best_device()
     teacher.to(device)
     with counting("teacher's distributions", len(samples)) as advance:
-        cache = write_cache(
-            folder,
+        writer = CacheWriter(
             teacher,
-            samples,
             text,
             top_k=int(recipe.losses.top_k or 0),
             temperature=recipe.losses.temperature,
             batch_size=settings.tasks_per_batch * settings.queries_per_task,
             device=device,
-            advance=advance,
         )
+        cache = writer.write(folder, samples, advance)
     write_text(complete, "")
     return cache

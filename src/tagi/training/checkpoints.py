@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are complete, and whose they are."""
+"""Checkpoints of a run: which are complete, and which run they belong to."""
 
 import errno
 import json
@@ -66,7 +66,7 @@ def newest_complete(folder: Path, identity: str, *, processes: int = 1) -> Path 
 
 
 def read_marker(checkpoint: Path) -> dict[str, Any] | None:
-    """What `mark_complete` wrote, or None if the checkpoint is not whole."""
+    """Return what `mark_complete` wrote, or None if the checkpoint is not whole."""
     try:
         marker: dict[str, Any] = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
         whole = all((checkpoint / name).stat().st_size == size for name, size in marker["files"].items())

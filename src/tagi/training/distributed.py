@@ -23,12 +23,12 @@ _SIZE = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"
 
 
 def process_index() -> int:
-    """Which process this is, from 0; known before anything is set up."""
+    """Return the number of this process, from 0; known before anything is set up."""
     return max(get_int_from_env(_RANK, 0), 0)
 
 
 def process_count() -> int:
-    """How many processes train together."""
+    """Return the number of processes that train together."""
     return max(get_int_from_env(_SIZE, 1), 1)
 
 

@@ -58,7 +58,7 @@ class MethodTrainer(Trainer):
 
     @property
     def seconds(self) -> float:
-        """How long the steps up to here took, in all parts of a resumed run."""
+        """Seconds that the steps so far took, in all parts of a resumed run."""
         return time.monotonic() - self._began
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
@@ -168,7 +168,7 @@ class MethodTrainer(Trainer):
             save_file(tensors, folder / WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Nothing: the weights were read before the model was taken apart."""
+        """Do nothing: the weights were read before the model was sharded."""
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:

@@ -1,4 +1,4 @@
-"""Where losses and scores are reported while a run goes on, and what it used."""
+"""Trackers of losses and scores, and the peak memory of a run."""
 
 import resource
 import sys

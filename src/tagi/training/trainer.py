@@ -70,14 +70,9 @@ def train(
     processes = distributed.process_count()
     checkpoint = newest_complete(folder, identity, processes=processes) if resume else None
     step, seconds = (0, 0.0) if checkpoint is None else _take_up(checkpoint, model)
-    if settings.gradient_checkpointing:
-        for module in model.modules():
-            if isinstance(module, Backbone):
-                module.checkpoint_gradients()
-    trained = distributed.shardable(model) if distributed.is_sharded() else model
     reports = trackers(settings.report_to, folder / _LOGS, step)
     trainer = MethodTrainer(
-        model=trained,
+        model=_trained_form(model, settings),
         args=_arguments(settings, folder),
         train_dataset=batches,
         eval_dataset=batches,  # never read: `evaluate` asks `validate`
@@ -90,21 +85,34 @@ def train(
         validate=validate,
         seconds=seconds,
     )
+    _run(trainer, None if checkpoint is None else str(checkpoint))
+    _leave_weights(trainer, model)
+    return _record(trainer)
+
+
+def _trained_form(model: Trainable, settings: TrainingSettings) -> Trainable:
+    """Return what is trained: the model, or where FSDP or DeepSpeed takes it apart a copy."""
+    if settings.gradient_checkpointing:
+        for module in model.modules():
+            if isinstance(module, Backbone):
+                module.checkpoint_gradients()
+    return distributed.shardable(model) if distributed.is_sharded() else model
+
+
+def _run(trainer: MethodTrainer, checkpoint: str | None) -> None:
     for callback in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(callback)
     distributed.leave_at_exit()
-    distributed.prepare_fsdp(trainer.accelerator, settings.bf16)
-    torch.manual_seed(settings.seed + distributed.process_index())  # every process drops out what it will
+    distributed.prepare_fsdp(trainer.accelerator, trainer.settings.bf16)
+    torch.manual_seed(trainer.settings.seed + distributed.process_index())  # each process has dropout of its own
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        trainer.train(resume_from_checkpoint=checkpoint)
     finally:
-        for report in reports:
+        for report in trainer.callback_handler.callbacks:
             if isinstance(report, TensorBoard):
                 report.close()
-    _leave_weights(trainer, model)
-    return _record(trainer)
 
 
 def _check(settings: TrainingSettings, batches: Sequence[Any], validate: Callable[[], float] | None) -> None:

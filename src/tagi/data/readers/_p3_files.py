@@ -50,7 +50,7 @@ def hub_rows(path: Path, *, filled: bool = True) -> Iterator[tuple[str, str, tup
 
 
 def instruction_of(inputs: Sequence[str], name: str, dataset: str) -> tuple[str, bool]:
-    """What stands for a template: the text that rendered inputs share, else its own name in words; is it that?"""
+    """Return a template's instruction, and whether it is the template's name: used if rendered inputs share no text."""
     shared = shared_text(inputs).strip()
     own = name[len(dataset) :].strip("_") or name
     return shared or " ".join(own.replace("_", " ").split()), not shared

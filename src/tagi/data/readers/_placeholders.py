@@ -1,4 +1,4 @@
-"""What a prompt template says to every row: its words, with a placeholder for each field."""
+"""The text that a prompt template gives to all rows, with a placeholder for each field."""
 
 from collections.abc import Sequence
 

@@ -8,24 +8,24 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, Template, nodes, pass_environment
 from jinja2.exceptions import SecurityError
-from jinja2.filters import make_attrgetter
+from jinja2.filters import do_round, make_attrgetter
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import SandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 Draw = Callable[[Sequence[Any]], Any]
-"""What the filter `choice` does with the options it is given."""
+"""Implements the filter `choice`: options in, one of them out."""
 
 STEPS = 10_000
-"""How often the loops of one rendering may go round, and how many numbers a `range` may have."""
+"""Most iterations of all loops of one rendering, and most numbers of a `range`."""
 SIZE = 10_000_000
-"""How many characters and elements a rendering may make, all together; the longest documents are well below."""
+"""Most characters and elements that one rendering may make; the longest documents need far fewer."""
 DIGITS = 30
-"""How many digits before or after the point a number may be rounded to."""
+"""Most digits before or after the point that a number may be rounded to."""
 
 _STATEMENTS = (nodes.Output, nodes.If, nodes.For, nodes.Assign)
 _FILTERS = (
@@ -48,7 +48,7 @@ _METHODS: dict[type, tuple[str, ...]] = {
 
 @dataclass
 class _Rendering:
-    """What belongs to one rendering: how it draws, how often loops went round, how much was made."""
+    """State of one rendering: how `choice` draws, iterations so far, characters and elements made so far."""
 
     draw: Draw
     steps: int = 0
@@ -75,7 +75,7 @@ class PromptEnvironment(SandboxedEnvironment):
             "choice": lambda options: _now.get().draw(options),
             "most_frequent": _most_frequent,
             "join": _joined,
-            "round": _bounded_round(self.filters["round"]),
+            "round": _rounded,
             "replace": lambda text, old, new, count=None: _replaced(str(text), str(old), str(new), count),
             "made": _made,
             "steps": _steps,
@@ -89,7 +89,7 @@ class PromptEnvironment(SandboxedEnvironment):
         return self.from_string(tree)
 
     def text(self, template: Template, variables: Mapping[str, Any], draw: Draw) -> str:
-        """What a compiled template makes of variables; `SecurityError` when it tries or grows too much."""
+        """Render a compiled template. Raises `SecurityError` if it does what it may not, or makes too much."""
         token = _now.set(_Rendering(draw))
         try:
             pieces: list[str] = []
@@ -208,13 +208,10 @@ def _joined(environment: Environment, values: Iterable[Any], d: str = "", attrib
     return str(d).join(texts)
 
 
-def _bounded_round(plain: Callable[..., Any]) -> Callable[..., Any]:
-    def rounded(value: Any, precision: int = 0, method: str = "common") -> Any:
-        if abs(precision) > DIGITS:
-            raise SecurityError(f"a prompt may round to {DIGITS} digits at most, got {precision}")
-        return plain(value, precision, method)
-
-    return rounded
+def _rounded(value: Any, precision: int = 0, method: Literal["common", "ceil", "floor"] = "common") -> float:
+    if abs(precision) > DIGITS:
+        raise SecurityError(f"a prompt may round to {DIGITS} digits at most, got {precision}")
+    return do_round(value, precision, method)
 
 
 def _most_frequent(items: Iterable[Any]) -> list[Any] | None:

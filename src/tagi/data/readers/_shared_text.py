@@ -15,7 +15,7 @@ _Row = list[str]
 
 
 def shared_text(rows: Sequence[str]) -> str:
-    """What all of a sample of rows share, with `FIELD` where they differ; "" if they share no word.
+    """Return the text that a sample of rows shares, with `FIELD` where they differ; "" if they share no word.
 
     Shared is what all of them begin with, what all end with, and in between every run of words that stands
     exactly once in each of them and in the same order. (What long rows have in common by chance, such as
@@ -32,7 +32,7 @@ def shared_text(rows: Sequence[str]) -> str:
 
 
 def merged_text(texts: Sequence[str]) -> str:
-    """What a few texts share, as `shared_text` has it, with `FIELD` where they differ, even if it is no word."""
+    """Return the text that a few texts share, as `shared_text` does, even if it holds no word."""
     rows = [_TOKEN.findall(text) for text in dict.fromkeys(texts)]
     return _shared(rows, head=True, tail=True) if len(rows) > 1 else "".join(texts[:1])
 
@@ -59,7 +59,7 @@ def _shared(rows: list[_Row], *, head: bool = False, tail: bool = False) -> str:
 
 
 def _common_start(rows: list[_Row]) -> int:
-    """How many tokens all rows begin with."""
+    """Return the number of tokens that all rows begin with."""
     length = 0
     for tokens in zip(*rows, strict=False):
         if len(set(tokens)) > 1:

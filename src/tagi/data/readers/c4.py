@@ -4,11 +4,13 @@ import glob
 import gzip
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import KW_ONLY, dataclass
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
+from tagi.data.batches import IndexedBatches
 from tagi.data.pretraining import Document, Documents
 from tagi.data.readers._checks import as_text, numbered_objects, required
 from tagi.errors import DataError
@@ -98,20 +100,21 @@ class C4Documents:
         return {**self.__dict__, "_stream": None, "_sizes": list(self._sizes)}
 
 
-class DocumentBatches(Sequence[list[Document]]):
-    """Micro-batches of documents: item i is documents i * size to i * size + size - 1 of the stream."""
+@dataclass(eq=False)
+class DocumentBatches(IndexedBatches[Document]):
+    """Micro-batches of documents: number i is documents i * size to i * size + size - 1 of the stream.
 
-    def __init__(self, documents: Documents, *, length: int, size: int) -> None:
-        self.documents = documents
-        self.length = length
-        self.size = size
+    Args:
+        documents: The stream.
+        size: Documents of a micro-batch.
+    """
 
-    def __len__(self) -> int:
-        return self.length
+    documents: Documents
+    _: KW_ONLY
+    size: int
 
-    def __getitem__(self, index: int) -> list[Document]:  # type: ignore[override]
-        if not 0 <= index < self.length:
-            raise IndexError(index)
+    def batch(self, index: int) -> list[Document]:
+        """Return the documents of a micro-batch."""
         return self.documents.read(index * self.size, self.size)
 
 

@@ -1,7 +1,6 @@
 """Reader of P3's training prompts as the hub renders them: a folder with a file for each prompt template."""
 
 import logging
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tagi.data.readers._p3_files import TEMPLATE_ROWS, hub_rows, instruction_of, template_files
+from tagi.data.readers._records import TasksRead, check_limit
 from tagi.data.splits import P3_TABLES, p3_key, table11
 from tagi.data.task import Instance, Task
 from tagi.errors import DataError
@@ -19,34 +19,21 @@ _OTHER_DATASETS: tuple[str, ...] = tuple(P3_TABLES["other_training_datasets"])
 """Training datasets of T0, T0+ and T0++ that Table 11 does not list."""
 
 
-@dataclass(frozen=True)
-class P3Read:
+@dataclass(frozen=True, kw_only=True)
+class P3Read(TasksRead):
     """The templates that were read as tasks, in alphabetical order, and what became of the others.
 
-    `missing` are datasets (those asked for, else Table 11's) without a task; `without_targets` are templates
+    `missing` are datasets of Table 11 without a task; `without_targets` are templates
     left out because no row has a target; `named` are tasks whose rows share no word, so that the template's
     name is their instruction. `skipped_rows` had no target; `dropped_choices` counts rows whose target is not
     among their choices, which are kept without choices.
     """
 
-    instances_per_task: int | None
-    tasks: tuple[Task, ...]
     missing: tuple[str, ...]
     without_targets: tuple[str, ...]
     named: tuple[str, ...]
     skipped_rows: int
     dropped_choices: int
-
-    @property
-    def category_counts(self) -> dict[str, int]:
-        """Number of templates per dataset, falling; ties in alphabetical order."""
-        counts = Counter(task.category for task in self.tasks)
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-    @property
-    def instances(self) -> int:
-        """Number of instances read, all tasks together."""
-        return sum(len(task.instances) for task in self.tasks)
 
     @property
     def not_in_table_11(self) -> tuple[str, ...]:
@@ -82,7 +69,7 @@ class P3Read:
         }
 
 
-def read_p3(folder: str | Path, *, instances_per_task: int | None, datasets: Sequence[str] | None = None) -> P3Read:
+def read_p3(folder: str | Path, *, instances_per_task: int | None) -> P3Read:
     """Reads a task of every file `NAME.jsonl` or `NAME.json` of `folder`, JSON Lines in the hub's columns.
 
     Columns are `inputs_pretokenized`, `targets_pretokenized` and, if it is there, `answer_choices`; others are
@@ -91,42 +78,28 @@ def read_p3(folder: str | Path, *, instances_per_task: int | None, datasets: Seq
 
     The instruction is the text that the template's rows share (`shared_text`), inputs are the whole rendered
     texts, targets and choices are stripped. Of each template the first `instances_per_task` rows with a target
-    are kept (None keeps all); only rows read for that, at least 200, are checked. `datasets` narrows the
-    choice, in Table 11's or the files' spelling. What is missing or left out is named in one logged warning.
+    are kept (None keeps all); only rows read for that, at least 200, are checked. What is missing or left out is named
+    in one logged warning.
 
-    Raises `DataError` when a file is malformed (file, line and column are named), when a dataset asked for is
-    neither here nor in Table 11, and when nothing remains.
+    Raises `DataError` when a file is malformed (file, line and column are named) and when nothing remains.
     """
-    if instances_per_task is not None and instances_per_task < 1:
-        raise DataError(f"instances_per_task: expected at least 1, got {instances_per_task}")
+    check_limit("instances_per_task", instances_per_task)
     folder = Path(folder)
     files = template_files(folder)
     groups = template_datasets(list(files))
-    known = {p3_key(name): name for name in (*groups.values(), *table11())}
-    for name in datasets or ():
-        if p3_key(name) not in known:
-            raise DataError(f"datasets: expected one of Table 11 or of {folder}, got {name!r}")
-    wanted = list(table11()) if datasets is None else [known[p3_key(name)] for name in datasets]
-    reads = [
-        _read_template(path, name, groups[name], instances_per_task)
-        for name, path in files.items()
-        if datasets is None or groups[name] in wanted
-    ]
+    reads = [_read_template(path, name, groups[name], instances_per_task) for name, path in files.items()]
     tasks = tuple(read.task for read in reads if read.task.instances)
     if not tasks:
-        raise DataError(f"{folder}: expected rows with targets of {', '.join(datasets or ['any dataset'])}, got none")
-    result = P3Read(
+        raise DataError(f"{folder}: expected rows with targets of any dataset, got none")
+    return P3Read(
         instances_per_task=instances_per_task,
         tasks=tasks,
-        missing=tuple(sorted(set(wanted) - {task.category for task in tasks})),
+        missing=tuple(sorted(set(table11()) - {task.category for task in tasks})),
         without_targets=tuple(read.task.name for read in reads if not read.task.instances),
         named=tuple(read.task.name for read in reads if read.named and read.task.instances),
         skipped_rows=sum(read.skipped for read in reads),
         dropped_choices=sum(read.dropped for read in reads),
-    )
-    if result.warning:
-        _log.warning(result.warning)
-    return result
+    ).logged(_log)
 
 
 def template_datasets(names: Sequence[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tagi.data.readers._checks import json_lines
 from tagi.data.readers._p3_files import ENDINGS, SCORE_EVAL, TEMPLATE_ROWS, hub_rows, instruction_of, template_files
+from tagi.data.readers._records import TasksRead, check_limit
 from tagi.data.readers.promptsource import FILE, PromptTemplate, read_templates
 from tagi.data.splits import P3_TABLES, p3_key
 from tagi.data.task import Instance, Task
@@ -38,7 +39,7 @@ class EvaluationSet:
 
     @property
     def dataset(self) -> str:
-        """What the hub's names of its prompts begin with: ANLI's round stands last."""
+        """The start of the hub's names of its prompts; the names of ANLI's prompts end with the round."""
         return "anli" if self._round else self.name
 
     def prompt(self, key: str) -> str:
@@ -66,9 +67,20 @@ _Row = tuple[int, str, str, tuple[str, ...] | None]
 """Number of a row in its file, its input, target and choices."""
 
 
+@dataclass(frozen=True)
+class _Prompt:
+    """A prompt: its name, its data set, its instruction, whether that is its name, and its rows."""
+
+    name: str
+    dataset: str
+    instruction: str
+    named: bool
+    rows: Iterable[_Row]
+
+
 @dataclass
 class _Counts:
-    """What is counted while tasks are read."""
+    """Counts that are made while tasks are read."""
 
     dropped: Counter[str] = field(default_factory=Counter)
     without_instances: list[str] = field(default_factory=list)
@@ -76,8 +88,8 @@ class _Counts:
     other_prompts: int = 0
 
 
-@dataclass(frozen=True)
-class P3EvalRead:
+@dataclass(frozen=True, kw_only=True)
+class P3EvalRead(TasksRead):
     """The prompts that were read as tasks, by data set and name, and what became of the others.
 
     `missing` are those of the 11 sets without a task, `not_of_the_11` data sets or files that are passed over.
@@ -86,9 +98,7 @@ class P3EvalRead:
     `score_eval` the hub's files of that kind. Prompts in `named` have their name for an instruction.
     """
 
-    tasks: tuple[Task, ...]
     prompts: Prompts
-    limit: int | None
     missing: tuple[str, ...]
     not_of_the_11: tuple[str, ...]
     dropped: Mapping[str, int]
@@ -101,11 +111,6 @@ class P3EvalRead:
     def prompt_counts(self) -> dict[str, int]:
         """Number of prompts per data set, in the order of Table 9."""
         return dict(Counter(task.category for task in self.tasks))
-
-    @property
-    def instances(self) -> int:
-        """Number of instances read, all tasks together."""
-        return sum(len(task.instances) for task in self.tasks)
 
     @property
     def incomplete(self) -> dict[str, tuple[int, int]]:
@@ -147,7 +152,7 @@ class P3EvalRead:
             "prompts": self.prompts,
             "tasks": len(self.tasks),
             "instances": self.instances,
-            "instances_per_task": self.limit,
+            "instances_per_task": self.instances_per_task,
             "categories": self.prompt_counts,
             "category_instances": dict(instances),
             "missing": list(self.missing),
@@ -180,24 +185,31 @@ def read_p3_eval(
 
     Raises `DataError` when a file is malformed or a template may not be run, and when nothing remains.
     """
-    if limit is not None and limit < 1:
-        raise DataError(f"limit: expected at least 1, got {limit}")
+    check_limit("limit", limit)
     folder, counts = Path(folder), _Counts()
     score_eval = 0
     if templates is None:
         files, others = _hub_files(folder)
         score_eval = sum(path.stem.endswith(SCORE_EVAL) for path in folder.iterdir() if path.suffix in ENDINGS)
-        tasks = _hub_tasks(files, prompts, limit, counts)
+        found = _hub_prompts(files, prompts, counts)
     else:
         sets, others = _raw_files(folder)
-        tasks = _raw_tasks(sets, Path(templates), prompts, limit, counts)
+        found = _raw_prompts(sets, Path(templates), prompts, counts)
+    tasks = []
+    for one in found:
+        instances = _instances(one.rows, one.dataset, limit, counts)
+        if instances:
+            counts.named += [one.name] * one.named
+            tasks.append(Task(one.name, one.dataset, one.instruction, tuple(instances)))
+        else:
+            counts.without_instances.append(one.name)
     if not tasks:
         raise DataError(f"{folder}: expected rows with choices of P3's evaluation sets, got none")
     here = {task.category for task in tasks}
-    read = P3EvalRead(
+    return P3EvalRead(
         tasks=tuple(tasks),
         prompts=prompts,
-        limit=limit,
+        instances_per_task=limit,
         missing=tuple(one.name for one in EVALUATION_SETS if one.name not in here),
         not_of_the_11=others,
         dropped=dict(sorted(counts.dropped.items())),
@@ -205,21 +217,7 @@ def read_p3_eval(
         other_prompts=counts.other_prompts,
         score_eval=score_eval,
         named=tuple(counts.named),
-    )
-    if read.warning:
-        _log.warning(read.warning)
-    return read
-
-
-def _add_task(
-    tasks: list[Task], name: str, dataset: str, words: tuple[str, bool], instances: list[Instance], counts: _Counts
-) -> None:
-    if not instances:
-        counts.without_instances.append(name)
-        return
-    instruction, named = words
-    counts.named += [name] * named
-    tasks.append(Task(name, dataset, instruction, tuple(instances)))
+    ).logged(_log)
 
 
 def _instances(rows: Iterable[_Row], dataset: str, limit: int | None, counts: _Counts) -> list[Instance]:
@@ -259,25 +257,22 @@ def _hub_files(folder: Path) -> tuple[dict[EvaluationSet, dict[str, Path]], tupl
     return files, tuple(others)
 
 
-def _hub_tasks(
-    files: Mapping[EvaluationSet, Mapping[str, Path]], prompts: Prompts, limit: int | None, counts: _Counts
-) -> list[Task]:
+def _hub_prompts(
+    files: Mapping[EvaluationSet, Mapping[str, Path]], prompts: Prompts, counts: _Counts
+) -> Iterator[_Prompt]:
     others = {p3_key(name) for name in _OTHER_PROMPTS}
-    tasks: list[Task] = []
     for one, own in files.items():
         for name, path in own.items():
             if prompts == "original" and p3_key(name) in others:
                 counts.other_prompts += 1
                 continue
             rows = ((number, *row) for number, row in enumerate(hub_rows(path, filled=False)))
-            # Only those that the instruction is made of are kept in memory.
+            # Only the rows that the instruction is made of are kept in memory.
             first = list(islice(rows, TEMPLATE_ROWS))
             if not first:
                 raise DataError(f"{path}: expected rows, one JSON object a line, got an empty file")
-            instances = _instances(chain(first, rows), one.name, limit, counts)
-            words = instruction_of([text for _, text, *_ in first if text.strip()], name, one.dataset)
-            _add_task(tasks, name, one.name, words, instances, counts)
-    return tasks
+            shared = instruction_of([text for _, text, *_ in first if text.strip()], name, one.dataset)
+            yield _Prompt(name, one.name, *shared, chain(first, rows))
 
 
 def _raw_files(folder: Path) -> tuple[dict[EvaluationSet, Path], tuple[str, ...]]:
@@ -299,25 +294,21 @@ def _rows_file(folder: Path) -> Path:
     return chosen[0]
 
 
-def _raw_tasks(
-    sets: Mapping[EvaluationSet, Path], templates: Path, prompts: Prompts, limit: int | None, counts: _Counts
-) -> list[Task]:
+def _raw_prompts(
+    sets: Mapping[EvaluationSet, Path], templates: Path, prompts: Prompts, counts: _Counts
+) -> Iterator[_Prompt]:
     if not templates.is_dir():
         raise DataError(f"{templates}: expected a folder of promptsource's files, got no folder")
-    tasks: list[Task] = []
     for one, path in sets.items():
         found = read_templates(_templates_file(templates, one))
         kept = [template for template in found if prompts == "all" or template.original_task]
         counts.other_prompts += len(found) - len(kept)
         for template in kept:
             template.check()
-        named = {one.prompt(template.key): template for template in kept}
         rows = _raw_rows(path)
-        for name, template in sorted(named.items()):
-            instances = _instances(_rendered(template, rows), one.name, limit, counts)
-            words = (template.instruction or template.name, not template.instruction)
-            _add_task(tasks, name, one.name, words, instances, counts)
-    return tasks
+        for name, template in sorted({one.prompt(template.key): template for template in kept}.items()):
+            instruction = template.instruction
+            yield _Prompt(name, one.name, instruction or template.name, not instruction, _rendered(template, rows))
 
 
 def _templates_file(templates: Path, one: EvaluationSet) -> Path:

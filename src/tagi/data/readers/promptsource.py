@@ -6,9 +6,9 @@ The files are data and their templates run in a sandbox: nothing that one holds 
 import json
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ _SEPARATOR = "|||"
 # As long as the separator, so that what a template measures stays true.
 _PROTECTED = "\ue001\ue002\ue001"
 _FAULTS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What can be wrong with a template or come of a row that it does not fit."""
+"""Errors of a template that is wrong or does not fit a row."""
 _ENVIRONMENT = PromptEnvironment()
 
 
@@ -75,7 +75,7 @@ class PromptTemplate:
             wanted = f"a column {lacking[0]!r}" if lacking else "no column 'answer_choices'"
             raise DataError(f"{where}: template {self.name!r}: expected {wanted}, got {', '.join(row)}")
         variables = _protected(dict(row)) if _SEPARATOR in str(row) else row
-        draw = draw or _Draw(self.name, row)
+        draw = draw or _draw(self.name, row)
         try:
             choices = None if self._choices is None else _split(_ENVIRONMENT.text(self._choices, variables, draw))
             given = None if choices is None else [_protected(choice) for choice in choices]
@@ -91,7 +91,7 @@ class PromptTemplate:
         constant = None
         try:
             if self._choices is not None and not self._names(self.answer_choices):
-                constant = _split(_ENVIRONMENT.text(self._choices, {}, _first))
+                constant = _split(_ENVIRONMENT.text(self._choices, {}, lambda options: options[0]))
             words = with_placeholders(_ENVIRONMENT, self._tree(self.jinja), constant)
         except _FAULTS as fault:
             raise DataError(f"{self.where} cannot be rendered: {_said(fault)}") from fault
@@ -128,18 +128,10 @@ class PromptTemplate:
             raise DataError(f"{self.where}: {_said(fault)}") from fault
 
 
-class _Draw:
-    """A random choice that is a function of a template's name and a row."""
-
-    def __init__(self, name: str, row: Mapping[str, Any]) -> None:
-        self._of = (name, row)
-        self._random: random.Random | None = None
-
-    def __call__(self, options: Sequence[Any]) -> Any:
-        if self._random is None:
-            name, row = self._of
-            self._random = random.Random(f"{name} {json.dumps(row, sort_keys=True)}")
-        return self._random.choice(list(options))
+def _draw(name: str, row: Mapping[str, Any]) -> Draw:
+    """Return a random choice that is a function of a template's name and a row."""
+    generator = cache(lambda: random.Random(f"{name} {json.dumps(row, sort_keys=True)}"))  # most templates do not draw
+    return lambda options: generator().choice(list(options))
 
 
 def read_templates(path: Path) -> list[PromptTemplate]:
@@ -206,7 +198,7 @@ def _split(text: str) -> list[str]:
 
 
 def _protected(value: Any) -> Any:
-    """The same value, no text of which holds the separator."""
+    """Return the value with the separator replaced in all of its texts."""
     match value:
         case str():
             return value.replace(_SEPARATOR, _PROTECTED)
@@ -218,10 +210,6 @@ def _protected(value: Any) -> Any:
             return value
 
 
-def _first(options: Sequence[Any]) -> Any:
-    return options[0]
-
-
 def _said(fault: Exception) -> str:
-    """What a fault says, on one line."""
+    """Return the text of an exception on one line."""
     return " ".join(str(fault).split()) or type(fault).__name__

@@ -2,7 +2,6 @@
 
 import logging
 import random
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from tagi.data.readers._checks import (
     required,
     shown,
 )
+from tagi.data.readers._records import TasksRead, check_limit
 from tagi.data.task import Example, Instance, Task
 from tagi.data.wordings import sni_wordings
 from tagi.errors import DataError
@@ -27,31 +27,17 @@ _log = logging.getLogger(__name__)
 _NAMED = 3  # of tasks without a file
 
 
-@dataclass(frozen=True)
-class SNISplit:
+@dataclass(frozen=True, kw_only=True)
+class SNISplit(TasksRead):
     """The tasks of one split that were read, in the split file's order, and what became of the others.
 
-    `listed` are the names asked for; of those `missing` have no file and `non_english` were left out. With a
-    choice of categories `missing` still holds every name without a file, as only files tell categories.
+    `listed` are the names asked for; of those `missing` have no file and `non_english` were left out.
     """
 
     name: str
-    instances_per_task: int | None
-    tasks: tuple[Task, ...]
     listed: tuple[str, ...]
     missing: tuple[str, ...]
     non_english: tuple[str, ...]
-
-    @property
-    def category_counts(self) -> dict[str, int]:
-        """Number of tasks read per category, falling; ties in alphabetical order."""
-        counts = Counter(task.category for task in self.tasks)
-        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-    @property
-    def instances(self) -> int:
-        """Number of instances read, all tasks together."""
-        return sum(len(task.instances) for task in self.tasks)
 
     @property
     def warning(self) -> str | None:
@@ -81,7 +67,6 @@ def read_sni(
     split: Literal["train", "test"],
     *,
     instances_per_task: int | None = 100,
-    categories: Collection[str] | None = None,
     tasks: Collection[str] | None = None,
     seed: int | None = None,
 ) -> SNISplit:
@@ -95,21 +80,20 @@ def read_sni(
         root: A checkout of natural-instructions.
         split: Whose task list is read.
         instances_per_task: How many instances of each task are kept; None keeps all. Only those kept are checked.
-        categories: If given, only tasks of these categories are kept.
         tasks: If given, only the tasks of these names are read.
         seed: Shuffles each task's instances before the limit applies, as Tk-Instruct does for training. The order
             depends on the seed, the task's name and how many instances its file has. None keeps the order of the file:
             Tk-Instruct tests on the first 100. An instance keeps its id either way.
 
     Raises `DataError` when `root` is no checkout, a file is malformed (file, field and instance are named),
-    a category or task asked for is not in the split, or nothing remains.
+    a task asked for is not in the split, or nothing remains.
     """
-    if instances_per_task is not None and instances_per_task < 1:
-        raise DataError(f"instances_per_task: expected at least 1, got {instances_per_task}")
+    check_limit("instances_per_task", instances_per_task)
     root = Path(root)
     listed = _listed(root, split)
     if tasks is not None:
-        _all_in(tasks, listed, "task", f"the {split} split of {root}")
+        if absent := sorted(set(tasks) - set(listed)):
+            raise DataError(f"task not in the {split} split of {root}: {', '.join(map(repr, absent))}")
         listed = [name for name in listed if name in tasks]
     folder = root / "tasks"
     read: list[Task] = []
@@ -125,15 +109,16 @@ def read_sni(
             non_english.append(name)
         else:
             read.append(task)
-    if categories is not None:
-        _all_in(categories, [task.category for task in read], "category", f"the {split} tasks read from {root}")
-        read = [task for task in read if task.category in categories]
     if not read:
         raise DataError(f"{root}: expected English tasks of the {split} split in {folder}, got none")
-    result = SNISplit(split, instances_per_task, tuple(read), tuple(listed), tuple(missing), tuple(non_english))
-    if result.warning:
-        _log.warning(result.warning)
-    return result
+    return SNISplit(
+        name=split,
+        instances_per_task=instances_per_task,
+        tasks=tuple(read),
+        listed=tuple(listed),
+        missing=tuple(missing),
+        non_english=tuple(non_english),
+    ).logged(_log)
 
 
 def _listed(root: Path, split: str) -> list[str]:
@@ -155,13 +140,6 @@ def _listed(root: Path, split: str) -> list[str]:
     if not names:
         raise DataError(f"{path}: expected task names, one a line, got none")
     return list(names)
-
-
-def _all_in(wanted: Collection[str], present: Collection[str], kind: str, place: str) -> None:
-    """Raises `DataError` naming every wanted name that is not present."""
-    absent = sorted(set(wanted) - set(present))
-    if absent:
-        raise DataError(f"{kind} not in {place}: {', '.join(map(repr, absent))}")
 
 
 def _read_task(path: Path, name: str, limit: int | None, seed: int | None) -> Task | None:

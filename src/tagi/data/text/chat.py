@@ -9,14 +9,14 @@ its own: that of a conversation with a user's message alone, where many template
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from jinja2 import TemplateError
 
 from tagi.data.task import Example
-from tagi.data.text.encoding import Counting, Encoding, Tokenizer, stripped, too_long
-from tagi.errors import CheckpointError, ConfigError, InputError
+from tagi.data.text.encoding import Budget, Encoding, stripped
+from tagi.errors import CheckpointError, ConfigError
 
 _TOLD, _ASKED, _ANSWERED = "told-7d1f", "asked-7d1f", "answered-7d1f"
 """Stand in a template for the instruction, the input and the answer."""
@@ -75,17 +75,12 @@ class ChatEncoding(Encoding):
             raise CheckpointError(f"text settings: expected a text for frame.{odd[0]}, got {pieces[odd[0]]!r}")
         return cls(positives, **pieces)
 
-    def alone(self, text: str, *, tokenizer: Tokenizer, limit: int, truncate: bool = False) -> str:
-        """An input that is asked without any instruction, as the template writes a user's message alone.
+    def alone(self, text: str, budget: Budget) -> str:
+        """Return an input that is asked without any instruction, as the template writes a user's message alone.
 
-        Raises `InputError` for a text over `limit` tokens; with `truncate` the end of its input is cut instead.
+        Raises `InputError` for a text over the limit, unless the end of its input may be truncated.
         """
-        counting, prompt = Counting(tokenizer, limit), self.alone_text(text)
-        if counting.fits(prompt):
-            return prompt
-        if not truncate:
-            raise InputError(too_long("the input", counting.count(prompt), limit))
-        return counting.shorten(text, self.alone_text)
+        return budget.fitted(text, self.alone_text, "the input")
 
     def content(self, prompt: str) -> str | None:
         """Return what stands in the frame of an instruction, or None if `prompt` does not stand in it.
@@ -102,32 +97,23 @@ class ChatEncoding(Encoding):
         return prompt if prompt.endswith(self.closing) else prompt + self.closing
 
     def concatenated(
-        self,
-        task_instruction: str,
-        examples: Sequence[Example],
-        text: str,
-        *,
-        tokenizer: Tokenizer | None = None,
-        limit: int | None = None,
-        truncate: bool = False,
+        self, task_instruction: str, examples: Sequence[Example], text: str, budget: Budget | None = None
     ) -> str:
         """As `Encoding.concatenated`, but the chat stays whole: a text over the limit loses the end of its input.
 
         An input keeps up to half of what the template leaves; an instruction that is too long then loses its end too.
         """
-        given: dict[str, Any] = {"tokenizer": tokenizer, "limit": limit}
-        if not truncate or tokenizer is None or limit is None:
-            return super().concatenated(task_instruction, examples, text, **given)
-        counting, tail, told = Counting(tokenizer, limit), self._input(text), stripped(task_instruction)
-        bare = self._input("")
-        head = self._with_examples(told, examples, lambda head: counting.fits(head + tail))
-        if counting.fits(head + tail):
+        if budget is None or not budget.truncate:
+            return super().concatenated(task_instruction, examples, text, budget)
+        tail, bare, told = self._input(text), self._input(""), stripped(task_instruction)
+        head = self._with_examples(told, examples, lambda head: budget.fits(head + tail))
+        if budget.fits(head + tail):
             return head + tail
-        half = (limit - counting.count(self._definition("") + bare)) // 2
-        rest = Counting(tokenizer, limit - min(counting.count(tail) - counting.count(bare), half))
+        half = (budget.limit - budget.count(self._definition("") + bare)) // 2
+        rest = replace(budget, limit=budget.limit - min(budget.count(tail) - budget.count(bare), half))
         if not rest.fits(head + bare):
             head = rest.shorten(told, lambda t: self._definition(t) + bare).removesuffix(bare)
-        return head + tail if counting.fits(head + tail) else counting.shorten(text, lambda t: head + self._input(t))
+        return head + tail if budget.fits(head + tail) else budget.shorten(text, lambda t: head + self._input(t))
 
     def _with_examples(self, text: str, examples: Sequence[Example], fits: Callable[[str], bool]) -> str:
         for number, example in enumerate(examples[: self.positives], start=1):
@@ -223,7 +209,7 @@ class _Template:
 
 
 def _parts(template: _Template, messages: list[dict[str, str]], marks: list[str]) -> list[str] | None:
-    """What stands before each mark, before the answer, right before it as white space, and after it."""
+    """Return the text before each mark, before the answer, the white space right before it, and the text after it."""
     answered = [*messages, {"role": "assistant", "content": _ANSWERED}]
     try:
         prompt = template.render(messages, start_answer=True)
@@ -254,12 +240,12 @@ def _parts(template: _Template, messages: list[dict[str, str]], marks: list[str]
 
 
 def _tail(text: str) -> str:
-    """What stands after the input."""
+    """Return the text after the input."""
     return text.rpartition(_ASKED)[2]
 
 
 def special_tokens(tokenizer: Any) -> set[str]:
-    """What a tokenizer never joins with anything around it."""
+    """Return the tokens that a tokenizer never joins with the text around them."""
     return {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
 
 

@@ -85,7 +85,7 @@ class UserTextTokenizer:
         return ids
 
     def _around(self, text: str, ids: list[int]) -> tuple[list[int], list[int]]:
-        """What the tokenizer writes before and after a text's own tokens."""
+        """Return the tokens that the tokenizer adds before and after a text's own."""
         whole: list[int] = self.tokenizer(text)["input_ids"]
         extra = len(whole) - len(ids)
         start = next((at for at in range(extra + 1) if whole[at : at + len(ids)] == ids), 0)
@@ -107,7 +107,7 @@ def _control(tokenizer: Any, *, added: bool) -> set[str]:
 
 
 def _places(text: str, token: str) -> list[int]:
-    """Where a token stands in a text, overlapping places included."""
+    """Return the positions of a token in a text, overlapping ones included."""
     places, at = [], text.find(token)
     while at >= 0:
         places.append(at)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tagi.data.task import Example, Task
 from tagi.data.text.chat import ChatEncoding, chat_encoding, special_tokens
 from tagi.data.text.control import BREAK, UserTextTokenizer
-from tagi.data.text.encoding import INPUT_MARK, OUTPUT_MARK, Encoding, Tokenizer, encoding_from_name, too_long
+from tagi.data.text.encoding import INPUT_MARK, OUTPUT_MARK, Budget, Encoding, Tokenizer, encoding_from_name, too_long
 from tagi.errors import CheckpointError, ConfigError, InputError
 
 Reads = Literal["instruction", "demonstrations", "nothing"]
@@ -104,12 +104,11 @@ class TextEncoder:
         return self._instruction(text, examples, truncate).replace(BREAK, "")
 
     def _instruction(self, text: str, examples: Sequence[Example], truncate: bool) -> str:
-        limit = self.settings.max_instruction_tokens
+        budget = Budget(self._told, self.settings.max_instruction_tokens, truncate)
         text, examples = self._escaped(text, examples)
         if self.settings.reads == "demonstrations":
-            shown = examples[: self.settings.positives or None]
-            return self.encoding.demonstrations(shown, tokenizer=self._told, limit=limit, truncate=truncate)
-        return self.encoding.instruction(text, examples, tokenizer=self._told, limit=limit, truncate=truncate)
+            return self.encoding.demonstrations(examples[: self.settings.positives or None], budget)
+        return self.encoding.instruction(text, examples, budget)
 
     def of_task(self, task: Task, *, truncate: bool = False) -> list[int]:
         """Token ids of all that is read of a task apart from its inputs."""
@@ -138,9 +137,9 @@ class TextEncoder:
         return ids
 
     def wordless_instruction(self) -> list[int]:
-        """Token ids of an instruction that says nothing: its frame, if the encoding has one, and the end token.
+        """Return the token ids of an empty instruction: the encoding's frame, if it has one, and the end token.
 
-        What a user gives may not be empty; this is what evaluation compares with.
+        Users may not give an empty instruction; evaluation compares with it.
         """
         frame = self.encoding.frame() if self.settings.reads == "instruction" else ""
         ids = self._ids(frame, self.settings.max_instruction_tokens, self._told)
@@ -148,10 +147,15 @@ class TextEncoder:
 
     def input(self, text: str, *, truncate: bool = False) -> list[int]:
         """Token ids of `b`."""
+        return self._within(text, self.encoding.input, self._asked, truncate)
+
+    def _within(
+        self, text: str, encode: Callable[[str, Budget], str], tokenizer: Tokenizer, truncate: bool
+    ) -> list[int]:
+        """Token ids of what `encode` makes of an input within the limit of inputs."""
         _not_empty(text)
-        limit, text = self.settings.max_input_tokens, self._tokens.escape(text)
-        b = self.encoding.input(text, tokenizer=self._asked, limit=limit, truncate=truncate)
-        return self._ids(b, limit, self._asked)
+        limit = self.settings.max_input_tokens
+        return self._ids(encode(self._tokens.escape(text), Budget(tokenizer, limit, truncate)), limit, tokenizer)
 
     def alone(self, text: str, *, truncate: bool = False) -> list[int]:
         """Token ids of an input that is asked without any instruction.
@@ -178,9 +182,7 @@ class TextEncoder:
             return [*told, *self.continuation(text, truncate=truncate)]
         limit, text = self.settings.max_input_tokens, self._tokens.escape(text)
         instruction, examples = self._escaped(instruction, examples)
-        joined = self.encoding.concatenated(
-            instruction, examples, text, tokenizer=self._asked, limit=limit, truncate=truncate
-        )
+        joined = self.encoding.concatenated(instruction, examples, text, Budget(self._asked, limit, truncate))
         return self._ids(joined, limit, self._asked)
 
     def target(self, text: str, *, truncate: bool = True) -> list[int]:
@@ -197,20 +199,21 @@ class TextEncoder:
         return [text.strip() for text in texts]
 
     def batch(self, sequences: Sequence[list[int]]) -> tuple[Int[Tensor, "row token"], Bool[Tensor, "row token"]]:
-        """Sequences padded on the right, and which entries are not padding."""
+        """Return sequences padded on the right, and the mask of entries that are not padding."""
         return _pad(sequences, self._filler)
 
     def batch_instructions(
         self, sequences: Sequence[list[int]]
     ) -> tuple[Int[Tensor, "task token"], Bool[Tensor, "task token"]]:
-        """As `batch`, but padded on the right for every model: instructions are read, nothing is written after them."""
+        """Return sequences padded on the right for any kind of model, and their mask: no answer follows them."""
         return _pad(sequences, self._filler)
 
     @property
     def _filler(self) -> int:
-        """What stands where nothing is."""
-        pad: int = self.tokenizer.pad_token_id
-        return pad
+        """The id of padding: end-of-sequence where the tokenizer has none."""
+        pad = self.tokenizer.pad_token_id
+        filler: int = self.tokenizer.eos_token_id if pad is None else pad
+        return filler
 
     def labels(self, sequences: Sequence[list[int]]) -> Int[Tensor, "row token"]:
         """Sequences padded on the right with -100."""
@@ -226,7 +229,7 @@ class TextEncoder:
         return labels
 
     def _target(self, text: str) -> tuple[list[int], list[int]]:
-        """Token ids of a whole output and what ends it."""
+        """Return the token ids of a whole output and those that end it."""
         ids: list[int] = self._tokens(text)["input_ids"]
         end = self._kept(ids, self._tokens)
         return ids[: len(ids) - len(end)], end
@@ -247,7 +250,7 @@ class TextEncoder:
         return ids[: limit - len(end)] + end
 
     def _kept(self, ids: list[int], tokens: Tokenizer) -> list[int]:
-        """What ends a text and stays when the text is cut."""
+        """Return the tokens at the end of a text that are kept when it is truncated."""
         return ids[-1:] if ids[-1:] == [self.tokenizer.eos_token_id] else []
 
 
@@ -282,51 +285,24 @@ class CausalTextEncoder(TextEncoder):
     def input(self, text: str, *, truncate: bool = False) -> list[int]:
         """Token ids of `b`. In a chat it goes on from an instruction, and no token marks it as the start of a text."""
         if isinstance(self.encoding, ChatEncoding) and not self._starts_special(self.encoding.asking):
-            return self._follow(text, truncate=truncate)
+            return self._within(text, self.encoding.input, self._continued, truncate)
         return super().input(text, truncate=truncate)
 
     def alone(self, text: str, *, truncate: bool = False) -> list[int]:
         """Token ids of an input that is asked without any instruction."""
         if not isinstance(self.encoding, ChatEncoding):
             return self.input(text, truncate=truncate)
-        _not_empty(text)
-        limit, text = self.settings.max_input_tokens, self._tokens.escape(text)
-        prompt = self.encoding.alone(text, tokenizer=self._told, limit=limit, truncate=truncate)
-        return self._ids(prompt, limit, self._told)
+        return self._within(text, self.encoding.alone, self._told, truncate)
 
     def continuation(self, text: str, *, truncate: bool = False) -> list[int]:
         """Token ids of an input that follows an instruction which has been read already."""
         if isinstance(self.encoding, ChatEncoding):
             return self.input(text, truncate=truncate)
-        return self._follow(text, truncate=truncate)
-
-    def parts(
-        self, instruction: str, examples: Sequence[Example], text: str, *, truncate: bool = False
-    ) -> tuple[list[int], list[int]]:
-        """A prompt that starts with the instruction, as `instruction` alone gives it, and the rest, for a prefix cache.
-
-        Together they are `concatenated`, token by token. Raises `InputError` where they are not: a token spans both, or
-        the limit of one shows other demonstrations than that of the other.
-        """
-        whole = self.concatenated(instruction, examples, text, truncate=truncate)
-        told = self.instruction(instruction, examples, truncate=truncate)
-        if whole[: len(told)] != told or len(whole) == len(told):
-            at = next((at for at, pair in enumerate(zip(told, whole, strict=False)) if len({*pair}) > 1), len(told))
-            raise InputError(
-                "expected an instruction whose tokens start the whole prompt, so that they can be read once, got a "
-                f"difference at token {at + 1} of {len(told)}: {self.tokenizer.decode(whole[at : at + 1])!r} there"
-            )
-        return told, whole[len(told) :]
+        return self._within(text, self.encoding.input, self._continued, truncate)
 
     def batch(self, sequences: Sequence[list[int]]) -> tuple[Int[Tensor, "row token"], Bool[Tensor, "row token"]]:
-        """Sequences padded on the left, and which entries are not padding."""
+        """Return sequences padded on the left, and the mask of entries that are not padding."""
         return _pad(sequences, self._filler, left=True)
-
-    @property
-    def _filler(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        filler: int = self.tokenizer.eos_token_id if pad is None else pad
-        return filler
 
     def _encoding(self) -> Encoding:
         settings = self.settings
@@ -342,14 +318,8 @@ class CausalTextEncoder(TextEncoder):
     def _starts_special(self, text: str) -> bool:
         return any(text.startswith(token) for token in special_tokens(self.tokenizer))
 
-    def _follow(self, text: str, *, truncate: bool) -> list[int]:
-        _not_empty(text)
-        limit, text = self.settings.max_input_tokens, self._tokens.escape(text)
-        b = self.encoding.input(text, tokenizer=self._continued, limit=limit, truncate=truncate)
-        return self._ids(b, limit, self._continued)
-
     def _ending(self) -> int:
-        """What ends an answer: end-of-sequence, unless the chat template has a special token of its own for it."""
+        """Return the token that ends an answer: end-of-sequence, or the chat template's special token for it."""
         end: int = self.tokenizer.eos_token_id
         if not isinstance(self.encoding, ChatEncoding):
             return end

@@ -13,12 +13,12 @@ from tagi.data.task import Example
 from tagi.errors import ConfigError, InputError
 
 INPUT_MARK, OUTPUT_MARK = "# Input #", "# Output #"
-"""What stands before a demonstration's input and its output, as FiD-ICL has it."""
+"""Marks before a demonstration's input and its output, as in FiD-ICL."""
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What counts tokens: `tokenizer(text)["input_ids"]`, as transformers' tokenizers do."""
+    """Anything with which `tokenizer(text)["input_ids"]` gives token ids, as transformers' tokenizers do."""
 
     def __call__(self, text: str, /) -> Mapping[str, Any]:
         """The text's tokens under `input_ids`, special tokens included."""
@@ -35,11 +35,79 @@ class DecodingTokenizer(Tokenizer, Protocol):
 
 
 @dataclass(frozen=True)
-class Encoding(ABC):
-    """How a task and an input become text; `positives` is the number of positive examples that `a` may hold.
+class Budget:
+    """How long a text may be.
 
-    With `limit` (tokens; needs `tokenizer`) an example that would take the text past the limit is left out,
-    and those after it. Without room for the rest an `InputError` names count and limit, unless `truncate`.
+    Args:
+        tokenizer: Counts tokens, special tokens included.
+        limit: Most tokens of the text.
+        truncate: Whether a text over the limit is truncated. If not, it is an `InputError` that names count and limit.
+    """
+
+    tokenizer: Tokenizer
+    limit: int
+    truncate: bool = False
+
+    def ids(self, text: str) -> Sequence[int]:
+        """Return the text's tokens."""
+        ids: Sequence[int] = self.tokenizer(text)["input_ids"]
+        return ids
+
+    def count(self, text: str) -> int:
+        """Return the number of tokens."""
+        return len(self.ids(text))
+
+    def fits(self, text: str) -> bool:
+        """Return whether the tokens are within the limit."""
+        return self.count(text) <= self.limit
+
+    def fitted(self, text: str, render: Callable[[str], str], what: str) -> str:
+        """Return `render(text)` if it fits, else of the start of the text that does.
+
+        Raises `InputError`, in which `what` names the text, if it is too long and may not be truncated.
+        """
+        whole = render(text)
+        if self.fits(whole):
+            return whole
+        self.check(whole, what)
+        return self.shorten(text, render)
+
+    def check(self, text: str, what: str) -> None:
+        """Raise `InputError` for a text over the limit unless it may be truncated; `what` names the text."""
+        if not self.truncate and not self.fits(text):
+            raise InputError(too_long(what, self.count(text), self.limit))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of tokens, without special ones."""
+        if not isinstance(self.tokenizer, DecodingTokenizer):
+            kind = type(self.tokenizer).__name__
+            raise TypeError(f"truncation needs a tokenizer that can decode, got {kind}")
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def shorten(self, text: str, render: Callable[[str], str]) -> str:
+        """Return `render` of the longest start of `text` with which the whole fits."""
+        fitting, over = 0, len(text)
+        while over - fitting > 1:
+            middle = (fitting + over) // 2
+            if self.fits(render(text[:middle].rstrip())):
+                fitting = middle
+            else:
+                over = middle
+        start = text[:fitting].rstrip()
+        if not start:
+            raise InputError(f"a limit of {self.limit} tokens leaves no room for any of the text")
+        return render(start)
+
+
+@dataclass(frozen=True)
+class Encoding(ABC):
+    """How a task and an input become text.
+
+    A budget limits a text's tokens; None does not. An example that would take the text past the limit is left out, and
+    so are those after it.
+
+    Args:
+        positives: Number of positive examples that `a` may hold.
     """
 
     positives: int = 0
@@ -49,122 +117,73 @@ class Encoding(ABC):
     @property
     @abstractmethod
     def cue(self) -> str:
-        """What ends a text after which, in the same text, its answer follows."""
+        """The end of a prompt after which, in the same text, the answer follows."""
 
     @property
     def gap(self) -> str:
-        """What stands between the cue and an answer. It belongs to the answer: most tokenizers write " cat" as one
-        token."""
+        """White space between cue and answer. It belongs to the answer: most tokenizers have " cat" as one token."""
         return " "
 
     def __post_init__(self) -> None:
         if self.positives < 0:
             raise ConfigError(f"encoding: expected 0 or more positive examples, got {self.positives}")
 
-    def instruction(
-        self,
-        task_instruction: str,
-        examples: Sequence[Example] = (),
-        *,
-        tokenizer: Tokenizer | None = None,
-        limit: int | None = None,
-        truncate: bool = False,
-    ) -> str:
-        """`a`: the instruction, then as many of the first `positives` examples as fit within `limit` tokens.
+    def instruction(self, task_instruction: str, examples: Sequence[Example] = (), budget: Budget | None = None) -> str:
+        """Return `a`: the instruction, then as many of the first `positives` examples as fit.
 
-        An instruction over the limit is an `InputError`; with `truncate` its end is cut so that `a` fits.
-        An empty one is always an `InputError`.
+        Raises `InputError` for an empty instruction and for one over the limit, unless its end may be truncated.
         """
         text = stripped(task_instruction)
-        counting = _counting(tokenizer, limit)
-        if counting is None:
+        if budget is None:
             return self._with_examples(text, examples, lambda _: True)
-        tokens = counting.count(self._definition(text))
-        if tokens > counting.limit:
-            if not truncate:
-                raise InputError(too_long("the instruction", tokens, counting.limit))
-            return counting.shorten(text, self._definition)
-        return self._with_examples(text, examples, counting.fits)
+        fitted = budget.fitted(text, self._definition, "the instruction")
+        return self._with_examples(text, examples, budget.fits) if fitted == self._definition(text) else fitted
 
     def frame(self) -> str:
-        """What stands around an instruction's words, without any."""
+        """Return the frame of an instruction, without an instruction in it."""
         return self._definition("")
 
-    def input(
-        self,
-        text: str,
-        *,
-        tokenizer: Tokenizer | None = None,
-        limit: int | None = None,
-        truncate: bool = False,
-    ) -> str:
-        """`b`: the input as the model reads it.
+    def input(self, text: str, budget: Budget | None = None) -> str:
+        """Return `b`: the input as the model reads it.
 
-        An input over `limit` tokens is an `InputError`; with `truncate` its end is cut so that `b` fits, and
-        what frames it is kept.
+        Raises `InputError` for an input over the limit, unless its end may be truncated; what frames it is kept.
         """
-        counting = _counting(tokenizer, limit)
-        prompt = self._input(text)
-        if counting is None or counting.fits(prompt):
-            return prompt
-        if not truncate:
-            raise InputError(too_long("the input", counting.count(prompt), counting.limit))
-        return counting.shorten(text, self._input)
+        return self._input(text) if budget is None else budget.fitted(text, self._input, "the input")
 
     def concatenated(
-        self,
-        task_instruction: str,
-        examples: Sequence[Example],
-        text: str,
-        *,
-        tokenizer: Tokenizer | None = None,
-        limit: int | None = None,
-        truncate: bool = False,
+        self, task_instruction: str, examples: Sequence[Example], text: str, budget: Budget | None = None
     ) -> str:
-        """`a`, the separator and `b` in one text; the limit applies to all of it.
+        """Return `a`, the separator and `b` in one text; the limit applies to all of it.
 
-        With `truncate` a text over the limit becomes what its first `limit` tokens decode to, as Tk-Instruct
-        has it: that loses the end of `b` and what the tokenizer does not know, and tokenized again it may be
-        a closing token over the limit, so tokenize with truncation.
+        A text over the limit that may be truncated becomes what its first tokens decode to, as in Tk-Instruct: this
+        loses the end of `b` and what the tokenizer does not know. Tokenized again it may be a closing token over the
+        limit, so tokenize with truncation.
         """
-        definition = stripped(task_instruction)
-        counting = _counting(tokenizer, limit)
-        tail = self.separator + self._input(text)
-        if counting is None:
+        definition, tail = stripped(task_instruction), self.separator + self._input(text)
+        if budget is None:
             return self._with_examples(definition, examples, lambda _: True) + tail
-        prompt = self._with_examples(definition, examples, lambda head: counting.fits(head + tail)) + tail
-        if counting.fits(prompt):
-            return prompt
-        if not truncate:
-            raise InputError(too_long("the instruction and the input together", counting.count(prompt), counting.limit))
-        return counting.decode(counting.ids(prompt)[: counting.limit])
+        prompt = self._with_examples(definition, examples, lambda head: budget.fits(head + tail)) + tail
+        budget.check(prompt, "the instruction and the input together")
+        return prompt if budget.fits(prompt) else budget.decode(budget.ids(prompt)[: budget.limit])
 
-    def demonstrations(
-        self,
-        examples: Sequence[Example],
-        *,
-        tokenizer: Tokenizer | None = None,
-        limit: int | None = None,
-        truncate: bool = False,
-    ) -> str:
-        """Examples alone, without an instruction: as many of the first as fit within `limit` tokens.
+    def demonstrations(self, examples: Sequence[Example], budget: Budget | None = None) -> str:
+        """Return examples alone, without an instruction: as many of the first as fit.
 
-        A first one over the limit is an `InputError`; with `truncate` its end is cut. None at all always is one.
+        Raises `InputError` for no examples, and for a first one over the limit, unless its end may be truncated.
         """
         if not examples:
             raise InputError("expected demonstrations, which are read in the instruction's place, got none")
-        counting, text = _counting(tokenizer, limit), ""
+        text = ""
         for number, example in enumerate(examples, start=1):
             longer = text + self._alone(number, example)
-            if counting is not None and not counting.fits(longer):
+            if budget is not None and not budget.fits(longer):
                 break
             text = longer
-        if text or counting is None:
+        if text or budget is None:
             return text.strip()
         first = self._alone(1, examples[0])
-        if not truncate:
-            raise InputError(too_long("the demonstration", counting.count(first), counting.limit))
-        return counting.shorten(first.strip(), str)
+        budget.check(first, "the demonstration")
+        return budget.shorten(first.strip(), str)
 
     def cued(self, prompt: str) -> str:
         """`prompt` as a decoder-only model reads it: its cue last, no space after it.
@@ -190,10 +209,10 @@ class Encoding(ABC):
 
     @abstractmethod
     def _example(self, number: int, example: Example) -> str:
-        """What the `number`-th example (from 1) adds to `a`."""
+        """Return what the `number`-th example (from 1) adds to `a`."""
 
     def _alone(self, number: int, example: Example) -> str:
-        """What the `number`-th example is where examples stand alone."""
+        """Return the text of the `number`-th example where there is no instruction."""
         return self._example(number, example)
 
     @abstractmethod
@@ -256,56 +275,6 @@ def encoding_from_name(name: str, positives: int = 0) -> Encoding:
     return kinds[name](positives)
 
 
-@dataclass(frozen=True)
-class Counting:
-    """A tokenizer and the limit it counts against."""
-
-    tokenizer: Tokenizer
-    limit: int
-
-    def ids(self, text: str) -> Sequence[int]:
-        """The text's tokens."""
-        ids: Sequence[int] = self.tokenizer(text)["input_ids"]
-        return ids
-
-    def count(self, text: str) -> int:
-        """How many they are."""
-        return len(self.ids(text))
-
-    def fits(self, text: str) -> bool:
-        """Whether they are within the limit."""
-        return self.count(text) <= self.limit
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, without special ones."""
-        if not isinstance(self.tokenizer, DecodingTokenizer):
-            kind = type(self.tokenizer).__name__
-            raise TypeError(f"truncation needs a tokenizer that can decode, got {kind}")
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
-
-    def shorten(self, text: str, render: Callable[[str], str]) -> str:
-        """`render` of the start of `text` with which the whole just fits, every character of it as it was."""
-        fitting, over = 0, len(text)
-        while over - fitting > 1:
-            middle = (fitting + over) // 2
-            if self.fits(render(text[:middle].rstrip())):
-                fitting = middle
-            else:
-                over = middle
-        start = text[:fitting].rstrip()
-        if not start:
-            raise InputError(f"a limit of {self.limit} tokens leaves no room for any of the text")
-        return render(start)
-
-
-def _counting(tokenizer: Tokenizer | None, limit: int | None) -> Counting | None:
-    if limit is None:
-        return None
-    if tokenizer is None:
-        raise ValueError("a limit in tokens needs a tokenizer to count them")
-    return Counting(tokenizer, limit)
-
-
 def stripped(task_instruction: str) -> str:
     """An instruction without surrounding space; an empty one is an `InputError`."""
     text = task_instruction.strip()
@@ -320,5 +289,5 @@ def _closed(text: str) -> str:
 
 
 def too_long(what: str, tokens: int, limit: int) -> str:
-    """What is wrong with a text over its limit."""
+    """Return the message about a text over its limit."""
     return f"expected at most {limit} tokens, got {tokens}: shorten {what} or allow it to be truncated"

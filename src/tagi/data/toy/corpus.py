@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from tagi.data.pretraining import Document
 from tagi.data.toy.language import wording
 from tagi.data.toy.lexicon import FACT_TABLES, FACTS, KINDS, MAPS, PAIRS, WORDS
-from tagi.data.toy.programs import Program, train_programs
+from tagi.data.toy.programs import train_programs
 
 _LISTS_PER_DOCUMENT = 3
 _SHORTEST, _LONGEST_TARGET = 15, 30  # the last sentence adds at most 30 words
@@ -41,22 +41,12 @@ class ToyDocuments:
     def _text(self, index: int) -> str:
         rng = random.Random(f"toy documents {self.seed} {index}")
         theme = rng.choice(train_programs(self.holdout))
-        lists = _theme_lists(theme, rng)
+        lists = [" ".join(words) for words in _word_lists(rng, theme.kinds, theme.mapping)]
         fact = theme.mapping if theme.mapping in FACTS else "kind"
         sentences = [wording(theme, rng), _fact(rng, fact), *lists]
         if rng.random() < 0.5:  # the description need not come first
             rng.shuffle(sentences)
         return " ".join(sentences)
-
-
-def _theme_lists(theme: Program, rng: random.Random) -> list[str]:
-    """Lists of words of the theme's kinds in its form and order, from pairs of their own."""
-    pairs = {kind: rng.sample(PAIRS[kind], len(PAIRS[kind])) for kind in theme.kinds}
-    table = MAPS[theme.mapping]
-    return [
-        " ".join([*(table[rng.choice(pairs[kind][number])] for kind in theme.kinds), "."])
-        for number in range(_LISTS_PER_DOCUMENT)
-    ]
 
 
 def _document(rng: random.Random, holdout: int) -> str:
@@ -80,13 +70,17 @@ def _fact(rng: random.Random, name: str | None = None) -> str:
     return rng.choice(FACTS[name]).format(x=word, y=FACT_TABLES[name][word])
 
 
-def _word_lists(rng: random.Random) -> list[list[str]]:
-    """Lists for one document, one word of each kind and in one language, from pairs of its own, with a full stop."""
-    pairs = {kind: rng.sample(PAIRS[kind], len(PAIRS[kind])) for kind in KINDS}
+def _word_lists(rng: random.Random, kinds: tuple[str, ...] = KINDS, mapping: str | None = None) -> list[list[str]]:
+    """Lists for one document, of one word per kind, each list from pairs of its own and with a full stop.
+
+    With a word map all lists are in its form and in the order of the kinds; else form and order are drawn for each.
+    """
+    pairs = {kind: rng.sample(PAIRS[kind], len(PAIRS[kind])) for kind in kinds}
     lists = []
     for number in range(_LISTS_PER_DOCUMENT):
-        table = MAPS[rng.choice(tuple(MAPS))]
-        words = [table[rng.choice(pairs[kind][number])] for kind in KINDS]
-        rng.shuffle(words)
+        table = MAPS[mapping or rng.choice(tuple(MAPS))]
+        words = [table[rng.choice(pairs[kind][number])] for kind in kinds]
+        if mapping is None:
+            rng.shuffle(words)
         lists.append([*words, "."])
     return lists

@@ -17,7 +17,7 @@ _EVAL_SHARE = 8  # one input in eight is for evaluation
 
 
 def input_split(text: str) -> InputSplit:
-    """Which split an input belongs to: a property of its text alone, for every task and seed."""
+    """Return the split of an input, which depends on its text alone."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return "eval" if int.from_bytes(digest, "big") % _EVAL_SHARE == 0 else "train"
 

@@ -9,11 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tagi.adapters.attach import detached
+from tagi.backbones.modes import evaluating
 from tagi.data.batches import Sample, drawn
 from tagi.data.task import Example, Task
 from tagi.errors import DataError
 from tagi.methods.fid import FidICL
-from tagi.methods.objective.teachers import Teacher, evaluating
+from tagi.methods.objective.teachers import Teacher
 from tagi.methods.protocol import Batch
 
 
@@ -32,7 +33,7 @@ class FidTeacher(Teacher):
         self._first: dict[str, list[Example]] = {}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """What FiD-ICL reads of the samples; a task of a single input is a `DataError`."""
+        """Return what FiD-ICL reads of the samples. Raises `DataError` for a task with a single input."""
         batch = self.method.collate([replace(sample, shots=self._shots(sample)) for sample in samples])
         del batch["labels"]
         return batch

@@ -58,7 +58,7 @@ def distillation_loss(
 
 @dataclass(frozen=True)
 class TopLogits:
-    """What is kept of a teacher's distributions at one temperature: its k likeliest tokens.
+    """The k likeliest tokens of a teacher's distributions at one temperature.
 
     `values` are log-probabilities in nats and `indices` their tokens. Values kept narrower than fp32 shift the
     remainder by their rounding, and the loss with it.

@@ -12,11 +12,8 @@ from tagi.adapters.protocol import Bank
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.methods.objective.losses import (
-    TopLogits,
-    distillation_loss,
     factor_alignment,
     product_alignment,
-    top_distillation_loss,
 )
 from tagi.methods.objective.teacher_cache import TeacherCache
 from tagi.methods.objective.teachers import Catalogue, Teacher
@@ -74,19 +71,15 @@ class Objective(nn.Module):
             raise ValueError("L_kl has a weight and no teacher")
         if self.weights.ins and catalogue is None:
             raise ValueError("L_ins has a weight and no LoRA teachers")
-        self.cache = teacher if isinstance(teacher, TeacherCache) else None
-        self.teacher = teacher if isinstance(teacher, Teacher) else None
+        self.teacher = teacher
         self.catalogue = catalogue
         self.aligned = None if aligned is None else frozenset(aligned)
 
     def collate(self, samples: Sequence[Sample], tasks: Sequence[Task]) -> Batch:
-        """What the terms need of a batch whose distinct instructions are of `tasks`, in that order."""
+        """Return what the terms need of a batch whose distinct instructions are of `tasks`, in that order."""
         batch: Batch = {}
         if self.weights.kl and self.teacher is not None:
             batch |= {_TEACHER + name: tensor for name, tensor in self.teacher.collate(samples).items()}
-        if self.weights.kl and self.cache is not None:
-            values, indices = self.cache.rows(samples)
-            batch |= {"top_values": values, "top_indices": indices}
         if self.weights.ins and self.catalogue is not None:
             batch["categories"] = torch.tensor([self._index(task) for task in tasks])
         return batch
@@ -98,17 +91,14 @@ class Objective(nn.Module):
         return self.catalogue.index(task.category)
 
     def aligned_tasks(self, tasks: Sequence[Task]) -> int:
-        """How many of the tasks have a LoRA teacher that L_ins aligns them with."""
+        """Return the number of tasks that L_ins aligns with a LoRA teacher."""
         return 0 if self.catalogue is None else sum(self._index(task) >= 0 for task in tasks)
 
     def distillation(self, logits: Tensor, labels: Tensor, given: Batch) -> Tensor:
         """L_kl (eq. 5) from the teacher itself or from what a cache kept of it."""
-        if "top_values" in given:
-            top = TopLogits(given["top_values"], given["top_indices"])
-            return top_distillation_loss(logits, top, labels, self.weights.temperature)
         assert self.teacher is not None
         read = {name.removeprefix(_TEACHER): value for name, value in given.items() if name.startswith(_TEACHER)}
-        return distillation_loss(logits, self.teacher.logits(read, labels), labels, self.weights.temperature)
+        return self.teacher.distillation(read, logits, labels, self.weights.temperature)
 
     def alignment(self, bank: Bank, categories: Tensor) -> Tensor:
         """L_ins (eq. 4) of the batch's tasks that have a teacher to be aligned with; 0 if none has.

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from tagi.data.batches import Sample
 from tagi.data.text.encoder import TextEncoder
 from tagi.errors import CheckpointError
 from tagi.files import write_text
-from tagi.methods.objective.losses import top_logits
+from tagi.methods.objective.losses import TopLogits, top_distillation_loss, top_logits
 from tagi.methods.objective.teachers import Teacher
+from tagi.methods.protocol import Batch
 
 _IDENTITY = "cache.json"
 _SHARD = 2048
@@ -26,7 +28,7 @@ _TOLERANCE = 0.02
 
 
 def sample_key(sample: Sample) -> str:
-    """What a teacher's distribution depends on besides the teacher: task, wording, input, target and demonstrations.
+    """Return a digest of what a distribution depends on besides the teacher: task, wording, input, target, examples.
 
     Demonstrations count only where they were drawn for the sample, so that older caches keep their keys.
     """
@@ -37,12 +39,12 @@ def sample_key(sample: Sample) -> str:
 
 
 def distinct_samples(batches: Iterable[Sequence[Sample]]) -> dict[str, Sample]:
-    """Every sample that the batches hold, once, by key and in their order."""
+    """Return every sample of the batches once, by key and in their order."""
     return {sample_key(sample): sample for batch in batches for sample in batch}
 
 
 class TeacherCache:
-    """Reads what `write_cache` left: per sample the largest log-probabilities at each of its target's tokens."""
+    """Reads what `CacheWriter` left: per sample the largest log-probabilities at each of its target's tokens."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -57,9 +59,12 @@ class TeacherCache:
     def __contains__(self, key: str) -> bool:
         return key in self._where
 
-    def rows(self, samples: Sequence[Sample]) -> tuple[Float[Tensor, "row target k"], Int[Tensor, "row target k"]]:
-        """Log-probabilities and their tokens, padded to the longest target; `CheckpointError` if one is not there."""
-        found = [self._read(sample) for sample in samples]
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Return log-probabilities and their tokens, `(row, target, k)`, padded to the longest target.
+
+        Raises `CheckpointError` for a sample that is not in the cache.
+        """
+        found = [self.kept(sample) for sample in samples]
         length = max(values.shape[0] for values, _ in found)
         kept = found[0][0].shape[1]
         # Padding is ignored by its labels: any distribution that gives no NaN will do.
@@ -68,9 +73,14 @@ class TeacherCache:
         for row, (own_values, own_indices) in enumerate(found):
             values[row, : own_values.shape[0]] = own_values.float()
             indices[row, : own_indices.shape[0]] = own_indices.long()
-        return values, indices
+        return {"values": values, "indices": indices}
 
-    def _read(self, sample: Sample) -> tuple[Tensor, Tensor]:
+    def distillation(self, batch: Batch, logits: Tensor, labels: Tensor, temperature: float) -> Float[Tensor, ""]:
+        """Return L_kl of a student's logits (eq. 5) from what `collate` made."""
+        return top_distillation_loss(logits, TopLogits(batch["values"], batch["indices"]), labels, temperature)
+
+    def kept(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """Return one sample's log-probabilities and tokens; `CheckpointError` if it is not in the cache."""
         key = sample_key(sample)
         if key not in self._where:
             raise CheckpointError(
@@ -82,50 +92,88 @@ class TeacherCache:
             return file.get_slice("values")[start:end], file.get_slice("indices")[start:end]
 
 
-def write_cache(
-    folder: Path,
-    teacher: Teacher,
-    samples: Mapping[str, Sample],
-    text: TextEncoder,
-    *,
-    top_k: int,
-    temperature: float,
-    batch_size: int,
-    device: torch.device,
-    advance: Callable[[int], None] = lambda _: None,
-) -> TeacherCache:
-    """Ask the teacher for every sample once and keep its `top_k` largest log-probabilities.
+@dataclass(frozen=True)
+class CacheWriter:
+    """Asks a teacher for every sample once and keeps the largest log-probabilities at each token of the target.
 
-    Parts that an interrupted call has left are kept. A folder that was made with another teacher, temperature, limit or
-    other samples is a `CheckpointError`, and so is one whose entries are not what the teacher says now (checked on a
-    few): nothing in it is trusted.
+    Args:
+        teacher: The teacher, on `device`.
+        text: Turns targets into tokens.
+        top_k: Log-probabilities kept per token.
+        temperature: Temperature of the teacher's distributions.
+        batch_size: Samples asked at once.
+        device: Device on which the teacher is asked.
     """
-    identity = _identity(teacher, samples, text, top_k, temperature)
-    _claim(folder, identity)
-    ordered = list(samples.values())
-    for number, start in enumerate(range(0, len(ordered), _SHARD)):
-        part = ordered[start : start + _SHARD]
-        shard = folder / f"part-{number:05d}.safetensors"
-        if not shard.exists():
-            _write_shard(shard, teacher, part, text, top_k, temperature, batch_size, device)
-        advance(len(part))
-    cache = TeacherCache(folder)
-    _spot_check(cache, teacher, ordered, text, top_k, temperature, device)
-    return cache
 
+    teacher: Teacher
+    text: TextEncoder
+    top_k: int
+    temperature: float
+    batch_size: int
+    device: torch.device
 
-def _identity(
-    teacher: Teacher, samples: Mapping[str, Sample], text: TextEncoder, top_k: int, temperature: float
-) -> dict[str, Any]:
-    content = {
-        "teacher": dict(teacher.identity()),
-        "text": text.settings.as_dict(),
-        "top_k": top_k,
-        "temperature": temperature,
-        "samples": len(samples),
-        "samples_digest": hashlib.sha256("".join(samples).encode()).hexdigest()[:16],
-    }
-    return dict(json.loads(json.dumps(content)))
+    def write(
+        self, folder: Path, samples: Mapping[str, Sample], advance: Callable[[int], None] = lambda _: None
+    ) -> TeacherCache:
+        """Write a cache of the samples, and call `advance` with the number of samples of every part written.
+
+        Parts that an interrupted call has left are kept. Raises `CheckpointError` if the folder was made with another
+        teacher, temperature, limit or other samples, and if its entries are not what the teacher says now, which is
+        checked on a few.
+        """
+        _claim(folder, self._identity(samples))
+        ordered = list(samples.values())
+        for number, start in enumerate(range(0, len(ordered), _SHARD)):
+            part = ordered[start : start + _SHARD]
+            shard = folder / f"part-{number:05d}.safetensors"
+            if not shard.exists():
+                self._write_shard(shard, part)
+            advance(len(part))
+        cache = TeacherCache(folder)
+        self._check(cache, ordered)
+        return cache
+
+    def _identity(self, samples: Mapping[str, Sample]) -> dict[str, Any]:
+        content = {
+            "teacher": dict(self.teacher.identity()),
+            "text": self.text.settings.as_dict(),
+            "top_k": self.top_k,
+            "temperature": self.temperature,
+            "samples": len(samples),
+            "samples_digest": hashlib.sha256("".join(samples).encode()).hexdigest()[:16],
+        }
+        return dict(json.loads(json.dumps(content)))
+
+    def _write_shard(self, shard: Path, samples: Sequence[Sample]) -> None:
+        values, indices, offsets = [], [], [0]
+        for start in range(0, len(samples), self.batch_size):
+            for kept, tokens in self._ask(samples[start : start + self.batch_size]):
+                values.append(kept.half())
+                indices.append(tokens.int())
+                offsets.append(offsets[-1] + kept.shape[0])
+        tensors = {"values": torch.cat(values), "indices": torch.cat(indices), "offsets": torch.tensor(offsets)}
+        temporary = shard.with_name(f".{shard.name}")
+        save_file(tensors, temporary, metadata={"keys": json.dumps([sample_key(sample) for sample in samples])})
+        temporary.replace(shard)
+
+    def _ask(self, samples: Sequence[Sample]) -> Iterator[tuple[Float[Tensor, "_target k"], Int[Tensor, "_target k"]]]:
+        """Yield every sample's largest log-probabilities and their tokens, without padding."""
+        labels = self.text.labels([self.text.target(sample.target) for sample in samples])
+        batch = {name: tensor.to(self.device) for name, tensor in self.teacher.collate(samples).items()}
+        top = top_logits(self.teacher.logits(batch, labels.to(self.device)), self.top_k, self.temperature)
+        for row, length in enumerate((labels != -100).sum(1).tolist()):
+            yield top.values[row, :length].cpu(), top.indices[row, :length].cpu()
+
+    def _check(self, cache: TeacherCache, samples: Sequence[Sample]) -> None:
+        some = samples[:: max(1, len(samples) // 8)]
+        for sample, (now, _) in zip(some, self._ask(some), strict=True):
+            kept, _ = cache.kept(sample)
+            room = _TOLERANCE * (1 + float(now.abs().max()))
+            if kept.shape != now.shape or float((kept.float() - now).abs().max()) > room:
+                raise CheckpointError(
+                    f"{cache.folder}: expected what the teacher says of an input of task {sample.task.name!r}, got "
+                    "something else: remove the cache to make it anew"
+                )
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
@@ -144,64 +192,6 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         raise CheckpointError(
             f"{folder}: expected a cache with {odd[0]} = {identity[odd[0]]}, got {got}: remove it to make it anew"
         )
-
-
-def _write_shard(
-    shard: Path,
-    teacher: Teacher,
-    samples: Sequence[Sample],
-    text: TextEncoder,
-    top_k: int,
-    temperature: float,
-    batch_size: int,
-    device: torch.device,
-) -> None:
-    values, indices, offsets = [], [], [0]
-    for start in range(0, len(samples), batch_size):
-        for kept, tokens in _ask(teacher, samples[start : start + batch_size], text, top_k, temperature, device):
-            values.append(kept.half())
-            indices.append(tokens.int())
-            offsets.append(offsets[-1] + kept.shape[0])
-    tensors = {"values": torch.cat(values), "indices": torch.cat(indices), "offsets": torch.tensor(offsets)}
-    temporary = shard.with_name(f".{shard.name}")
-    save_file(tensors, temporary, metadata={"keys": json.dumps([sample_key(sample) for sample in samples])})
-    temporary.replace(shard)
-
-
-def _ask(
-    teacher: Teacher,
-    samples: Sequence[Sample],
-    text: TextEncoder,
-    top_k: int,
-    temperature: float,
-    device: torch.device,
-) -> Iterator[tuple[Float[Tensor, "_target k"], Int[Tensor, "_target k"]]]:
-    """Every sample's largest log-probabilities and their tokens, without padding."""
-    labels = text.labels([text.target(sample.target) for sample in samples])
-    batch = {name: tensor.to(device) for name, tensor in teacher.collate(samples).items()}
-    top = top_logits(teacher.logits(batch, labels.to(device)), top_k, temperature)
-    for row, length in enumerate((labels != -100).sum(1).tolist()):
-        yield top.values[row, :length].cpu(), top.indices[row, :length].cpu()
-
-
-def _spot_check(
-    cache: TeacherCache,
-    teacher: Teacher,
-    samples: Sequence[Sample],
-    text: TextEncoder,
-    top_k: int,
-    temperature: float,
-    device: torch.device,
-) -> None:
-    some = samples[:: max(1, len(samples) // 8)]
-    for sample, (now, _) in zip(some, _ask(teacher, some, text, top_k, temperature, device), strict=True):
-        kept, _ = cache._read(sample)
-        room = _TOLERANCE * (1 + float(now.abs().max()))
-        if kept.shape != now.shape or float((kept.float() - now).abs().max()) > room:
-            raise CheckpointError(
-                f"{cache.folder}: expected what the teacher says of an input of task {sample.task.name!r}, got "
-                "something else: remove the cache to make it anew"
-            )
 
 
 def _opened(shard: Path) -> Any:

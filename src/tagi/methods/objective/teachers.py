@@ -2,8 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,14 @@ from torch import Tensor, nn
 from tagi.adapters.attach import Attachment
 from tagi.adapters.bank import LoraBank
 from tagi.adapters.protocol import stack_banks
+from tagi.backbones.modes import evaluating
 from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.data.batches import Sample
 from tagi.data.text.encoder import TextSettings
 from tagi.errors import CheckpointError
 from tagi.formats.peft import read_peft
-from tagi.hypernetwork.model import text_encoder
+from tagi.hypernetwork.build import text_encoder
+from tagi.methods.objective.losses import distillation_loss
 from tagi.methods.protocol import Batch
 
 CATALOGUE = "catalogue.json"
@@ -48,7 +49,7 @@ class Catalogue(nn.Module):
         return LoraBank(factors, self.scale)
 
     def index(self, category: str) -> int:
-        """Which teacher is a category's; -1 if it has none."""
+        """Return the number of a category's teacher; -1 if it has none."""
         return self._index.get(category, -1)
 
 
@@ -87,19 +88,23 @@ def read_catalogue(folder: Path, base: BaseModel, *, rank: int, scale: float) ->
 
 
 class Teacher(nn.Module, ABC):
-    """A frozen model whose distributions a student shall have without reading the instruction."""
+    """A frozen model whose distributions a student learns."""
 
     @abstractmethod
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """What the teacher reads of the samples, in their order."""
+        """Return what the teacher reads of the samples, in their order."""
 
     @abstractmethod
     def logits(self, batch: Batch, labels: Int[Tensor, "row target"]) -> Float[Tensor, "row target vocabulary"]:
-        """Of what `collate` made, teacher-forced on the labels, without gradient."""
+        """Return logits of what `collate` made, teacher-forced on the labels, without gradient."""
+
+    def distillation(self, batch: Batch, logits: Tensor, labels: Tensor, temperature: float) -> Float[Tensor, ""]:
+        """Return L_kl of a student's logits (eq. 5) from what `collate` made."""
+        return distillation_loss(logits, self.logits(batch, labels), labels, temperature)
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """What its distributions depend on, for a cache of them."""
+        """Return what the teacher's distributions depend on, for a cache of them."""
 
 
 class ConcatenatedTeacher(Teacher):
@@ -148,22 +153,6 @@ class ConcatenatedTeacher(Teacher):
         """Backbone, text limits and categories."""
         categories = None if self.catalogue is None else list(self.catalogue.categories)
         return {"revision": self.revision, "text": self.text.settings.as_dict(), "categories": categories}
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """The body runs without dropout; afterwards every module is in the mode it was in.
-
-    A teacher may share its backbone with a student that is being trained.
-    """
-    training = [part for part in module.modules() if part.training]
-    for part in training:
-        part.training = False
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def freeze(module: nn.Module) -> nn.Module:

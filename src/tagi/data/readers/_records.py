@@ -1,0 +1,57 @@
+"""What every reader of tasks returns: the tasks, and what became of what was not read."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from tagi.data.task import Task
+from tagi.errors import DataError
+
+R = TypeVar("R", bound="TasksRead")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TasksRead(ABC):
+    """The tasks that were read.
+
+    Args:
+        tasks: The tasks.
+        instances_per_task: Most instances that were kept of a task; None for all.
+    """
+
+    tasks: tuple[Task, ...]
+    instances_per_task: int | None
+
+    @property
+    def category_counts(self) -> dict[str, int]:
+        """Number of tasks per category, falling; ties in alphabetical order."""
+        counts = Counter(task.category for task in self.tasks)
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+    @property
+    def instances(self) -> int:
+        """Number of instances of all tasks together."""
+        return sum(len(task.instances) for task in self.tasks)
+
+    @property
+    @abstractmethod
+    def warning(self) -> str | None:
+        """One line naming what is missing or left out; None if there is nothing to say."""
+
+    @abstractmethod
+    def summary(self) -> dict[str, Any]:
+        """Return counts of what was read and what was not, ready for JSON."""
+
+    def logged(self: R, logger: logging.Logger) -> R:
+        """Return the record, its warning logged."""
+        if self.warning:
+            logger.warning(self.warning)
+        return self
+
+
+def check_limit(name: str, limit: int | None) -> None:
+    """Raise `DataError` for a limit below 1."""
+    if limit is not None and limit < 1:
+        raise DataError(f"{name}: expected at least 1, got {limit}")

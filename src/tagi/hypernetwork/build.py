@@ -1,0 +1,75 @@
+"""Parts of a generator that depend on the kind of its backbone or its settings: text encoder, checks, hypernetwork."""
+
+from typing import Any
+
+from tagi.backbones.protocol import Backbone
+from tagi.data.text.encoder import CausalTextEncoder, TextEncoder, TextSettings
+from tagi.errors import ConfigError
+from tagi.hypernetwork.component import ComponentGenerator
+from tagi.hypernetwork.hypernetwork import Hypernetwork
+from tagi.hypernetwork.pooled import PooledGenerator
+from tagi.hypernetwork.query import QueryGenerator
+from tagi.hypernetwork.targets import Targets
+from tagi.settings.generator import GeneratorSettings
+
+
+def text_encoder(backbone: Backbone, settings: TextSettings) -> TextEncoder:
+    """Return the encoder of texts for the backbone's kind of model."""
+    return (TextEncoder if backbone.encoder_decoder else CausalTextEncoder)(backbone.tokenizer, settings)
+
+
+def make_hypernetwork(backbone: Backbone, targets: Targets, settings: GeneratorSettings) -> Hypernetwork:
+    """Return the untrained hypernetwork of a generator's settings."""
+    width = backbone.d_model
+    common: dict[str, Any] = {"hidden": settings.hidden, "standardize": settings.standardize, "seed": settings.seed}
+    if settings.kind == "pooled":
+        return PooledGenerator(targets, width, pooling=settings.pooling, **common)
+    if settings.kind == "component":
+        return ComponentGenerator(targets, width, heads=backbone.heads, d_kv=backbone.d_kv, **common)
+    return QueryGenerator(targets, width, width=settings.width, heads=settings.heads, **common)
+
+
+def check_settings(backbone: Backbone, settings: GeneratorSettings, text: TextSettings) -> None:
+    """Raise `ConfigError` for settings that the backbone cannot serve."""
+    name = backbone.identity.name
+    if backbone.encoder_decoder:
+        if settings.instruction_cache is not None:
+            raise ConfigError(
+                f"generator.instruction_cache: expected none on the encoder-decoder {name}, whose encoder reads a "
+                f"text in both directions, got {settings.instruction_cache!r}"
+            )
+        return
+    if settings.fusion_init != "t5":
+        raise ConfigError(
+            f"generator.fusion_init: expected 't5' on the decoder-only {name}, got {settings.fusion_init!r}"
+        )
+    if settings.reader == "own" and settings.concatenates:
+        raise ConfigError(
+            f"generator.reader: expected 'backbone' on the decoder-only {name} with fusion {settings.fusion!r}, whose "
+            "keys and values are the backbone's, got 'own'"
+        )
+    if settings.instruction_cache is not None and settings.fusion not in ("attention", "none"):
+        raise ConfigError(
+            f"generator.fusion: expected 'attention' or 'none' on the decoder-only {name} with generator."
+            f"instruction_cache, which takes the place of concatenation, got {settings.fusion!r}"
+        )
+    if settings.adapts_prefix and settings.fuses:
+        raise ConfigError(
+            f"generator.fusion: expected 'none' with generator.instruction_cache = 'adapted', got {settings.fusion!r}"
+        )
+    _check_limits(backbone, settings, text)
+
+
+def _check_limits(backbone: Backbone, settings: GeneratorSettings, text: TextSettings) -> None:
+    """Raise `ConfigError` for limits of text that a decoder-only backbone has no positions for."""
+    own = text.max_input_tokens + text.max_target_tokens
+    instruction = text.max_instruction_tokens
+    before = settings.concatenates or settings.adapts_prefix
+    needed = own + instruction if before else max(own, instruction)
+    seen, what = backbone.max_tokens, "its positions"
+    if before and backbone.window is not None and backbone.window < seen:
+        seen, what = backbone.window, "its sliding window"
+    if needed > seen:
+        together = "of instruction, input and target together" if before else "of input and target"
+        name = backbone.identity.name
+        raise ConfigError(f"{name}: expected limits {together} that make at most {seen} tokens ({what}), got {needed}")

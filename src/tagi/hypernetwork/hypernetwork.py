@@ -1,0 +1,37 @@
+"""What all hypernetworks have in common: instruction states in, a bank out."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from tagi.adapters.protocol import Bank
+from tagi.hypernetwork.heads import Heads
+from tagi.hypernetwork.instruction_norm import InstructionNorm
+
+
+class Hypernetwork(nn.Module, ABC):
+    """Maps instruction states to features of the rows that are generated, and these to a bank (eq. 2).
+
+    Args:
+        d_model: Width of instruction states.
+        standardize: Whether states are standardised per channel.
+    """
+
+    heads: Heads
+
+    def __init__(self, d_model: int, *, standardize: bool) -> None:
+        super().__init__()
+        self.norm = InstructionNorm(d_model, standardize=standardize)
+
+    @abstractmethod
+    def features(
+        self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]
+    ) -> Float[Tensor, "task *row width"]:
+        """Return the features of the rows, on the axes that `heads` reads. Padding does not count."""
+
+    def forward(self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]) -> Bank:
+        """Return a bank with one task per instruction. Every instruction needs a token that is not padding."""
+        states = states.to(self.norm.weight.dtype)  # the backbone may be of a narrower type
+        bank: Bank = self.heads(self.features(states, mask))
+        return bank
