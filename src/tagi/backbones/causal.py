@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
+from tagi.backbones import shapes
 from tagi.backbones.decoding import decode
 from tagi.backbones.fused import fused_sites
 from tagi.backbones.protocol import (
@@ -35,11 +36,11 @@ class Prefix:
     Args:
         cache: Every layer's keys and values over the texts.
         mask: Which tokens of the texts are not padding.
-        logits: Logits of the next token.
+        logits: shapes.Logits of the next token.
     """
 
     cache: Cache
-    mask: Bool[Tensor, "row token"]
+    mask: shapes.TokenMask
     logits: Float[Tensor, "row vocabulary"]
 
 
@@ -52,7 +53,7 @@ class Reading:
         known: Keys and values of the first columns, if they were read.
     """
 
-    ids: Int[Tensor, "row token"]
+    ids: shapes.TokenIds
     known: Cache | None
 
 
@@ -103,9 +104,7 @@ class CausalBackbone(Backbone):
         own = self.model.generation_config.eos_token_id
         return sorted({self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
 
-    def encode(
-        self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
-    ) -> Float[Tensor, "row token d_model"]:
+    def encode(self, ids: shapes.TokenIds, mask: shapes.TokenMask) -> shapes.TokenStates:
         """The last layer's states after the final norm, under whatever attachment is in force."""
         states: Tensor = self.run(self.model.base_model, ids, mask).last_hidden_state
         return states
@@ -125,7 +124,7 @@ class CausalBackbone(Backbone):
         return model(input_ids=ids, attention_mask=mask.long(), position_ids=positions, **given)
 
     def read_instructions(
-        self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"], *, keep: bool
+        self, ids: shapes.InstructionIds, mask: shapes.InstructionMask, *, keep: bool
     ) -> Instructions:
         """The last layer's states, and with `keep` every layer's keys and values of the same pass."""
         if not keep:
@@ -148,12 +147,8 @@ class CausalBackbone(Backbone):
         return [(heads, tokens, self.d_kv)] * int(config.num_hidden_layers)
 
     def forced_logits(
-        self,
-        ids: Int[Tensor, "row token"],
-        mask: Bool[Tensor, "row token"],
-        labels: Int[Tensor, "row target"],
-        before: Instructions | None = None,
-    ) -> Float[Tensor, "row target vocabulary"]:
+        self, ids: shapes.TokenIds, mask: shapes.TokenMask, labels: shapes.Labels, before: Instructions | None = None
+    ) -> shapes.Logits:
         """Teacher-forced logits at each target position after prompts padded on the left.
 
         With `before`, padded as it likes, these go on from each row's instruction. Labels of -100 are padding.
@@ -181,10 +176,10 @@ class CausalBackbone(Backbone):
 
     def read_inputs(
         self,
-        ids: Int[Tensor, "row token"],
-        mask: Bool[Tensor, "row token"],
+        ids: shapes.TokenIds,
+        mask: shapes.TokenMask,
         before: tuple[KeysValues, Bool[Tensor, "#row known"]] | None = None,
-    ) -> tuple[Reading, Bool[Tensor, "row memory"]]:
+    ) -> tuple[Reading, shapes.MemoryMask]:
         """All tokens but the last, which is read with what follows it."""
         known = DynamicCache()
         if before is not None:
@@ -199,12 +194,8 @@ class CausalBackbone(Backbone):
         return Reading(torch.cat([columns, ids], dim=1), known if known.get_seq_length() else None), mask
 
     def scores(
-        self,
-        read: Reading,
-        mask: Bool[Tensor, "row memory"],
-        labels: Int[Tensor, "row choice target"],
-        reduction: Reduction = "sum",
-    ) -> Float[Tensor, "row choice"]:
+        self, read: Reading, mask: shapes.MemoryMask, labels: shapes.ChoiceLabels, reduction: Reduction = "sum"
+    ) -> shapes.ChoiceScores:
         """Choices side by side, each after the last token of its row."""
         choices, flat = labels.shape[1], labels.flatten(0, 1)
         targets = flat[:, :-1]
@@ -214,10 +205,7 @@ class CausalBackbone(Backbone):
         return choice_scores(self.run(self.model, ids, joined, known).logits, labels, reduction)
 
     def read(
-        self,
-        ids: Int[Tensor, "row token"],
-        mask: Bool[Tensor, "row known_and_token"],
-        known: Cache | None = None,
+        self, ids: shapes.TokenIds, mask: Bool[Tensor, "row known_and_token"], known: Cache | None = None
     ) -> Prefix:
         """Read prompts padded on the left, once for all that may follow.
 
@@ -228,11 +216,8 @@ class CausalBackbone(Backbone):
 
     @torch.no_grad()
     def generate(
-        self,
-        read: Reading | Int[Tensor, "row token"],
-        mask: Bool[Tensor, "row token"],
-        **decoding: Unpack[Decoding],
-    ) -> Int[Tensor, "row answer"]:
+        self, read: Reading | shapes.TokenIds, mask: shapes.TokenMask, **decoding: Unpack[Decoding]
+    ) -> shapes.AnswerIds:
         """Generate one answer per row, without its prompt, after prompts padded on the left.
 
         Args:
@@ -259,11 +244,8 @@ class CausalBackbone(Backbone):
 
 
 def score_after(
-    backbone: CausalBackbone,
-    prefix: Prefix,
-    labels: Int[Tensor, "row choice target"],
-    reduction: Reduction = "sum",
-) -> Float[Tensor, "row choice"]:
+    backbone: CausalBackbone, prefix: Prefix, labels: shapes.ChoiceLabels, reduction: Reduction = "sum"
+) -> shapes.ChoiceScores:
     """Log-probability of every choice of every row after what has been read.
 
     End of sequence included; summed over tokens, or their mean. Every row has the same number of choices; one
@@ -300,6 +282,6 @@ def _fork(cache: Cache, times: int = 1) -> Cache:
     return fork
 
 
-def _positions(mask: Bool[Tensor, "row token"]) -> Int[Tensor, "row token"]:
+def _positions(mask: shapes.TokenMask) -> shapes.TokenIds:
     """Return the number of tokens before each that are not padding; 0 for padding at the start."""
     return (mask.long().cumsum(1) - 1).clamp(min=0)

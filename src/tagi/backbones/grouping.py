@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tagi.backbones.protocol import IGNORED
+from tagi.backbones.shapes import Labels, Logits, TokenIds, TokenMask
 
 _OVERHEADS = {"cpu": 16}
 _OVERHEAD = 8192
@@ -17,12 +17,7 @@ Compute = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Row numbers, their ids, mask and labels without common padding -> their logits."""
 
 
-def grouped_logits(
-    ids: Int[Tensor, "row token"],
-    mask: Bool[Tensor, "row token"],
-    labels: Int[Tensor, "row target"],
-    compute: Compute,
-) -> Float[Tensor, "row target vocabulary"]:
+def grouped_logits(ids: TokenIds, mask: TokenMask, labels: Labels, compute: Compute) -> Logits:
     """Teacher-forced logits of prompts padded on the left, computed group by group.
 
     The result differs from that of the whole batch by rounding alone. On a CPU groups are small; on an accelerator,

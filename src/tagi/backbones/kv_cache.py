@@ -1,17 +1,18 @@
 """Keys and values that are computed once and read again: which rows' they are, and what follows them."""
 
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor, cat
 
 from tagi.backbones.protocol import KeysValues
+from tagi.backbones.shapes import TaskRows, TokenMask
 
 
-def select_rows(layers: KeysValues, rows: Int[Tensor, " row"], length: int) -> KeysValues:
+def select_rows(layers: KeysValues, rows: TaskRows, length: int) -> KeysValues:
     """Keys and values whose row i is that of `rows[i]`, of the first `length` tokens."""
     return [(keys[rows][:, :, :length], values[rows][:, :, :length]) for keys, values in layers]
 
 
-def longest(mask: Bool[Tensor, "row token"]) -> int:
+def longest(mask: TokenMask) -> int:
     """Tokens up to the last that is not padding in every row."""
     return int(mask.any(0).nonzero().max()) + 1 if mask.numel() else 0
 
@@ -21,7 +22,7 @@ def join(
     first_mask: Bool[Tensor, "known first_token"],
     second: KeysValues,
     second_mask: Bool[Tensor, "row second_token"],
-) -> tuple[KeysValues, Bool[Tensor, "row token"]]:
+) -> tuple[KeysValues, TokenMask]:
     """Two memories one after the other, and the joint mask; a single row of the first stands for all rows."""
     rows = second_mask.shape[0]
 

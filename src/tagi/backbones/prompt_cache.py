@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache
 
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.protocol import KeysValues
+from tagi.backbones.shapes import TaskRows, TokenIds, TokenMask
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,7 @@ def keep_starts(backbone: CausalBackbone, texts: Sequence[Sequence[int]]) -> Kep
 
 
 @torch.no_grad()
-def known_part(
-    kept: KeptStarts, owners: Int[Tensor, " row"], ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
-) -> Cache | None:
+def known_part(kept: KeptStarts, owners: TaskRows, ids: TokenIds, mask: TokenMask) -> Cache | None:
     """The first columns of a batch of prompts padded on the left, after which `CausalBackbone.read` goes on; None if
     none is known.
 
@@ -59,9 +58,7 @@ def known_part(
     return cache
 
 
-def _common(
-    starts: Int[Tensor, "row start"], ids: Int[Tensor, "row token"], lengths: Int[Tensor, " row"]
-) -> Int[Tensor, " row"]:
+def _common(starts: Int[Tensor, "row start"], ids: TokenIds, lengths: TaskRows) -> TaskRows:
     """Return the number of first tokens that each prompt shares with its text, at most all but its last."""
     width = min(starts.shape[1], ids.shape[1])
     places = torch.arange(width, device=ids.device) + (ids.shape[1] - lengths).unsqueeze(1)

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Required, TypedDict, TypeVar, Unpack, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from tagi.adapters.attach import Attached, reenter
 from tagi.adapters.protocol import Bank
 from tagi.adapters.slices import layer_of
+from tagi.backbones import shapes
 
 B = TypeVar("B", bound="Backbone")
 Projection = Literal["q", "v"]
@@ -63,12 +64,12 @@ class Instructions:
     kept where the instruction is read again under an adapter.
     """
 
-    states: Float[Tensor, "task token d_model"]
-    mask: Bool[Tensor, "task token"]
+    states: shapes.InstructionStates
+    mask: shapes.InstructionMask
     layers: KeysValues | None = None
-    ids: Int[Tensor, "task token"] | None = None
+    ids: shapes.InstructionIds | None = None
 
-    def select(self, rows: Int[Tensor, " row"]) -> "Instructions":
+    def select(self, rows: shapes.TaskRows) -> "Instructions":
         """Instruction i is this one's `rows[i]`; rows may repeat."""
         layers = None if self.layers is None else [(keys[rows], values[rows]) for keys, values in self.layers]
         return Instructions(self.states[rows], self.mask[rows], layers, None if self.ids is None else self.ids[rows])
@@ -224,7 +225,7 @@ class Backbone(nn.Module):
         renamed = getattr(self.model, "activation_checkpointing_enable", None)
         (renamed or self.model.gradient_checkpointing_enable)(options)
 
-    def hooks(self, bank: Bank, rows: Int[Tensor, " row"] | None = None) -> dict[nn.Module, Attached]:
+    def hooks(self, bank: Bank, rows: shapes.TaskRows | None = None) -> dict[nn.Module, Attached]:
         """Return what to attach of a bank: row i of a call gets task `rows[i]`, without `rows` all get its one task."""
         return bank.hooks(self.places, rows)
 
@@ -232,14 +233,12 @@ class Backbone(nn.Module):
         """From now on attentions read prefixes; without one they compute the same as before, bit for bit."""
         raise NotImplementedError
 
-    def encode(
-        self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
-    ) -> Float[Tensor, "row token d_model"]:
+    def encode(self, ids: shapes.TokenIds, mask: shapes.TokenMask) -> shapes.TokenStates:
         """Hidden states of a text under whatever attachment is in force."""
         raise NotImplementedError
 
     def read_instructions(
-        self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"], *, keep: bool
+        self, ids: shapes.InstructionIds, mask: shapes.InstructionMask, *, keep: bool
     ) -> Instructions:
         """`I_x` of instructions padded on the right; with `keep` also what inputs read after them need of the pass."""
         raise NotImplementedError
@@ -253,12 +252,8 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def forced_logits(
-        self,
-        ids: Int[Tensor, "row token"],
-        mask: Bool[Tensor, "row token"],
-        labels: Int[Tensor, "row target"],
-        before: Instructions | None = None,
-    ) -> Float[Tensor, "row target vocabulary"]:
+        self, ids: shapes.TokenIds, mask: shapes.TokenMask, labels: shapes.Labels, before: Instructions | None = None
+    ) -> shapes.Logits:
         """Teacher-forced logits at each target position after inputs, or after each row's instruction and its input.
 
         Labels of -100 are padding. For training: gradients reach what was read before.
@@ -267,29 +262,23 @@ class Backbone(nn.Module):
 
     def read_inputs(
         self,
-        ids: Int[Tensor, "row token"],
-        mask: Bool[Tensor, "row token"],
+        ids: shapes.TokenIds,
+        mask: shapes.TokenMask,
         before: tuple[KeysValues, Bool[Tensor, "#row known"]] | None = None,
-    ) -> tuple[Any, Bool[Tensor, "row memory"]]:
+    ) -> tuple[Any, shapes.MemoryMask]:
         """Inputs, read once for all that may follow, and which of their tokens count.
 
         `before` is a `memory` of each row's instruction with its mask, or of one for all rows.
         """
         raise NotImplementedError
 
-    def generate(
-        self, read: Any, mask: Bool[Tensor, "row memory"], **decoding: Unpack[Decoding]
-    ) -> Int[Tensor, "row answer"]:
+    def generate(self, read: Any, mask: shapes.MemoryMask, **decoding: Unpack[Decoding]) -> shapes.AnswerIds:
         """Generate one answer per row from what `read_inputs` returned."""
         raise NotImplementedError
 
     def scores(
-        self,
-        read: Any,
-        mask: Bool[Tensor, "row memory"],
-        labels: Int[Tensor, "row choice target"],
-        reduction: Reduction = "sum",
-    ) -> Float[Tensor, "row choice"]:
+        self, read: Any, mask: shapes.MemoryMask, labels: shapes.ChoiceLabels, reduction: Reduction = "sum"
+    ) -> shapes.ChoiceScores:
         """Log-probability of every choice of every row from what `read_inputs` gave, end of sequence included.
 
         Summed over tokens, or their mean. A choice whose labels are all -100 scores 0. An attachment in force must be

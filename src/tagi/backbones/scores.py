@@ -1,17 +1,16 @@
 """Scores of given answers from the logits of their tokens."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from tagi.backbones.protocol import IGNORED, Reduction
+from tagi.backbones.shapes import ChoiceLabels, ChoiceScores
 
 
 def choice_scores(
-    logits: Float[Tensor, "row_choice target vocabulary"],
-    labels: Int[Tensor, "row choice target"],
-    reduction: Reduction,
-) -> Float[Tensor, "row choice"]:
+    logits: Float[Tensor, "row_choice target vocabulary"], labels: ChoiceLabels, reduction: Reduction
+) -> ChoiceScores:
     """Log-probability of every choice of every row, in nats, summed over its tokens, or their mean.
 
     A row's choices stand together in `logits`. Labels of -100 are padding; a choice of nothing else scores 0.

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from tagi.adapters.attach import Attached, AttentionPrefix
 from tagi.adapters.protocol import Bank
+from tagi.backbones import shapes
 from tagi.backbones.decoding import decode
 from tagi.backbones.kv_cache import join
 from tagi.backbones.prefix_attention import take_prefixes, takes_prefixes
@@ -69,7 +70,7 @@ class T5Backbone(Backbone):
         others = (*self.attentions, *self.self_attention_outputs, *self.feed_forwards)
         return {**self.site_modules, **{path: self.model.get_submodule(path) for path in others}}
 
-    def hooks(self, bank: Bank, rows: Int[Tensor, " row"] | None = None) -> dict[nn.Module, Attached]:
+    def hooks(self, bank: Bank, rows: shapes.TaskRows | None = None) -> dict[nn.Module, Attached]:
         """As `Backbone.hooks`. Raises `ValueError` for prefixes before `take_prefixes`: they would be overlooked."""
         hooks = super().hooks(bank, rows)
         prefixed = any(isinstance(attached, AttentionPrefix) for attached in hooks.values())
@@ -81,15 +82,13 @@ class T5Backbone(Backbone):
         """From now on attentions read prefixes; without one they compute what they did, to the bit."""
         take_prefixes(self.model)
 
-    def encode(
-        self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
-    ) -> Float[Tensor, "row token d_model"]:
+    def encode(self, ids: shapes.TokenIds, mask: shapes.TokenMask) -> shapes.TokenStates:
         """The encoder's output after its final norm, under whatever attachment is in force."""
         states: Tensor = self.model.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return states
 
     def read_instructions(
-        self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"], *, keep: bool
+        self, ids: shapes.InstructionIds, mask: shapes.InstructionMask, *, keep: bool
     ) -> Instructions:
         """The encoder's states, from which all that inputs need can be made later."""
         return Instructions(self.encode(ids, mask), mask)
@@ -103,12 +102,8 @@ class T5Backbone(Backbone):
         return [(self.heads, tokens, self.d_kv)] * len(self.cross_attentions)
 
     def forced_logits(
-        self,
-        ids: Int[Tensor, "row token"],
-        mask: Bool[Tensor, "row token"],
-        labels: Int[Tensor, "row target"],
-        before: Instructions | None = None,
-    ) -> Float[Tensor, "row target vocabulary"]:
+        self, ids: shapes.TokenIds, mask: shapes.TokenMask, labels: shapes.Labels, before: Instructions | None = None
+    ) -> shapes.Logits:
         """The decoder's over `(I_x; Enc(b))`, or over the encoded input alone."""
         encoded = self.encode(ids, mask)
         if before is not None:
@@ -117,23 +112,18 @@ class T5Backbone(Backbone):
 
     def read_inputs(
         self,
-        ids: Int[Tensor, "row token"],
-        mask: Bool[Tensor, "row token"],
+        ids: shapes.TokenIds,
+        mask: shapes.TokenMask,
         before: tuple[KeysValues, Bool[Tensor, "#row known"]] | None = None,
-    ) -> tuple[KeysValues, Bool[Tensor, "row memory"]]:
+    ) -> tuple[KeysValues, shapes.MemoryMask]:
         """The decoder's keys and values over (I_x ; inputs), and the joint mask."""
         cross = self.cross_keys_values(self.encode(ids, mask))
         return (cross, mask) if before is None else join(*before, cross, mask)
 
     @torch.no_grad()
     def generate(
-        self,
-        read: KeysValues,
-        mask: Bool[Tensor, "row memory"],
-        *,
-        processors: Sequence[Any] = (),
-        **decoding: Unpack[Decoding],
-    ) -> Int[Tensor, "row answer"]:
+        self, read: KeysValues, mask: shapes.MemoryMask, *, processors: Sequence[Any] = (), **decoding: Unpack[Decoding]
+    ) -> shapes.AnswerIds:
         """Generate one answer per row from keys and values already computed.
 
         `processors` are transformers' logits processors: they see the scores of every step.
@@ -150,18 +140,14 @@ class T5Backbone(Backbone):
         return decode(self.model, special, given, **decoding)
 
     def scores(
-        self,
-        read: KeysValues,
-        mask: Bool[Tensor, "row memory"],
-        labels: Int[Tensor, "row choice target"],
-        reduction: Reduction = "sum",
-    ) -> Float[Tensor, "row choice"]:
+        self, read: KeysValues, mask: shapes.MemoryMask, labels: shapes.ChoiceLabels, reduction: Reduction = "sum"
+    ) -> shapes.ChoiceScores:
         """Return the log-probability of every choice of every row from keys and values already computed."""
         choices = labels.shape[1]
         spread, wide = _repeated(read, choices), mask.repeat_interleave(choices, 0)
         return choice_scores(self.logits_from_cache(spread, wide, labels.flatten(0, 1)), labels, reduction)
 
-    def cross_keys_values(self, states: Float[Tensor, "row token d_model"]) -> KeysValues:
+    def cross_keys_values(self, states: shapes.TokenStates) -> KeysValues:
         """Per decoder layer the cross-attention's keys and values over `states`.
 
         The value projection is a LoRA site, so this wants the rows' bank attached.
@@ -173,12 +159,7 @@ class T5Backbone(Backbone):
         attentions = cast(list[Any], self.cross_attentions)
         return [(heads(attention.k(states)), heads(attention.v(states))) for attention in attentions]
 
-    def logits(
-        self,
-        states: Float[Tensor, "row token d_model"],
-        mask: Bool[Tensor, "row token"],
-        labels: Int[Tensor, "row target"],
-    ) -> Float[Tensor, "row target vocabulary"]:
+    def logits(self, states: shapes.TokenStates, mask: shapes.TokenMask, labels: shapes.Labels) -> shapes.Logits:
         """Teacher-forced logits at each target position; labels of -100 are padding."""
         output: Tensor = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
@@ -188,9 +169,7 @@ class T5Backbone(Backbone):
         ).logits
         return output
 
-    def logits_from_cache(
-        self, cross: KeysValues, mask: Bool[Tensor, "row token"], labels: Int[Tensor, "row target"]
-    ) -> Float[Tensor, "row target vocabulary"]:
+    def logits_from_cache(self, cross: KeysValues, mask: shapes.TokenMask, labels: shapes.Labels) -> shapes.Logits:
         """Return teacher-forced logits from keys and values already computed."""
         output: Tensor = self.model(
             encoder_outputs=_states_in_cache(mask, cross),

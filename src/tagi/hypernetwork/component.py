@@ -1,10 +1,11 @@
 """The `component` hypernetwork (HINT): learned components read the instruction, one network per part generates rows."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tagi.adapters.protocol import Bank
+from tagi.backbones.shapes import InstructionMask, InstructionStates
 from tagi.hypernetwork.attention import attend, split_heads
 from tagi.hypernetwork.heads import Heads, start_std
 from tagi.hypernetwork.hypernetwork import Hypernetwork
@@ -89,9 +90,7 @@ class ComponentGenerator(Hypernetwork):
         for linear, std in (*stds, (self.output, inner**-0.5)):
             nn.init.normal_(linear.weight, std=std, generator=random)
 
-    def features(
-        self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]
-    ) -> Float[Tensor, "task row d_model"]:
+    def features(self, states: InstructionStates, mask: InstructionMask) -> Float[Tensor, "task row d_model"]:
         """Return what the embedding of every row reads."""
         states, heads = self.norm(states), self.attention_heads
         queries = split_heads(self.query(self.components), heads).expand(states.shape[0], -1, -1, -1)

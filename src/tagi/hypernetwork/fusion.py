@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tagi.adapters.attach import OutputHook
 from tagi.backbones.protocol import Backbone, KeysValues
+from tagi.backbones.shapes import InstructionStates, TokenStates
 from tagi.hypernetwork.attention import attend, split_heads
 
 FusionNorm = Literal["pre", "post"]
@@ -52,11 +53,11 @@ class FusionLayer(nn.Module):
 
     def forward(
         self,
-        states: Float[Tensor, "row token d_model"],
+        states: TokenStates,
         keys: Float[Tensor, "#row heads instruction_token d_kv"],
         values: Float[Tensor, "#row heads instruction_token d_kv"],
         mask: Bool[Tensor, "#row instruction_token"],
-    ) -> Float[Tensor, "row token d_model"]:
+    ) -> TokenStates:
         """S_l and one task's (or each row's own) keys and values -> F_l."""
         wide = states.to(self.norm.weight.dtype)
         queries = split_heads(self.q(wide if self.post_norm else self.norm(wide)), self.heads)
@@ -106,7 +107,7 @@ class Fusion(nn.Module):
             for name in ("q", "k", "v", "o"):
                 getattr(layer, name).weight.copy_(getattr(source, name).weight)
 
-    def keys_values(self, states: Float[Tensor, "task token d_model"]) -> KeysValues:
+    def keys_values(self, states: InstructionStates) -> KeysValues:
         """Per fused layer the keys and values over the instruction states."""
         return [cast(FusionLayer, layer).keys_values(states) for layer in self.layers]
 

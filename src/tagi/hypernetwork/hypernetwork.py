@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from tagi.adapters.protocol import Bank
+from tagi.backbones.shapes import InstructionMask, InstructionStates
 from tagi.hypernetwork.heads import Heads
 from tagi.hypernetwork.instruction_norm import InstructionNorm
 
@@ -25,12 +26,10 @@ class Hypernetwork(nn.Module, ABC):
         self.norm = InstructionNorm(d_model, standardize=standardize)
 
     @abstractmethod
-    def features(
-        self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]
-    ) -> Float[Tensor, "task *row width"]:
+    def features(self, states: InstructionStates, mask: InstructionMask) -> Float[Tensor, "task *row width"]:
         """Return the features of the rows, on the axes that `heads` reads. Padding does not count."""
 
-    def forward(self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]) -> Bank:
+    def forward(self, states: InstructionStates, mask: InstructionMask) -> Bank:
         """Return a bank with one task per instruction. Every instruction needs a token that is not padding."""
         states = states.to(self.norm.weight.dtype)  # the backbone may be of a narrower type
         bank: Bank = self.heads(self.features(states, mask))

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from tagi.adapters.attach import Attached, Attachment
 from tagi.adapters.bank import LoraBank
 from tagi.adapters.merge import merge, view_with_weights
 from tagi.backbones.protocol import Backbone, Decoding, Reduction
+from tagi.backbones.shapes import AnswerIds, ChoiceLabels, ChoiceScores, MemoryMask, TaskRows, TokenIds, TokenMask
 from tagi.hypernetwork.fusion import Fusion
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.hypernetwork.states import TaskStates
@@ -51,28 +51,18 @@ class Runner:
             attached.append(self.fusion.hooks(self.backbone, keys_values, mask))
         return attached
 
-    def read(
-        self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"]
-    ) -> tuple[Any, Bool[Tensor, "row memory"]]:
+    def read(self, ids: TokenIds, mask: TokenMask) -> tuple[Any, MemoryMask]:
         """Read inputs, after the instruction if its own states are kept, and the joint mask: what `decode` wants."""
         before = None if self.states.cross is None else (self.states.cross, self.states.mask)
         with Attachment(*self.hooks()).active():
             return self.backbone.read_inputs(ids, mask, before)
 
-    def decode(
-        self, read: Any, memory: Bool[Tensor, "row memory"], **decoding: Unpack[Decoding]
-    ) -> Int[Tensor, "row answer"]:
+    def decode(self, read: Any, memory: MemoryMask, **decoding: Unpack[Decoding]) -> AnswerIds:
         """Return answers as token ids from what `read` returned."""
         with Attachment(*self.hooks(decoding.get("num_beams", 1))).active():
             return self.backbone.generate(read, memory, **decoding)
 
-    def scores(
-        self,
-        read: Any,
-        memory: Bool[Tensor, "row memory"],
-        labels: Int[Tensor, "row choice target"],
-        reduction: Reduction = "sum",
-    ) -> Float[Tensor, "row choice"]:
+    def scores(self, read: Any, memory: MemoryMask, labels: ChoiceLabels, reduction: Reduction = "sum") -> ChoiceScores:
         """Return the log-probability of every choice of every row from what `read` returned."""
         with Attachment(*self.hooks(labels.shape[1])).active():
             return self.backbone.scores(read, memory, labels, reduction)
@@ -91,7 +81,7 @@ def merged_runner(generator: GeneratorModel, states: TaskStates) -> Runner:
     return Runner(backbone.viewed(model), fusion, states, merged=merged)
 
 
-def rows_runner(generator: GeneratorModel, states: TaskStates, rows: Int[Tensor, " row"]) -> Runner:
+def rows_runner(generator: GeneratorModel, states: TaskStates, rows: TaskRows) -> Runner:
     """A runner for a batch in which row i is of task `rows[i]`; a batch of one task shares its adapter."""
     distinct = rows.unique()
     chosen = states.select(distinct if len(distinct) == 1 else rows)
@@ -99,20 +89,14 @@ def rows_runner(generator: GeneratorModel, states: TaskStates, rows: Int[Tensor,
 
 
 @torch.no_grad()
-def answer(
-    runner: Runner, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"], **decoding: Unpack[Decoding]
-) -> Int[Tensor, "row answer"]:
+def answer(runner: Runner, ids: TokenIds, mask: TokenMask, **decoding: Unpack[Decoding]) -> AnswerIds:
     """Read inputs and return answers as token ids."""
     return runner.decode(*runner.read(ids, mask), **decoding)
 
 
 @torch.no_grad()
 def score(
-    runner: Runner,
-    ids: Int[Tensor, "row token"],
-    mask: Bool[Tensor, "row token"],
-    labels: Int[Tensor, "row choice target"],
-    reduction: Reduction = "sum",
-) -> Float[Tensor, "row choice"]:
+    runner: Runner, ids: TokenIds, mask: TokenMask, labels: ChoiceLabels, reduction: Reduction = "sum"
+) -> ChoiceScores:
     """Read inputs and return the log-probability of every choice, end of sequence included."""
     return runner.scores(*runner.read(ids, mask), labels, reduction)

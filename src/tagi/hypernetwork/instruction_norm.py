@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
+
+from tagi.backbones.shapes import InstructionMask, InstructionStates
 
 _LEAST = 1e-4
 """Least deviation of a channel, as a share of the largest, so that constant channels are not blown up."""
@@ -40,9 +42,7 @@ class InstructionNorm(nn.RMSNorm):
         return not (self.deviation == 1).all()
 
     @torch.no_grad()
-    def measure(
-        self, batches: Iterable[tuple[Float[Tensor, "task token d_model"], Bool[Tensor, "task token"]]]
-    ) -> None:
+    def measure(self, batches: Iterable[tuple[InstructionStates, InstructionMask]]) -> None:
         """Take means and deviations over all tokens of `(states, mask)` that are not padding."""
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for states, mask in batches:

@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from tagi.adapters.attach import Attached, Attachment, detached
@@ -15,6 +15,7 @@ from tagi.adapters.residual import ResidualBank
 from tagi.backbones.grouping import grouped_logits
 from tagi.backbones.modes import evaluating
 from tagi.backbones.protocol import Backbone, Instructions, KeysValues
+from tagi.backbones.shapes import InstructionIds, InstructionMask, InstructionStates, Labels, Logits, TaskRows
 from tagi.data.text.encoder import TextSettings
 from tagi.hypernetwork.build import check_settings, make_hypernetwork, text_encoder
 from tagi.hypernetwork.fusion import Fusion
@@ -71,13 +72,11 @@ class GeneratorModel(nn.Module):
         """Whether inputs go on from keys and values of the instruction, however these are computed."""
         return self.settings.adapts_prefix or self.keeps_keys_values
 
-    def encode_instructions(
-        self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"]
-    ) -> Float[Tensor, "task token d_model"]:
+    def encode_instructions(self, ids: InstructionIds, mask: InstructionMask) -> InstructionStates:
         """Return `I_x` alone."""
         return self._read(ids, mask, keep=False).states
 
-    def read_instructions(self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"]) -> Instructions:
+    def read_instructions(self, ids: InstructionIds, mask: InstructionMask) -> Instructions:
         """`I_x`, and of a decoder-only backbone the keys and values that inputs go on from, in one pass.
 
         The reader reads with nothing generated and no fusion, also inside another call. Where the instruction is read
@@ -106,7 +105,7 @@ class GeneratorModel(nn.Module):
 
     def measure(
         self,
-        batches: Iterable[tuple[Int[Tensor, "task token"], Bool[Tensor, "task token"]]],
+        batches: Iterable[tuple[InstructionIds, InstructionMask]],
         encode: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         """Measure mean and deviation of every channel of `I_x`, for `standardize`.
@@ -119,14 +118,12 @@ class GeneratorModel(nn.Module):
             encode = encode or self.encode_instructions
             self.hypernetwork.norm.measure((encode(ids, mask), mask) for ids, mask in batches)
 
-    def generate_bank(self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]) -> Bank:
+    def generate_bank(self, states: InstructionStates, mask: InstructionMask) -> Bank:
         """`I_x` -> one LoRA, or whatever else is generated, per task (eq. 2); with the shared LoRA if there is one."""
         bank: Bank = self.hypernetwork(states, mask)
         return bank if self.shared is None else self.shared_with(bank)
 
-    def generate_residual(
-        self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]
-    ) -> ResidualBank:
+    def generate_residual(self, states: InstructionStates, mask: InstructionMask) -> ResidualBank:
         """`I_x` -> what is generated on top of the shared LoRA. Raises `ValueError` without a shared LoRA."""
         if self.shared is None:
             raise ValueError("expected a generator with a shared LoRA, got one without")
@@ -150,13 +147,13 @@ class GeneratorModel(nn.Module):
 
     def forward(
         self,
-        instruction_ids: Int[Tensor, "task token"],
-        instruction_mask: Bool[Tensor, "task token"],
-        rows: Int[Tensor, " row"],
+        instruction_ids: InstructionIds,
+        instruction_mask: InstructionMask,
+        rows: TaskRows,
         input_ids: Int[Tensor, "row input_token"],
         input_mask: Bool[Tensor, "row input_token"],
-        labels: Int[Tensor, "row target"],
-    ) -> tuple[Float[Tensor, "row target vocabulary"], Bank]:
+        labels: Labels,
+    ) -> tuple[Logits, Bank]:
         """Teacher-forced logits of a batch of several tasks, and the bank that produced them.
 
         `rows[i]` is the task of row i. Each instruction is encoded, and its adapter generated, once.
@@ -169,12 +166,12 @@ class GeneratorModel(nn.Module):
         self,
         read: Instructions,
         bank: Bank,
-        rows: Int[Tensor, " row"],
+        rows: TaskRows,
         input_ids: Int[Tensor, "row input_token"],
         input_mask: Bool[Tensor, "row input_token"],
-        labels: Int[Tensor, "row target"],
+        labels: Labels,
         alone: Bool[Tensor, " row"] | None = None,
-    ) -> Float[Tensor, "row target vocabulary"]:
+    ) -> Logits:
         """Teacher-forced logits from instructions that have been read and a bank already generated.
 
         Rows that are `alone` have nothing of the instruction but the adapter.
@@ -206,7 +203,7 @@ class GeneratorModel(nn.Module):
         input_mask: Tensor,
         labels: Tensor,
         kept: Bool[Tensor, " row"],
-    ) -> Float[Tensor, "row target vocabulary"]:
+    ) -> Logits:
         """Instruction, input and target as one text under the row's own bank, rows of similar length together."""
         ids, mask = input_ids, input_mask
         if self.settings.adapts_prefix:
@@ -222,7 +219,7 @@ class GeneratorModel(nn.Module):
 
         return grouped_logits(ids, mask, labels, compute)
 
-    def _kept(self, mask: Bool[Tensor, "task token"]) -> Bool[Tensor, " task"]:
+    def _kept(self, mask: InstructionMask) -> Bool[Tensor, " task"]:
         """Return which tasks of a batch keep their instruction states: all, but for `state_dropout` in training.
 
         A task without them has only its adapter, which so learns to do without the states.
@@ -231,7 +228,7 @@ class GeneratorModel(nn.Module):
         return torch.rand(mask.shape[0], device=mask.device) >= rate
 
     @torch.no_grad()
-    def prepare(self, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"]) -> TaskStates:
+    def prepare(self, ids: InstructionIds, mask: InstructionMask) -> TaskStates:
         """Return all that inference needs of the instructions, computed in one pass over them."""
         read = self.read_instructions(ids, mask)
         return self.states_from(read, self.generate_bank(read.states, mask))
@@ -256,11 +253,16 @@ class GeneratorModel(nn.Module):
             raise ValueError("expected the instructions' tokens, to read them under the task's LoRA, got none")
         return self.backbone.read_instructions(read.ids, read.mask, keep=True)
 
-    def asks(self, *, alone: bool) -> Callable[..., list[int]]:
-        """Return what turns an input, and `truncate`, into token ids: after an instruction, or `alone`.
+    def asks(self, *, alone: bool | None = None) -> Callable[..., list[int]]:
+        """Return what turns an input, and `truncate`, into token ids.
 
-        Generators of an older form (no `instruction_cache`) ask in the same way with and without.
+        Generators of an older form (no `instruction_cache`) read inputs in the same way with and without instruction.
+
+        Args:
+            alone: Whether no instruction is before the input. None stands for the form that training uses: after the
+                instruction if the generator keeps a prefix of it.
         """
         if self.settings.instruction_cache is None:
             return self.text.input
+        alone = not self.keeps_prefix if alone is None else alone
         return self.text.alone if alone else self.text.continuation

@@ -3,9 +3,10 @@
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from tagi.backbones.shapes import InstructionMask, InstructionStates
 from tagi.hypernetwork.heads import row_heads
 from tagi.hypernetwork.hypernetwork import Hypernetwork
 from tagi.hypernetwork.targets import Targets
@@ -41,9 +42,7 @@ class PooledGenerator(Hypernetwork):
             nn.init.zeros_(self.score.weight)  # begins as the mean
         self.heads = row_heads(targets, width=d_model, hidden=hidden, seed=seed)
 
-    def pool(
-        self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]
-    ) -> Float[Tensor, "task d_model"]:
+    def pool(self, states: InstructionStates, mask: InstructionMask) -> Float[Tensor, "task d_model"]:
         """Return the weighted mean over the tokens that are not padding."""
         states = states.to(self.norm.weight.dtype)
         wide = torch.promote_types(states.dtype, torch.float32)
@@ -54,9 +53,7 @@ class PooledGenerator(Hypernetwork):
         weights = scores.masked_fill(~mask, -torch.inf).softmax(-1).to(states.dtype)
         return torch.einsum("ts,tsd->td", weights, states)
 
-    def features(
-        self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]
-    ) -> Float[Tensor, "task *row d_model"]:
+    def features(self, states: InstructionStates, mask: InstructionMask) -> Float[Tensor, "task *row d_model"]:
         """Return the pooled vector, the same for all rows."""
         pooled: Tensor = self.norm(self.pool(states, mask).to(self.norm.weight.dtype))
         return pooled.unflatten(0, (-1, *(1 for _ in self.heads.shape)))

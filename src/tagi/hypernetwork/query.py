@@ -1,9 +1,10 @@
 """The `query` hypernetwork: every generated row attends to the instruction's tokens."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from tagi.backbones.shapes import InstructionMask, InstructionStates
 from tagi.hypernetwork.attention import attend, split_heads
 from tagi.hypernetwork.heads import row_heads
 from tagi.hypernetwork.hypernetwork import Hypernetwork
@@ -47,9 +48,7 @@ class QueryGenerator(Hypernetwork):
         for linear in (self.key, self.value):
             nn.init.normal_(linear.weight, std=d_model**-0.5, generator=random)
 
-    def features(
-        self, states: Float[Tensor, "task token d_model"], mask: Bool[Tensor, "task token"]
-    ) -> Float[Tensor, "task *row width"]:
+    def features(self, states: InstructionStates, mask: InstructionMask) -> Float[Tensor, "task *row width"]:
         """Return what the query of every row reads."""
         states = self.norm(states)
         keys, values = (split_heads(linear(states), self.attention_heads) for linear in (self.key, self.value))

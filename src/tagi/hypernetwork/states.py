@@ -3,12 +3,11 @@
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
 from tagi.adapters.protocol import Bank
 from tagi.backbones.kv_cache import longest, select_rows
 from tagi.backbones.protocol import Instructions, KeysValues
+from tagi.backbones.shapes import InstructionIds, InstructionMask, InstructionStates, TaskRows
 
 
 @dataclass(frozen=True)
@@ -23,11 +22,11 @@ class TaskStates:
     """
 
     bank: Bank
-    states: Float[Tensor, "task token d_model"]
-    mask: Bool[Tensor, "task token"]
+    states: InstructionStates
+    mask: InstructionMask
     fusion: KeysValues | None
     cross: KeysValues | None
-    ids: Int[Tensor, "task token"] | None = None
+    ids: InstructionIds | None = None
 
     @property
     def tasks(self) -> int:
@@ -44,7 +43,7 @@ class TaskStates:
         """The instructions as they were read, before anything was generated from them."""
         return Instructions(self.states, self.mask, self.cross, self.ids)
 
-    def select(self, rows: Int[Tensor, " row"]) -> "TaskStates":
+    def select(self, rows: TaskRows) -> "TaskStates":
         """Return states whose task i is this one's task `rows[i]`; rows may repeat. Padding of all rows is dropped."""
         length = longest(self.mask[rows])
 

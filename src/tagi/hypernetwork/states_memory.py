@@ -3,11 +3,11 @@
 from collections import OrderedDict
 
 import torch
-from jaxtyping import Bool, Int
 from torch import Tensor
 
 from tagi.backbones.modes import evaluating
 from tagi.backbones.protocol import Instructions
+from tagi.backbones.shapes import InstructionIds, InstructionMask
 from tagi.hypernetwork.model import GeneratorModel
 
 _LIMIT = 1 << 30
@@ -25,9 +25,7 @@ class StatesMemory:
         self.size = 0
         self._kept: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
-    def read(
-        self, generator: GeneratorModel, ids: Int[Tensor, "task token"], mask: Bool[Tensor, "task token"]
-    ) -> Instructions:
+    def read(self, generator: GeneratorModel, ids: InstructionIds, mask: InstructionMask) -> Instructions:
         """As `Generator.read_instructions`, without dropout; what is known is not computed again.
 
         On a CPU every instruction is read by itself, which costs no more there, so that its states do not depend on

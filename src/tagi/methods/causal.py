@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tagi.backbones.causal import CausalBackbone, Reading, score_after
 from tagi.backbones.grouping import grouped_logits
 from tagi.backbones.prompt_cache import KeptStarts, keep_starts, known_part
 from tagi.backbones.protocol import Reduction
+from tagi.backbones.shapes import ChoiceLabels, ChoiceScores, Labels, Logits, TokenIds, TokenMask
 from tagi.data.task import Task
 from tagi.data.text.encoder import CausalTextEncoder, TextSettings
 from tagi.errors import ConfigError
@@ -91,21 +91,13 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         known = known_part(states.kept, rows.to(ids.device), ids, mask) if isinstance(states, Kept) else None
         return Reading(ids, known), mask
 
-    def _logits(
-        self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"], labels: Int[Tensor, "row target"]
-    ) -> Float[Tensor, "row target vocabulary"]:
+    def _logits(self, ids: TokenIds, mask: TokenMask, labels: Labels) -> Logits:
         def compute(_: Tensor, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
             return self.backbone.logits(ids, mask, labels)
 
         return grouped_logits(ids, mask, labels, compute)
 
-    def _scores(
-        self,
-        read: Reading,
-        mask: Bool[Tensor, "row token"],
-        labels: Int[Tensor, "row choice target"],
-        reduction: Reduction,
-    ) -> Float[Tensor, "row choice"]:
+    def _scores(self, read: Reading, mask: TokenMask, labels: ChoiceLabels, reduction: Reduction) -> ChoiceScores:
         known = 0 if read.known is None else read.known.get_seq_length()
         prefix = self.backbone.read(read.ids[:, known:], mask, read.known)
         return score_after(self.backbone, prefix, labels, reduction)

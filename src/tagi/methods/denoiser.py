@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
-
+from tagi.backbones.shapes import Labels, Scalar, TokenIds, TokenMask
 from tagi.backbones.t5 import T5Backbone
 from tagi.data.denoising import corrupt_spans
 from tagi.data.text.encoder import TextEncoder, TextSettings
@@ -59,12 +57,7 @@ class Denoiser(Trainable):
             "labels": self.text.labels([pair.target for pair in pairs]),
         }
 
-    def forward(
-        self,
-        input_ids: Int[Tensor, "row token"],
-        input_mask: Bool[Tensor, "row token"],
-        labels: Int[Tensor, "row target"],
-    ) -> dict[str, Float[Tensor, ""]]:
+    def forward(self, input_ids: TokenIds, input_mask: TokenMask, labels: Labels) -> dict[str, Scalar]:
         """Cross-entropy of the spans."""
         states = self.backbone.encode(input_ids, input_mask)
         return {"loss": prediction_loss(self.backbone.logits(states, input_mask, labels), labels)}

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from tagi.backbones.kv_cache import join, longest, select_rows
 from tagi.backbones.protocol import KeysValues
+from tagi.backbones.shapes import Labels, Logits, Scalar, TaskRows, TokenIds, TokenMask
 from tagi.backbones.t5 import T5Backbone
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
@@ -62,26 +63,20 @@ class FidICL(InContext):
             "rows": torch.tensor(rows),
         }
 
-    def forward(
-        self,
-        input_ids: Int[Tensor, "row token"],
-        input_mask: Bool[Tensor, "row token"],
-        labels: Int[Tensor, "row target"],
-        **shown: Tensor,
-    ) -> dict[str, Float[Tensor, ""]]:
+    def forward(self, input_ids: TokenIds, input_mask: TokenMask, labels: Labels, **shown: Tensor) -> dict[str, Scalar]:
         """Cross-entropy of the targets of an episode's queries; `shown` is what `collate` made of demonstrations."""
         return self._terms(self.logits(input_ids, input_mask, labels, **shown), labels)
 
     def logits(
         self,
-        input_ids: Int[Tensor, "row token"],
-        input_mask: Bool[Tensor, "row token"],
-        labels: Int[Tensor, "row target"],
+        input_ids: TokenIds,
+        input_mask: TokenMask,
+        labels: Labels,
         demonstration_ids: Int[Tensor, "demonstration shown_token"],
         demonstration_mask: Bool[Tensor, "demonstration shown_token"],
         owners: Int[Tensor, " demonstration"],
-        rows: Int[Tensor, " row"],
-    ) -> Float[Tensor, "row target vocabulary"]:
+        rows: TaskRows,
+    ) -> Logits:
         """Teacher-forced logits of the labels after demonstrations and query."""
         known, known_mask = self._states(demonstration_ids, demonstration_mask, owners)
         states = torch.cat([known[rows], self.backbone.encode(input_ids, input_mask)], dim=1)

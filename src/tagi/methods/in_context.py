@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformers import LogitsProcessor
 
 from tagi.backbones.protocol import Decoding, Reduction
+from tagi.backbones.shapes import AnswerIds, ChoiceLabels, ChoiceScores, TaskRows
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
 from tagi.errors import InputError
@@ -137,9 +138,7 @@ class EnsembleICL(ConcatICL):
         )
         return (read, torch.tensor(states.counts, device=mask.device)[rows.to(mask.device)]), mask
 
-    def _answers(
-        self, read: Any, mask: Bool[Tensor, "pass memory"], **decoding: Unpack[Decoding]
-    ) -> Int[Tensor, "row answer"]:
+    def _answers(self, read: Any, mask: Bool[Tensor, "pass memory"], **decoding: Unpack[Decoding]) -> AnswerIds:
         if (beams := decoding.get("num_beams", 1)) > 1:
             raise InputError(f"{self.name}: expected greedy answers, each step the mean of passes, got {beams} beams")
         cross, counts = read
@@ -147,12 +146,8 @@ class EnsembleICL(ConcatICL):
         return answers[counts.cumsum(0) - counts]
 
     def _scores(
-        self,
-        read: Any,
-        mask: Bool[Tensor, "pass memory"],
-        labels: Int[Tensor, "row choice target"],
-        reduction: Reduction,
-    ) -> Float[Tensor, "row choice"]:
+        self, read: Any, mask: Bool[Tensor, "pass memory"], labels: ChoiceLabels, reduction: Reduction
+    ) -> ChoiceScores:
         cross, counts = read
         passes = self.backbone.scores(cross, mask, labels.repeat_interleave(counts, 0), reduction)
         return mean_of_passes(passes, counts)
@@ -161,7 +156,7 @@ class EnsembleICL(ConcatICL):
 class _MeanOfPasses(LogitsProcessor):
     """Gives all passes of a row the mean of their log-probabilities, so that they go on alike."""
 
-    def __init__(self, counts: Int[Tensor, " row"]) -> None:
+    def __init__(self, counts: TaskRows) -> None:
         self.counts = counts
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -169,7 +164,7 @@ class _MeanOfPasses(LogitsProcessor):
         return mean_of_passes(wide, self.counts).repeat_interleave(self.counts, 0).to(scores.dtype)
 
 
-def mean_of_passes(values: Float[Tensor, "pass value"], counts: Int[Tensor, " row"]) -> Float[Tensor, "row value"]:
+def mean_of_passes(values: Float[Tensor, "pass value"], counts: TaskRows) -> Float[Tensor, "row value"]:
     """Means over the passes of each row, which stand together: `counts[i]` of row i."""
     owners = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
     total = values.new_zeros(len(counts), values.shape[1]).index_add(0, owners, values)

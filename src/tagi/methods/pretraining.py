@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
+from tagi.backbones.shapes import Scalar
 from tagi.data.pretraining import Document, cut
 from tagi.methods.protocol import Batch, Method, Trainable
 from tagi.methods.tagi import TAGI
@@ -52,9 +52,9 @@ class Pretraining(Trainable):
             "labels": self.method.text.labels(targets),
         }
 
-    def forward(self, **batch: Tensor) -> dict[str, Float[Tensor, ""]]:
+    def forward(self, **batch: Tensor) -> dict[str, Scalar]:
         """The method's own loss, which without a teacher is cross-entropy of the target piece."""
-        terms: dict[str, Float[Tensor, ""]] = self.method(**batch)
+        terms: dict[str, Scalar] = self.method(**batch)
         return terms
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:

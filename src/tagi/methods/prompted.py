@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, Unpack, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from tagi.backbones import shapes
 from tagi.backbones.load import load_backbone
 from tagi.backbones.protocol import Backbone, Decoding, Reduction
 from tagi.data.batches import Sample
@@ -56,24 +56,16 @@ class Prompted(Method, Generic[B]):
             backbone.requires_grad_(False)
         self.text = self.encoder(backbone.tokenizer, text)
 
-    def _logits(
-        self, ids: Int[Tensor, "row token"], mask: Bool[Tensor, "row token"], labels: Int[Tensor, "row target"]
-    ) -> Float[Tensor, "row target vocabulary"]:
+    def _logits(self, ids: shapes.TokenIds, mask: shapes.TokenMask, labels: shapes.Labels) -> shapes.Logits:
         """Return teacher-forced logits of the labels after their prompts."""
         return self.backbone.forced_logits(ids, mask, labels)
 
-    def _answers(
-        self, read: Any, mask: Bool[Tensor, "row memory"], **decoding: Unpack[Decoding]
-    ) -> Int[Tensor, "row answer"]:
+    def _answers(self, read: Any, mask: shapes.MemoryMask, **decoding: Unpack[Decoding]) -> shapes.AnswerIds:
         return self.backbone.generate(read, mask, **decoding)
 
     def _scores(
-        self,
-        read: Any,
-        mask: Bool[Tensor, "row memory"],
-        labels: Int[Tensor, "row choice target"],
-        reduction: Reduction,
-    ) -> Float[Tensor, "row choice"]:
+        self, read: Any, mask: shapes.MemoryMask, labels: shapes.ChoiceLabels, reduction: Reduction
+    ) -> shapes.ChoiceScores:
         return self.backbone.scores(read, mask, labels, reduction)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -82,17 +74,12 @@ class Prompted(Method, Generic[B]):
         return batch_of(self.text, texts, samples)
 
     def forward(
-        self,
-        input_ids: Int[Tensor, "row token"],
-        input_mask: Bool[Tensor, "row token"],
-        labels: Int[Tensor, "row target"],
-    ) -> dict[str, Float[Tensor, ""]]:
+        self, input_ids: shapes.TokenIds, input_mask: shapes.TokenMask, labels: shapes.Labels
+    ) -> dict[str, shapes.Scalar]:
         """Cross-entropy of the target alone."""
         return self._terms(self._logits(input_ids, input_mask, labels), labels)
 
-    def _terms(
-        self, logits: Float[Tensor, "row target vocabulary"], labels: Int[Tensor, "row target"]
-    ) -> dict[str, Float[Tensor, ""]]:
+    def _terms(self, logits: shapes.Logits, labels: shapes.Labels) -> dict[str, shapes.Scalar]:
         prediction = prediction_loss(logits, labels)
         return {"loss": prediction, "prediction": prediction.detach()}
 

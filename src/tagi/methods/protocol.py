@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Unpack
 
 import torch
-from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from tagi.backbones.protocol import Decoding, Reduction
+from tagi.backbones.shapes import AnswerIds, ChoiceLabels, ChoiceScores, MemoryMask, TaskRows
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.data.text.encoder import TextEncoder
@@ -82,7 +82,7 @@ class Method(Trainable):
     def predict(
         self,
         states: Any,
-        rows: Int[Tensor, " row"],
+        rows: TaskRows,
         inputs: Sequence[str],
         *,
         truncate: bool = False,
@@ -103,7 +103,7 @@ class Method(Trainable):
     def score_choices(
         self,
         states: Any,
-        rows: Int[Tensor, " row"],
+        rows: TaskRows,
         inputs: Sequence[str],
         choices: Sequence[Sequence[str]],
         *,
@@ -128,19 +128,11 @@ class Method(Trainable):
         """Return what answers and scores are computed from, and the mask of its tokens."""
         raise NotImplementedError
 
-    def _answers(
-        self, read: Any, mask: Bool[Tensor, "row memory"], **decoding: Unpack[Decoding]
-    ) -> Int[Tensor, "row answer"]:
+    def _answers(self, read: Any, mask: MemoryMask, **decoding: Unpack[Decoding]) -> AnswerIds:
         """Return the tokens of one answer per input from what `_read` returned."""
         raise NotImplementedError
 
-    def _scores(
-        self,
-        read: Any,
-        mask: Bool[Tensor, "row memory"],
-        labels: Int[Tensor, "row choice target"],
-        reduction: Reduction,
-    ) -> Float[Tensor, "row choice"]:
+    def _scores(self, read: Any, mask: MemoryMask, labels: ChoiceLabels, reduction: Reduction) -> ChoiceScores:
         """Return the log-probabilities of every input's choices from what `_read` returned."""
         raise NotImplementedError
 

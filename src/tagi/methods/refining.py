@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import nn
 
 from tagi.adapters.bank import LoraBank, as_lora
+from tagi.backbones.shapes import Labels, Scalar, TokenIds, TokenMask
 from tagi.data.batches import Sample
 from tagi.files import new_folder
 from tagi.formats.task_adapter import write_adapter
@@ -53,12 +53,7 @@ class Refined(Trainable, Generic[A]):
         asks = self.generator.asks(alone=self.adapter.states.alone)
         return batch_of(self.generator.text, [asks(sample.input, truncate=True) for sample in samples], samples)
 
-    def forward(
-        self,
-        input_ids: Int[Tensor, "row token"],
-        input_mask: Bool[Tensor, "row token"],
-        labels: Int[Tensor, "row target"],
-    ) -> dict[str, Float[Tensor, ""]]:
+    def forward(self, input_ids: TokenIds, input_mask: TokenMask, labels: Labels) -> dict[str, Scalar]:
         """Cross-entropy of the targets."""
         rows = torch.zeros(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
         alone = None

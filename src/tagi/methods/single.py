@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from tagi.adapters.merge import view_with_parameters
 from tagi.backbones.load import folder_revision
 from tagi.backbones.protocol import Decoding, Reduction
+from tagi.backbones.shapes import TaskRows
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.errors import CheckpointError, InputError
@@ -76,7 +76,7 @@ class SingleTask(Method):
     def predict(
         self,
         states: Prompts,
-        rows: Int[Tensor, " row"],
+        rows: TaskRows,
         inputs: Sequence[str],
         *,
         truncate: bool = False,
@@ -93,7 +93,7 @@ class SingleTask(Method):
     def score_choices(
         self,
         states: Prompts,
-        rows: Int[Tensor, " row"],
+        rows: TaskRows,
         inputs: Sequence[str],
         choices: Sequence[Sequence[str]],
         *,

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Any, Literal, Unpack
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
 from tagi.adapters.bank import LoraBank, as_lora
+from tagi.backbones import shapes
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.protocol import Decoding, Instructions, Reduction
 from tagi.data.batches import Sample
@@ -64,8 +65,7 @@ class TAGI(Method):
                 instructions.append(self.text.of_task(sample.asked, truncate=True))
             rows.append(distinct[key])
         instruction_ids, instruction_mask = self.text.batch_instructions(instructions)
-        alone = not self.generator.keeps_prefix
-        given = [self.generator.asks(alone=alone)(sample.input, truncate=True) for sample in samples]
+        given = [self.generator.asks()(sample.input, truncate=True) for sample in samples]
         doubled, pairs = list(samples), {}
         if self.objective.weights.pairs:
             given += [self.generator.asks(alone=True)(sample.input, truncate=True) for sample in samples]
@@ -82,14 +82,14 @@ class TAGI(Method):
 
     def forward(
         self,
-        instruction_ids: Int[Tensor, "task token"],
-        instruction_mask: Bool[Tensor, "task token"],
-        rows: Int[Tensor, " row"],
+        instruction_ids: shapes.InstructionIds,
+        instruction_mask: shapes.InstructionMask,
+        rows: shapes.TaskRows,
         input_ids: Int[Tensor, "row input_token"],
         input_mask: Bool[Tensor, "row input_token"],
-        labels: Int[Tensor, "row target"],
+        labels: shapes.Labels,
         **given: Tensor,
-    ) -> dict[str, Float[Tensor, ""]]:
+    ) -> dict[str, shapes.Scalar]:
         """The finetuning loss (eq. 6) and its terms, each before its weight.
 
         `given` is what the objective's terms need, as its `collate` makes it. With rows in pairs every term but those
@@ -214,20 +214,14 @@ class TAGI(Method):
         read, memory = runner.read(ids.to(device), mask.to(device))
         return (runner, read), memory
 
-    def _answers(
-        self, read: Any, mask: Bool[Tensor, "row memory"], **decoding: Unpack[Decoding]
-    ) -> Int[Tensor, "row answer"]:
+    def _answers(self, read: Any, mask: shapes.MemoryMask, **decoding: Unpack[Decoding]) -> shapes.AnswerIds:
         runner, inputs = read
         answers: Tensor = runner.decode(inputs, mask, **decoding)
         return answers
 
     def _scores(
-        self,
-        read: Any,
-        mask: Bool[Tensor, "row memory"],
-        labels: Int[Tensor, "row choice target"],
-        reduction: Reduction,
-    ) -> Float[Tensor, "row choice"]:
+        self, read: Any, mask: shapes.MemoryMask, labels: shapes.ChoiceLabels, reduction: Reduction
+    ) -> shapes.ChoiceScores:
         runner, inputs = read
         scores: Tensor = runner.scores(inputs, mask, labels, reduction)
         return scores

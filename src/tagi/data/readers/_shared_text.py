@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 FIELD = "[...]"
 """Stands where rows differ. Square brackets, because T5's vocabulary has no curly ones."""
@@ -60,12 +61,7 @@ def _shared(rows: list[_Row], *, head: bool = False, tail: bool = False) -> str:
 
 def _common_start(rows: list[_Row]) -> int:
     """Return the number of tokens that all rows begin with."""
-    length = 0
-    for tokens in zip(*rows, strict=False):
-        if len(set(tokens)) > 1:
-            break
-        length += 1
-    return length
+    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*rows, strict=False)))
 
 
 def _longest_once(rows: list[_Row]) -> _Row:

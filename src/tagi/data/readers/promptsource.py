@@ -6,7 +6,8 @@ The files are data and their templates run in a sandbox: nothing that one holds 
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -76,12 +77,10 @@ class PromptTemplate:
             raise DataError(f"{where}: template {self.name!r}: expected {wanted}, got {', '.join(row)}")
         variables = _protected(dict(row)) if _SEPARATOR in str(row) else row
         draw = draw or _draw(self.name, row)
-        try:
+        with _reported(f"{where}: template {self.name!r} cannot be rendered:"):
             choices = None if self._choices is None else _split(_ENVIRONMENT.text(self._choices, variables, draw))
             given = None if choices is None else [_protected(choice) for choice in choices]
             prompt = _ENVIRONMENT.text(self._prompt, {**variables, "answer_choices": given}, draw)
-        except _FAULTS as fault:
-            raise DataError(f"{where}: template {self.name!r} cannot be rendered: {_said(fault)}") from fault
         return Rendered(tuple(_split(prompt)), None if choices is None else tuple(choices))
 
     @cached_property
@@ -89,12 +88,10 @@ class PromptTemplate:
         """The template's words before the target, with a placeholder for each field; "" if there are no words."""
         self.check()
         constant = None
-        try:
+        with _reported(f"{self.where} cannot be rendered:"):
             if self._choices is not None and not self._names(self.answer_choices):
                 constant = _split(_ENVIRONMENT.text(self._choices, {}, lambda options: options[0]))
             words = with_placeholders(_ENVIRONMENT, self._tree(self.jinja), constant)
-        except _FAULTS as fault:
-            raise DataError(f"{self.where} cannot be rendered: {_said(fault)}") from fault
         text = words.split(_SEPARATOR)[0].strip()
         return text if re.search(r"[^\W\d_]", text) else ""
 
@@ -115,17 +112,22 @@ class PromptTemplate:
         return set() if source is None else jinja2.meta.find_undeclared_variables(self._tree(source))
 
     def _tree(self, source: str) -> jinja2.nodes.Template:
-        try:
+        with _reported(f"{self.where}: expected a Jinja template, got"):
             return _ENVIRONMENT.parse(source)
-        except _FAULTS as fault:
-            raise DataError(f"{self.where}: expected a Jinja template, got {_said(fault)}") from fault
 
     def _compiled(self, source: str) -> jinja2.Template:
         tree = self._tree(source)
-        try:
+        with _reported(f"{self.where}:"):
             return _ENVIRONMENT.compiled(tree)
-        except _FAULTS as fault:
-            raise DataError(f"{self.where}: {_said(fault)}") from fault
+
+
+@contextmanager
+def _reported(before: str) -> Iterator[None]:
+    """Raise `DataError` for what is wrong with a template, its message after `before`."""
+    try:
+        yield
+    except _FAULTS as fault:
+        raise DataError(f"{before} {_said(fault)}") from fault
 
 
 def _draw(name: str, row: Mapping[str, Any]) -> Draw:

@@ -6,6 +6,7 @@ vocabulary (T5's `</s>`). So user text is escaped first: `BREAK` is put after th
 token. A text with breaks is tokenized piece by piece, and what a prompt's frame adds around user text has no breaks.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -60,7 +61,8 @@ class UserTextTokenizer:
     def escape(self, text: str) -> str:
         """The text with a break in every control token that it holds; most texts hold none and stay as they are."""
         if self._holds(text):
-            places = {at + 1 for token in self.control for at in _places(text, token)}
+            found = (re.finditer(f"(?={re.escape(token)})", text) for token in self.control)  # overlapping ones too
+            places = {match.start() + 1 for matches in found for match in matches}
             text = _broken(text, places)
         if self._normalizer is None:
             return text
@@ -104,15 +106,6 @@ def _control(tokenizer: Any, *, added: bool) -> set[str]:
     known = getattr(tokenizer, "added_tokens_decoder", {}).values()
     tokens = {*getattr(tokenizer, "all_special_tokens", ()), *(str(token) for token in known if added or token.special)}
     return {token for token in tokens if len(token) > 1 and not token.isspace()}
-
-
-def _places(text: str, token: str) -> list[int]:
-    """Return the positions of a token in a text, overlapping ones included."""
-    places, at = [], text.find(token)
-    while at >= 0:
-        places.append(at)
-        at = text.find(token, at + 1)
-    return places
 
 
 def _broken(text: str, places: set[int]) -> str:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tagi.data.task import Example, Task
 from tagi.data.text.chat import ChatEncoding, chat_encoding, special_tokens
@@ -374,14 +375,11 @@ class _Following:
 
 
 def _pad(sequences: Sequence[list[int]], filler: int, *, left: bool = False) -> tuple[Tensor, Tensor]:
-    length = max(len(sequence) for sequence in sequences)
-    ids = torch.full((len(sequences), length), filler, dtype=torch.long)
-    mask = torch.zeros(len(sequences), length, dtype=torch.bool)
-    for row, sequence in enumerate(sequences):
-        place = slice(length - len(sequence), length) if left else slice(len(sequence))
-        ids[row, place] = torch.tensor(sequence, dtype=torch.long)
-        mask[row, place] = True
-    return ids, mask
+    rows = [torch.tensor(sequence, dtype=torch.long) for sequence in sequences]
+    side = "left" if left else "right"
+    ids = pad_sequence(rows, batch_first=True, padding_value=filler, padding_side=side)
+    masks = [torch.ones(len(row), dtype=torch.bool) for row in rows]
+    return ids, pad_sequence(masks, batch_first=True, padding_side=side)
 
 
 def _not_empty(text: str) -> None:

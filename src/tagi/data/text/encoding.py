@@ -163,8 +163,10 @@ class Encoding(ABC):
         if budget is None:
             return self._with_examples(definition, examples, lambda _: True) + tail
         prompt = self._with_examples(definition, examples, lambda head: budget.fits(head + tail)) + tail
+        if budget.fits(prompt):
+            return prompt
         budget.check(prompt, "the instruction and the input together")
-        return prompt if budget.fits(prompt) else budget.decode(budget.ids(prompt)[: budget.limit])
+        return budget.decode(budget.ids(prompt)[: budget.limit])
 
     def demonstrations(self, examples: Sequence[Example], budget: Budget | None = None) -> str:
         """Return examples alone, without an instruction: as many of the first as fit.

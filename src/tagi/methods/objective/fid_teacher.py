@@ -5,11 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from tagi.adapters.attach import detached
 from tagi.backbones.modes import evaluating
+from tagi.backbones.shapes import Labels, Logits
 from tagi.data.batches import Sample, drawn
 from tagi.data.task import Example, Task
 from tagi.errors import DataError
@@ -39,7 +38,7 @@ class FidTeacher(Teacher):
         return batch
 
     @torch.no_grad()
-    def logits(self, batch: Batch, labels: Int[Tensor, "row target"]) -> Float[Tensor, "row target vocabulary"]:
+    def logits(self, batch: Batch, labels: Labels) -> Logits:
         """P_teacher(. | demonstrations; b), with nothing of the student's call in force and without dropout."""
         with detached(), evaluating(self.method):
             return self.method.logits(labels=labels, **batch)

@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, softplus
 
 from tagi.adapters.bank import Factors, LoraBank
+from tagi.backbones.shapes import Labels, Logits, Scalar
 
 IGNORED = -100
 
 
-def prediction_loss(
-    logits: Float[Tensor, "row target vocabulary"], labels: Int[Tensor, "row target"]
-) -> Float[Tensor, ""]:
+def prediction_loss(logits: Logits, labels: Labels) -> Scalar:
     """`L_pred = -mean log P(c | b; generator(a))` over target tokens, in nats (eq. 3, with its missing sign).
 
     Labels of -100 are padding and count for nothing.
@@ -28,9 +27,7 @@ def prediction_loss(
     return cross_entropy(logits[counted].float(), labels[counted])
 
 
-def row_losses(
-    logits: Float[Tensor, "row target vocabulary"], labels: Int[Tensor, "row target"]
-) -> Float[Tensor, " row"]:
+def row_losses(logits: Logits, labels: Labels) -> Float[Tensor, " row"]:
     """Each row's `-mean log P(c | b; generator(a))` over its own target tokens, in nats per token.
 
     A row whose labels are all -100 gives 0.
@@ -40,11 +37,8 @@ def row_losses(
 
 
 def distillation_loss(
-    student_logits: Float[Tensor, "row target vocabulary"],
-    teacher_logits: Float[Tensor, "row target vocabulary"],
-    labels: Int[Tensor, "row target"],
-    temperature: float = 1.0,
-) -> Float[Tensor, ""]:
+    student_logits: Logits, teacher_logits: Logits, labels: Labels, temperature: float = 1.0
+) -> Scalar:
     """`L_kl = T^2 mean KL(P_teacher(. | a; b) || P_student(. | b))`, both `softmax(logits / T)`, in nats (eq. 5).
 
     The mean is over target tokens and not over the vocabulary; T^2 keeps the gradient's size when T changes. As
@@ -74,7 +68,7 @@ class TopLogits:
         return torch.log(-torch.expm1(kept))
 
 
-def top_logits(logits: Float[Tensor, "row target vocabulary"], k: int, temperature: float = 1.0) -> TopLogits:
+def top_logits(logits: Logits, k: int, temperature: float = 1.0) -> TopLogits:
     """The k likeliest tokens of `softmax(logits / T)`, likeliest first, without gradient.
 
     Raises `ValueError` unless 1 <= k <= vocabulary.
@@ -85,12 +79,7 @@ def top_logits(logits: Float[Tensor, "row target vocabulary"], k: int, temperatu
     return TopLogits(values, indices)
 
 
-def top_distillation_loss(
-    student_logits: Float[Tensor, "row target vocabulary"],
-    top: TopLogits,
-    labels: Int[Tensor, "row target"],
-    temperature: float = 1.0,
-) -> Float[Tensor, ""]:
+def top_distillation_loss(student_logits: Logits, top: TopLogits, labels: Labels, temperature: float = 1.0) -> Scalar:
     """`distillation_loss` over k + 1 events: each token in `top`, and any other token (eq. 5), in nats.
 
     Never more than the loss of the whole distribution, since joining events loses information, and equal to it from
@@ -107,7 +96,7 @@ def top_distillation_loss(
     return temperature**2 * _divergence(teacher, events)
 
 
-def factor_alignment(generated: LoraBank, teacher: LoraBank) -> Float[Tensor, ""]:
+def factor_alignment(generated: LoraBank, teacher: LoraBank) -> Scalar:
     """`L_ins = MSE(Delta_i, Hypernetwork(a))` over the factors as they are (eq. 4), in squared weights.
 
     For each site the mean square of `A - A'` and `B - B'` over all elements of both and all tasks; then the mean
@@ -125,7 +114,7 @@ def factor_alignment(generated: LoraBank, teacher: LoraBank) -> Float[Tensor, ""
     return torch.stack(errors).mean()
 
 
-def product_alignment(generated: LoraBank, teacher: LoraBank) -> Float[Tensor, ""]:
+def product_alignment(generated: LoraBank, teacher: LoraBank) -> Scalar:
     """`L_ins = mean ||scale B A - scale' B' A'||_F^2 / (d_out d_in)` over sites and tasks: eq. 4 on Delta W itself.
 
     In squared weights. Task i is compared with task i; scales and ranks may differ. Delta W is not formed: the
@@ -149,7 +138,7 @@ def product_alignment(generated: LoraBank, teacher: LoraBank) -> Float[Tensor, "
     return torch.stack(errors).mean()
 
 
-def contrast_loss(right: Float[Tensor, " row"], wrong: Float[Tensor, " row"], margin: float = 0.0) -> Float[Tensor, ""]:
+def contrast_loss(right: Float[Tensor, " row"], wrong: Float[Tensor, " row"], margin: float = 0.0) -> Scalar:
     """`mean log(1 + exp(margin + right - wrong))` over rows, in nats (ours: not in the paper).
 
     `right` and `wrong` are `row_losses` of the same rows, in nats per token, under the right instruction's adapter and
@@ -166,7 +155,7 @@ def _log_probabilities(logits: Float[Tensor, "*position vocabulary"], temperatur
     return log_softmax(_wide(logits) / temperature, -1)
 
 
-def _divergence(teacher: Float[Tensor, "token event"], student: Float[Tensor, "token event"]) -> Float[Tensor, ""]:
+def _divergence(teacher: Float[Tensor, "token event"], student: Float[Tensor, "token event"]) -> Scalar:
     """Mean over tokens of KL(teacher || student), from log-probabilities."""
     gap = (teacher - student).masked_fill(teacher == float("-inf"), 0)  # 0 log 0 = 0
     return (teacher.exp() * gap).sum(-1).mean()

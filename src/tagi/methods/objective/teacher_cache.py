@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from tagi.backbones.shapes import Scalar
 from tagi.data.batches import Sample
 from tagi.data.text.encoder import TextEncoder
 from tagi.errors import CheckpointError
@@ -75,7 +76,7 @@ class TeacherCache:
             indices[row, : own_indices.shape[0]] = own_indices.long()
         return {"values": values, "indices": indices}
 
-    def distillation(self, batch: Batch, logits: Tensor, labels: Tensor, temperature: float) -> Float[Tensor, ""]:
+    def distillation(self, batch: Batch, logits: Tensor, labels: Tensor, temperature: float) -> Scalar:
         """Return L_kl of a student's logits (eq. 5) from what `collate` made."""
         return top_distillation_loss(logits, TopLogits(batch["values"], batch["indices"]), labels, temperature)
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from tagi.adapters.attach import Attachment
@@ -15,6 +14,7 @@ from tagi.adapters.bank import LoraBank
 from tagi.adapters.protocol import stack_banks
 from tagi.backbones.modes import evaluating
 from tagi.backbones.protocol import Backbone, BaseModel
+from tagi.backbones.shapes import Labels, Logits, Scalar
 from tagi.data.batches import Sample
 from tagi.data.text.encoder import TextSettings
 from tagi.errors import CheckpointError
@@ -95,10 +95,10 @@ class Teacher(nn.Module, ABC):
         """Return what the teacher reads of the samples, in their order."""
 
     @abstractmethod
-    def logits(self, batch: Batch, labels: Int[Tensor, "row target"]) -> Float[Tensor, "row target vocabulary"]:
+    def logits(self, batch: Batch, labels: Labels) -> Logits:
         """Return logits of what `collate` made, teacher-forced on the labels, without gradient."""
 
-    def distillation(self, batch: Batch, logits: Tensor, labels: Tensor, temperature: float) -> Float[Tensor, ""]:
+    def distillation(self, batch: Batch, logits: Tensor, labels: Tensor, temperature: float) -> Scalar:
         """Return L_kl of a student's logits (eq. 5) from what `collate` made."""
         return distillation_loss(logits, self.logits(batch, labels), labels, temperature)
 
@@ -139,7 +139,7 @@ class ConcatenatedTeacher(Teacher):
         return batch
 
     @torch.no_grad()
-    def logits(self, batch: Batch, labels: Int[Tensor, "row target"]) -> Float[Tensor, "row target vocabulary"]:
+    def logits(self, batch: Batch, labels: Labels) -> Logits:
         """P_teacher(. | a; b), with nothing of the student's call in force and without dropout."""
         hooks, mask = [], batch["input_mask"]
         if self.catalogue is not None:
