@@ -51,8 +51,8 @@ def start_from(model: Trainable, folder: Path) -> int:
     trained = model.trained_tensors()
     if shared is not None:  # a shared LoRA that is frozen is part of what one starts from
         trained = {**trained, **{f"shared.{name}": tensor for name, tensor in shared.named_parameters()}}
-    wanted = {_shared_name(name): tensor for name, tensor in {**buffers, **trained}.items()}
-    found = {_shared_name(name): tensor for name, tensor in read_some_tensors(folder).items()}
+    wanted = {name.removeprefix("generator."): tensor for name, tensor in {**buffers, **trained}.items()}
+    found = {name.removeprefix("generator."): tensor for name, tensor in read_some_tensors(folder).items()}
     common: dict[str, tuple[Tensor, Tensor]] = {name: (wanted[name], found[name]) for name in wanted if name in found}
     if not common:
         raise CheckpointError(f"{folder}: expected parameters to start from, got none that this stage trains")
@@ -95,7 +95,3 @@ def _check_meaning(model: Trainable, found: Any, folder: Path) -> None:
         wanted, got = getattr(own, key), getattr(there, key)
         if wanted != got:
             raise ConfigError(f"generator.{key}: expected {got!r} as in {folder} to start from it, got {wanted!r}")
-
-
-def _shared_name(name: str) -> str:
-    return name.removeprefix("generator.")
