@@ -6,8 +6,9 @@ Tables are those that are valid by themselves; a rule about one that is not ther
 from collections.abc import Mapping
 from typing import Any
 
+from tagi.settings.losses import LossSettings
 from tagi.settings.tables import Stage
-from tagi.settings.training import LossSettings, MetatrainSettings, RunSettings
+from tagi.settings.training import MetatrainSettings, RunSettings
 
 
 def stage_faults(run: RunSettings, tables: Mapping[str, Any]) -> dict[str, str]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -20,7 +20,6 @@ from tagi.data.denoising import DenoisingBatches
 from tagi.data.digest import tasks_digest
 from tagi.data.readers.c4 import C4Documents, DocumentBatches
 from tagi.data.splits import p3_datasets, sni_categories
-from tagi.data.text.encoder import Reads, TextSettings
 from tagi.data.toy.corpus import ToyDocuments, toy_corpus
 from tagi.data.toy.tokenizer import toy_tokenizer
 from tagi.errors import ConfigError
@@ -33,19 +32,18 @@ from tagi.methods.denoiser import Denoiser
 from tagi.methods.fid import FidICL
 from tagi.methods.in_context import InContext
 from tagi.methods.load import METHODS, load_method
-from tagi.methods.lora import LoraShape
 from tagi.methods.objective.fid_teacher import FidTeacher
-from tagi.methods.objective.objective import LossWeights, Objective
+from tagi.methods.objective.objective import Objective
 from tagi.methods.objective.teachers import CATALOGUE, Catalogue, ConcatenatedTeacher, Teacher, freeze, read_catalogue
 from tagi.methods.pretraining import Pretraining, generating
 from tagi.methods.prompted import Prompted
 from tagi.methods.protocol import Method, Trainable
 from tagi.methods.tagi import TAGI
-from tagi.settings.generator import GeneratorSettings
+from tagi.settings.generator import GeneratorSettings, LoraShape
 from tagi.settings.recipe import Recipe
 from tagi.settings.tables import Stage
-from tagi.settings.trainer import TrainingSettings
-from tagi.settings.training import TrainingSettings as StageTable
+from tagi.settings.text import Reads, TextFormat, TextSettings
+from tagi.settings.training import TrainingSettings
 from tagi.stages.shots import episode_shots
 from tagi.stages.tasks import LoadedTasks, load_tasks
 from tagi.stages.teacher_cache import cached_teacher
@@ -201,15 +199,7 @@ def _t5(recipe: Recipe, backbone: Backbone) -> T5Backbone:
 
 def text_settings(recipe: Recipe) -> TextSettings:
     """The recipe's encoding and limits."""
-    data = recipe.data
-    return TextSettings(
-        data.encoding,
-        data.positives,
-        data.max_instruction_tokens,
-        data.max_input_tokens,
-        data.max_target_tokens,
-        template_arguments=data.template_arguments,
-    )
+    return TextSettings(**{field.name: getattr(recipe.data, field.name) for field in fields(TextFormat)})
 
 
 def generator_text(recipe: Recipe) -> TextSettings:
@@ -225,7 +215,7 @@ def in_context_text(recipe: Recipe) -> TextSettings:
 
 def generator_settings(recipe: Recipe) -> GeneratorSettings:
     """The recipe's generator."""
-    return GeneratorSettings(**recipe.generator.model_dump(exclude={"reads"}), seed=recipe.seed)
+    return replace(recipe.generator, reads="instruction", seed=recipe.seed)  # `reads` goes with the text settings
 
 
 def lora_shape(recipe: Recipe) -> LoraShape:
@@ -239,13 +229,6 @@ def metatrain_lora(recipe: Recipe) -> LoraShape:
     rank = wanted.rank or generator.shared_rank or generator.rank
     # Another rank keeps alpha / rank, the scale of the update.
     return LoraShape(rank, wanted.alpha or generator.alpha * rank / generator.rank, recipe.seed)
-
-
-def training_settings(recipe: Recipe, stage: Stage) -> TrainingSettings:
-    """The trainer's share of a stage's table."""
-    other = {"tasks_per_batch", "queries_per_task", "balance", "dropout"}
-    values = recipe.training_for(stage).model_dump(exclude=other)
-    return TrainingSettings(**{**values, "report_to": tuple(values["report_to"])}, seed=recipe.seed)
 
 
 def data_record(loaded: LoadedTasks) -> dict[str, Any]:
@@ -271,7 +254,7 @@ def catalogue_revision(folder: Path) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-def _micro_batches(settings: StageTable) -> int:
+def _micro_batches(settings: TrainingSettings) -> int:
     """How many a stage takes on all processes together."""
     return settings.steps * settings.accumulation * process_count()
 
@@ -385,17 +368,6 @@ def untrained_method(recipe: Recipe, backbone: Backbone) -> Method:
 
 def _objective(recipe: Recipe, student: GeneratorModel, batches: TaskBatches, out: Path, sources: Sources) -> Objective:
     wanted = recipe.losses
-    weights = LossWeights(
-        prediction=wanted.prediction,
-        kl=wanted.kl,
-        temperature=wanted.temperature,
-        ins=wanted.ins,
-        alignment=wanted.alignment,
-        contrast=wanted.contrast,
-        contrast_margin=wanted.contrast_margin,
-        alone=wanted.alone,
-        alone_kl=wanted.alone_kl,
-    )
     catalogue, base = None, None
     if wanted.ins or (wanted.kl and wanted.teacher == "lora"):
         if sources.teachers is None:
@@ -413,7 +385,7 @@ def _objective(recipe: Recipe, student: GeneratorModel, batches: TaskBatches, ou
         made = _teacher(recipe, student, base, catalogue, sources)
         teacher = cached_teacher(recipe, made, student.text, batches, out) if wanted.top_k else made
     objective = Objective(
-        weights, teacher=teacher, catalogue=catalogue if wanted.ins else None, aligned=_aligned(recipe)
+        wanted, teacher=teacher, catalogue=catalogue if wanted.ins else None, aligned=_aligned(recipe)
     )
     _check_alignment(objective, batches)
     return objective

@@ -17,7 +17,7 @@ from tagi.files import write_text
 from tagi.methods.protocol import Method
 from tagi.settings.recipe import Recipe
 from tagi.settings.tables import Stage
-from tagi.stages.building import task_batches_of, training_settings
+from tagi.stages.building import task_batches_of
 from tagi.stages.tasks import LoadedTasks
 from tagi.training.distributed import is_main_process
 from tagi.training.trainer import fingerprint, train
@@ -104,7 +104,7 @@ class Many:
         outcome = train(
             self.method,
             task_batches_of(self.recipe, self.stage, LoadedTasks(member.tasks, {})),
-            training_settings(self.recipe, self.stage),
+            self.recipe.training_for(self.stage),
             checkpoints,
             identity=identity,
             resume=resume,

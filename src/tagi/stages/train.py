@@ -21,7 +21,6 @@ from tagi.stages.building import (
     build_stage,
     check_shared_lora,
     measure_instructions,
-    training_settings,
 )
 from tagi.stages.evaluate import validation_score
 from tagi.stages.identity import stage_identity
@@ -76,7 +75,7 @@ def train_stage(
         outcome = train(
             parts.model,
             parts.batches,
-            training_settings(recipe, stage),
+            recipe.training_for(stage),
             out / CHECKPOINTS,
             identity=identity,
             resume=resume,
