@@ -1,11 +1,12 @@
 """Which language model a recipe builds on."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict
 from pydantic.dataclasses import dataclass
 
-from tagi.settings.tables import Count, Flag, Positive, Share, Table, Text, ValidationInfo
+from tagi.settings.tables import Count, Flag, Positive, Rule, Share, Table, Text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,32 @@ class CausalFields(BaseModel):
     model_type: Text
 
 
+def _revision_fault(revision: str | None, given: Mapping[str, Any]) -> str | None:
+    name = given.get("name")
+    if revision is not None and name in ("toy", "config"):
+        return f"expected no revision with backbone.name = {name!r}, got {revision!r}"
+    return None
+
+
+def _tokenizer_fault(tokenizer: str | None, given: Mapping[str, Any]) -> str | None:
+    name = given.get("name")
+    if tokenizer is None and name == "config":
+        return "expected a folder or hub name with backbone.name = 'config', got nothing"
+    if tokenizer is not None and name == "toy":
+        return f"expected no tokenizer with backbone.name = 'toy', got {tokenizer!r}"
+    return None
+
+
+def _config_fault(config: dict[str, Any] | None, given: Mapping[str, Any]) -> str | None:
+    name = given.get("name")
+    if name is not None and (config is not None) != (name == "config"):
+        wanted, got = ("a table of the model's fields", "nothing") if config is None else ("no table", "one")
+        return f"expected {wanted} with backbone.name = {name!r}, got {got}"
+    if name is not None and config is not None:  # raises faults of its keys
+        (CausalFields if given.get("family") == "causal" else T5Fields)(**config)
+    return None
+
+
 @dataclass(frozen=True)
 class BackboneSettings(Table):
     """Which language model, and how it is loaded.
@@ -75,6 +102,12 @@ class BackboneSettings(Table):
         config: Fields of the model's configuration under transformers' names, with "config" only.
     """
 
+    rules: ClassVar[Mapping[str, Rule]] = {
+        "revision": _revision_fault,
+        "tokenizer": _tokenizer_fault,
+        "config": _config_fault,
+    }
+
     name: Text
     family: Literal["t5", "causal"] = "t5"
     revision: Text | None = None
@@ -82,37 +115,3 @@ class BackboneSettings(Table):
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"
     attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None
     config: dict[str, Any] | None = None
-
-    @field_validator("revision")
-    @classmethod
-    def _revision_of_a_stored_model(cls, value: str | None, info: ValidationInfo) -> str | None:
-        name = info.data.get("name")
-        if value is not None and name in ("toy", "config"):
-            raise ValueError(f"expected no revision with backbone.name = {name!r}, got {value!r}")
-        return value
-
-    @field_validator("tokenizer")
-    @classmethod
-    def _tokenizer_where_none_is_stored(cls, value: str | None, info: ValidationInfo) -> str | None:
-        name = info.data.get("name")
-        if value is None and name == "config":
-            raise ValueError("expected a folder or hub name with backbone.name = 'config', got nothing")
-        if value is not None and name == "toy":
-            raise ValueError(f"expected no tokenizer with backbone.name = 'toy', got {value!r}")
-        return value
-
-    @field_validator("config")
-    @classmethod
-    def _config_if_and_only_if_made(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
-        name = info.data.get("name")
-        if name is None:
-            return value
-        if (value is not None) != (name == "config"):
-            wanted, got = ("a table of the model's fields", "nothing") if value is None else ("no table", "one")
-            raise ValueError(f"expected {wanted} with backbone.name = {name!r}, got {got}")
-        if value is not None:  # its faults are reported under backbone.config
-            if info.data.get("family") == "causal":
-                CausalFields.model_validate(value)
-            else:
-                T5Fields(**value)
-        return value

@@ -1,13 +1,74 @@
 """Which tasks a recipe trains and tests on, and how they are shown."""
 
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, Strict, field_validator
+from pydantic import Field, Strict
 from pydantic.dataclasses import dataclass
 
-from tagi.settings.tables import SPLITS, Count, Flag, NotNegative, Seed, Table, Text, ValidationInfo, Whole
+from tagi.settings.tables import SPLITS, Count, Flag, NotNegative, Rule, Seed, Table, Text, Whole
 from tagi.settings.text import TextFormat
+
+
+def _path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
+    source = given.get("source")
+    if path is None and source in ("sni", "p3", "jsonl"):
+        return f"expected a path with data.source = {source!r}, got nothing"
+    if path is not None and source in ("toy", "everyday"):
+        return f"expected no path with data.source = {source!r}, got {path!r}"
+    return None
+
+
+def _test_path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
+    source = given.get("source", "p3")
+    return (
+        None if path is None or source == "p3" else f"expected no test_path with data.source = {source!r}, got {path!r}"
+    )
+
+
+def _prompts_fault(value: str | None, given: Mapping[str, Any]) -> str | None:
+    chosen = value not in (None, "original") and given.get("test_path", "unknown") is None
+    return f"expected data.test_path with it, got {value!r} alone" if chosen else None
+
+
+def _template_arguments_fault(arguments: dict[str, Any] | None, given: Mapping[str, Any]) -> str | None:
+    if arguments is None:
+        return None
+    if given.get("encoding", "chat") != "chat":
+        return f"expected none with data.encoding = {given['encoding']!r}, got {arguments!r}"
+    try:
+        json.dumps(arguments)
+    except TypeError:
+        return f"expected values that JSON can hold, got {arguments!r}"
+    return None
+
+
+def _task_split_fault(split: int | None, given: Mapping[str, Any]) -> str | None:
+    source = given.get("source")
+    if split is None or source is None:
+        return None
+    if source not in SPLITS:
+        return f"expected no split with data.source = {source!r}, got {split}"
+    expected = f"expected one of {', '.join(map(str, SPLITS[source]))} with {source}"
+    return None if split in SPLITS[source] else f"{expected}, got {split}"
+
+
+def _validation_categories_fault(categories: list[str] | None, given: Mapping[str, Any]) -> str | None:
+    count = given.get("validation_tasks")
+    both = categories is not None and count
+    return f"expected this or data.validation_tasks, got both (data.validation_tasks = {count})" if both else None
+
+
+def _wordings_fault(weights: dict[str, float] | None, given: Mapping[str, Any]) -> str | None:
+    useless = weights is not None and not any(weights.values())
+    return "expected at least one weight above 0, got none" if useless else None
+
+
+def _demonstrations_fault(share: float | None, given: Mapping[str, Any]) -> str | None:
+    if share and given.get("positives") == 0:
+        return f"expected data.positives of at least 1 with it, got {share} and no positives"
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +104,18 @@ class DataSettings(TextFormat):
         {"validation_categories", "wordings", "demonstrations", "template_arguments"}
     )
 
+    rules: ClassVar[Mapping[str, Rule]] = {
+        "path": _path_fault,
+        "test_path": _test_path_fault,
+        "templates": _prompts_fault,
+        "prompts": _prompts_fault,
+        "template_arguments": _template_arguments_fault,
+        "task_split": _task_split_fault,
+        "validation_categories": _validation_categories_fault,
+        "wordings": _wordings_fault,
+        "demonstrations": _demonstrations_fault,
+    }
+
     source: Literal["toy", "sni", "p3", "jsonl", "everyday"]
     path: Text | None = None
     test_path: Text | None = None
@@ -58,78 +131,6 @@ class DataSettings(TextFormat):
     validation_categories: Annotated[list[Text], Field(min_length=1)] | None = None
     wordings: dict[Text, NotNegative] | None = None
     demonstrations: Annotated[float, Strict(), Field(ge=0, le=1)] | None = None
-
-    @field_validator("path")
-    @classmethod
-    def _path_unless_built_in(cls, value: str | None, info: ValidationInfo) -> str | None:
-        source = info.data.get("source")
-        if value is None and source in ("sni", "p3", "jsonl"):
-            raise ValueError(f"expected a path with data.source = {source!r}, got nothing")
-        if value is not None and source in ("toy", "everyday"):
-            raise ValueError(f"expected no path with data.source = {source!r}, got {value!r}")
-        return value
-
-    @field_validator("test_path")
-    @classmethod
-    def _test_path_of_p3(cls, value: str | None, info: ValidationInfo) -> str | None:
-        source = info.data.get("source")
-        if value is not None and source not in ("p3", None):
-            raise ValueError(f"expected no test_path with data.source = {source!r}, got {value!r}")
-        return value
-
-    @field_validator("templates", "prompts")
-    @classmethod
-    def _prompts_of_test_sets(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value not in (None, "original") and "test_path" in info.data and info.data["test_path"] is None:
-            raise ValueError(f"expected data.test_path with it, got {value!r} alone")
-        return value
-
-    @field_validator("template_arguments")
-    @classmethod
-    def _arguments_of_a_chat(cls, value: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
-        if value is None:
-            return None
-        if info.data.get("encoding", "chat") != "chat":
-            raise ValueError(f"expected none with data.encoding = {info.data['encoding']!r}, got {value!r}")
-        try:
-            json.dumps(value)
-        except TypeError as error:
-            raise ValueError(f"expected values that JSON can hold, got {value!r}") from error
-        return value
-
-    @field_validator("task_split")
-    @classmethod
-    def _split_of_the_source(cls, value: int | None, info: ValidationInfo) -> int | None:
-        source = info.data.get("source")
-        if value is None or source is None:
-            return value
-        if source not in SPLITS:
-            raise ValueError(f"expected no split with data.source = {source!r}, got {value}")
-        if value not in SPLITS[source]:
-            raise ValueError(f"expected one of {', '.join(map(str, SPLITS[source]))} with {source}, got {value}")
-        return value
-
-    @field_validator("validation_categories")
-    @classmethod
-    def _one_way_to_hold_out(cls, value: list[str] | None, info: ValidationInfo) -> list[str] | None:
-        count = info.data.get("validation_tasks")
-        if value is not None and count:
-            raise ValueError(f"expected this or data.validation_tasks, got both (data.validation_tasks = {count})")
-        return value
-
-    @field_validator("wordings")
-    @classmethod
-    def _some_weight(cls, value: dict[str, float] | None) -> dict[str, float] | None:
-        if value is not None and not any(value.values()):
-            raise ValueError("expected at least one weight above 0, got none")
-        return value
-
-    @field_validator("demonstrations")
-    @classmethod
-    def _positives_to_show(cls, value: float | None, info: ValidationInfo) -> float | None:
-        if value and info.data.get("positives") == 0:
-            raise ValueError(f"expected data.positives of at least 1 with it, got {value} and no positives")
-        return value
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,16 @@
 """How predictions are made and scored."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
-from tagi.settings.tables import Count, Table, ValidationInfo
+from tagi.settings.tables import Count, Rule, Table
+
+
+def _metric_fault(metric: str | None, given: Mapping[str, Any]) -> str | None:
+    beams = given.get("num_beams", 1)
+    return f"expected evaluation.num_beams = 1 with 'task', got {beams}" if metric == "task" and beams > 1 else None
 
 
 @dataclass(frozen=True)
@@ -24,17 +29,11 @@ class EvaluationSettings(Table):
         limit: At most so many instances per task.
     """
 
+    rules: ClassVar[Mapping[str, Rule]] = {"metric": _metric_fault}
+
     batch_size: Count = 32
     max_new_tokens: Count = 128
     num_beams: Count = 1
     metric: Literal["exact", "rouge", "rank", "task"] | None = None
     choice_score: Literal["sum", "mean"] = "sum"
     limit: Count | None = None
-
-    @field_validator("metric")
-    @classmethod
-    def _tasks_own_metrics_are_greedy(cls, value: str | None, info: ValidationInfo) -> str | None:
-        beams = info.data.get("num_beams")
-        if value == "task" and beams is not None and beams > 1:
-            raise ValueError(f"expected evaluation.num_beams = 1 with 'task', got {beams}")
-        return value

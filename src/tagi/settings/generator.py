@@ -1,11 +1,11 @@
 """What a generator is made of, as plain values that travel in its checkpoint."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import field_validator
 from pydantic.dataclasses import dataclass
 
-from tagi.settings.tables import Count, Flag, OwnSeed, Positive, Share, StoredSettings, ValidationInfo, Whole
+from tagi.settings.tables import Count, Flag, OwnSeed, Positive, Rule, Share, StoredSettings, Whole
 
 Fuse = Literal["both", "attention", "concatenation", "none"]
 Tune = Literal["none", "norms+embeddings", "ffn", "all"]
@@ -28,6 +28,24 @@ class LoraShape(StoredSettings):
     rank: Count
     alpha: Positive
     seed: OwnSeed = 0
+
+
+def _heads_fault(heads: int, given: Mapping[str, Any]) -> str | None:
+    width = given.get("width")
+    if given.get("kind") == "query" and width is not None and width % heads:
+        return f"expected a divisor of generator.width ({width}), got {heads}"
+    return None
+
+
+def _shared_rank_fault(rank: int, given: Mapping[str, Any]) -> str | None:
+    module = given.get("module", "lora")
+    return f"expected 0 with generator.module = {module!r}, got {rank}" if rank and module != "lora" else None
+
+
+def _residual_fault(value: Any, given: Mapping[str, Any]) -> str | None:
+    if value not in (False, "low-rank") and given.get("shared_rank") == 0:
+        return f"expected generator.shared_rank of at least 1 with it, got {value!r} without"
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +112,12 @@ class GeneratorSettings(StoredSettings):
         "standardize",
     }
     unstored: ClassVar[frozenset[str]] = frozenset({"reads"})
+    rules: ClassVar[Mapping[str, Rule]] = {
+        "heads": _heads_fault,
+        "shared_rank": _shared_rank_fault,
+        "shared_tune": _residual_fault,
+        "residual": _residual_fault,
+    }
 
     kind: Literal["pooled", "query", "component"]
     module: Module = "lora"
@@ -120,29 +144,6 @@ class GeneratorSettings(StoredSettings):
     instruction_cache: Literal["none", "stock", "adapted"] | None = None
     reads: Literal["instruction", "demonstrations"] = "instruction"
     seed: OwnSeed = 0
-
-    @field_validator("shared_rank")
-    @classmethod
-    def _shared_of_lora(cls, value: int, info: ValidationInfo) -> int:
-        module = info.data.get("module")
-        if value and module not in ("lora", None):
-            raise ValueError(f"expected 0 with generator.module = {module!r}, got {value}")
-        return value
-
-    @field_validator("shared_tune", "residual")
-    @classmethod
-    def _of_a_shared_lora(cls, value: Any, info: ValidationInfo) -> Any:
-        if value not in (False, "low-rank") and info.data.get("shared_rank") == 0:
-            raise ValueError(f"expected generator.shared_rank of at least 1 with it, got {value!r} without")
-        return value
-
-    @field_validator("heads")
-    @classmethod
-    def _heads_divide_width(cls, value: int, info: ValidationInfo) -> int:
-        width = info.data.get("width")
-        if info.data.get("kind") == "query" and width is not None and width % value:
-            raise ValueError(f"expected a divisor of generator.width ({width}), got {value}")
-        return value
 
     @property
     def fuses(self) -> bool:

@@ -4,6 +4,7 @@ Settings are frozen pydantic dataclasses. The types below accept nothing of anot
 whole number where a float is expected.
 """
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import (
@@ -13,6 +14,7 @@ from pydantic import (
     Strict,
     TypeAdapter,
     ValidationError,
+    field_validator,
     model_serializer,
 )
 from pydantic.dataclasses import dataclass
@@ -56,6 +58,9 @@ SPLITS = {"sni": (6, 15, 30, 60), "p3": (5, 10, 20, 36)}
 VALIDATED: tuple[Stage, ...] = ("metatrain", "finetune")
 """Stages that can be scored on held-out tasks while they train."""
 
+Rule = Callable[[Any, Mapping[str, Any]], str | dict[str, str] | None]
+"""What is wrong with a key's value, given the valid values of the keys before it: a sentence, or one for each key of a
+table. None if nothing is."""
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
@@ -63,9 +68,20 @@ STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
 class Table:
     """A group of settings. Unknown keys and values of another type are faults."""
 
+    rules: ClassVar[Mapping[str, Rule]] = {}
+    """Rules between keys, each under the later one, so that its fault is reported beside all others."""
     later: ClassVar[frozenset[str]] = frozenset()
     """Keys that recipes did not always have. They are written only where they differ from their default, so that
     the identities of older recipes stay the same."""
+
+    @field_validator("*")
+    @classmethod
+    def _check_rule(cls, value: Any, info: ValidationInfo) -> Any:
+        rule = cls.rules.get(str(info.field_name))
+        fault = rule(value, info.data) if rule else None
+        if fault:
+            raise faults_below(fault) if isinstance(fault, dict) else ValueError(fault)
+        return value
 
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:

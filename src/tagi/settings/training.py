@@ -1,12 +1,10 @@
-"""How each stage trains.
+"""How each stage trains."""
 
-A rule between keys of one table sits on the later key and sees the earlier ones.
-"""
-
+from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
-from pydantic import Field, Strict, field_validator
+from pydantic import Field, Strict
 from pydantic.dataclasses import dataclass
 
 from tagi.settings.generator import Tune
@@ -18,14 +16,18 @@ from tagi.settings.tables import (
     NotNegative,
     OwnSeed,
     Positive,
+    Rule,
     Share,
     Stage,
     Table,
     Text,
-    ValidationInfo,
-    faults_below,
     fields_of,
 )
+
+
+def _patience_fault(patience: int | None, given: Mapping[str, Any]) -> str | None:
+    lonely = patience is not None and given.get("validate_every") is None
+    return f"expected validate_every with it, got {patience} alone" if lonely else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +62,8 @@ class TrainingSettings(Table):
         seed: Seed of dropout. In a recipe, the recipe's seed.
     """
 
+    rules: ClassVar[Mapping[str, Rule]] = {"patience": _patience_fault}
+
     steps: Count
     tasks_per_batch: Count
     queries_per_task: Count
@@ -81,13 +85,6 @@ class TrainingSettings(Table):
     patience: Count | None = None
     report_to: tuple[Text, ...] = ("tensorboard",)
     seed: OwnSeed = 0
-
-    @field_validator("patience")
-    @classmethod
-    def _patience_needs_validation(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and info.data.get("validate_every") is None:
-            raise ValueError(f"expected validate_every with it, got {value} alone")
-        return value
 
 
 if TYPE_CHECKING:
@@ -115,6 +112,14 @@ else:
     )
 
 
+def _validation_faults(stage: StageSettings, given: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        key: f"expected none, since only {' and '.join(VALIDATED)} are scored on tasks, got {number}"
+        for key in ("validate_every", "patience")
+        if (number := getattr(stage, key)) is not None
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training(TrainingSettings):
     """`[training]`: what holds for all stages, and a table for each stage that differs. Beside the keys of a stage:
@@ -128,24 +133,17 @@ class Training(TrainingSettings):
         single: What the training of one model per test task does differently.
     """
 
+    rules: ClassVar[Mapping[str, Rule]] = {
+        **TrainingSettings.rules,
+        **{stage: _validation_faults for stage in STAGES if stage not in VALIDATED},
+    }
+
     backbone: StageSettings = StageSettings()
     metatrain: StageSettings = StageSettings()
     teachers: StageSettings = StageSettings()
     pretrain: StageSettings = StageSettings()
     finetune: StageSettings = StageSettings()
     single: StageSettings = StageSettings()
-
-    @field_validator("backbone", "teachers", "pretrain", "single")
-    @classmethod
-    def _nothing_to_validate_on(cls, value: StageSettings) -> StageSettings:
-        faults = {
-            key: f"expected none, since only {' and '.join(VALIDATED)} are scored on tasks, got {number}"
-            for key in ("validate_every", "patience")
-            if (number := getattr(value, key)) is not None
-        }
-        if faults:
-            raise faults_below(faults)
-        return value
 
     def of_stage(self, stage: Stage, seed: int) -> TrainingSettings:
         """Return how a stage trains; without validation where there are no tasks to validate on."""
@@ -206,6 +204,15 @@ class TeacherSettings(Table):
     base: Literal["backbone", "metatrained"] = "backbone"
 
 
+def _path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
+    source = given.get("source")
+    if source == "c4" and path is None:
+        return "expected a folder or file with pretraining.source = 'c4', got nothing"
+    if source == "toy" and path is not None:
+        return f"expected no path with pretraining.source = 'toy', got {path!r}"
+    return None
+
+
 @dataclass(frozen=True)
 class PretrainingSettings(Table):
     """The stage pretrain: unlabelled text for the hypernetwork.
@@ -219,21 +226,27 @@ class PretrainingSettings(Table):
         tune: Which of the backbone's parameters are trained meanwhile. By default those of `generator.tune`.
     """
 
+    rules: ClassVar[Mapping[str, Rule]] = {"path": _path_fault}
+
     source: Literal["c4", "toy"] = "c4"
     path: Text | None = None
     max_tokens: Count = 1024
     parts: Annotated[int, Strict(), Field(ge=3, le=4)] = 3
     tune: Tune | None = None
 
-    @field_validator("path")
-    @classmethod
-    def _path_unless_built_in(cls, value: str | None, info: ValidationInfo) -> str | None:
-        source = info.data.get("source")
-        if source == "c4" and value is None:
-            raise ValueError("expected a folder or file with pretraining.source = 'c4', got nothing")
-        if source == "toy" and value is not None:
-            raise ValueError(f"expected no path with pretraining.source = 'toy', got {value!r}")
-        return value
+
+def _stages_fault(stages: list[Stage], given: Mapping[str, Any]) -> str | None:
+    known = [stage for stage in STAGES if stage in stages]
+    if stages == known and stages and "backbone" not in stages:
+        return None
+    expected = ", ".join(stage for stage in STAGES if stage != "backbone")
+    return f"expected some of {expected} in this order, got {', '.join(stages) or 'none'}"
+
+
+def _start_fault(start: str, given: Mapping[str, Any]) -> str | None:
+    if start == "metatrained" and "metatrain" not in given.get("stages", ["metatrain"]):
+        return "expected 'metatrain' among run.stages to start from it, got none"
+    return None
 
 
 @dataclass(frozen=True)
@@ -245,21 +258,7 @@ class RunSettings(Table):
         start: What the generator starts on: the backbone or the meta-trained model.
     """
 
+    rules: ClassVar[Mapping[str, Rule]] = {"stages": _stages_fault, "start": _start_fault}
+
     stages: list[Stage] = field(default_factory=lambda: list[Stage](["finetune"]))
     start: Literal["backbone", "metatrained"] = "backbone"
-
-    @field_validator("stages")
-    @classmethod
-    def _in_order(cls, value: list[Stage]) -> list[Stage]:
-        known = [stage for stage in STAGES if stage in value]
-        if value != known or not value or "backbone" in value:
-            expected = ", ".join(stage for stage in STAGES if stage != "backbone")
-            raise ValueError(f"expected some of {expected} in this order, got {', '.join(value) or 'none'}")
-        return value
-
-    @field_validator("start")
-    @classmethod
-    def _start_is_trained(cls, value: str, info: ValidationInfo) -> str:
-        if value == "metatrained" and "metatrain" not in info.data.get("stages", ["metatrain"]):
-            raise ValueError("expected 'metatrain' among run.stages to start from it, got none")
-        return value
