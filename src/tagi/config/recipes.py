@@ -72,43 +72,32 @@ def copy_recipe(name_or_path: str | Path, dest: Path) -> Path:
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe with overrides (`training.steps=10`) applied; one `ConfigError` names all its faults."""
-    recipe, faults = _validate(name_or_path, overrides)
-    if recipe is None:
-        raise ConfigError(f"{_label(name_or_path)}: {'; '.join(faults)}")
-    return recipe
+    """Load a recipe with overrides applied and every table checked by itself.
 
-
-def as_method(recipe: Recipe, name: str) -> Recipe:
-    """A recipe made another method; one `ConfigError` names all reasons why it cannot be."""
-    try:
-        return Recipe.model_validate(with_method(recipe.model_dump(), method_row(name)))
-    except ValidationError as error:
-        raise ConfigError(f"{recipe.name}{MARK}{name}: {'; '.join(faults_of(error))}") from error
-
-
-def check_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
-    """All faults of a recipe by dotted key, none if valid. Raises `ConfigError` if it cannot be read."""
-    return _validate(name_or_path, overrides)[1]
-
-
-def _validate(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Recipe | None, list[str]]:
-    plain, row = _split(name_or_path)
-    tables = _parse(plain) if row is None else with_method(_parse(plain), row)
-    faults = apply_overrides(tables, overrides)
-    recipe = None
+    `tagi.stages.recipes.load_recipe` checks the rules of the stages as well. One `ConfigError` names all faults.
+    """
+    tables, faults = read_tables(name_or_path, overrides)
     try:
         recipe = Recipe.model_validate(tables)
     except ValidationError as error:
         faults += faults_of(error)
-    return (None if faults else recipe), faults
+    if faults:
+        raise ConfigError(f"{recipe_label(name_or_path)}: {'; '.join(faults)}")
+    return recipe
+
+
+def read_tables(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """Return a recipe's tables with overrides (`training.steps=10`) applied, and a fault for each that cannot be."""
+    plain, row = _split(name_or_path)
+    tables = _parse(plain) if row is None else with_method(_parse(plain), row)
+    return tables, apply_overrides(tables, overrides)
 
 
 def _parse(name_or_path: str | Path) -> dict[str, Any]:
     try:
         return tomllib.loads(recipe_text(name_or_path))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{_label(name_or_path)}: expected TOML, got: {error}") from error
+        raise ConfigError(f"{recipe_label(name_or_path)}: expected TOML, got: {error}") from error
 
 
 def _split(name_or_path: str | Path) -> tuple[str | Path, MethodRow | None]:
@@ -140,5 +129,6 @@ def _find(name_or_path: str | Path) -> Traversable:
     return _shipped() / f"{name_or_path}.toml"
 
 
-def _label(name_or_path: str | Path) -> str:
+def recipe_label(name_or_path: str | Path) -> str:
+    """Return what messages call a recipe."""
     return str(name_or_path) if _is_path(name_or_path) else f"recipe {name_or_path!r}"

@@ -18,6 +18,10 @@ DEFAULT = "default"
 """Label of the point that is the recipe as it is."""
 
 
+Loader = Callable[[str | Path, Sequence[str]], Recipe]
+"""Loads a recipe by its name or path with overrides."""
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """One run of a sweep: what it is called, what it changes, and which method is made of the recipe first."""
@@ -26,10 +30,10 @@ class Point:
     overrides: tuple[str, ...] = ()
     method: str | None = None
 
-    def recipe(self, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    def recipe(self, name_or_path: str | Path, overrides: Sequence[str] = (), load: Loader = load_recipe) -> Recipe:
         """The recipe at this point; `overrides` are those of all points."""
         of_method = name_or_path if self.method is None else f"{name_or_path}{MARK}{self.method}"
-        return load_recipe(of_method, [*overrides, *self.overrides])
+        return load(of_method, [*overrides, *self.overrides])
 
 
 _UNITS = {"sni": "categories", "p3": "datasets"}
@@ -50,8 +54,9 @@ def sweep_points(
     over: Sequence[str] = (),
     cross: bool = False,
     overrides: Sequence[str] = (),
+    load: Loader = load_recipe,
 ) -> list[Point]:
-    """The points of a sweep over a recipe with `overrides` applied, none of them twice.
+    """The points of a sweep over a recipe with `overrides` applied, none of them twice; `load` checks each of them.
 
     `grids` are shipped ones by name; each of `over` is a key with its values, `losses.kl=0,0.5,1` (a comma inside
     brackets or quotes separates nothing). One axis is varied at a time, the others being as in the recipe; with
@@ -59,23 +64,23 @@ def sweep_points(
 
     Raises `ConfigError` for an unknown grid, one that is not for this recipe, and with all faults of all points.
     """
-    recipe = load_recipe(name_or_path, overrides)
+    recipe = load(name_or_path, overrides)
     axes = [axis for name in grids for axis in _grid(name, recipe)] + [_axis(given) for given in over]
     if not axes:
         raise ConfigError(f"sweep: expected a grid ({', '.join(_GRIDS)}) or a key with values, got none")
     points = [_joined(chosen) for chosen in product(*axes)] if cross else [point for axis in axes for point in axis]
-    return _distinct(name_or_path, recipe, points, overrides)
+    return _distinct(name_or_path, recipe, points, overrides, load)
 
 
 def _distinct(
-    name_or_path: str | Path, recipe: Recipe, points: Sequence[Point], overrides: Sequence[str]
+    name_or_path: str | Path, recipe: Recipe, points: Sequence[Point], overrides: Sequence[str], load: Loader
 ) -> list[Point]:
     kept: dict[str, Point] = {}
     faults = []
     own = _effect(recipe)
     for point in points:
         try:
-            effect = _effect(point.recipe(name_or_path, overrides))
+            effect = _effect(point.recipe(name_or_path, overrides, load))
         except ConfigError as fault:
             faults.append(f"{point.label}: {fault}")
             continue

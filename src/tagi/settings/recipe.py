@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, field_validator
 
-from tagi.settings.rules import alignment_faults, generator_faults, metatrain_faults, pair_faults, stage_faults
 from tagi.settings.tables import (
     SPLITS,
     VALIDATED,
@@ -388,16 +387,8 @@ class Recipe(Table):
     teacher: TeacherSettings = TeacherSettings()
     pretraining: PretrainingSettings | None = None
     losses: LossSettings = LossSettings()
-    run: RunSettings = Field(default=RunSettings(), validate_default=True)
+    run: RunSettings = RunSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-
-    @field_validator("generator")
-    @classmethod
-    def _cache_of_the_backbone(cls, value: GeneratorSettings, info: ValidationInfo) -> GeneratorSettings:
-        faults = generator_faults(info.data, value)
-        if faults:
-            raise faults_below(faults)
-        return value
 
     @field_validator("data")
     @classmethod
@@ -463,14 +454,6 @@ class Recipe(Table):
 
     @field_validator("losses")
     @classmethod
-    def _pairs_differ(cls, value: LossSettings, info: ValidationInfo) -> LossSettings:
-        faults = pair_faults(info.data, value) | alignment_faults(info.data, value)
-        if faults:
-            raise faults_below(faults)
-        return value
-
-    @field_validator("losses")
-    @classmethod
     def _contrast_needs_another_task(cls, value: LossSettings, info: ValidationInfo) -> LossSettings:
         training: Training | None = info.data.get("training")
         if training is not None and value.contrast:
@@ -478,22 +461,6 @@ class Recipe(Table):
             if tasks < 2:
                 message = f"expected training.finetune.tasks_per_batch of at least 2 with it, got {tasks}"
                 raise faults_below({"contrast": message})
-        return value
-
-    @field_validator("metatrain")
-    @classmethod
-    def _method_of_the_backbone(cls, value: MetatrainSettings, info: ValidationInfo) -> MetatrainSettings:
-        faults = metatrain_faults(info.data, value)
-        if faults:
-            raise faults_below(faults)
-        return value
-
-    @field_validator("run")
-    @classmethod
-    def _stages_have_what_they_need(cls, value: RunSettings, info: ValidationInfo) -> RunSettings:
-        faults = stage_faults(value, info.data)
-        if faults:
-            raise faults_below(faults)
         return value
 
     def training_for(self, stage: Stage) -> TrainingSettings:
