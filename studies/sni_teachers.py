@@ -35,7 +35,7 @@ PER_TASK, OTHERS, ROWS = 20, 3, 48
 def held_out(recipe: Recipe) -> dict[str, list[Sample]]:
     """Up to ROWS instances of each category that training does not read, spread over its tasks."""
     seen = recipe.data.instances_per_task
-    wider = recipe.model_copy(update={"data": recipe.data.model_copy(update={"instances_per_task": seen + PER_TASK})})
+    wider = recipe.model_copy(update={"data": replace(recipe.data, instances_per_task=seen + PER_TASK)})
     groups: dict[str, list[list[Sample]]] = defaultdict(list)
     for task in load_tasks(wider, "train").tasks:
         bare = replace(task, instances=())

@@ -55,7 +55,7 @@ def test_every_shipped_recipe_is_found_and_valid(repo_root: Path) -> None:
         assert recipe.name == name
         assert recipe.description
         assert Recipe.model_validate(recipe.model_dump(mode="json")) == recipe
-    assert [summary.name for summary in list_recipes()] == names
+    assert [summary["name"] for summary in list_recipes()] == names
 
 
 @pytest.mark.parametrize("row", ROWS, ids=PAPER)

@@ -224,7 +224,7 @@ def test_settings_from_before_modules_could_be_chosen_are_of_lora() -> None:
     assert not settings().makes_bottlenecks
     assert not settings().makes_prefixes
     with pytest.raises(
-        CheckpointError, match=r"expected module of lora, bottleneck, prefix, bottleneck\+prefix, got 'x'"
+        CheckpointError, match=r"module: expected 'lora', 'bottleneck', 'prefix' or 'bottleneck\+prefix', got 'x'"
     ):
         GeneratorSettings.from_dict({**settings().as_dict(), "module": "x"})
     with pytest.raises(CheckpointError, match="a difference at 'rank'"):

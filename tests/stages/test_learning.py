@@ -25,6 +25,7 @@ from tagi.formats.records import RECORD, read_record
 from tagi.methods.load import load_method
 from tagi.methods.protocol import Method
 from tagi.settings.recipe import Recipe
+from tagi.settings.tables import fields_of
 from tagi.settings.training import MetatrainSettings
 from tagi.stages import protocol
 from tagi.stages.recipes import load_recipe
@@ -261,7 +262,7 @@ def test_no_ft_is_never_trained(learned: Callable[[str], Learned], backbone: Pat
     assert json.loads((one.folder / "model" / "config.json").read_text())["frozen"] is True
 
 
-@pytest.mark.parametrize("name", get_args(MetatrainSettings.model_fields["method"].annotation))
+@pytest.mark.parametrize("name", get_args(fields_of(MetatrainSettings)["method"].annotation))
 def test_what_a_recipe_names_is_what_is_trained(name: str, backbone: Path) -> None:
     recipe = load_recipe("toy", [f"metatrain.method={name}"])
     assert stage_of("metatrain").untrained(recipe, load_backbone(str(backbone), T5Backbone)).name == name

@@ -15,13 +15,21 @@ from torch import Tensor, nn
 
 from tagi.errors import TrainingError
 from tagi.methods.protocol import Trainable
-from tagi.settings.trainer import TrainingSettings
+from tagi.settings.training import TrainingSettings
 from tagi.training import loop
 from tagi.training.checkpoints import MARKER, drop_old, mark_complete, newest_complete, read_marker
 from tagi.training.trainer import fingerprint, train
 
 SETTINGS = TrainingSettings(
-    steps=6, learning_rate=0.05, save_every=2, keep_checkpoints=9, log_every=1, accumulation=2, report_to=()
+    steps=6,
+    tasks_per_batch=1,
+    queries_per_task=1,
+    learning_rate=0.05,
+    save_every=2,
+    keep_checkpoints=9,
+    log_every=1,
+    accumulation=2,
+    report_to=(),
 )
 
 

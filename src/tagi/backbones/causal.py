@@ -12,7 +12,6 @@ from transformers import Cache, DynamicCache
 from tagi.backbones.decoding import decode
 from tagi.backbones.fused import fused_sites
 from tagi.backbones.protocol import (
-    IGNORED,
     Backbone,
     BaseModel,
     Instructions,
@@ -22,6 +21,7 @@ from tagi.backbones.protocol import (
 )
 from tagi.backbones.scores import choice_scores
 from tagi.errors import InputError
+from tagi.settings.text import IGNORED
 
 _EPSILONS = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
 """What configurations call the epsilon of their norms."""

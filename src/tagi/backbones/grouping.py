@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tagi.backbones.protocol import IGNORED
+from tagi.settings.text import IGNORED
 
 _OVERHEADS = {"cpu": 16}
 _OVERHEAD = 8192

@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tagi.backbones.protocol import IGNORED, Reduction
+from tagi.backbones.protocol import Reduction
+from tagi.settings.text import IGNORED
 
 
 def choice_scores(

@@ -23,11 +23,9 @@ def list_shipped(as_json: JsonFlag = False) -> None:
       tagi recipes list
       tagi recipes list --json
     """
-    from dataclasses import asdict
-
     from tagi.config.recipes import list_recipes
 
-    print_table([asdict(summary) for summary in list_recipes()], as_json=as_json)
+    print_table(list_recipes(), as_json=as_json)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.grouping import grouped_logits
 from tagi.backbones.protocol import Backbone, Instructions, KeysValues
 from tagi.backbones.t5 import T5Backbone
-from tagi.data.text.encoder import CausalTextEncoder, TextEncoder, TextSettings
+from tagi.data.text.encoder import CausalTextEncoder, TextEncoder
 from tagi.errors import ConfigError
 from tagi.hypernetwork.component import ComponentGenerator
 from tagi.hypernetwork.fusion import Fusion
@@ -29,6 +29,7 @@ from tagi.hypernetwork.states import TaskStates
 from tagi.hypernetwork.targets import Targets, blank_bank, targets_of
 from tagi.hypernetwork.tune import set_tuned
 from tagi.settings.generator import GeneratorSettings
+from tagi.settings.text import TextSettings
 
 
 class GeneratorModel(nn.Module):

@@ -14,13 +14,13 @@ from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.fid import FidICL
 from tagi.methods.in_context import ConcatICL, EnsembleICL
-from tagi.methods.lora import LoraShape, read_lora_bank
+from tagi.methods.lora import read_lora_bank
 from tagi.methods.pretraining import generating
 from tagi.methods.prompted import Prompted
 from tagi.methods.protocol import Method, Trainable
 from tagi.methods.single import SingleTask
 from tagi.methods.tagi import TAGI
-from tagi.settings.generator import GeneratorSettings
+from tagi.settings.generator import GeneratorSettings, LoraShape
 
 METHODS: dict[str, type[Method]] = {
     method.name: method

@@ -1,7 +1,6 @@
 """A PEFT LoRA inside a backbone while it is trained, and out of it as a bank."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -10,30 +9,10 @@ from torch import Tensor, nn
 
 from tagi.adapters.bank import LoraBank
 from tagi.backbones.protocol import Backbone, initial_factors
-from tagi.errors import CheckpointError, ConfigError
+from tagi.errors import ConfigError
+from tagi.settings.generator import LoraShape
 
 _ADAPTER = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class LoraShape:
-    """Rank and alpha of a LoRA on every site; its A starts from the factors of `seed`."""
-
-    rank: int
-    alpha: float
-    seed: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Any) -> "LoraShape":
-        """The inverse of `as_dict`; anything else is a `CheckpointError`."""
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise CheckpointError(f"lora: expected rank, alpha and seed, got {values!r}") from error
 
 
 def inject_lora(backbone: Backbone, shape: LoraShape) -> None:

@@ -5,15 +5,15 @@ from typing import Any, Literal, TypeVar
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.load import folder_revision
 from tagi.backbones.protocol import Backbone, BaseModel
-from tagi.data.text.encoder import Reads
 from tagi.errors import ConfigError
 from tagi.formats.finding import find_checkpoint
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.load import load_method
-from tagi.methods.lora import LoraShape
 from tagi.methods.prompted import Prompted
+from tagi.settings.generator import LoraShape
 from tagi.settings.recipe import Recipe
+from tagi.settings.text import Reads
 from tagi.stages.recipe_backbone import as_t5
 from tagi.stages.recipe_settings import concatenated_text, lora_shape
 

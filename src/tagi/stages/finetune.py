@@ -5,7 +5,8 @@ from typing import Any
 
 from tagi.settings.recipe import Recipe
 from tagi.stages.generating import GeneratingStage
-from tagi.stages.protocol import Fault, Job, Need, Sizes, Tables, Training, Work, max_prompt_tokens, training_data
+from tagi.stages.protocol import Fault, Job, Need, Sizes, Tables, Training, Work, training_data
+from tagi.stages.recipe_settings import concatenated_text
 from tagi.stages.shots import by_shots
 from tagi.stages.tasks import RecipeData
 from tagi.stages.teachers import on_metatrained
@@ -136,5 +137,5 @@ class Finetune(GeneratingStage):
         per_read = per_token if sizes.tuned or recipe.generator.reader == "own" else 2
         flops = (given * per_token + read * per_read) * sizes.body + settings.tasks_per_batch * 6 * sizes.generated
         if losses.kl and not losses.top_k:  # the teacher reads instruction and input together, forward only
-            flops += samples * (max_prompt_tokens(recipe) + data.max_target_tokens) * sizes.body * 2
+            flops += samples * (concatenated_text(recipe).max_prompt_tokens + data.max_target_tokens) * sizes.body * 2
         return Work(given + read, flops, samples * 2 if pairs else samples)

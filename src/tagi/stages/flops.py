@@ -133,7 +133,7 @@ def table(
     tasks, `mean_of_ratios` lets every task weigh the same. `flops` and `components` are means over tasks.
     """
     reference = _on_backbone(method_row(_REFERENCE))
-    told = recipe.model_copy(update={"metatrain": recipe.metatrain.model_copy(update={"instruction": True})})
+    told = recipe.model_copy(update={"metatrain": replace(recipe.metatrain, instruction=True)})
     references = {name: reference(name, told, merged) for name in names}
     wanted = {name: [costing(lengths).total for lengths in tasks.values()] for name, costing in references.items()}
     rows = table_rows(methods, recipe.backbone.family)

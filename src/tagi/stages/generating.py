@@ -6,6 +6,7 @@ from typing import Any
 from tagi.settings.recipe import Recipe
 from tagi.stages.metatrain import start_faults
 from tagi.stages.protocol import Fault, Need, Sizes, TrainingStage
+from tagi.stages.recipe_settings import generator_settings, generator_text
 
 
 class GeneratingStage(TrainingStage):
@@ -55,7 +56,6 @@ class GeneratingStage(TrainingStage):
         """Return the generator on the backbone, without an objective."""
         from tagi.hypernetwork.model import GeneratorModel
         from tagi.methods.tagi import TAGI
-        from tagi.stages.recipe_settings import generator_settings, generator_text
 
         return TAGI(GeneratorModel(backbone, generator_settings(recipe), generator_text(recipe)))
 

@@ -15,7 +15,7 @@ from tagi.data.task import Task
 from tagi.errors import DataError, TrainingError
 from tagi.files import write_text
 from tagi.methods.protocol import Method
-from tagi.stages.one_model import CHECKPOINTS, training_settings
+from tagi.stages.one_model import CHECKPOINTS
 from tagi.stages.protocol import Job, TrainingStage
 from tagi.stages.tasks import LoadedTasks
 from tagi.training.distributed import is_main_process
@@ -120,7 +120,7 @@ class ManyModels:
         outcome = train(
             self.method,
             self.stage.task_batches(self.job.recipe, LoadedTasks(member.tasks, {})),
-            training_settings(self.job.recipe, self.stage.name),
+            self.stage.settings(self.job.recipe),
             checkpoints,
             identity=identity,
             resume=resume,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from tagi.settings.recipe import Recipe
+from tagi.settings.text import Reads
 from tagi.stages.protocol import (
     BackboneStage,
     Fault,
@@ -12,9 +13,9 @@ from tagi.stages.protocol import (
     Training,
     apart_table,
     lora_table,
-    max_prompt_tokens,
     training_data,
 )
+from tagi.stages.recipe_settings import in_context_text, metatrain_lora, text_settings
 from tagi.stages.shots import in_context
 from tagi.stages.tasks import RecipeData
 
@@ -43,8 +44,8 @@ class Metatrain(BackboneStage):
         """Return the training data, `[metatrain]` and the LoRA's size."""
         lora: dict[str, Any] | None = None
         if recipe.metatrain.tune == "lora":
-            rank, alpha = lora_size(recipe)
-            lora = {"rank": rank, "alpha": alpha} if recipe.generator.shared_rank else lora_table(tables)
+            shape = metatrain_lora(recipe)
+            lora = {"rank": shape.rank, "alpha": shape.alpha} if recipe.generator.shared_rank else lora_table(tables)
         shots = self.episode_shots(recipe)
         return {
             "data": training_data(tables),
@@ -79,16 +80,14 @@ class Metatrain(BackboneStage):
         from tagi.methods.concatenation import Concatenation
         from tagi.methods.in_context import InContext
         from tagi.methods.load import METHODS
-        from tagi.methods.lora import LoraShape
         from tagi.methods.prompted import Prompted
         from tagi.stages.concatenated import concatenated_method
         from tagi.stages.recipe_backbone import as_t5
-        from tagi.stages.recipe_settings import in_context_text, text_settings
 
         kind, tune = METHODS[recipe.metatrain.method], recipe.metatrain.tune
-        shape = LoraShape(*lora_size(recipe), recipe.seed)
+        shape = metatrain_lora(recipe)
         if kind is Concatenation:
-            reads: Literal["instruction", "nothing"] = "instruction" if recipe.metatrain.instruction else "nothing"
+            reads: Reads = "instruction" if recipe.metatrain.instruction else "nothing"
             return concatenated_method(recipe, backbone, tune, reads, shape)
         assert issubclass(kind, Prompted)
         text = in_context_text(recipe) if issubclass(kind, InContext) else text_settings(recipe)
@@ -107,13 +106,13 @@ class Metatrain(BackboneStage):
 
     def tuned(self, recipe: Recipe) -> tuple[Literal["all", "lora", "none"], int]:
         """Return `metatrain.tune` and the LoRA's rank."""
-        return recipe.metatrain.tune, lora_size(recipe)[0]
+        return recipe.metatrain.tune, metatrain_lora(recipe).rank
 
     def row_tokens(self, recipe: Recipe) -> int:
         """Return the limits of what is read and of the target."""
-        table, data = recipe.metatrain, recipe.data
-        concatenated = table.method == "concatenation" and table.instruction
-        return (max_prompt_tokens(recipe) if concatenated else data.max_input_tokens) + data.max_target_tokens
+        if recipe.metatrain.method == "concatenation" and recipe.metatrain.instruction:
+            return super().row_tokens(recipe)
+        return recipe.data.max_input_tokens + recipe.data.max_target_tokens
 
     def shown_tokens(self, recipe: Recipe) -> int:
         """Return the tokens of demonstrations that are read in texts of their own."""
@@ -123,14 +122,6 @@ class Metatrain(BackboneStage):
             "ensemble-icl": self.samples(recipe) * (count - 1),
         }
         return texts.get(recipe.metatrain.method, 0) * (data.max_input_tokens + data.max_target_tokens)
-
-
-def lora_size(recipe: Recipe) -> tuple[int, float]:
-    """Return rank and alpha of the LoRA that is trained: by default those of the generator's LoRA or shared LoRA."""
-    generator, table = recipe.generator, recipe.metatrain
-    rank = table.rank or generator.shared_rank or generator.rank
-    # Another rank keeps alpha / rank, the scale of the update.
-    return rank, table.alpha or generator.alpha * rank / generator.rank
 
 
 def start_faults(recipe: Recipe, *, generates: bool) -> Iterator[Fault]:

@@ -1,6 +1,5 @@
 """The objective of finetuning: the weights of its terms, and the teachers that they need."""
 
-from dataclasses import fields
 from pathlib import Path
 
 from tagi.backbones.machine import best_device, counting
@@ -13,7 +12,7 @@ from tagi.files import write_text
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.methods.fid import FidICL
 from tagi.methods.objective.fid_teacher import FidTeacher
-from tagi.methods.objective.objective import LossWeights, Objective
+from tagi.methods.objective.objective import Objective
 from tagi.methods.objective.teacher_cache import TeacherCache, distinct_samples, write_cache
 from tagi.methods.objective.teachers import Catalogue, ConcatenatedTeacher, Teacher, freeze, read_catalogue
 from tagi.settings.recipe import Recipe
@@ -56,9 +55,8 @@ def build_objective(job: Job, student: GeneratorModel, batches: TaskBatches) -> 
     if losses.kl:
         teacher = _teacher(job, student, base, catalogue)
         teacher = _cached(recipe, teacher, student.text, batches, job.out) if losses.top_k else teacher
-    weights = LossWeights(**{key.name: getattr(losses, key.name) for key in fields(LossWeights)})
     objective = Objective(
-        weights, teacher=teacher, catalogue=catalogue if losses.ins else None, aligned=_aligned(recipe)
+        losses, teacher=teacher, catalogue=catalogue if losses.ins else None, aligned=_aligned(recipe)
     )
     if losses.ins and not objective.aligned_tasks(batches.tasks):  # the term would be 0 for ever
         categories = ", ".join(sorted({task.category for task in batches.tasks})[:3])

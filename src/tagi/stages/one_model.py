@@ -12,9 +12,7 @@ from tagi.formats.finding import MODEL, find_checkpoint
 from tagi.methods.load import start_from
 from tagi.methods.pretraining import generating
 from tagi.methods.protocol import Method, Trainable
-from tagi.settings.recipe import Recipe
 from tagi.settings.tables import Stage
-from tagi.settings.trainer import TrainingSettings
 from tagi.stages.evaluate import validation_score
 from tagi.stages.protocol import Job
 from tagi.stages.tasks import LoadedTasks
@@ -59,7 +57,7 @@ class OneModel:
             outcome = train(
                 self.model,
                 self.batches,
-                training_settings(recipe, self.stage),
+                recipe.training_for(self.stage),
                 out / CHECKPOINTS,
                 identity=identity,
                 resume=resume,
@@ -85,13 +83,6 @@ class OneModel:
         count = recipe.data.validation_instances
         tasks = [replace(task, instances=task.instances[:count]) for task in self.validation.tasks]
         return lambda: validation_score(method, tasks, recipe)
-
-
-def training_settings(recipe: Recipe, stage: Stage) -> TrainingSettings:
-    """Return the trainer's share of a stage's table."""
-    other = {"tasks_per_batch", "queries_per_task", "balance", "dropout"}
-    values = recipe.training_for(stage).model_dump(exclude=other)
-    return TrainingSettings(**{**values, "report_to": tuple(values["report_to"])}, seed=recipe.seed)
 
 
 def check_shared_lora(model: Trainable) -> None:

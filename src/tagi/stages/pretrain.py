@@ -13,6 +13,7 @@ from tagi.settings.recipe import Recipe
 from tagi.settings.training import PretrainingSettings
 from tagi.stages.generating import GeneratingStage
 from tagi.stages.protocol import Fault, Job, Sizes, Tables, Training, Work
+from tagi.stages.recipe_settings import generator_settings, generator_text
 from tagi.stages.tasks import RecipeData
 
 _TEXT_KEYS = ("encoding", "positives", "template_arguments")
@@ -52,7 +53,6 @@ class Pretrain(GeneratingStage):
         from tagi.methods.tagi import TAGI
         from tagi.stages.one_model import OneModel
         from tagi.stages.recipe_backbone import load_recipe_backbone
-        from tagi.stages.recipe_settings import generator_settings, generator_text
 
         recipe, wanted = job.recipe, _table(job.recipe)
         length, size = self.micro_batches(recipe), self.samples(recipe)

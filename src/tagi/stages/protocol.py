@@ -15,6 +15,7 @@ from tagi.errors import ConfigError
 from tagi.settings.recipe import Recipe
 from tagi.settings.tables import Stage
 from tagi.settings.training import TrainingSettings
+from tagi.stages.recipe_settings import concatenated_text
 from tagi.stages.tasks import LoadedTasks, RecipeData
 
 Fault = tuple[str, str]
@@ -280,7 +281,7 @@ class BackboneStage(TrainingStage):
 
     def row_tokens(self, recipe: Recipe) -> int:
         """Return the tokens of a row: instruction, input and target."""
-        return max_prompt_tokens(recipe) + recipe.data.max_target_tokens
+        return concatenated_text(recipe).max_prompt_tokens + recipe.data.max_target_tokens
 
     def shown_tokens(self, recipe: Recipe) -> int:
         """Return the tokens that demonstrations add to a micro-batch."""
@@ -300,17 +301,6 @@ class BackboneStage(TrainingStage):
         return Work(tokens, tokens * sizes.body * sizes.backward(trained), rows)
 
 
-def reads_apart(recipe: Recipe) -> bool:
-    """Return whether instruction and input in one text have a limit each, as the generator's prompts have."""
-    return recipe.generator.instruction_cache is not None
-
-
-def max_prompt_tokens(recipe: Recipe) -> int:
-    """Return the limit of instruction and input in one text."""
-    data = recipe.data
-    return data.max_input_tokens + (data.max_instruction_tokens if reads_apart(recipe) else 0)
-
-
 _TEST_KEYS = {"templates", "prompts"}
 
 
@@ -328,4 +318,4 @@ def lora_table(tables: Tables) -> dict[str, Any]:
 
 def apart_table(recipe: Recipe) -> dict[str, Any]:
     """Return what identities say of limits in one text; nothing for the older form with one limit."""
-    return {"apart": True} if reads_apart(recipe) else {}
+    return {"apart": True} if concatenated_text(recipe).apart else {}

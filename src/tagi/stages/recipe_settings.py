@@ -1,25 +1,15 @@
 """A recipe's tables as the settings of texts, generators and LoRA."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
-from tagi.data.text.encoder import Reads, TextSettings
-from tagi.methods.lora import LoraShape
-from tagi.settings.generator import GeneratorSettings
+from tagi.settings.generator import GeneratorSettings, LoraShape
 from tagi.settings.recipe import Recipe
-from tagi.stages.protocol import reads_apart
+from tagi.settings.text import Reads, TextFormat, TextSettings
 
 
 def text_settings(recipe: Recipe) -> TextSettings:
     """Return the recipe's encoding and limits."""
-    data = recipe.data
-    return TextSettings(
-        data.encoding,
-        data.positives,
-        data.max_instruction_tokens,
-        data.max_input_tokens,
-        data.max_target_tokens,
-        template_arguments=data.template_arguments,
-    )
+    return TextSettings(**{field.name: getattr(recipe.data, field.name) for field in fields(TextFormat)})
 
 
 def generator_text(recipe: Recipe) -> TextSettings:
@@ -39,14 +29,23 @@ def concatenated_text(recipe: Recipe, reads: Reads = "instruction") -> TextSetti
     With `instruction_cache` each of them has its own limit, as in the generator's prompts. Else the limit of the input
     is that of both.
     """
-    return replace(text_settings(recipe), reads=reads, apart=reads == "instruction" and reads_apart(recipe))
+    apart = reads == "instruction" and recipe.generator.instruction_cache is not None
+    return replace(text_settings(recipe), reads=reads, apart=apart)
 
 
 def generator_settings(recipe: Recipe) -> GeneratorSettings:
     """Return the settings of the recipe's generator."""
-    return GeneratorSettings(**recipe.generator.model_dump(exclude={"reads"}), seed=recipe.seed)
+    return replace(recipe.generator, reads="instruction", seed=recipe.seed)  # `reads` goes with the text settings
 
 
 def lora_shape(recipe: Recipe) -> LoraShape:
     """Return the shape of the LoRA that is generated, and so of the teachers' LoRA."""
     return LoraShape(recipe.generator.rank, recipe.generator.alpha, recipe.seed)
+
+
+def metatrain_lora(recipe: Recipe) -> LoraShape:
+    """Return the shape of the meta-trained LoRA: by default that of the generator's LoRA or of its shared LoRA."""
+    generator, wanted = recipe.generator, recipe.metatrain
+    rank = wanted.rank or generator.shared_rank or generator.rank
+    # Another rank keeps alpha / rank, the scale of the update.
+    return LoraShape(rank, wanted.alpha or generator.alpha * rank / generator.rank, recipe.seed)

@@ -12,6 +12,7 @@ from tagi.config.methods import MARK, method_row, with_method
 from tagi.config.recipes import read_tables, recipe_label
 from tagi.errors import ConfigError
 from tagi.settings.recipe import Recipe
+from tagi.settings.tables import IN_RECIPE
 from tagi.stages.protocol import Fault
 from tagi.stages.registry import STAGES, stage_of
 
@@ -47,7 +48,7 @@ def _validate(tables: dict[str, Any]) -> tuple[Recipe, list[str]]:
     faults: list[str] = []
     faulty: set[Any] = set()
     try:
-        recipe = Recipe.model_validate(tables)
+        recipe = Recipe.from_tables(tables)
     except ValidationError as error:
         faults = faults_of(error)
         faulty = {fault["loc"][0] for fault in error.errors()}
@@ -75,8 +76,8 @@ def _without(faulty: set[Any], tables: dict[str, Any]) -> Recipe:
     values = {}
     for name, field in Recipe.model_fields.items():
         if name not in faulty:
-            given = name in tables
-            values[name] = TypeAdapter(field.annotation).validate_python(tables[name]) if given else field.default
+            value = tables.get(name, field.default)
+            values[name] = TypeAdapter(field.annotation).validate_python(value, context=IN_RECIPE)
     recipe = Recipe.model_construct(**values)
     for name in faulty:
         recipe.__dict__.pop(name, None)

@@ -18,6 +18,7 @@ from tagi.stages.protocol import (
     lora_table,
     training_data,
 )
+from tagi.stages.recipe_settings import lora_shape
 from tagi.stages.tasks import RecipeData
 
 _CATEGORIES = {"sni": 60, "p3": 36, "toy": 6}
@@ -50,7 +51,6 @@ class Teachers(BackboneStage):
         from tagi.methods.objective.teachers import CATALOGUE
         from tagi.stages.concatenated import concatenated_method
         from tagi.stages.many_models import ManyModels, Member, folder_name, refuse_clashes
-        from tagi.stages.recipe_settings import lora_shape
 
         recipe, tasks = job.recipe, job.data.tasks("train")
         groups: dict[str, list[Task]] = defaultdict(list)

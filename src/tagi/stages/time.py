@@ -14,7 +14,7 @@ from tagi.backbones.machine import best_device
 from tagi.backbones.protocol import BaseModel
 from tagi.backbones.t5 import T5Backbone
 from tagi.data.task import Instance, Task
-from tagi.data.text.encoder import TextEncoder, TextSettings
+from tagi.data.text.encoder import TextEncoder
 from tagi.data.toy.lexicon import lexicon_words
 from tagi.data.toy.tokenizer import toy_tokenizer
 from tagi.errors import ConfigError, InputError
@@ -30,6 +30,7 @@ from tagi.methods.concatenation import Concatenation
 from tagi.methods.load import load_method
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
+from tagi.settings.text import TextSettings
 from tagi.stages.describe import HUB, PUBLISHED
 from tagi.stages.recipe_settings import generator_settings, generator_text, text_settings
 from tagi.stages.tasks import load_tasks

@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, softplus
 
 from tagi.adapters.bank import Factors, LoraBank
-
-IGNORED = -100
+from tagi.settings.text import IGNORED
 
 
 def prediction_loss(

@@ -18,6 +18,7 @@ from tagi.errors import CheckpointError
 from tagi.files import write_text
 from tagi.methods.objective.losses import top_logits
 from tagi.methods.objective.teachers import Teacher
+from tagi.settings.text import IGNORED
 
 _IDENTITY = "cache.json"
 _SHARD = 2048
@@ -180,7 +181,7 @@ def _ask(
     labels = text.labels([text.target(sample.target) for sample in samples])
     batch = {name: tensor.to(device) for name, tensor in teacher.collate(samples).items()}
     top = top_logits(teacher.logits(batch, labels.to(device)), top_k, temperature)
-    for row, length in enumerate((labels != -100).sum(1).tolist()):
+    for row, length in enumerate((labels != IGNORED).sum(1).tolist()):
         yield top.values[row, :length].cpu(), top.indices[row, :length].cpu()
 
 

@@ -17,11 +17,11 @@ from tagi.adapters.bank import LoraBank
 from tagi.adapters.protocol import stack_banks
 from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.data.batches import Sample
-from tagi.data.text.encoder import TextSettings
 from tagi.errors import CheckpointError, ConfigError
 from tagi.formats.peft import read_peft
 from tagi.hypernetwork.model import text_encoder
 from tagi.methods.protocol import Batch
+from tagi.settings.text import TextSettings
 
 CATALOGUE = "catalogue.json"
 """Beside the teachers' folders: which category each was trained on, how long, and with what loss."""
