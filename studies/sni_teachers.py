@@ -18,15 +18,16 @@ import torch
 from rich.progress import track
 
 from tagi.cli.quiet import quiet
-from tagi.config.recipes import load_recipe
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.files import write_text
 from tagi.methods.objective.losses import prediction_loss
 from tagi.methods.objective.teachers import ConcatenatedTeacher, read_catalogue
 from tagi.settings.recipe import Recipe
-from tagi.stages.building import teacher_backbone, text_settings
+from tagi.stages.recipe_settings import text_settings
+from tagi.stages.recipes import load_recipe
 from tagi.stages.tasks import load_tasks
+from tagi.stages.teachers import teacher_backbone
 
 PER_TASK, OTHERS, ROWS = 20, 3, 48
 

@@ -5,9 +5,10 @@ import pytest
 from pydantic import TypeAdapter
 
 from tagi.config.faults import known_keys, nearest_key
-from tagi.config.recipes import check_recipe, copy_recipe, load_recipe, recipe_text
+from tagi.config.recipes import copy_recipe, recipe_text
 from tagi.errors import ConfigError
 from tagi.settings.training import StageSettings, TrainingSettings
+from tagi.stages.recipes import check_recipe, load_recipe
 
 VALID = """
 name = "mine"

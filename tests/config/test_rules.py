@@ -3,7 +3,7 @@
 import pytest
 
 from tagi.config.faults import known_keys
-from tagi.config.recipes import check_recipe, load_recipe
+from tagi.stages.recipes import check_recipe, load_recipe
 
 BROKEN = [
     ("sni-base", ["training.pretrain.steps=many"], "training.pretrain.steps: expected a whole number, got 'many'"),

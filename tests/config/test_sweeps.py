@@ -2,9 +2,9 @@
 
 import pytest
 
-from tagi.config.recipes import load_recipe
 from tagi.config.sweeps import Point, sweep_points
 from tagi.errors import ConfigError
+from tagi.stages.recipes import load_recipe
 
 PAPER = ["sni-base", "sni-xl", "sni-xxl", "p3-base", "p3-large", "p3-xl-t0"]
 

@@ -14,14 +14,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from tagi.config.recipes import load_recipe
 from tagi.data.task import Example
 from tagi.data.text.chat import ChatEncoding
 from tagi.data.text.encoder import CausalTextEncoder, TextEncoder
 from tagi.errors import CheckpointError, ConfigError, InputError
 from tagi.formats.export import _prompt as prompt_of_export
 from tagi.settings.text import TextSettings
-from tagi.stages.building import text_settings as settings_of_recipe
+from tagi.stages.recipe_settings import text_settings as settings_of_recipe
+from tagi.stages.recipes import load_recipe
 from tests.models import text_settings, tokenizer
 
 HEADED = (

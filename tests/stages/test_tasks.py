@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tagi.config.recipes import load_recipe
+from tagi.stages.recipes import load_recipe
 from tagi.stages.tasks import Split, load_tasks
 
 

@@ -83,8 +83,8 @@ def check(recipes: Names, overrides: Overrides = None, as_json: JsonFlag = False
 
 
 def _faults(recipe: str, overrides: list[str]) -> list[str]:
-    from tagi.config.recipes import check_recipe
     from tagi.errors import ConfigError
+    from tagi.stages.recipes import check_recipe
 
     try:
         return check_recipe(recipe, overrides)

@@ -72,33 +72,24 @@ def copy_recipe(name_or_path: str | Path, dest: Path) -> Path:
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Return a recipe with overrides (`training.steps=10`) applied. Raises one `ConfigError` with all its faults."""
-    recipe, faults = _validate(name_or_path, overrides)
-    if recipe is None or faults:
-        raise ConfigError(f"{_label(name_or_path)}: {'; '.join(faults)}")
+    """Return a recipe with overrides applied and every table checked by itself.
+
+    `tagi.stages.recipes.load_recipe` checks the rules of the stages as well. Raises one `ConfigError` with all faults.
+    """
+    tables, faults = read_tables(name_or_path, overrides)
+    try:
+        recipe = Recipe.from_tables(tables)
+    except ValidationError as error:
+        faults += faults_of(error)
+    if faults:
+        raise ConfigError(f"{recipe_label(name_or_path)}: {'; '.join(faults)}")
     return recipe
 
 
-def as_method(recipe: Recipe, name: str) -> Recipe:
-    """Return a recipe made another method. Raises one `ConfigError` with all reasons why it cannot be."""
-    try:
-        return Recipe.from_tables(with_method(recipe.model_dump(), method_row(name)))
-    except ValidationError as error:
-        raise ConfigError(f"{recipe.name}{MARK}{name}: {'; '.join(faults_of(error))}") from error
-
-
-def check_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
-    """Return all faults of a recipe by dotted key. Raises `ConfigError` if it cannot be read."""
-    return _validate(name_or_path, overrides)[1]
-
-
-def _validate(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Recipe | None, list[str]]:
+def read_tables(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """Return a recipe's tables with overrides (`training.steps=10`) applied, and a fault for each that cannot be."""
     tables = _tables(name_or_path)
-    faults = apply_overrides(tables, overrides)
-    try:
-        return Recipe.from_tables(tables), faults
-    except ValidationError as error:
-        return None, [*faults, *faults_of(error)]
+    return tables, apply_overrides(tables, overrides)
 
 
 def _tables(name_or_path: str | Path) -> dict[str, Any]:
@@ -106,7 +97,7 @@ def _tables(name_or_path: str | Path) -> dict[str, Any]:
     try:
         tables = tomllib.loads(recipe_text(plain))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{_label(plain)}: expected TOML, got: {error}") from error
+        raise ConfigError(f"{recipe_label(plain)}: expected TOML, got: {error}") from error
     return tables if row is None else with_method(tables, row)
 
 
@@ -137,5 +128,6 @@ def _find(name_or_path: str | Path) -> Traversable:
     return _shipped() / f"{name}.toml"
 
 
-def _label(name_or_path: str | Path) -> str:
+def recipe_label(name_or_path: str | Path) -> str:
+    """Return what messages call a recipe."""
     return str(name_or_path) if _is_path(name_or_path) else f"recipe {name_or_path!r}"

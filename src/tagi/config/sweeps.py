@@ -20,6 +20,10 @@ DEFAULT = "default"
 """Label of the point that is the recipe as it is."""
 
 
+Loader = Callable[[str | Path, Sequence[str]], Recipe]
+"""Loads a recipe by its name or path with overrides."""
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
     """One run of a sweep.
@@ -34,10 +38,10 @@ class Point:
     overrides: tuple[str, ...] = ()
     method: str | None = None
 
-    def recipe(self, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    def recipe(self, name_or_path: str | Path, overrides: Sequence[str] = (), load: Loader = load_recipe) -> Recipe:
         """Return the recipe at this point, with the overrides of all points applied before its own."""
         of_method = name_or_path if self.method is None else f"{name_or_path}{MARK}{self.method}"
-        return load_recipe(of_method, [*overrides, *self.overrides])
+        return load(of_method, [*overrides, *self.overrides])
 
 
 Axis = tuple[Point, ...]
@@ -51,6 +55,7 @@ def sweep_points(
     over: Sequence[str] = (),
     cross: bool = False,
     overrides: Sequence[str] = (),
+    load: Loader = load_recipe,
 ) -> list[Point]:
     """Return the points of a sweep over a recipe, none of them twice.
 
@@ -60,29 +65,30 @@ def sweep_points(
         over: Keys with their values, `losses.kl=0,0.5,1`. A comma inside brackets or quotes separates nothing.
         cross: Combine the values of all axes. Otherwise one axis is varied at a time.
         overrides: Overrides of the recipe that hold for all points.
+        load: Loads and checks the recipe at each point.
 
     Returns:
         The points. One that changes nothing is labelled `default`.
 
     Raises `ConfigError` for an unknown grid, a grid that is not for this recipe, and with all faults of all points.
     """
-    recipe = load_recipe(name_or_path, overrides)
+    recipe = load(name_or_path, overrides)
     axes = [axis for name in grids for axis in _grid(name, recipe)] + [_axis(given) for given in over]
     if not axes:
         raise ConfigError(f"sweep: expected a grid ({', '.join(_GRIDS)}) or a key with values, got none")
     points = [_joined(chosen) for chosen in product(*axes)] if cross else [point for axis in axes for point in axis]
-    return _distinct(name_or_path, recipe, points, overrides)
+    return _distinct(name_or_path, recipe, points, overrides, load)
 
 
 def _distinct(
-    name_or_path: str | Path, recipe: Recipe, points: Sequence[Point], overrides: Sequence[str]
+    name_or_path: str | Path, recipe: Recipe, points: Sequence[Point], overrides: Sequence[str], load: Loader
 ) -> list[Point]:
     kept: dict[str, Point] = {}
     faults = []
     own = _effect(recipe)
     for point in points:
         try:
-            effect = _effect(point.recipe(name_or_path, overrides))
+            effect = _effect(point.recipe(name_or_path, overrides, load))
         except ConfigError as fault:
             faults.append(f"{point.label}: {fault}")
             continue

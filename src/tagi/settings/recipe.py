@@ -13,7 +13,6 @@ from tagi.settings.data import DataSettings, ShotSettings
 from tagi.settings.evaluation import EvaluationSettings
 from tagi.settings.generator import GeneratorSettings
 from tagi.settings.losses import LossSettings
-from tagi.settings.rules import alignment_faults, generator_faults, metatrain_faults, pair_faults, stage_faults
 from tagi.settings.tables import IN_RECIPE, SPLITS, STRICT, VALIDATED, Seed, Stage, Text, ValidationInfo, faults_below
 from tagi.settings.training import (
     MetatrainSettings,
@@ -67,14 +66,6 @@ class Recipe(BaseModel):
     losses: LossSettings = LossSettings()
     run: RunSettings = RunSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
-
-    @field_validator("generator")
-    @classmethod
-    def _cache_of_the_backbone(cls, value: GeneratorSettings, info: ValidationInfo) -> GeneratorSettings:
-        faults = generator_faults(info.data, value)
-        if faults:
-            raise faults_below(faults)
-        return value
 
     @field_validator("data")
     @classmethod
@@ -140,14 +131,6 @@ class Recipe(BaseModel):
 
     @field_validator("losses")
     @classmethod
-    def _pairs_differ(cls, value: LossSettings, info: ValidationInfo) -> LossSettings:
-        faults = pair_faults(info.data, value) | alignment_faults(info.data, value)
-        if faults:
-            raise faults_below(faults)
-        return value
-
-    @field_validator("losses")
-    @classmethod
     def _contrast_needs_another_task(cls, value: LossSettings, info: ValidationInfo) -> LossSettings:
         training: Training | None = info.data.get("training")
         if training is not None and value.contrast:
@@ -155,22 +138,6 @@ class Recipe(BaseModel):
             if tasks < 2:
                 message = f"expected training.finetune.tasks_per_batch of at least 2 with it, got {tasks}"
                 raise faults_below({"contrast": message})
-        return value
-
-    @field_validator("metatrain")
-    @classmethod
-    def _method_of_the_backbone(cls, value: MetatrainSettings, info: ValidationInfo) -> MetatrainSettings:
-        faults = metatrain_faults(info.data, value)
-        if faults:
-            raise faults_below(faults)
-        return value
-
-    @field_validator("run")
-    @classmethod
-    def _stages_have_what_they_need(cls, value: RunSettings, info: ValidationInfo) -> RunSettings:
-        faults = stage_faults(value, info.data)
-        if faults:
-            raise faults_below(faults)
         return value
 
     @classmethod

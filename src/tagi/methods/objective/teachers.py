@@ -1,5 +1,6 @@
 """Teachers: frozen models that read instruction and input together, and the LoRA each category was taught by."""
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from tagi.adapters.bank import LoraBank
 from tagi.adapters.protocol import stack_banks
 from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.data.batches import Sample
-from tagi.errors import CheckpointError
+from tagi.errors import CheckpointError, ConfigError
 from tagi.formats.peft import read_peft
 from tagi.hypernetwork.model import text_encoder
 from tagi.methods.protocol import Batch
@@ -50,6 +51,16 @@ class Catalogue(nn.Module):
     def index(self, category: str) -> int:
         """Which teacher is a category's; -1 if it has none."""
         return self._index.get(category, -1)
+
+
+def catalogue_revision(folder: Path) -> str:
+    """Return a digest over a catalogue and its teachers; `ConfigError` if there is none."""
+    digest = hashlib.sha256()
+    if not (folder / CATALOGUE).is_file():
+        raise ConfigError(f"{folder}: expected LoRA teachers with a {CATALOGUE}, got none")
+    for path in sorted([folder / CATALOGUE, *folder.glob("*/adapter_model.safetensors")]):
+        digest.update(path.read_bytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def read_catalogue(folder: Path, base: BaseModel, *, rank: int, scale: float) -> Catalogue:
