@@ -3,7 +3,7 @@
 A rule between two groups sits on the later one and sees the earlier, so that it is reported beside every other fault.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -13,17 +13,88 @@ from tagi.settings.data import DataSettings, ShotSettings
 from tagi.settings.evaluation import EvaluationSettings
 from tagi.settings.generator import GeneratorSettings
 from tagi.settings.losses import LossSettings
-from tagi.settings.tables import IN_RECIPE, SPLITS, STRICT, VALIDATED, Seed, Stage, Text, ValidationInfo, faults_below
+from tagi.settings.tables import (
+    IN_RECIPE,
+    SPLITS,
+    STRICT,
+    VALIDATED,
+    Rule,
+    Seed,
+    Stage,
+    Text,
+    ValidationInfo,
+    check_rule,
+)
 from tagi.settings.training import (
     MetatrainSettings,
     PretrainingSettings,
     RunSettings,
     SingleSettings,
-    StageSettings,
     TeacherSettings,
     Training,
     TrainingSettings,
 )
+
+
+def _data_faults(data: DataSettings, given: Mapping[str, Any]) -> dict[str, str]:
+    backbone, generator = given.get("backbone"), given.get("generator")
+    faults = {}
+    if backbone is not None and data.encoding == "chat" and backbone.family != "causal":
+        faults["encoding"] = f"expected backbone.family = 'causal' with 'chat', got {backbone.family!r}"
+    if generator is not None and generator.reads == "demonstrations":
+        on = "with generator.reads = 'demonstrations'"
+        if data.source == "p3" and data.positives:
+            faults["positives"] = f"expected 0 {on}, since P3's tasks have shots alone, got {data.positives}"
+        if data.demonstrations is not None:
+            faults["demonstrations"] = f"expected none {on}, which always needs some, got {data.demonstrations}"
+    return faults
+
+
+def _shots_faults(shots: ShotSettings, given: Mapping[str, Any]) -> dict[str, str]:
+    data = given.get("data")
+    lonely = shots.path is not None and data is not None and data.test_path is None
+    return {"path": f"expected data.test_path with it, got {shots.path!r} alone"} if lonely else {}
+
+
+def _training_faults(training: Training, given: Mapping[str, Any]) -> dict[str, str]:
+    data = given.get("data")
+    no_tasks = data is not None and not data.validation_tasks and not data.validation_categories
+    wanted = "expected data.validation_tasks of at least 1, or data.validation_categories, with it"
+    faults = {}
+    for prefix, table in {"": training, **{f"{stage}.": getattr(training, stage) for stage in VALIDATED}}.items():
+        every, patience = table.validate_every, table.patience
+        if patience is not None and every is None and training.validate_every is None:
+            faults[f"{prefix}patience"] = f"expected validate_every with it, got {patience} alone"
+        if every is not None and no_tasks:
+            faults[f"{prefix}validate_every"] = f"{wanted}, got {every} and no tasks"
+    return faults
+
+
+def _losses_faults(losses: LossSettings, given: Mapping[str, Any]) -> dict[str, str]:
+    data, generator, training = given.get("data"), given.get("generator"), given.get("training")
+    faults = {}
+    if data is not None and losses.alignment_split is not None:
+        sizes = SPLITS.get(data.source, ())
+        if losses.alignment_split not in sizes:
+            wanted = f"one of {', '.join(map(str, sizes))}" if sizes else "none"
+            got = losses.alignment_split
+            faults["alignment_split"] = f"expected {wanted} with data.source = {data.source!r}, got {got}"
+    if generator is not None and losses.ins and generator.module != "lora":
+        wanted = "expected generator.module = 'lora' to align with LoRA teachers"
+        faults["ins"] = f"{wanted}, got {generator.module!r}"
+    if training is not None and losses.contrast:
+        tasks = training.finetune.tasks_per_batch or training.tasks_per_batch
+        if tasks < 2:
+            faults["contrast"] = f"expected training.finetune.tasks_per_batch of at least 2 with it, got {tasks}"
+    return faults
+
+
+_RULES: Mapping[str, Rule] = {
+    "data": _data_faults,
+    "shots": _shots_faults,
+    "training": _training_faults,
+    "losses": _losses_faults,
+}
 
 
 class Recipe(BaseModel):
@@ -67,78 +138,10 @@ class Recipe(BaseModel):
     run: RunSettings = RunSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
-    @field_validator("data")
+    @field_validator(*_RULES)
     @classmethod
-    def _chats_with_models_that_do(cls, value: DataSettings, info: ValidationInfo) -> DataSettings:
-        backbone: BackboneSettings | None = info.data.get("backbone")
-        if backbone is not None and value.encoding == "chat" and backbone.family != "causal":
-            message = f"expected backbone.family = 'causal' with 'chat', got {backbone.family!r}"
-            raise faults_below({"encoding": message})
-        return value
-
-    @field_validator("data")
-    @classmethod
-    def _demonstrations_there_are(cls, value: DataSettings, info: ValidationInfo) -> DataSettings:
-        generator: GeneratorSettings | None = info.data.get("generator")
-        if generator is not None and generator.reads == "demonstrations" and value.source == "p3" and value.positives:
-            wanted = "expected 0 with generator.reads = 'demonstrations', since P3's tasks have shots alone"
-            raise faults_below({"positives": f"{wanted}, got {value.positives}"})
-        if generator is not None and generator.reads == "demonstrations" and value.demonstrations is not None:
-            wanted = "expected none with generator.reads = 'demonstrations', which always needs some"
-            raise faults_below({"demonstrations": f"{wanted}, got {value.demonstrations}"})
-        return value
-
-    @field_validator("shots")
-    @classmethod
-    def _path_of_training_sets(cls, value: ShotSettings, info: ValidationInfo) -> ShotSettings:
-        data: DataSettings | None = info.data.get("data")
-        if value.path is not None and data is not None and data.test_path is None:
-            raise faults_below({"path": f"expected data.test_path with it, got {value.path!r} alone"})
-        return value
-
-    @field_validator("training")
-    @classmethod
-    def _validation_has_tasks(cls, value: Training, info: ValidationInfo) -> Training:
-        data = info.data.get("data")
-        faults = dict(_unheard_patience(value))
-        if data is not None and not data.validation_tasks and not data.validation_categories:
-            faults |= {key: _no_tasks(every) for key, every in _validations(value)}
-        if faults:
-            raise faults_below(faults)
-        return value
-
-    @field_validator("losses")
-    @classmethod
-    def _split_of_the_source(cls, value: LossSettings, info: ValidationInfo) -> LossSettings:
-        data = info.data.get("data")
-        if data is not None and value.alignment_split is not None:
-            sizes = SPLITS.get(data.source, ())
-            if value.alignment_split not in sizes:
-                wanted = f"one of {', '.join(map(str, sizes))}" if sizes else "none"
-                got = value.alignment_split
-                message = f"expected {wanted} with data.source = {data.source!r}, got {got}"
-                raise faults_below({"alignment_split": message})
-        return value
-
-    @field_validator("losses")
-    @classmethod
-    def _alignment_needs_lora(cls, value: LossSettings, info: ValidationInfo) -> LossSettings:
-        generator = info.data.get("generator")
-        if generator is not None and value.ins and generator.module != "lora":
-            message = f"expected generator.module = 'lora' to align with LoRA teachers, got {generator.module!r}"
-            raise faults_below({"ins": message})
-        return value
-
-    @field_validator("losses")
-    @classmethod
-    def _contrast_needs_another_task(cls, value: LossSettings, info: ValidationInfo) -> LossSettings:
-        training: Training | None = info.data.get("training")
-        if training is not None and value.contrast:
-            tasks = training.finetune.tasks_per_batch or training.tasks_per_batch
-            if tasks < 2:
-                message = f"expected training.finetune.tasks_per_batch of at least 2 with it, got {tasks}"
-                raise faults_below({"contrast": message})
-        return value
+    def _check_rule(cls, value: Any, info: ValidationInfo) -> Any:
+        return check_rule(_RULES, value, info)
 
     @classmethod
     def from_tables(cls, tables: dict[str, Any]) -> "Recipe":
@@ -148,23 +151,3 @@ class Recipe(BaseModel):
     def training_for(self, stage: Stage) -> TrainingSettings:
         """Return `[training]` with what `[training.<stage>]` says differently."""
         return self.training.of_stage(stage, self.seed)
-
-
-def _validations(training: Training) -> Iterator[tuple[str, int]]:
-    """Every key that asks for validation, and how often."""
-    tables = {"": training, **{f"{stage}.": getattr(training, stage) for stage in VALIDATED}}
-    for prefix, table in tables.items():
-        if table.validate_every is not None:
-            yield f"{prefix}validate_every", table.validate_every
-
-
-def _no_tasks(every: int) -> str:
-    wanted = "expected data.validation_tasks of at least 1, or data.validation_categories, with it"
-    return f"{wanted}, got {every} and no tasks"
-
-
-def _unheard_patience(training: Training) -> Iterator[tuple[str, str]]:
-    for stage in VALIDATED:
-        own: StageSettings = getattr(training, stage)
-        if own.patience is not None and own.validate_every is None and training.validate_every is None:
-            yield f"{stage}.patience", f"expected validate_every with it, got {own.patience} alone"

@@ -77,11 +77,7 @@ class Table:
     @field_validator("*")
     @classmethod
     def _check_rule(cls, value: Any, info: ValidationInfo) -> Any:
-        rule = cls.rules.get(str(info.field_name))
-        fault = rule(value, info.data) if rule else None
-        if fault:
-            raise faults_below(fault) if isinstance(fault, dict) else ValueError(fault)
-        return value
+        return check_rule(cls.rules, value, info)
 
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -146,10 +142,16 @@ def _without_defaults(settings: Table, values: dict[str, Any], names: frozenset[
     }
 
 
-def faults_below(faults: dict[str, str]) -> ValidationError:
-    """Return an error for a validator to raise: dotted keys below the table that it validates, each with its fault."""
+def check_rule(rules: Mapping[str, Rule], value: Any, info: ValidationInfo) -> Any:
+    """Return the value of a key as it is. Raises what its rule finds, for a pydantic validator."""
+    rule = rules.get(str(info.field_name))
+    fault = rule(value, info.data) if rule else None
+    if not fault:
+        return value
+    if isinstance(fault, str):
+        raise ValueError(fault)
     details = []
-    for key, message in faults.items():
+    for key, message in fault.items():  # of a table: each fault under its own dotted key
         kind = PydanticCustomError("value_error", "{error}", {"error": message})
         details.append(InitErrorDetails(type=kind, loc=tuple(key.split(".")), input=None))
-    return ValidationError.from_exception_data("recipe", details)
+    raise ValidationError.from_exception_data("recipe", details)
