@@ -8,7 +8,6 @@ from tagi.stages.generating import GeneratingStage
 from tagi.stages.protocol import Fault, Job, Need, Sizes, Tables, Training, Work, training_data
 from tagi.stages.recipe_settings import concatenated_text
 from tagi.stages.shots import by_shots
-from tagi.stages.tasks import RecipeData
 from tagi.stages.teachers import on_metatrained
 
 
@@ -70,10 +69,6 @@ class Finetune(GeneratingStage):
             **({"shots": shots} if shots else {}),
         }
 
-    def content(self, data: RecipeData) -> dict[str, Any]:
-        """Return digests of the training tasks."""
-        return {"tasks": data.training_digests()}
-
     def episode_shots(self, recipe: Recipe) -> int:
         """Return `shots.count` for a generator that reads shots."""
         return recipe.shots.count if by_shots(recipe) else 0
@@ -85,8 +80,8 @@ class Finetune(GeneratingStage):
         from tagi.stages.one_model import OneModel
         from tagi.stages.recipe_backbone import load_recipe_backbone
 
-        recipe, settings = job.recipe, self.settings(job.recipe)
-        backbone = load_recipe_backbone(recipe, job.out, settings.dropout)
+        recipe = job.recipe
+        backbone = load_recipe_backbone(recipe, job.out, self.settings(recipe).dropout)
         tasks = job.data.tasks("train")
         batches = self.task_batches(recipe, tasks)
         generator = self.untrained(recipe, backbone).generator
@@ -94,8 +89,7 @@ class Finetune(GeneratingStage):
         data = tasks.record()
         if recipe.losses.ins:
             data["aligned_tasks"] = objective.aligned_tasks(tasks.tasks)
-        validation = job.data.tasks("validation") if settings.validate_every else None
-        return OneModel(self.name, job, TAGI(generator, objective), batches, data, validation)
+        return OneModel(self.name, job, TAGI(generator, objective), batches, data)
 
     def traits(self, recipe: Recipe) -> tuple[bool, ...]:
         """Return those of generated adapters."""
