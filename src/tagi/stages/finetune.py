@@ -19,20 +19,14 @@ class Finetune(GeneratingStage):
     evaluation = "evaluate"
 
     def table_faults(self, recipe: Recipe) -> Iterator[Fault]:
-        """Check `[generator]` beside `[backbone]`, and `[losses]` beside `[generator]`."""
-        generator, losses, family = recipe.generator, recipe.losses, recipe.backbone.family
-        cache = generator.instruction_cache
-        if family != "causal" and cache is not None:
-            wanted = f"expected no value with backbone.family = {family!r}, whose encoder reads a text in both"
-            yield "generator.instruction_cache", f"{wanted} directions, got {cache!r}"
-        elif cache == "adapted" and generator.fusion != "none":
-            wanted = "expected 'none' with generator.instruction_cache = 'adapted'"
-            yield "generator.fusion", f"{wanted}, got {generator.fusion!r}"
+        """Check `[losses]` beside `[generator]`, too."""
+        yield from super().table_faults(recipe)
+        generator, losses = recipe.generator, recipe.losses
         for key in [key for key in ("alone", "alone_kl") if getattr(losses, key)][:1]:
             if generator.state_dropout:
                 wanted = "expected generator.state_dropout = 0 with it, since half of the rows are without instruction"
                 yield f"losses.{key}", f"{wanted} anyway, got {generator.state_dropout}"
-            elif generator.fusion == "none" and cache in (None, "none"):
+            elif generator.fusion == "none" and generator.instruction_cache in (None, "none"):
                 wanted = "expected generator.fusion or generator.instruction_cache other than 'none' with it, since"
                 given = getattr(losses, key)
                 yield f"losses.{key}", f"{wanted} otherwise every row is asked with the adapter alone, got {given}"

@@ -14,6 +14,15 @@ class GeneratingStage(TrainingStage):
 
     starts = True
 
+    def table_faults(self, recipe: Recipe) -> Iterator[Fault]:
+        """Check `[generator]` beside `[backbone]`."""
+        family, cache, fusion = recipe.backbone.family, recipe.generator.instruction_cache, recipe.generator.fusion
+        if family != "causal" and cache is not None:
+            wanted = f"expected no value with backbone.family = {family!r}, whose encoder reads a text in both"
+            yield "generator.instruction_cache", f"{wanted} directions, got {cache!r}"
+        elif cache == "adapted" and fusion != "none":
+            yield "generator.fusion", f"expected 'none' with generator.instruction_cache = 'adapted', got {fusion!r}"
+
     def run_faults(self, recipe: Recipe) -> Iterator[Fault]:
         """Check what the generator starts on, and that a decoder-only backbone can serve it."""
         yield from start_faults(recipe, generates=True)
