@@ -7,6 +7,7 @@ from tagi.data.toy.corpus import toy_corpus
 from tagi.errors import ConfigError
 from tagi.settings.recipe import Recipe
 from tagi.stages.protocol import BackboneStage, Job, Tables, Training
+from tagi.stages.tasks import RecipeData
 
 _CORPUS_STRIDE = 1_000_003  # documents of different micro-batches come from different seeds
 
@@ -20,6 +21,10 @@ class Backbone(BackboneStage):
     def deciding(self, recipe: Recipe, tables: Tables) -> dict[str, Any]:
         """Return the source of the text."""
         return {"data": tables["data"]["source"]}
+
+    def content(self, data: RecipeData) -> dict[str, Any]:
+        """Return nothing: the text is built in."""
+        return {}
 
     def build(self, job: Job) -> Training:
         """Build the backbone and its documents; `ConfigError` if the recipe's tasks are not the built-in family."""

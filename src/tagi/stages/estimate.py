@@ -13,12 +13,10 @@ import torch
 from tagi.backbones.machine import best_device
 from tagi.backbones.protocol import count_parameters
 from tagi.formats.records import RECORD
-from tagi.hypernetwork.model import GeneratorModel
 from tagi.settings.recipe import Recipe
 from tagi.stages.describe import shapes_of
 from tagi.stages.generating import GeneratingStage
 from tagi.stages.protocol import Sizes, TrainingStage, Work
-from tagi.stages.recipe_settings import generator_settings, generator_text
 from tagi.stages.registry import stage_of
 from tagi.stages.run import chosen, plan
 
@@ -71,15 +69,16 @@ def estimate(
 
 
 def _sizes(recipe: Recipe) -> Sizes:
-    settings = generator_settings(recipe)
     backbone = shapes_of("recipe", recipe)
     own = shared = generated = 0
-    if any(isinstance(stage_of(name), GeneratingStage) for name in recipe.run.stages):
-        with torch.device("meta"):
-            generator = GeneratorModel(backbone, settings, generator_text(recipe))
-        own = sum(count_parameters(part, trained=True) for part in generator.own_parts)
-        shared = sum(count_parameters(part, trained=False) for part in generator.own_parts)
-        generated = sum(target.parameters for target in generator.targets)
+    for stage in map(stage_of, recipe.run.stages):
+        if isinstance(stage, GeneratingStage):
+            with torch.device("meta"):
+                generator = stage.untrained(recipe, backbone).generator
+            own = sum(count_parameters(part, trained=True) for part in generator.own_parts)
+            shared = sum(count_parameters(part, trained=False) for part in generator.own_parts)
+            generated = sum(target.parameters for target in generator.targets)
+            break
     embeddings = backbone.model.get_input_embeddings().weight.numel()
     return Sizes(
         backbone=count_parameters(backbone),

@@ -8,7 +8,6 @@ from tagi.stages.generating import GeneratingStage
 from tagi.stages.protocol import Fault, Job, Need, Sizes, Tables, Training, Work, training_data
 from tagi.stages.recipe_settings import concatenated_text
 from tagi.stages.shots import by_shots
-from tagi.stages.tasks import RecipeData
 from tagi.stages.teachers import on_metatrained
 
 
@@ -20,20 +19,14 @@ class Finetune(GeneratingStage):
     evaluation = "evaluate"
 
     def table_faults(self, recipe: Recipe) -> Iterator[Fault]:
-        """Check `[generator]` beside `[backbone]`, and `[losses]` beside `[generator]`."""
-        generator, losses, family = recipe.generator, recipe.losses, recipe.backbone.family
-        cache = generator.instruction_cache
-        if family != "causal" and cache is not None:
-            wanted = f"expected no value with backbone.family = {family!r}, whose encoder reads a text in both"
-            yield "generator.instruction_cache", f"{wanted} directions, got {cache!r}"
-        elif cache == "adapted" and generator.fusion != "none":
-            wanted = "expected 'none' with generator.instruction_cache = 'adapted'"
-            yield "generator.fusion", f"{wanted}, got {generator.fusion!r}"
+        """Check `[losses]` beside `[generator]`, too."""
+        yield from super().table_faults(recipe)
+        generator, losses = recipe.generator, recipe.losses
         for key in [key for key in ("alone", "alone_kl") if getattr(losses, key)][:1]:
             if generator.state_dropout:
                 wanted = "expected generator.state_dropout = 0 with it, since half of the rows are without instruction"
                 yield f"losses.{key}", f"{wanted} anyway, got {generator.state_dropout}"
-            elif generator.fusion == "none" and cache in (None, "none"):
+            elif generator.fusion == "none" and generator.instruction_cache in (None, "none"):
                 wanted = "expected generator.fusion or generator.instruction_cache other than 'none' with it, since"
                 given = getattr(losses, key)
                 yield f"losses.{key}", f"{wanted} otherwise every row is asked with the adapter alone, got {given}"
@@ -70,10 +63,6 @@ class Finetune(GeneratingStage):
             **({"shots": shots} if shots else {}),
         }
 
-    def content(self, data: RecipeData) -> dict[str, Any]:
-        """Return digests of the training tasks."""
-        return {"tasks": data.training_digests()}
-
     def episode_shots(self, recipe: Recipe) -> int:
         """Return `shots.count` for a generator that reads shots."""
         return recipe.shots.count if by_shots(recipe) else 0
@@ -85,8 +74,8 @@ class Finetune(GeneratingStage):
         from tagi.stages.one_model import OneModel
         from tagi.stages.recipe_backbone import load_recipe_backbone
 
-        recipe, settings = job.recipe, self.settings(job.recipe)
-        backbone = load_recipe_backbone(recipe, job.out, settings.dropout)
+        recipe = job.recipe
+        backbone = load_recipe_backbone(recipe, job.out, self.settings(recipe).dropout)
         tasks = job.data.tasks("train")
         batches = self.task_batches(recipe, tasks)
         generator = self.untrained(recipe, backbone).generator
@@ -94,8 +83,7 @@ class Finetune(GeneratingStage):
         data = tasks.record()
         if recipe.losses.ins:
             data["aligned_tasks"] = objective.aligned_tasks(tasks.tasks)
-        validation = job.data.tasks("validation") if settings.validate_every else None
-        return OneModel(self.name, job, TAGI(generator, objective), batches, data, validation)
+        return OneModel(self.name, job, TAGI(generator, objective), batches, data)
 
     def traits(self, recipe: Recipe) -> tuple[bool, ...]:
         """Return those of generated adapters."""

@@ -5,12 +5,23 @@ from typing import Any
 
 from tagi.settings.recipe import Recipe
 from tagi.stages.metatrain import start_faults
-from tagi.stages.protocol import Fault, Need, Sizes, TrainingStage
+from tagi.stages.protocol import Fault, Sizes, TrainingStage
 from tagi.stages.recipe_settings import generator_settings, generator_text
 
 
 class GeneratingStage(TrainingStage):
     """A stage that trains a generator on the backbone."""
+
+    starts = True
+
+    def table_faults(self, recipe: Recipe) -> Iterator[Fault]:
+        """Check `[generator]` beside `[backbone]`."""
+        family, cache, fusion = recipe.backbone.family, recipe.generator.instruction_cache, recipe.generator.fusion
+        if family != "causal" and cache is not None:
+            wanted = f"expected no value with backbone.family = {family!r}, whose encoder reads a text in both"
+            yield "generator.instruction_cache", f"{wanted} directions, got {cache!r}"
+        elif cache == "adapted" and fusion != "none":
+            yield "generator.fusion", f"expected 'none' with generator.instruction_cache = 'adapted', got {fusion!r}"
 
     def run_faults(self, recipe: Recipe) -> Iterator[Fault]:
         """Check what the generator starts on, and that a decoder-only backbone can serve it."""
@@ -19,11 +30,9 @@ class GeneratingStage(TrainingStage):
         frozen = generator.shared_rank and not generator.shared_tune
         # A recipe of one stage may be trained from a checkpoint that is named on the command line.
         if frozen and run.start != "metatrained" and len(run.stages) > 1:
-            yield (
-                "run.start",
-                "expected 'metatrained' with generator.shared_rank and generator.shared_tune = false, since the shared "
-                f"LoRA is that of the stage metatrain, got {run.start!r}",
-            )
+            reason = "since the shared LoRA is that of the stage metatrain"
+            wanted = f"expected 'metatrained' with generator.shared_rank and generator.shared_tune = false, {reason}"
+            yield "run.start", f"{wanted}, got {run.start!r}"
         if recipe.backbone.family == "causal":
             yield from self._causal_faults(recipe)
 
@@ -36,21 +45,12 @@ class GeneratingStage(TrainingStage):
             if given != value:
                 yield "run.stages", f"expected generator.{key} = {value!r} for {self.name!r} {on}, got {given!r}"
         if generator.instruction_cache is not None and generator.fusion not in ("attention", "none"):
-            yield (
-                "run.stages",
-                f"expected generator.fusion = 'none' or 'attention' {on} and generator.instruction_cache, "
-                f"which takes the place of concatenation, got {generator.fusion!r}",
-            )
+            reason = "generator.instruction_cache, which takes the place of concatenation"
+            wanted = f"expected generator.fusion = 'none' or 'attention' {on} and {reason}"
+            yield "run.stages", f"{wanted}, got {generator.fusion!r}"
         elif concatenates and self.settings(recipe).gradient_checkpointing:
-            yield (
-                "run.stages",
-                f"expected training.{self.name}.gradient_checkpointing = false {on} and a cached instruction, which it "
-                "would drop, got true",
-            )
-
-    def needs(self, recipe: Recipe) -> list[Need]:
-        """Return the meta-trained model if the run starts on it."""
-        return [Need("metatrain", "start", "run.start")] if recipe.run.start == "metatrained" else []
+            wanted = f"expected training.{self.name}.gradient_checkpointing = false {on} and a cached instruction"
+            yield "run.stages", f"{wanted}, which it would drop, got true"
 
     def untrained(self, recipe: Recipe, backbone: Any) -> Any:
         """Return the generator on the backbone, without an objective."""

@@ -17,7 +17,6 @@ from tagi.stages.protocol import (
 )
 from tagi.stages.recipe_settings import in_context_text, metatrain_lora, text_settings
 from tagi.stages.shots import in_context
-from tagi.stages.tasks import RecipeData
 
 
 class Metatrain(BackboneStage):
@@ -55,10 +54,6 @@ class Metatrain(BackboneStage):
             **({"shots": {"count": shots}} if shots else {}),
         }
 
-    def content(self, data: RecipeData) -> dict[str, Any]:
-        """Return digests of the training tasks."""
-        return {"tasks": data.training_digests()}
-
     def episode_shots(self, recipe: Recipe) -> int:
         """Return `shots.count` for a method that learns in context."""
         return recipe.shots.count if in_context(recipe) else 0
@@ -68,12 +63,11 @@ class Metatrain(BackboneStage):
         from tagi.stages.one_model import OneModel
         from tagi.stages.recipe_backbone import load_recipe_backbone
 
-        recipe, settings = job.recipe, self.settings(job.recipe)
-        backbone = load_recipe_backbone(recipe, job.out, settings.dropout)
+        recipe = job.recipe
+        backbone = load_recipe_backbone(recipe, job.out, self.settings(recipe).dropout)
         tasks = job.data.tasks("train")
         batches = self.task_batches(recipe, tasks)
-        validation = job.data.tasks("validation") if settings.validate_every else None
-        return OneModel(self.name, job, self.untrained(recipe, backbone), batches, tasks.record(), validation)
+        return OneModel(self.name, job, self.untrained(recipe, backbone), batches, tasks.record())
 
     def untrained(self, recipe: Recipe, backbone: Any) -> Any:
         """Return the method of `metatrain.method`."""

@@ -15,7 +15,6 @@ from tagi.methods.protocol import Method, Trainable
 from tagi.settings.tables import Stage
 from tagi.stages.evaluate import validation_score
 from tagi.stages.protocol import Job
-from tagi.stages.tasks import LoadedTasks
 from tagi.training.distributed import is_main_process, process_count
 from tagi.training.trainer import train
 
@@ -36,7 +35,6 @@ class OneModel:
         model: What is trained.
         batches: All micro-batches.
         data: What the record says of the data.
-        validation: Held-out tasks that choose the best checkpoint.
     """
 
     stage: Stage
@@ -44,7 +42,6 @@ class OneModel:
     model: Trainable
     batches: Sequence[Any]
     data: dict[str, Any]
-    validation: LoadedTasks | None = None
 
     def train(self, *, identity: str, resume: bool, progress: bool) -> dict[str, Any]:
         """Start from the sources' parameters, train, and write the checkpoint."""
@@ -77,11 +74,11 @@ class OneModel:
         }
 
     def _validator(self) -> Callable[[], float] | None:
-        if self.validation is None or not isinstance(self.model, Method):
-            return None
         method, recipe = self.model, self.job.recipe
-        count = recipe.data.validation_instances
-        tasks = [replace(task, instances=task.instances[:count]) for task in self.validation.tasks]
+        if not recipe.training_for(self.stage).validate_every or not isinstance(method, Method):
+            return None
+        count, held_out = recipe.data.validation_instances, self.job.data.tasks("validation").tasks
+        tasks = [replace(task, instances=task.instances[:count]) for task in held_out]
         return lambda: validation_score(method, tasks, recipe)
 
 

@@ -5,7 +5,7 @@ checked fast.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -50,18 +50,17 @@ class Sources:
         from tagi.formats.finding import find_checkpoint
         from tagi.methods.objective.teachers import catalogue_revision
 
-        return {
-            "start": [folder_revision(find_checkpoint(name)) for name in self.start],
-            "teachers": None if self.teachers is None else catalogue_revision(self.teachers),
-            "metatrained": None if self.metatrained is None else folder_revision(find_checkpoint(self.metatrained)),
-        }
+        return self._each(lambda name: folder_revision(find_checkpoint(name)), catalogue_revision)
 
     def names(self) -> dict[str, Any]:
         """Return their folders' names, for a plan that is made where they need not be."""
+        return self._each(lambda name: Path(name).name, lambda folder: folder.name)
+
+    def _each(self, checkpoint: Callable[[str], str], catalogue: Callable[[Path], str]) -> dict[str, Any]:
         return {
-            "start": [Path(name).name for name in self.start],
-            "teachers": None if self.teachers is None else self.teachers.name,
-            "metatrained": None if self.metatrained is None else Path(self.metatrained).name,
+            "start": [checkpoint(name) for name in self.start],
+            "teachers": self.teachers and catalogue(self.teachers),
+            "metatrained": self.metatrained and checkpoint(self.metatrained),
         }
 
 
@@ -170,12 +169,14 @@ class TrainingStage(ABC):
         name: The name in `run.stages` and `[training.<name>]`.
         description: One line for the help of `tagi train`.
         evaluation: Name of the step that scores what the stage trained. None if that cannot be asked anything.
+        starts: Whether the stage begins with what `run.start` names.
         rewords: Whether training draws among the tasks' wordings.
     """
 
     name: ClassVar[Stage]
     description: ClassVar[str]
     evaluation: ClassVar[str | None] = None
+    starts: ClassVar[bool] = False
     rewords: ClassVar[bool] = True
 
     def table_faults(self, recipe: Recipe) -> Iterator[Fault]:
@@ -187,8 +188,10 @@ class TrainingStage(ABC):
         yield from ()
 
     def needs(self, recipe: Recipe) -> list[Need]:
-        """Return the earlier stages that this one rests on."""
-        return []
+        """Return the earlier stages that this one rests on: by default the one that `run.start` names."""
+        if not self.starts or recipe.run.start == "backbone":
+            return []
+        return [Need("metatrain", "start", "run.start")]
 
     def sources(self, recipe: Recipe, folders: Mapping[Stage, Path]) -> Sources:
         """Return what the stage rests on, with every stage's folder given."""
@@ -205,8 +208,8 @@ class TrainingStage(ABC):
         """Return what of the recipe's tables decides the outcome, beside seed, backbone and the stage's training."""
 
     def content(self, data: RecipeData) -> dict[str, Any]:
-        """Return digests of the tasks or texts that the stage reads."""
-        return {}
+        """Return digests of what the stage reads: by default the training tasks."""
+        return {"tasks": data.training_digests()}
 
     def episode_shots(self, recipe: Recipe) -> int:
         """Return how many demonstrations every sample comes with in training."""
@@ -290,9 +293,8 @@ class BackboneStage(TrainingStage):
     def parameters(self, recipe: Recipe, sizes: Sizes) -> tuple[int, int]:
         """Count the backbone as trained, or a LoRA beside it, or nothing."""
         tune, rank = self.tuned(recipe)
-        return {"all": sizes.backbone, "lora": rank * sizes.lora, "none": 0}[tune], (
-            0 if tune == "all" else sizes.backbone
-        )
+        trained = {"all": sizes.backbone, "lora": rank * sizes.lora, "none": 0}[tune]
+        return trained, 0 if tune == "all" else sizes.backbone
 
     def work(self, recipe: Recipe, sizes: Sizes, trained: int) -> Work:
         """Count one row for every sample."""
@@ -301,14 +303,10 @@ class BackboneStage(TrainingStage):
         return Work(tokens, tokens * sizes.body * sizes.backward(trained), rows)
 
 
-_TEST_KEYS = {"templates", "prompts"}
-
-
 def training_data(tables: Tables) -> dict[str, Any]:
     """Return the keys of `[data]` that are about training, not about test tasks alone."""
-    return {
-        key: value for key, value in tables["data"].items() if not key.startswith("test_") and key not in _TEST_KEYS
-    }
+    left_out = {key for key in tables["data"] if key.startswith("test_")} | {"templates", "prompts"}
+    return {key: value for key, value in tables["data"].items() if key not in left_out}
 
 
 def lora_table(tables: Tables) -> dict[str, Any]:

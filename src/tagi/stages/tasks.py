@@ -108,8 +108,12 @@ class RecipeData:
         if split != "test":
             refuse_training(self.recipe)
             return self._training_tasks(split, wanted)
-        read = self._test_tasks(wanted)
-        return self._with_shots(read, every) if wanted else read
+        recipe, read = self.recipe, self._test_tasks(wanted)
+        if not wanted:
+            return read
+        further = read.further if recipe.shots.path is None else self._shot_sets
+        tasks = tuple(with_test_shots(recipe, read.tasks, further, None if every else recipe.shots.count))
+        return replace(read, tasks=tasks, summary={**read.summary, "shots": shots_record(recipe, tasks)})
 
     def training_digests(self) -> list[str]:
         """Return digests of the tasks that are trained on, and of those held out of them if there are any."""
@@ -121,7 +125,47 @@ class RecipeData:
 
     @cached_property
     def _training(self) -> LoadedTasks:
-        return _read(self.recipe, "train")
+        return self._read("train")
+
+    @cached_property
+    def _listed(self) -> list[Task]:
+        """The tasks of a JSON Lines file, which serve every split."""
+        return read_jsonl(Path(str(self.recipe.data.path)), require_instances=True)
+
+    def _read(self, split: Literal["train", "test"], *, further: bool = False) -> LoadedTasks:
+        """Read tasks; with `further` the instances beyond the tested ones too, kept apart."""
+        recipe, data = self.recipe, self.recipe.data
+        count = data.instances_per_task if split == "train" else data.test_instances_per_task
+        if data.source == "p3":
+            if split == "test":
+                return _read_p3_tests(recipe, P3_POOL if further and recipe.shots.path is None else 0)
+            rendered = read_p3(Path(str(data.path)), instances_per_task=count)
+            return LoadedTasks(_shuffled(recipe, rendered.tasks), rendered.summary(), rendered.warning)
+        if data.source == "sni":
+            read = read_sni(
+                Path(str(data.path)),
+                split,
+                instances_per_task=None if further else count,
+                seed=recipe.seed if split == "train" else None,  # every seed is tested on the same instances
+            )
+            tasks, beyond = _cut(read.tasks, count)
+            read = replace(read, tasks=tasks, instances_per_task=count)
+            summary = read.summary()
+            if split == "train":
+                summary["table_10"] = [[row.category, row.here, row.paper] for row in compare_with_table10(read)]
+            summary["missing_names"] = list(read.missing)
+            return LoadedTasks(_shuffled(recipe, read.tasks), summary, read.warning, beyond)
+        if data.source == "toy":
+            kind: Any = "train" if split == "train" else "unseen"
+            seed = recipe.seed if split == "train" else 0  # every seed is tested on the same instances
+            made = toy_tasks(kind, seed, count, examples_per_task=data.positives, paraphrases_per_task=_TOY_WORDINGS)
+        elif data.source == "everyday":
+            made = everyday_tasks()
+        else:
+            made = self._listed
+        tasks, beyond = _cut(made, count)
+        summary = {"source": data.source, "split": split, **_counts(tasks)}
+        return LoadedTasks(_shuffled(recipe, tasks), summary, None, beyond)
 
     def _training_tasks(self, split: Split, shots: bool) -> LoadedTasks:
         read, data, seed = self._training, self.recipe.data, self.recipe.seed
@@ -146,7 +190,7 @@ class RecipeData:
         """Return the test tasks; instances beyond them are read the first time if the recipe may want them later."""
         further = further or wants_shots(self.recipe)
         if self._tests is None or further > self._tests_with_further:
-            self._tests = _read(self.recipe, "test", further=further)
+            self._tests = self._read("test", further=further)
             self._tests_with_further = further
         return self._tests
 
@@ -154,12 +198,6 @@ class RecipeData:
     def _shot_sets(self) -> dict[str, tuple[Instance, ...]]:
         """The training sets in `shots.path`."""
         return shot_sets(self.recipe)
-
-    def _with_shots(self, read: LoadedTasks, every: bool) -> LoadedTasks:
-        recipe = self.recipe
-        further = read.further if recipe.shots.path is None else self._shot_sets
-        tasks = tuple(with_test_shots(recipe, read.tasks, further, None if every else recipe.shots.count))
-        return replace(read, tasks=tasks, summary={**read.summary, "shots": shots_record(recipe, tasks)})
 
 
 def load_tasks(recipe: Recipe, split: Split, *, shots: bool | None = None, every: bool = False) -> LoadedTasks:
@@ -197,42 +235,6 @@ def _by_validation_categories(names: Sequence[str], tasks: Sequence[Task], *, he
     if known <= set(names):
         raise ConfigError(f"data.validation_categories: all {len(known)} categories are held out; nothing is left")
     return tuple(task for task in tasks if (task.category in names) == held_out)
-
-
-def _read(recipe: Recipe, split: Literal["train", "test"], *, further: bool = False) -> LoadedTasks:
-    """With `further` the instances beyond the tested ones are read too, and kept apart."""
-    data = recipe.data
-    count = data.instances_per_task if split == "train" else data.test_instances_per_task
-    if data.source == "p3":
-        if split == "test":
-            return _read_p3_tests(recipe, P3_POOL if further and recipe.shots.path is None else 0)
-        rendered = read_p3(Path(str(data.path)), instances_per_task=count)
-        return LoadedTasks(_shuffled(recipe, rendered.tasks), rendered.summary(), rendered.warning)
-    if data.source == "sni":
-        read = read_sni(
-            Path(str(data.path)),
-            split,
-            instances_per_task=None if further else count,
-            seed=recipe.seed if split == "train" else None,  # every seed is tested on the same instances
-        )
-        tasks, beyond = _cut(read.tasks, count)
-        read = replace(read, tasks=tasks, instances_per_task=count)
-        summary = read.summary()
-        if split == "train":
-            summary["table_10"] = [[row.category, row.here, row.paper] for row in compare_with_table10(read)]
-        summary["missing_names"] = list(read.missing)
-        return LoadedTasks(_shuffled(recipe, read.tasks), summary, read.warning, beyond)
-    if data.source == "toy":
-        kind: Any = "train" if split == "train" else "unseen"
-        seed = recipe.seed if split == "train" else 0  # every seed is tested on the same instances
-        made = toy_tasks(kind, seed, count, examples_per_task=data.positives, paraphrases_per_task=_TOY_WORDINGS)
-    elif data.source == "everyday":
-        made = everyday_tasks()
-    else:
-        made = read_jsonl(Path(str(data.path)), require_instances=True)
-    tasks, beyond = _cut(made, count)
-    summary = {"source": data.source, "split": split, **_counts(tasks)}
-    return LoadedTasks(_shuffled(recipe, tasks), summary, None, beyond)
 
 
 def _cut(tasks: Iterable[Task], count: int) -> tuple[tuple[Task, ...], dict[str, tuple[Instance, ...]]]:

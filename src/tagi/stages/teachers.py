@@ -19,7 +19,6 @@ from tagi.stages.protocol import (
     training_data,
 )
 from tagi.stages.recipe_settings import lora_shape
-from tagi.stages.tasks import RecipeData
 
 _CATEGORIES = {"sni": 60, "p3": 36, "toy": 6}
 """Training categories of the whole data sets."""
@@ -39,10 +38,6 @@ class Teachers(BackboneStage):
         """Return the training data, `[teacher]` and the LoRA's size."""
         lora = lora_table(tables)
         return {"data": training_data(tables), "teacher": tables["teacher"], "lora": lora, **apart_table(recipe)}
-
-    def content(self, data: RecipeData) -> dict[str, Any]:
-        """Return digests of the training tasks."""
-        return {"tasks": data.training_digests()}
 
     def build(self, job: Job) -> Training:
         """Build the backbone with a LoRA, and the tasks of every category."""
