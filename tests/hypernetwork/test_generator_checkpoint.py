@@ -180,7 +180,7 @@ def change_tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable
         (change_config("method", value="concatenation"), "expected a generator, got a checkpoint of method"),
         (change_config("model_type", value="t5"), "expected model_type 'tagi', got 't5'"),
         (change_config("generator", value=3), "generator settings: expected an object, got 3"),
-        (change_config("generator", "kind", value="deep"), "kind: expected 'pooled', 'query' or 'component', got 'deep'"),
+        (change_config("generator", "kind", value="deep"), "kind: expected 'pooled', 'query'"),
         (change_config("generator", "kinds", value="deep"), "got a difference at 'kinds'"),
         (change_config("generator", "rank", value=5), "expected 'hypernetwork."),
         (change_config("generator", "fusion", value="none"), "is unexpected"),
