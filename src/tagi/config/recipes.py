@@ -79,11 +79,11 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
     tables, faults = read_tables(name_or_path, overrides)
     try:
         recipe = Recipe.from_tables(tables)
+        if not faults:
+            return recipe
     except ValidationError as error:
         faults += faults_of(error)
-    if faults:
-        raise ConfigError(f"{recipe_label(name_or_path)}: {'; '.join(faults)}")
-    return recipe
+    raise ConfigError(f"{recipe_label(name_or_path)}: {'; '.join(faults)}")
 
 
 def read_tables(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:

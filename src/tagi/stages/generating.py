@@ -39,8 +39,8 @@ class GeneratingStage(TrainingStage):
     def _causal_faults(self, recipe: Recipe) -> Iterator[Fault]:
         generator, on = recipe.generator, "with backbone.family = 'causal'"
         concatenates = generator.fusion in ("both", "concatenation") or generator.instruction_cache == "stock"
-        wanted = {"module": "lora", "fusion_init": "t5", **({"reader": "backbone"} if concatenates else {})}
-        for key, value in wanted.items():
+        required = {"module": "lora", "fusion_init": "t5", **({"reader": "backbone"} if concatenates else {})}
+        for key, value in required.items():
             given = getattr(generator, key)
             if given != value:
                 yield "run.stages", f"expected generator.{key} = {value!r} for {self.name!r} {on}, got {given!r}"

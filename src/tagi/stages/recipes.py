@@ -76,8 +76,8 @@ def _without(faulty: set[Any], tables: dict[str, Any]) -> Recipe:
     values = {}
     for name, field in Recipe.model_fields.items():
         if name not in faulty:
-            value = tables.get(name, field.default)
-            values[name] = TypeAdapter(field.annotation).validate_python(value, context=IN_RECIPE)
+            kind: Any = field.annotation
+            values[name] = TypeAdapter(kind).validate_python(tables.get(name, field.default), context=IN_RECIPE)
     recipe = Recipe.model_construct(**values)
     for name in faulty:
         recipe.__dict__.pop(name, None)
