@@ -25,13 +25,13 @@ from torch import Tensor
 from tagi.api.generator import AdapterGenerator
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.load import load_backbone
-from tagi.data.text.encoder import TextSettings
 from tagi.files import write_text
 from tagi.formats.lora_folder import write_lora
 from tagi.formats.records import environment
 from tagi.hypernetwork.inference import answer, rows_runner
 from tagi.hypernetwork.states import TaskStates
 from tagi.settings.generator import GeneratorSettings
+from tagi.settings.text import TextSettings
 
 BASE = "smollm2-135m-instruct"
 ROWS, WRITTEN = 32, 16

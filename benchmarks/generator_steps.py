@@ -28,11 +28,12 @@ from typing import Any
 import torch
 
 import tagi.backbones.grouping as grouping
-from tagi.config.recipes import load_recipe
 from tagi.files import write_text
 from tagi.hypernetwork.states_memory import StatesMemory
 from tagi.methods.tagi import TAGI
-from tagi.stages.building import Sources, build_stage
+from tagi.stages.protocol import Job
+from tagi.stages.recipes import load_recipe
+from tagi.stages.registry import stage_of
 
 _OLD = (
     "generator.shared_rank=0",
@@ -50,7 +51,7 @@ _OLD = (
 def method_of(data: str, *overrides: str) -> tuple[TAGI, Any]:
     """The method that a recipe trains, its shared LoRA filled, and its micro-batches."""
     recipe = load_recipe("smollm2", [f"data.path={data}", *overrides])
-    parts = build_stage(recipe, "finetune", Path("none"), Sources())
+    parts: Any = stage_of("finetune").build(Job.of(recipe, Path("none")))
     model = parts.model
     assert isinstance(model, TAGI)
     if model.generator.shared is not None:

@@ -24,11 +24,11 @@ from tagi.api.generator import AdapterGenerator
 from tagi.backbones.load import build_t5
 from tagi.backbones.protocol import BaseModel
 from tagi.backbones.t5 import T5Backbone
-from tagi.data.text.encoder import TextSettings
 from tagi.files import write_text
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.tagi import TAGI
 from tagi.settings.generator import GeneratorSettings
+from tagi.settings.text import TextSettings
 
 FIELDS: dict[str, Any] = {
     "d_model": 128,
@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=32)
     given = parser.parse_args()
     text = TextSettings(encoding="plain")
-    settings = {"rank": 32, "alpha": 64.0, "hidden": 64, "width": 64, "heads": 4, "tune": "all"}
+    settings = {"kind": "query", "rank": 32, "alpha": 64.0, "hidden": 64, "width": 64, "heads": 4, "tune": "all"}
     methods = {
         "metatrain": Concatenation(backbone(), text),
         "tagi": TAGI(AdapterGenerator(backbone(), GeneratorSettings(**settings), text)),

@@ -11,11 +11,11 @@ from typing import Any
 
 from tagi.backbones.load import load_tokenizer
 from tagi.cli.quiet import quiet
-from tagi.config.recipes import load_recipe
 from tagi.data.text.encoder import TextEncoder
 from tagi.evaluation.lengths import task_lengths
-from tagi.stages.building import text_settings
 from tagi.stages.flops import table
+from tagi.stages.recipe_settings import text_settings
+from tagi.stages.recipes import load_recipe
 from tagi.stages.tasks import load_tasks
 
 BACKBONE = "t5-xl-lm-adapt"

@@ -26,12 +26,13 @@ from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import find_gguf
 from tagi.backbones.load import load_backbone
 from tagi.cli.quiet import quiet
-from tagi.data.text.encoder import CausalTextEncoder, TextSettings
+from tagi.data.text.encoder import CausalTextEncoder
 from tagi.errors import TagiError
 from tagi.formats.export import GGUF_FILE, export, open_exportable
 from tagi.formats.gguf_lora import gguf_factors, write_gguf_lora
 from tagi.formats.lora_folder import write_lora
 from tagi.formats.verify import as_rows, verify
+from tagi.settings.text import TextSettings
 
 NAME = "smollm2-135m-instruct"
 RANK, ALPHA, STRENGTH, SEED, TOKENS = 8, 16.0, 0.05, 11, 12

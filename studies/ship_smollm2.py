@@ -20,13 +20,15 @@ import torch
 from safetensors.torch import load_file
 
 from tagi.api.generator import AdapterGenerator
-from tagi.config.recipes import load_recipe
 from tagi.formats.checkpoint import CONFIG, WEIGHTS, write_checkpoint
 from tagi.formats.finding import find_checkpoint
 from tagi.formats.generator import METHOD, generator_tensors, load_generator
 from tagi.methods.load import start_from
 from tagi.methods.tagi import TAGI
-from tagi.stages.building import Sources, build_stage, measure_instructions
+from tagi.stages.one_model import measure_instructions
+from tagi.stages.protocol import Job
+from tagi.stages.recipes import load_recipe
+from tagi.stages.registry import stage_of
 
 TARGET = Path(str(resources.files("tagi") / "assets" / "smollm2-generator"))
 LIMITS = {"max_instruction_tokens": 1024, "max_input_tokens": 2048, "max_target_tokens": 256}
@@ -66,9 +68,9 @@ def of_checkpoint(run: Path, data: str, step: int | None, start: str) -> tuple[A
     """
     steps = [int(folder.name.split("-")[1]) for folder in (run / "checkpoints").glob("checkpoint-*")]
     step = step or max(steps)
-    parts = build_stage(load_recipe("smollm2", [f"data.path={data}"]), "finetune", run, Sources())
+    parts: Any = stage_of("finetune").build(Job.of(load_recipe("smollm2", [f"data.path={data}"]), run))
     start_from(parts.model, find_checkpoint(start))
-    measure_instructions(parts)
+    measure_instructions(parts.model, parts.batches)
     model = parts.model
     assert isinstance(model, TAGI)
     found = load_file(run / "checkpoints" / f"checkpoint-{step}" / WEIGHTS)

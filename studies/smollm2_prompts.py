@@ -11,9 +11,9 @@ import torch
 
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.load import load_backbone
-from tagi.config.recipes import load_recipe
 from tagi.data.task import Instance, Task
 from tagi.evaluation.scoring.metrics import Prediction, score_predictions
+from tagi.stages.recipes import load_recipe
 from tagi.stages.tasks import load_tasks
 
 _INPUT, _ANSWER, _BATCH = 256, 32, 16

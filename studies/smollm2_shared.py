@@ -9,14 +9,16 @@ RUN is a folder of `tagi train metatrain smollm2`. The result is what `tagi trai
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from tagi.config.recipes import load_recipe
 from tagi.formats.checkpoint import write_checkpoint
 from tagi.methods.prompted import Prompted
-from tagi.stages.building import Sources, build_stage
+from tagi.stages.protocol import Job
+from tagi.stages.recipes import load_recipe
+from tagi.stages.registry import stage_of
 from tagi.training.checkpoints import WEIGHTS
 
 TARGET = Path("studies/smollm2/shared")
@@ -32,7 +34,7 @@ def main() -> None:
     given = parser.parse_args()
     checkpoints = given.run / "checkpoints"
     step = given.step or max(int(folder.name.split("-")[1]) for folder in checkpoints.glob("checkpoint-*"))
-    parts = build_stage(load_recipe("smollm2", [f"data.path={given.data}"]), "metatrain", given.run, Sources())
+    parts: Any = stage_of("metatrain").build(Job.of(load_recipe("smollm2", [f"data.path={given.data}"]), given.run))
     method = parts.model
     assert isinstance(method, Prompted)
     found = load_file(checkpoints / f"checkpoint-{step}" / WEIGHTS)

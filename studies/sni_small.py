@@ -16,12 +16,12 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from tagi.cli.quiet import quiet
-from tagi.config.recipes import load_recipe
 from tagi.data.batches import TaskBatches
 from tagi.data.task import Task
 from tagi.data.text.encoder import TextEncoder
 from tagi.files import write_text
-from tagi.stages.building import text_settings
+from tagi.stages.recipe_settings import text_settings
+from tagi.stages.recipes import load_recipe
 from tagi.stages.tasks import load_tasks
 from tagi.stages.train import train_stage
 

@@ -18,15 +18,16 @@ import torch
 from rich.progress import track
 
 from tagi.cli.quiet import quiet
-from tagi.config.recipes import load_recipe
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.files import write_text
 from tagi.methods.objective.losses import prediction_loss
 from tagi.methods.objective.teachers import ConcatenatedTeacher, read_catalogue
 from tagi.settings.recipe import Recipe
-from tagi.stages.building import teacher_backbone, text_settings
+from tagi.stages.recipe_settings import text_settings
+from tagi.stages.recipes import load_recipe
 from tagi.stages.tasks import load_tasks
+from tagi.stages.teachers import teacher_backbone
 
 PER_TASK, OTHERS, ROWS = 20, 3, 48
 
@@ -34,7 +35,7 @@ PER_TASK, OTHERS, ROWS = 20, 3, 48
 def held_out(recipe: Recipe) -> dict[str, list[Sample]]:
     """Up to ROWS instances of each category that training does not read, spread over its tasks."""
     seen = recipe.data.instances_per_task
-    wider = recipe.model_copy(update={"data": recipe.data.model_copy(update={"instances_per_task": seen + PER_TASK})})
+    wider = recipe.model_copy(update={"data": replace(recipe.data, instances_per_task=seen + PER_TASK)})
     groups: dict[str, list[list[Sample]]] = defaultdict(list)
     for task in load_tasks(wider, "train").tasks:
         bare = replace(task, instances=())

@@ -23,7 +23,7 @@ def adapter_of(folder: Path, kind: str = "llama", fields: Mapping[str, Any] | No
     model.save_pretrained(folder / "base")
     (tokenizer() if kind == "t5" else causal_tokenizer()).save_pretrained(folder / "base")
     sizes: dict[str, Any] = {"rank": 7, "alpha": 15.0, "hidden": 13, "width": 12, "heads": 3, "fusion": "both"}
-    settings = GeneratorSettings(**{**sizes, "state_dropout": 0.5, **changed})
+    settings = GeneratorSettings(**{"kind": "query", **sizes, "state_dropout": 0.5, **changed})
     generator = AdapterGenerator(load_backbone(str(folder / "base")), settings, text_settings())
     random = torch.Generator().manual_seed(7)
     with torch.no_grad():

@@ -20,9 +20,9 @@ from tagi.backbones.load import build_t5
 from tagi.backbones.protocol import BaseModel, Site
 from tagi.backbones.t5 import T5Backbone
 from tagi.data.task import Example, Instance, Task
-from tagi.data.text.encoder import TextSettings
 from tagi.hypernetwork.targets import blank_bank, targets_of
 from tagi.settings.generator import GeneratorSettings
+from tagi.settings.text import TextSettings
 
 D_MODEL, D_KV, HEADS, D_FF, ENCODER, DECODER = 24, 5, 3, 37, 3, 2
 RANK, ALPHA, HIDDEN, WIDTH, QUERY_HEADS = 4, 10.0, 11, 14, 2
@@ -121,7 +121,7 @@ def text_settings(**changed: Any) -> TextSettings:
 
 
 def settings(**changed: Any) -> GeneratorSettings:
-    sizes = {"rank": RANK, "alpha": ALPHA, "hidden": HIDDEN, "width": WIDTH, "heads": QUERY_HEADS}
+    sizes = {"kind": "query", "rank": RANK, "alpha": ALPHA, "hidden": HIDDEN, "width": WIDTH, "heads": QUERY_HEADS}
     return GeneratorSettings(**{**sizes, **changed})
 
 

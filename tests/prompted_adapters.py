@@ -13,11 +13,11 @@ from tagi.api.generator import AdapterGenerator
 from tagi.api.task_adapter import TaskAdapter
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.load import load_backbone
-from tagi.config.recipes import load_recipe
-from tagi.data.text.encoder import TextSettings
 from tagi.hypernetwork.inference import answer
 from tagi.settings.generator import GeneratorSettings
-from tagi.stages.building import generator_settings, generator_text
+from tagi.settings.text import TextSettings
+from tagi.stages.recipe_settings import generator_settings, generator_text
+from tagi.stages.recipes import load_recipe
 from tests.causal_models import tiny_causal_model
 from tests.data.test_causal_text import bytes_tokenizer
 
@@ -28,6 +28,7 @@ TEMPLATE = (
 )
 """As SmolLM2's: a user's message that stands alone gets a default system message."""
 SETTINGS = GeneratorSettings(
+    kind="query",
     rank=3,
     alpha=9.0,
     hidden=13,

@@ -18,9 +18,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tagi.backbones.machine import best_device
-from tagi.config.recipes import load_recipe
 from tagi.settings.recipe import Recipe
-from tagi.stages.building import Sources, build_stage
+from tagi.stages.protocol import Job, Sources
+from tagi.stages.recipes import load_recipe
+from tagi.stages.registry import stage_of
 from tagi.stages.train import train_stage
 
 _WARM, _TIMED = 8, 24
@@ -30,7 +31,7 @@ _MARGIN = 0.85
 
 def seconds_per_step(recipe: Recipe, stage: Any, folder: Path) -> float:
     """Seconds that a step of a stage takes here, its batch made in the same process."""
-    parts = build_stage(recipe, stage, folder, Sources())
+    parts: Any = stage_of(stage).build(Job.of(recipe, folder))
     model, device = parts.model.to(best_device()).train(), best_device()
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-6)

@@ -100,7 +100,7 @@ def test_a_real_file_that_ends_too_early_is_one_line(kept: int, tmp_path: Path, 
 
 LOAD = """
 import sys
-from tagi.backbones import load_backbone
+from tagi.backbones.load import load_backbone
 print(load_backbone(sys.argv[1]).identity)
 """
 
@@ -166,13 +166,13 @@ def test_of_two_at_once_one_converts(file: Path, read: list[str]) -> None:
 
 def test_the_cache_is_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGI_CACHE", "own")
-    monkeypatch.setenv("XDG_CACHE_HOME", "every")
-    monkeypatch.setenv("HOME", "home")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/every")
+    monkeypatch.setenv("HOME", "/home")
     assert gguf.cache_folder() == Path("own")
     monkeypatch.delenv("TAGI_CACHE")
-    assert gguf.cache_folder() == Path("every/tagi")
+    assert gguf.cache_folder() == Path("/every/tagi")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert gguf.cache_folder() == Path("home/.cache/tagi")
+    assert gguf.cache_folder() == Path("/home/.cache/tagi")
 
 
 def fault(name: Path | str) -> str:

@@ -17,8 +17,8 @@ SMALL = ("--set", "data.test_instances_per_task=2")
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of two conditions' scores: `whole`, and `part`, of the first two instances of some tasks."""
-    from tagi.config.recipes import load_recipe
     from tagi.stages.evaluate import Asked, evaluate
+    from tagi.stages.recipes import load_recipe
 
     folder = tmp_path_factory.mktemp("scores")
     recipe = load_recipe("toy", [SMALL[1]])

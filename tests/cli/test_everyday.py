@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tagi.config.recipes import load_recipe
 from tagi.data.everyday import EVERYDAY_FILE
 from tagi.errors import ConfigError
+from tagi.stages.recipes import load_recipe
 from tagi.stages.tasks import load_tasks
 from tests.commands import Run
 

@@ -8,8 +8,8 @@ import pytest
 
 from tagi.backbones.load import load_backbone
 from tagi.backbones.t5 import T5Backbone
-from tagi.data.text.encoder import TextSettings
 from tagi.methods.concatenation import Concatenation
+from tagi.settings.text import TextSettings
 from tests.cli.test_bad_input import assert_refused
 from tests.commands import Run
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from tagi.config import methods
-from tagi.config.characteristics import CHARACTERISTICS, characteristics
-from tagi.config.methods import as_toml, chosen_methods, method_names, method_row, method_rows, with_method
-from tagi.config.recipes import copy_recipe, load_recipe, recipe_names, recipe_text
+from tagi.config.methods import chosen_methods, method_names, method_row, method_rows, with_method
+from tagi.config.recipes import copy_recipe, recipe_names, recipe_text
 from tagi.errors import ConfigError
+from tagi.stages.characteristics import CHARACTERISTICS, characteristics
+from tagi.stages.recipes import load_recipe
 
 TABLE8 = {
     "simple-ft": "..XX....",
@@ -134,14 +135,9 @@ def test_what_both_make_can_be_shown_and_copied(tmp_path: Path) -> None:
     assert load_recipe(Path(f"{plain}+hypter")) == load_recipe("toy+hypter")
 
 
-def test_toml_is_read_back_as_it_was() -> None:
-    tables = {
-        "name": 'a "b" \\ c\nd',
-        "on": True,
-        "x": {"y": {"z": 1e-4, "list": [1, "two"]}, "empty": {}},
-        "last": {"n": 3},
-    }
-    assert tomllib.loads(as_toml(tables)) == tables
+def test_what_is_shown_is_read_back_as_it_was() -> None:
+    tables = with_method(tomllib.loads(recipe_text("toy")), method_row("hint"))
+    assert tomllib.loads(recipe_text("toy+hint")) == tables
 
 
 def test_the_recipes_own_tables_stay_as_they_are() -> None:

@@ -1,9 +1,12 @@
 """Ranges and the rules between keys: every broken recipe is refused by one line that names the key."""
 
+import subprocess
+import sys
+
 import pytest
 
 from tagi.config.faults import known_keys
-from tagi.config.recipes import check_recipe, load_recipe
+from tagi.stages.recipes import check_recipe, load_recipe
 
 BROKEN = [
     ("sni-base", ["training.pretrain.steps=many"], "training.pretrain.steps: expected a whole number, got 'many'"),
@@ -358,6 +361,29 @@ def test_two_rules_of_one_table_are_both_named() -> None:
         "run.stages: expected 'teachers' among stages (losses.ins), got metatrain, finetune",
         "run.start: expected generator.tune = 'all' to start on the meta-trained model, got 'ffn'",
     ]
+
+
+def test_rules_between_tables_are_checked_beside_faults_of_other_tables() -> None:
+    """A rule about a table with a fault of its own is not checked."""
+    overrides = ["losses.kl=-1", "generator.instruction_cache=stock", 'run.stages=["metatrain", "finetune"]']
+    assert check_recipe("toy", [*overrides, "metatrain.method=fid-icl", "metatrain.instruction=false"]) == [
+        f"generator.instruction_cache: expected no value with backbone.family = 't5', {BOTH_WAYS}, got 'stock'",
+        "metatrain.instruction: expected true with method = 'fid-icl', got false",
+        "losses.kl: expected at least 0.0, got -1",
+    ]
+    assert check_recipe("toy", overrides[1:]) == [
+        f"generator.instruction_cache: expected no value with backbone.family = 't5', {BOTH_WAYS}, got 'stock'",
+        "run.stages: expected 'teachers' among stages (losses.ins), got metatrain, finetune",
+    ]
+
+
+def test_rules_are_checked_without_torch() -> None:
+    code = (
+        "import sys; from tagi.stages.recipes import check_recipe; check_recipe('toy'); "
+        "print(*({'torch', 'transformers', 'peft'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_validation_is_of_the_stages_that_are_scored() -> None:

@@ -14,13 +14,14 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from tagi.config.recipes import load_recipe
 from tagi.data.task import Example
 from tagi.data.text.chat import ChatEncoding
-from tagi.data.text.encoder import CausalTextEncoder, TextEncoder, TextSettings
+from tagi.data.text.encoder import CausalTextEncoder, TextEncoder
 from tagi.errors import CheckpointError, ConfigError, InputError
 from tagi.formats.export import _prompt as prompt_of_export
-from tagi.stages.building import text_settings as settings_of_recipe
+from tagi.settings.text import TextSettings
+from tagi.stages.recipe_settings import text_settings as settings_of_recipe
+from tagi.stages.recipes import load_recipe
 from tests.models import text_settings, tokenizer
 
 HEADED = (
@@ -310,7 +311,7 @@ def test_a_frame_or_arguments_that_cannot_be_read_are_refused() -> None:
         with pytest.raises(CheckpointError, match=named):
             CausalTextEncoder(made("qwen 3"), replace(settings, frame=frame))  # type: ignore[arg-type]
     for name in ("frame", "template_arguments"):
-        with pytest.raises(CheckpointError, match=f"expected an object for {name}, got 'x'"):
+        with pytest.raises(CheckpointError, match=f"{name}: expected a table, got 'x'"):
             TextSettings.from_dict({**settings.as_dict(), name: "x"})
     with pytest.raises(ConfigError, match="expected arguments of the chat template, got 'tokenize'"):
         CausalTextEncoder(made("qwen 3"), replace(settings, template_arguments={"tokenize": True}))

@@ -14,13 +14,13 @@ from tagi.adapters.merge import merge
 from tagi.api.generator import AdapterGenerator
 from tagi.api.task_adapter import TaskAdapter
 from tagi.backbones.causal import CausalBackbone
-from tagi.data.text.encoder import TextSettings
 from tagi.errors import CheckpointError, ConfigError
 from tagi.hypernetwork.inference import answer, merged_runner, rows_runner, score
 from tagi.hypernetwork.states import TaskStates
 from tagi.hypernetwork.states_memory import StatesMemory
 from tagi.methods.tagi import TAGI
 from tagi.settings.generator import GeneratorSettings
+from tagi.settings.text import TextSettings
 from tests.causal_models import MODELS, SINGLE, close, exact_causal, tiny_causal
 from tests.hypernetwork.test_causal_generator import (
     IDS,
@@ -39,6 +39,7 @@ from tests.models import WORDS, text_settings, tiny_backbone
 RANK, SHARED = 3, 5
 TEXT = TextSettings(encoding="plain", max_instruction_tokens=17, max_input_tokens=15, max_target_tokens=9)
 SETTINGS = GeneratorSettings(
+    kind="query",
     rank=RANK,
     alpha=9.0,
     hidden=13,
@@ -317,7 +318,7 @@ def test_what_cannot_be_is_refused() -> None:
 
 
 def test_settings_of_older_checkpoints_stay_what_they_are() -> None:
-    old = GeneratorSettings(fusion="concatenation")
+    old = GeneratorSettings(kind="query", alpha=9.0, hidden=13, fusion="concatenation")
     assert not {"shared_rank", "shared_tune", "residual", "instruction_cache"} & old.as_dict().keys()
     assert GeneratorSettings.from_dict(old.as_dict()) == old
     assert GeneratorSettings.from_dict(SETTINGS.as_dict()) == SETTINGS

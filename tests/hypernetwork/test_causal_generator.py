@@ -12,17 +12,19 @@ from tagi.adapters.attach import Attachment
 from tagi.api.generator import AdapterGenerator
 from tagi.api.task_adapter import TaskAdapter
 from tagi.backbones.causal import CausalBackbone
-from tagi.data.text.encoder import TextSettings
 from tagi.errors import ConfigError
 from tagi.hypernetwork.inference import answer, merged_runner, rows_runner, score
 from tagi.hypernetwork.states import TaskStates
 from tagi.settings.generator import GeneratorSettings
+from tagi.settings.text import TextSettings
 from tests.causal_models import HEAD_DIM, HIDDEN, KV_HEADS, LAYERS, MODELS, SINGLE, close, exact_causal, tiny_causal
 from tests.models import WORDS
 
 RANK, TASKS, ROWS, CHOICES = 4, 3, 5, 2
 TEXT = TextSettings(encoding="plain", max_instruction_tokens=17, max_input_tokens=15, max_target_tokens=9)
-SETTINGS = GeneratorSettings(rank=RANK, alpha=9.0, hidden=13, width=12, heads=3, fusion="both", fusion_every=2)
+SETTINGS = GeneratorSettings(
+    kind="query", rank=RANK, alpha=9.0, hidden=13, width=12, heads=3, fusion="both", fusion_every=2
+)
 WINDOWED = ("gemma2", "gemma3_text", "gpt_neo", "mistral")
 """Types whose tiny models see fewer tokens than instruction and input have."""
 CONCATENATED = tuple(kind for kind in MODELS if kind not in WINDOWED)

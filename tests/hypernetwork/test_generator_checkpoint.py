@@ -180,7 +180,7 @@ def change_tensors(change: Callable[[dict[str, torch.Tensor]], Any]) -> Callable
         (change_config("method", value="concatenation"), "expected a generator, got a checkpoint of method"),
         (change_config("model_type", value="t5"), "expected model_type 'tagi', got 't5'"),
         (change_config("generator", value=3), "generator settings: expected an object, got 3"),
-        (change_config("generator", "kind", value="deep"), "expected kind of pooled, query, component, got 'deep'"),
+        (change_config("generator", "kind", value="deep"), "kind: expected 'pooled', 'query'"),
         (change_config("generator", "kinds", value="deep"), "got a difference at 'kinds'"),
         (change_config("generator", "rank", value=5), "expected 'hypernetwork."),
         (change_config("generator", "fusion", value="none"), "is unexpected"),
@@ -224,7 +224,7 @@ def test_settings_from_before_modules_could_be_chosen_are_of_lora() -> None:
     assert not settings().makes_bottlenecks
     assert not settings().makes_prefixes
     with pytest.raises(
-        CheckpointError, match=r"expected module of lora, bottleneck, prefix, bottleneck\+prefix, got 'x'"
+        CheckpointError, match=r"module: expected 'lora', 'bottleneck', 'prefix' or 'bottleneck\+prefix', got 'x'"
     ):
         GeneratorSettings.from_dict({**settings().as_dict(), "module": "x"})
     with pytest.raises(CheckpointError, match="a difference at 'rank'"):

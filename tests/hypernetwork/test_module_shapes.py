@@ -14,12 +14,12 @@ from tagi.api.generator import AdapterGenerator
 from tagi.backbones.load import build_t5
 from tagi.backbones.protocol import BaseModel, count_parameters
 from tagi.backbones.t5 import T5Backbone
-from tagi.data.text.encoder import TextSettings
 from tagi.hypernetwork.component import ComponentGenerator, SharedHeads
 from tagi.hypernetwork.heads import JointHeads, RowHeads
 from tagi.hypernetwork.pooled import PooledGenerator
 from tagi.hypernetwork.targets import words_of
 from tagi.settings.generator import GeneratorSettings
+from tagi.settings.text import TextSettings
 from tests.models import (
     D_MODEL,
     DECODER,
@@ -52,7 +52,8 @@ def generated(**changed: Any) -> tuple[AdapterGenerator, Any]:
     """A generator on T5-XL's shape, and the bank that it makes of three instructions."""
     with torch.device("meta"):
         backbone = T5Backbone(build_t5(XL), tokenizer(), BaseModel("xl", "no weights")).eval()
-        generator = AdapterGenerator(backbone, GeneratorSettings(**changed), TextSettings()).eval()
+        settings = GeneratorSettings(**{"alpha": 64.0, "hidden": 128, **changed})
+        generator = AdapterGenerator(backbone, settings, TextSettings()).eval()
         states = torch.zeros(TASKS, TOKENS, 2048)
         mask = torch.ones(TASKS, TOKENS, dtype=torch.bool)
         return generator, generator.generate_bank(states, mask)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tagi.api.generator import AdapterGenerator
-from tagi.config.recipes import load_recipe
 from tagi.hypernetwork.instruction_norm import InstructionNorm
-from tagi.stages.building import Sources
+from tagi.stages.protocol import Sources
+from tagi.stages.recipes import load_recipe
 from tagi.stages.train import train_stage
 from tests.models import INSTRUCTIONS, same, settings, text_settings, tiny_backbone
 

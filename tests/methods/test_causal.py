@@ -16,7 +16,8 @@ from tagi.errors import CheckpointError, ConfigError, InputError
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.load import load_method
-from tagi.methods.lora import LoraShape, lora_bank
+from tagi.methods.lora import lora_bank
+from tagi.settings.generator import LoraShape
 from tests.causal_models import CORE, POSITIONS, causal_tokenizer, tiny_causal, tiny_causal_model
 from tests.models import (
     ALPHA,

@@ -15,12 +15,12 @@ from transformers import (
     OPTForCausalLM,
 )
 
-from tagi.data.text.encoder import TextSettings
 from tagi.errors import ConfigError
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.flops.causal import CausalShapes, causal_concatenation_cost
 from tagi.methods.flops.costs import Lengths
-from tagi.methods.lora import LoraShape
+from tagi.settings.generator import LoraShape
+from tagi.settings.text import TextSettings
 from tests import causal_models
 from tests.methods.counting import counting
 

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from tagi.adapters.bank import LoraBank
 from tagi.api.generator import AdapterGenerator
-from tagi.data.text.encoder import TextSettings
 from tagi.hypernetwork.inference import answer, merged_runner, rows_runner
 from tagi.hypernetwork.states import TaskStates
 from tagi.methods.flops.costs import Lengths
 from tagi.methods.tagi import TAGI
 from tagi.settings.generator import GeneratorSettings
+from tagi.settings.text import TextSettings
 from tests.causal_models import HIDDEN, tiny_causal
 from tests.methods.counting import counting, flops
 
@@ -32,7 +32,7 @@ GENERATORS: tuple[dict[str, Any], ...] = (
 @pytest.fixture(params=[(kind, at) for kind in KINDS for at in range(len(GENERATORS))], ids=str)
 def generator(request: pytest.FixtureRequest) -> AdapterGenerator:
     kind, at = request.param
-    sizes = {"rank": 4, "alpha": 9.0, "hidden": 13, "width": 12, "heads": 3}
+    sizes = {"kind": "query", "rank": 4, "alpha": 9.0, "hidden": 13, "width": 12, "heads": 3}
     fields = {"word_embed_proj_dim": HIDDEN} if kind == "opt" else {}
     return AdapterGenerator(tiny_causal(kind, **fields), GeneratorSettings(**{**sizes, **GENERATORS[at]}), TEXT).eval()
 
@@ -161,7 +161,15 @@ def test_the_adapter_alone_costs_less_than_with_the_prefix() -> None:
     costs = {}
     for cache in ("none", "stock", "adapted"):
         settings = GeneratorSettings(
-            rank=4, alpha=9.0, hidden=13, width=12, heads=3, fusion="none", shared_rank=SHARED, instruction_cache=cache
+            kind="query",
+            rank=4,
+            alpha=9.0,
+            hidden=13,
+            width=12,
+            heads=3,
+            fusion="none",
+            shared_rank=SHARED,
+            instruction_cache=cache,
         )
         method = TAGI(AdapterGenerator(tiny_causal("llama"), settings, TEXT))
         lengths = Lengths(SEEN, READ, WRITTEN)

@@ -12,9 +12,10 @@ from tagi.data.task import Instance, Task
 from tagi.errors import CheckpointError, DataError
 from tagi.methods.fid import FidICL
 from tagi.methods.objective.fid_teacher import FidTeacher
-from tagi.methods.objective.objective import LossWeights, Objective
+from tagi.methods.objective.objective import Objective
 from tagi.methods.objective.teacher_cache import CacheWriter, distinct_samples
 from tagi.methods.tagi import TAGI
+from tagi.settings.losses import LossSettings
 from tests.models import INSTRUCTIONS, random_bank, same, text_settings, tiny_backbone, tiny_generator, words
 
 KNOWN = [
@@ -98,7 +99,7 @@ def test_it_feels_neither_its_students_adapter_nor_dropout() -> None:
 def test_a_student_learns_from_it_and_from_a_cache_of_it(tmp_path: Path) -> None:
     taught = teacher().float()
     batches = TaskBatches(KNOWN, length=3, tasks_per_batch=2, queries_per_task=2, seed=1)
-    weights = LossWeights(prediction=0.0, kl=1.0)
+    weights = LossSettings(prediction=0.0, kl=1.0)
     generator = tiny_generator(tiny_backbone())
     live = TAGI(generator, Objective(weights, teacher=taught)).eval()
     vocabulary = generator.backbone.vocabulary

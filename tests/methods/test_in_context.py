@@ -18,7 +18,7 @@ from tagi.errors import InputError
 from tagi.methods.fid import QUERY_MARK, FidICL
 from tagi.methods.in_context import ConcatICL, EnsembleICL, InContext
 from tagi.methods.load import load_method
-from tagi.methods.lora import LoraShape
+from tagi.settings.generator import LoraShape
 from tests.models import (
     ALPHA,
     CHOICES,

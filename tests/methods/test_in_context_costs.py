@@ -10,7 +10,7 @@ from tagi.data.task import Example, Task
 from tagi.methods.fid import FidICL
 from tagi.methods.flops.costs import Lengths
 from tagi.methods.in_context import ConcatICL, EnsembleICL, InContext
-from tagi.methods.lora import LoraShape
+from tagi.settings.generator import LoraShape
 from tests.methods.counting import flops
 from tests.methods.test_t5_costs import MODELS
 from tests.models import ALPHA, text_settings, words

@@ -11,14 +11,14 @@ from tagi.backbones.protocol import BaseModel
 from tagi.backbones.t5 import T5Backbone
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
-from tagi.data.text.encoder import TextSettings
 from tagi.data.toy.family import toy_tasks
 from tagi.data.toy.tokenizer import toy_tokenizer
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.fid import FidICL
 from tagi.methods.in_context import ConcatICL, EnsembleICL
 from tagi.methods.protocol import Method
-from tagi.settings.trainer import TrainingSettings
+from tagi.settings.text import TextSettings
+from tagi.settings.training import TrainingSettings
 from tagi.training.trainer import train
 
 TASKS, QUERIES, SHOTS, STEPS = 4, 8, 2, 90
@@ -47,7 +47,10 @@ def trained(name: str, folder: Path) -> Method:
     method = KINDS[name](
         T5Backbone(model, toy_tokenizer(), BaseModel("tiny", "none")), TextSettings("plain", 0, 64, 64, 16)
     )
-    settings = TrainingSettings(steps=STEPS, learning_rate=1e-2, schedule="constant", report_to=(), log_every=STEPS)
+    sizes = {"tasks_per_batch": 1, "queries_per_task": len(samples())}
+    settings = TrainingSettings(
+        steps=STEPS, **sizes, learning_rate=1e-2, schedule="constant", report_to=(), log_every=STEPS
+    )
     train(method, [samples()] * STEPS, settings, folder / name, identity=name, progress=False)
     return method.eval()
 

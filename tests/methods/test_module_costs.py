@@ -13,11 +13,11 @@ from tagi.api.generator import AdapterGenerator
 from tagi.backbones.load import build_t5
 from tagi.backbones.protocol import BaseModel
 from tagi.backbones.t5 import T5Backbone
-from tagi.data.text.encoder import TextSettings
 from tagi.hypernetwork.inference import answer, merged_runner, rows_runner
 from tagi.methods.flops.costs import Components, Cost, Lengths
 from tagi.methods.tagi import TAGI
 from tagi.settings.generator import GeneratorSettings
+from tagi.settings.text import TextSettings
 from tests.methods.counting import counting, flops
 from tests.methods.test_t5_costs import MODELS, READ, SEEN, WRITTEN, check, tokens
 from tests.models import MODULES, settings, text_settings, tiny_backbone, tiny_generator, tokenizer
@@ -150,6 +150,7 @@ def test_published_sizes_from_shapes_without_weights() -> None:
         module="bottleneck+prefix",
         placement="ffn",
         bottleneck=512,
+        alpha=64.0,
         hidden=2048,
         fusion="concatenation",
     )

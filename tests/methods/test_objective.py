@@ -14,10 +14,11 @@ from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.errors import CheckpointError
 from tagi.methods.objective.losses import contrast_loss, distillation_loss, product_alignment, row_losses
-from tagi.methods.objective.objective import LossWeights, Objective
+from tagi.methods.objective.objective import Objective
 from tagi.methods.objective.teacher_cache import CacheWriter, TeacherCache, distinct_samples, sample_key
 from tagi.methods.objective.teachers import Catalogue, ConcatenatedTeacher, freeze
 from tagi.methods.tagi import TAGI
+from tagi.settings.losses import LossSettings
 from tests.models import (
     INPUTS,
     INSTRUCTIONS,
@@ -54,7 +55,7 @@ def objective(generator: AdapterGenerator, **weights: Any) -> Objective:
     catalogue = Catalogue(CATEGORIES, bank)
     teacher = ConcatenatedTeacher(teacher_backbone, TEXT, catalogue)
     freeze(teacher)
-    return Objective(LossWeights(**weights), teacher=teacher, catalogue=catalogue)
+    return Objective(LossSettings(**weights), teacher=teacher, catalogue=catalogue)
 
 
 ALL: dict[str, Any] = {
@@ -175,9 +176,9 @@ def test_what_is_not_lora_cannot_be_aligned(name: str) -> None:
 
 def test_a_weight_without_its_teacher_is_refused() -> None:
     with pytest.raises(ValueError, match="no teacher"):
-        Objective(LossWeights(kl=1.0))
+        Objective(LossSettings(kl=1.0))
     with pytest.raises(ValueError, match="no LoRA teachers"):
-        Objective(LossWeights(ins=1.0))
+        Objective(LossSettings(ins=1.0))
 
 
 # A cache of the teacher's distributions.
@@ -199,7 +200,7 @@ def test_a_whole_cache_gives_the_teachers_loss(tmp_path: Path) -> None:
     generator = tiny_generator()
     samples = rows()
     online = TAGI(generator, objective(generator, kl=1.0, temperature=2.0)).eval()
-    weights = LossWeights(kl=1.0, temperature=2.0)
+    weights = LossSettings(kl=1.0, temperature=2.0)
     whole = TAGI(generator, Objective(weights, teacher=cached(tmp_path / "whole", generator, samples))).eval()
     expected = float(kl_of(online, samples))
     assert float(kl_of(whole, samples)) == pytest.approx(expected, rel=2e-3)  # kept in half precision

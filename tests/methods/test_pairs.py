@@ -7,13 +7,14 @@ import torch
 
 from tagi.data.batches import Sample
 from tagi.methods.objective.losses import distillation_loss, prediction_loss
-from tagi.methods.objective.objective import LossWeights, Objective
+from tagi.methods.objective.objective import Objective
 from tagi.methods.tagi import TAGI
+from tagi.settings.losses import LossSettings
 from tests.causal_models import exact_causal
 from tests.hypernetwork.test_adapted_prefix import made
 from tests.models import WORDS, tasks
 
-WEIGHTS = LossWeights(prediction=0.7, alone=1.3, alone_kl=0.4)
+WEIGHTS = LossSettings(prediction=0.7, alone=1.3, alone_kl=0.4)
 
 
 def samples() -> list[Sample]:
@@ -55,7 +56,7 @@ def test_the_loss_is_of_both_rows_and_the_prompted_row_teaches_the_other() -> No
 
 
 def test_the_teacher_gets_no_gradient_from_its_pupil() -> None:
-    method = TAGI(made(exact_causal("llama")), Objective(LossWeights(prediction=0.0, alone_kl=1.0)))
+    method = TAGI(made(exact_causal("llama")), Objective(LossSettings(prediction=0.0, alone_kl=1.0)))
     batch = method.collate(samples())
     method(**batch)["loss"].backward()
     pupil = {name: p.grad.clone() for name, p in method.named_parameters() if p.grad is not None}
@@ -84,4 +85,4 @@ def test_pairs_work_with_stock_prefixes() -> None:
     apart = method(**{**batch, "alone": batch["alone"].flip(0)})
     assert terms["alone"] != apart["alone"]
     assert replace(WEIGHTS, alone=0.0).pairs
-    assert not LossWeights().pairs
+    assert not LossSettings().pairs

@@ -20,7 +20,7 @@ from tagi.methods import causal
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.flops.costs import Lengths
 from tagi.methods.load import load_method
-from tagi.methods.lora import LoraShape
+from tagi.settings.generator import LoraShape
 from tests.causal_models import CORE, MODELS, WINDOW, causal_tokenizer, close, exact_causal, tiny_causal_model
 from tests.methods.counting import counting
 from tests.models import (

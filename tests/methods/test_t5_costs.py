@@ -13,14 +13,13 @@ from tagi.api.generator import AdapterGenerator
 from tagi.backbones.load import build_t5
 from tagi.backbones.protocol import BaseModel
 from tagi.backbones.t5 import T5Backbone
-from tagi.data.text.encoder import TextSettings
 from tagi.hypernetwork.inference import Runner, answer, merged_runner, rows_runner
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.flops.costs import Cost, Lengths
 from tagi.methods.flops.t5 import T5Shapes
-from tagi.methods.lora import LoraShape
 from tagi.methods.tagi import TAGI
-from tagi.settings.generator import GeneratorSettings
+from tagi.settings.generator import GeneratorSettings, LoraShape
+from tagi.settings.text import TextSettings
 from tests.methods.counting import counting, flops
 from tests.models import ALPHA, settings, text_settings, tiny_backbone, tiny_generator, tokenizer, words
 

@@ -16,8 +16,9 @@ from tagi.data.task import Task
 from tagi.errors import CheckpointError, ConfigError
 from tagi.formats.peft import write_peft
 from tagi.methods.concatenation import Concatenation
-from tagi.methods.lora import LoraShape, inject_lora, lora_bank, reset_lora
+from tagi.methods.lora import inject_lora, lora_bank, reset_lora
 from tagi.methods.objective.teachers import CATALOGUE, Catalogue, ConcatenatedTeacher, read_catalogue
+from tagi.settings.generator import LoraShape
 from tests.models import (
     ALPHA,
     IDENTITY,

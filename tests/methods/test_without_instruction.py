@@ -7,8 +7,6 @@ from typing import Any
 import pytest
 import torch
 
-from tagi.config.characteristics import characteristics
-from tagi.config.recipes import load_recipe
 from tagi.data.batches import Sample
 from tagi.errors import ConfigError
 from tagi.evaluation.conditions import INSTRUCTIONS as INSTRUCTIONS_GIVEN
@@ -18,8 +16,11 @@ from tagi.methods.concatenation import Concatenation
 from tagi.methods.flops.costs import Lengths
 from tagi.methods.load import load_method
 from tagi.methods.prompted import Prompted
-from tagi.stages.building import load_recipe_backbone, metatrained_method, untrained_method
+from tagi.stages.characteristics import characteristics
 from tagi.stages.flops import flops
+from tagi.stages.recipe_backbone import load_recipe_backbone
+from tagi.stages.recipes import load_recipe
+from tagi.stages.registry import last_stage, stage_of
 from tests.causal_models import tiny_causal
 from tests.models import INPUTS, INSTRUCTIONS, ROW_TASKS, tasks, text_settings, tiny_backbone
 
@@ -95,11 +96,11 @@ def test_a_recipe_says_so(name: str) -> None:
 
 def test_a_checkpoint_says_so(tmp_path: Path) -> None:
     recipe = load_recipe("toy+tk-instruct-lora", ["metatrain.instruction=false"])
-    method = metatrained_method(recipe, load_recipe_backbone(recipe, tmp_path))
+    method = stage_of("metatrain").untrained(recipe, load_recipe_backbone(recipe, tmp_path))
     method.save(tmp_path / "model")
     assert load_method(tmp_path / "model").text.settings.reads == "nothing"
     single = load_recipe("toy+full-ft", ["metatrain.instruction=false"])
-    assert untrained_method(single, load_recipe_backbone(single, tmp_path)).reads_instruction
+    assert last_stage(single).untrained(single, load_recipe_backbone(single, tmp_path)).reads_instruction
 
 
 @pytest.mark.parametrize(

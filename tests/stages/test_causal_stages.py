@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tagi.config.recipes import load_recipe
 from tagi.errors import ConfigError
 from tagi.formats.generator import load_generator
 from tagi.formats.peft import read_peft
+from tagi.stages.recipes import load_recipe
 from tagi.stages.run import run
 from tests.commands import Run
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from tagi.config.methods import chosen_methods, method_names
-from tagi.config.recipes import load_recipe
 from tagi.errors import ConfigError
 from tagi.methods.flops.causal import CausalShapes, causal_concatenation_cost
 from tagi.methods.flops.costs import Lengths
 from tagi.methods.flops.t5 import T5Shapes, concatenation_cost, tagi_cost
 from tagi.settings.recipe import Recipe
-from tagi.stages.building import generator_settings
 from tagi.stages.describe import shapes_of
 from tagi.stages.flops import GPT2_XL, OPT_13B, flops, table, table_rows
+from tagi.stages.recipe_settings import generator_settings
+from tagi.stages.recipes import load_recipe
 from tests.causal_models import causal_tokenizer, tiny_causal_model
 
 BASE, XL = "t5-base-lm-adapt", "t5-xl-lm-adapt"

@@ -11,11 +11,11 @@ from tagi.api.generator import AdapterGenerator
 from tagi.backbones.load import load_backbone
 from tagi.cli.demo import _real
 from tagi.data.everyday import everyday_tasks
-from tagi.data.text.encoder import TextSettings
 from tagi.errors import ConfigError, TagiError
 from tagi.formats.export_card import RECORD
 from tagi.methods.tagi import TAGI
 from tagi.settings.generator import GeneratorSettings
+from tagi.settings.text import TextSettings
 from tests.causal_models import causal_tokenizer, tiny_causal_model
 
 # PEFT 0.21 asks transformers 5.23 under a name that it deprecates.
@@ -27,7 +27,7 @@ TEXT = TextSettings(encoding="plain", max_instruction_tokens=31, max_input_token
 def generator(tmp_path: Path) -> AdapterGenerator:
     tiny_causal_model(max_position_embeddings=113).save_pretrained(tmp_path / "base")
     causal_tokenizer().save_pretrained(tmp_path / "base")
-    settings = GeneratorSettings(rank=3, alpha=5.0, hidden=13, width=12, heads=3, fusion="concatenation")
+    settings = GeneratorSettings(kind="query", rank=3, alpha=5.0, hidden=13, width=12, heads=3, fusion="concatenation")
     made = AdapterGenerator(load_backbone(str(tmp_path / "base")), settings, TEXT)
     random = torch.Generator().manual_seed(7)
     with torch.no_grad():

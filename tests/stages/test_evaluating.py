@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from tagi.config.recipes import load_recipe
 from tagi.data.task import Task
 from tagi.errors import CheckpointError, ConfigError, DataError, InputError
 from tagi.evaluation.conditions import SENSITIVITY
@@ -19,6 +18,7 @@ from tagi.formats.records import trained_by
 from tagi.settings.recipe import Recipe
 from tagi.stages.evaluate import Asked, evaluate, select_tasks
 from tagi.stages.evaluation_folder import alone
+from tagi.stages.recipes import load_recipe
 from tests.evaluation.echo import Echo, tasks
 
 ASKED = Asked(conditions=("right", "none"), tasks=("*-partner", "*-copy"), limit=3)

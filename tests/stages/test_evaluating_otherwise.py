@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tagi.config.recipes import load_recipe
 from tagi.data.task import Task
 from tagi.errors import InputError
 from tagi.settings.recipe import Recipe
 from tagi.stages.evaluate import Asked, evaluate, in_wording
+from tagi.stages.recipes import load_recipe
 from tests.commands import Run
 from tests.evaluation.echo import Echo
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tagi.config.recipes import load_recipe
 from tagi.data.digest import files_digest
 from tagi.settings.recipe import Recipe
 from tagi.settings.tables import Stage
-from tagi.stages.building import Sources
 from tagi.stages.identity import stage_identity
+from tagi.stages.protocol import Sources
+from tagi.stages.recipes import load_recipe
 
 ASSETS = "src/tagi/assets/toy-backbone"
 TASK = {"task": "one", "category": "c", "instruction": "do it", "instances": [{"input": "x", "outputs": ["y"]}]}

@@ -6,15 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from tagi.config.recipes import load_recipe
 from tagi.errors import ConfigError, InputError
 from tagi.evaluation.conditions import SENSITIVITY
 from tagi.evaluation.reports.compare import compare
 from tagi.methods.load import load_method
 from tagi.methods.tagi import TAGI
-from tagi.stages.building import Sources, in_context_text, task_batches_of
 from tagi.stages.estimate import estimate
 from tagi.stages.evaluate import Asked, evaluate
+from tagi.stages.protocol import Sources
+from tagi.stages.recipe_settings import in_context_text
+from tagi.stages.recipes import load_recipe
+from tagi.stages.registry import stage_of
 from tagi.stages.run import run
 from tagi.stages.tasks import load_tasks
 from tagi.stages.train import train_stage
@@ -82,11 +84,13 @@ def test_scores_with_and_without_shots_are_of_the_same_test_data(metatrained: Pa
 def test_every_episode_has_as_many_shots_as_the_recipe_says() -> None:
     recipe = load_recipe("toy", [*SHORT, "metatrain.method=concat-icl"])
     loaded = load_tasks(recipe, "train")
-    assert {len(sample.shots) for sample in task_batches_of(recipe, "metatrain", loaded)[0]} == {4}
-    assert {len(sample.shots) for sample in task_batches_of(recipe, "finetune", loaded)[0]} == {0}
-    assert {len(sample.shots) for sample in task_batches_of(load_recipe("toy", SHORT), "metatrain", loaded)[0]} == {0}
+    assert {len(sample.shots) for sample in stage_of("metatrain").task_batches(recipe, loaded)[0]} == {4}
+    assert {len(sample.shots) for sample in stage_of("finetune").task_batches(recipe, loaded)[0]} == {0}
+    assert {
+        len(sample.shots) for sample in stage_of("metatrain").task_batches(load_recipe("toy", SHORT), loaded)[0]
+    } == {0}
     reader = load_recipe("toy", [*SHORT, "generator.reads=demonstrations"])
-    assert {len(sample.shots) for sample in task_batches_of(reader, "finetune", loaded)[0]} == {4}
+    assert {len(sample.shots) for sample in stage_of("finetune").task_batches(reader, loaded)[0]} == {4}
 
 
 def test_p3_is_read_without_instructions(data_dir: Path) -> None:

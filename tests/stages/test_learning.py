@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from tagi.backbones.load import load_backbone
 from tagi.backbones.t5 import T5Backbone
 from tagi.config.methods import method_names
-from tagi.config.recipes import load_recipe
 from tagi.data.batches import Sample, TaskBatches
 from tagi.data.task import Example, Instance, Task
 from tagi.evaluation.lengths import task_lengths
@@ -25,8 +24,11 @@ from tagi.formats.records import RECORD, read_record
 from tagi.methods.load import load_method
 from tagi.methods.protocol import Method
 from tagi.settings.recipe import Recipe
+from tagi.settings.tables import fields_of
 from tagi.settings.training import MetatrainSettings
-from tagi.stages import building
+from tagi.stages import protocol
+from tagi.stages.recipes import load_recipe
+from tagi.stages.registry import stage_of
 from tagi.stages.run import run
 from tagi.stages.tasks import load_tasks
 from tagi.stages.train import train_stage
@@ -161,7 +163,7 @@ def learned(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         return Learned(method, recipe, read_record(folder / RECORD), folder, tasks, tuple(map(tuple, known)))
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(building, "TaskBatches", WholeBatches)
+        patched.setattr(protocol, "TaskBatches", WholeBatches)
         yield learn
 
 
@@ -260,7 +262,7 @@ def test_no_ft_is_never_trained(learned: Callable[[str], Learned], backbone: Pat
     assert json.loads((one.folder / "model" / "config.json").read_text())["frozen"] is True
 
 
-@pytest.mark.parametrize("name", get_args(MetatrainSettings.model_fields["method"].annotation))
+@pytest.mark.parametrize("name", get_args(fields_of(MetatrainSettings)["method"].annotation))
 def test_what_a_recipe_names_is_what_is_trained(name: str, backbone: Path) -> None:
     recipe = load_recipe("toy", [f"metatrain.method={name}"])
-    assert building.metatrained_method(recipe, load_backbone(str(backbone), T5Backbone)).name == name
+    assert stage_of("metatrain").untrained(recipe, load_backbone(str(backbone), T5Backbone)).name == name

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from tagi.config.methods import method_names
-from tagi.config.recipes import load_recipe
 from tagi.errors import ConfigError
 from tagi.settings.tables import STAGES
 from tagi.stages.compare_methods import Rivalry, _bounds, compare_methods, shown_rows
+from tagi.stages.recipes import load_recipe
 from tests.commands import Run
 
 TINY = [

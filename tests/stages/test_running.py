@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from tagi.config.recipes import load_recipe
 from tagi.errors import ConfigError, DataError, TrainingError
 from tagi.formats.peft import read_peft
 from tagi.settings.recipe import Recipe
-from tagi.stages.building import Sources
 from tagi.stages.describe import describe
 from tagi.stages.estimate import estimate
 from tagi.stages.identity import stage_identity
-from tagi.stages.many import folder_name
+from tagi.stages.many_models import folder_name
+from tagi.stages.protocol import Job, Sources
+from tagi.stages.recipes import load_recipe
+from tagi.stages.registry import stage_of
 from tagi.stages.run import plan, run
-from tagi.stages.teachers import train_teachers
 from tagi.stages.train import train_stage
 from tests.causal_models import causal_tokenizer, tiny_causal, tiny_causal_model
 from tests.commands import Run
@@ -191,12 +191,12 @@ def test_alignment_with_nothing_is_refused_and_with_something_is_counted(finishe
 
 
 def test_categories_that_would_share_a_folder_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tagi.stages import many
+    from tagi.stages import many_models
 
     assert folder_name("Question Answering") == "question-answering"
-    monkeypatch.setattr(many, "folder_name", lambda category: "same")
+    monkeypatch.setattr(many_models, "folder_name", lambda category: "same")
     with pytest.raises(DataError, match="'copy' and 'kelvan'"):
-        train_teachers(load_recipe("toy", TINY), tmp_path, Sources(), identity="x", resume=False, progress=False)
+        stage_of("teachers").build(Job.of(load_recipe("toy", TINY), tmp_path))
 
 
 def test_run_from_the_command_line(run_tagi: Run, tmp_path: Path) -> None:

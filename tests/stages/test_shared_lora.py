@@ -6,17 +6,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tagi.api.generator import AdapterGenerator
-from tagi.config.recipes import load_recipe
 from tagi.data.batches import Sample
 from tagi.errors import CheckpointError, ConfigError
+from tagi.hypernetwork.model import GeneratorModel
 from tagi.hypernetwork.shared_lora import SharedLora
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.load import load_method
 from tagi.methods.lora import lora_bank
 from tagi.methods.tagi import TAGI, batch_of
 from tagi.settings.recipe import Recipe
-from tagi.stages.building import Sources
+from tagi.stages.protocol import Sources
+from tagi.stages.recipes import load_recipe
 from tagi.stages.tasks import load_tasks
 from tagi.stages.train import train_stage
 from tests.causal_models import close
@@ -47,7 +47,7 @@ def finetuned(out: Path, start: Path | None, *changed: str) -> TAGI:
     return method
 
 
-def shared_of(generator: AdapterGenerator) -> SharedLora:
+def shared_of(generator: GeneratorModel) -> SharedLora:
     assert generator.shared is not None
     return generator.shared
 
@@ -77,7 +77,7 @@ def loaded(folder: Path) -> CausalConcatenation:
 
 def test_the_metatrained_lora_is_copied_exactly(metatrained: Path, started: Path) -> None:
     source, generator = loaded(metatrained), load_method(started / "model").generator
-    assert isinstance(generator, AdapterGenerator)
+    assert isinstance(generator, GeneratorModel)
     assert source.lora is not None
     bank = lora_bank(source.backbone, source.lora)
     factors = shared_of(generator).factors()

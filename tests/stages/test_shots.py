@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from tagi.config.recipes import load_recipe
 from tagi.data.readers.p3_eval import EVALUATION_SETS
 from tagi.data.task import Example, Task
 from tagi.errors import DataError
 from tagi.settings.recipe import Recipe
-from tagi.stages.building import Sources
 from tagi.stages.identity import stage_identity
+from tagi.stages.protocol import Sources
+from tagi.stages.recipes import load_recipe
 from tagi.stages.shots import wants_shots
 from tagi.stages.tasks import load_tasks
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tagi.config.recipes import load_recipe
 from tagi.errors import CheckpointError, ConfigError, InputError
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.load import load_method
 from tagi.methods.single import SingleTask
+from tagi.stages.recipes import load_recipe
 from tagi.stages.run import run
 from tagi.stages.tasks import load_tasks
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tagi.config.recipes import load_recipe
+from tagi.stages.recipes import load_recipe
 from tagi.stages.tasks import Split, load_tasks
 
 
@@ -19,7 +19,7 @@ def checkout_of(root: Path) -> Path:
             "Input_language": ["English"],
             "Output_language": ["English"],
             "Positive Examples": [],
-            "Instances": [{"id": f"i{at}", "input": "x " * at, "output": [str(at)]} for at in range(9)],
+            "Instances": [{"id": f"i{at}", "input": "x " * (at + 1), "output": [str(at)]} for at in range(9)],
         }
         (root / "tasks" / f"{name}.json").write_text(json.dumps(fields))
     return root

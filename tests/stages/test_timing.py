@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from tagi.config.recipes import load_recipe
 from tagi.errors import ConfigError
 from tagi.evaluation.timing.comparison import Contest
 from tagi.settings.recipe import Recipe
 from tagi.stages.describe import PUBLISHED
+from tagi.stages.recipes import load_recipe
 from tagi.stages.time import GivenLengths, TimingRequest, time_methods
 
 FIELDS = {"d_model": 24, "d_kv": 5, "num_heads": 3, "d_ff": 37, "num_layers": 3, "num_decoder_layers": 2}

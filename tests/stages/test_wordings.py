@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from tagi.config.recipes import load_recipe
 from tagi.errors import ConfigError
 from tagi.methods.objective.teacher_cache import sample_key
 from tagi.settings.recipe import Recipe
-from tagi.stages.building import Sources, build_stage, task_batches_of
 from tagi.stages.identity import score_identity, stage_identity
+from tagi.stages.protocol import Job, Sources
+from tagi.stages.recipes import load_recipe
+from tagi.stages.registry import stage_of
 from tagi.stages.tasks import load_tasks
 
 WEIGHTS = "data.wordings={definition = 1.0, 1 = 2.0}"
@@ -46,14 +47,14 @@ def test_every_stage_on_training_tasks_draws_them(file: Path) -> None:
     recipe = recipe_at(file, WEIGHTS, *SHOWING)
     loaded = load_tasks(recipe, "train")
     for stage in ("metatrain", "teachers", "finetune", "single"):
-        found = task_batches_of(recipe, stage, loaded)
+        found = stage_of(stage).task_batches(recipe, loaded)
         assert found.wordings == (None if stage == "single" else {"definition": 1.0, "1": 2.0})
         assert (found.demonstrations, found.positives) == (0.5, 2)
-    batch = task_batches_of(recipe, "finetune", loaded)
+    batch = stage_of("finetune").task_batches(recipe, loaded)
     rows = [sample for at in range(20) for sample in batch[at]]
     assert {sample.instruction for sample in rows if sample.task.name == "t2"} == {"do 2", "please do 2"}
     assert {len(sample.examples or ()) for sample in rows} == {0, 1, 2}
-    plain = task_batches_of(recipe_at(file), "finetune", loaded)
+    plain = stage_of("finetune").task_batches(recipe_at(file), loaded)
     assert (plain.wordings, plain.demonstrations) == (None, None)
 
 
@@ -61,7 +62,7 @@ def test_an_unknown_wording_is_refused_before_training(file: Path, tmp_path: Pat
     recipe = recipe_at(file, "data.wordings={definition = 1.0, polite = 2.0}")
     message = r"data.wordings.polite: no training task has a wording of this name; known names: definition, 1$"
     with pytest.raises(ConfigError, match=message):
-        build_stage(recipe, "finetune", tmp_path, Sources())
+        stage_of("finetune").build(Job.of(recipe, tmp_path))
     with pytest.raises(ConfigError, match=message):
         stage_identity(recipe, "teachers", Sources())
     with pytest.raises(ConfigError, match=r"known names: definition, 1, 2, .*, 11 and 53 more$"):
@@ -73,7 +74,7 @@ def test_names_of_the_real_tasks(data_dir: Path) -> None:
     place = f"data.path={data_dir / 'natural-instructions'}"
     recipe = load_recipe("smollm2", [place, weights, "data.instances_per_task=2"])
     loaded = load_tasks(recipe, "train")
-    batch = task_batches_of(recipe, "finetune", loaded)
+    batch = stage_of("finetune").task_batches(recipe, loaded)
     rows = [sample for at in range(50) for sample in batch[at]]
     names = {name for sample in rows for name, text in sample.task.texts.items() if text == sample.instruction}
     assert names == {"definition", "terse", "short", "plain", "request", "detailed"}
@@ -144,8 +145,8 @@ def test_identities_of_older_recipes_hold() -> None:
 
 def test_drawn_demonstrations_belong_to_a_sample(file: Path) -> None:
     recipe = recipe_at(file, *SHOWING)
-    batch = task_batches_of(recipe, "finetune", load_tasks(recipe, "train"))
-    old = task_batches_of(recipe_at(file), "finetune", load_tasks(recipe, "train"))[0][0]
+    batch = stage_of("finetune").task_batches(recipe, load_tasks(recipe, "train"))
+    old = stage_of("finetune").task_batches(recipe_at(file), load_tasks(recipe, "train"))[0][0]
     # As it was before demonstrations were drawn.
     assert sample_key(old) == "c9ef91a29f7b4b690dd997b7"
     rows = [sample for at in range(9) for sample in batch[at]]
@@ -158,7 +159,7 @@ def test_drawn_demonstrations_belong_to_a_sample(file: Path) -> None:
 
 def test_batches_of_the_toy_recipe_are_what_they_always_were() -> None:
     recipe = load_recipe("toy")
-    batch = task_batches_of(recipe, "finetune", load_tasks(recipe, "train"))
+    batch = stage_of("finetune").task_batches(recipe, load_tasks(recipe, "train"))
     rows = [(row.task.name, row.instruction, row.input, row.target) for at in range(7) for row in batch[at]]
     assert len(rows) == 7 * 64
     assert rows[5 * 64 + 26] == (

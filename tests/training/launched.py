@@ -16,11 +16,11 @@ from accelerate import DistributedType, PartialState
 from safetensors.torch import save_file
 
 from tagi.data.batches import Sample
-from tagi.data.text.encoder import TextSettings
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.protocol import Trainable
 from tagi.methods.tagi import TAGI
-from tagi.settings.trainer import TrainingSettings
+from tagi.settings.text import TextSettings
+from tagi.settings.training import TrainingSettings
 from tagi.training.distributed import is_main_process, process_count
 from tagi.training.loop import MethodTrainer
 from tagi.training.trainer import train
@@ -57,7 +57,8 @@ def model(kind: str, dropout: float = 0.0) -> Trainable:
 
 def settings(processes: int, **changed: Any) -> TrainingSettings:
     given = {"steps": STEPS, "learning_rate": 3e-3, "log_every": 1, "save_every": 4, "report_to": (), **changed}
-    return TrainingSettings(**{"accumulation": MICRO_BATCHES // processes, "warmup_ratio": 0.0, **given})
+    micro_batches = {"tasks_per_batch": 1, "queries_per_task": 1, "accumulation": MICRO_BATCHES // processes}
+    return TrainingSettings(**{**micro_batches, "warmup_ratio": 0.0, **given})
 
 
 def weights(folder: Path, name: str, trained: Trainable) -> None:

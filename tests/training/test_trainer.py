@@ -15,13 +15,21 @@ from torch import Tensor, nn
 
 from tagi.errors import TrainingError
 from tagi.methods.protocol import Trainable
-from tagi.settings.trainer import TrainingSettings
+from tagi.settings.training import TrainingSettings
 from tagi.training import loop
 from tagi.training.checkpoints import MARKER, drop_old, mark_complete, newest_complete, read_marker
 from tagi.training.trainer import fingerprint, train
 
 SETTINGS = TrainingSettings(
-    steps=6, learning_rate=0.05, save_every=2, keep_checkpoints=9, log_every=1, accumulation=2, report_to=()
+    steps=6,
+    tasks_per_batch=1,
+    queries_per_task=1,
+    learning_rate=0.05,
+    save_every=2,
+    keep_checkpoints=9,
+    log_every=1,
+    accumulation=2,
+    report_to=(),
 )
 
 
@@ -162,7 +170,7 @@ class Words(Trainable):
 
 def test_a_step_is_the_mean_over_its_tokens_however_they_are_split(tmp_path: Path) -> None:
     whole, split = Words(), Words()
-    once = replace(SETTINGS, steps=1, accumulation=1, warmup_ratio=0.0, max_grad_norm=0.0)
+    once = replace(SETTINGS, steps=1, accumulation=1, warmup_ratio=0.0, max_grad_norm=1e9)
     one = train(whole, [[(0, 11)]], once, tmp_path / "whole", identity="a", progress=False)
     parts = [[(0, 1)], [(1, 8)], [(9, 2)]]
     other = train(split, parts, replace(once, accumulation=3), tmp_path / "split", identity="a", progress=False)

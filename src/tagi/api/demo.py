@@ -11,7 +11,6 @@ import torch
 from tagi.api.generate import open_generator
 from tagi.api.task_adapter import TaskAdapter
 from tagi.backbones.causal import CausalBackbone
-from tagi.config.recipes import load_recipe
 from tagi.data.task import Task
 from tagi.data.toy.family import toy_tasks
 from tagi.data.toy.programs import train_programs
@@ -24,6 +23,7 @@ from tagi.formats.verify import as_rows, verify
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.tagi import TAGI
 from tagi.stages.evaluate import Asked, evaluate
+from tagi.stages.recipes import load_recipe
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from tagi.evaluation.scoring.metrics import Prediction, score_predictions
 from tagi.files import write_text
 from tagi.formats.task_adapter import ORIGIN, STATES, digest_of, generator_digest, open_adapter, origin_of_adapter
 from tagi.methods.refining import Refined
-from tagi.settings.trainer import TrainingSettings
+from tagi.settings.training import TrainingSettings
 from tagi.training.trainer import fingerprint, train
 
 ADAPTER = "adapter"
@@ -126,14 +126,17 @@ def _refined(
     task, steps = _task(examples), how.steps
     settings = TrainingSettings(
         steps=steps,
+        tasks_per_batch=1,
+        queries_per_task=min(how.batch_size, len(examples)),
         learning_rate=how.learning_rate,
         warmup_ratio=_WARMUP if steps * _WARMUP >= 1 else 0.0,  # of few steps none is spent at rate 0
         seed=how.seed,
         save_every=max(1, steps // _SAVES),
         log_every=max(1, steps // _LOGS),
     )
-    queries = min(how.batch_size, len(examples))
-    batches = TaskBatches([task], length=steps, tasks_per_batch=1, queries_per_task=queries, seed=how.seed)
+    batches = TaskBatches(
+        [task], length=steps, tasks_per_batch=1, queries_per_task=settings.queries_per_task, seed=how.seed
+    )
     model = Refined(adapter)
     outcome: dict[str, Any] = {"history": [], "seconds": 0.0}
     try:

@@ -13,7 +13,6 @@ from tagi.backbones import shapes
 from tagi.backbones.decoding import decode
 from tagi.backbones.fused import fused_sites
 from tagi.backbones.protocol import (
-    IGNORED,
     Backbone,
     BaseModel,
     Decoding,
@@ -24,6 +23,7 @@ from tagi.backbones.protocol import (
 )
 from tagi.backbones.scores import choice_scores
 from tagi.errors import InputError
+from tagi.settings.text import IGNORED
 
 _EPSILONS = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
 """Names of the epsilon of norms in configurations."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import transformers
 from filelock import FileLock
+from platformdirs.unix import Unix
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tagi.errors import CheckpointError, ConfigError
@@ -66,11 +67,8 @@ def file_digest(file: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """Where what is costly to make is kept for this user."""
-    named = os.environ.get("TAGI_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tagi"
+    """Return this user's folder for what is costly to make, the same on every platform."""
+    return Path(os.environ.get("TAGI_CACHE") or Unix("tagi").user_cache_path)
 
 
 def converted(name: str, file: Path, digest: str) -> Path:

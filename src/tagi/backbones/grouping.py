@@ -5,8 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tagi.backbones.protocol import IGNORED
 from tagi.backbones.shapes import Labels, Logits, TokenIds, TokenMask
+from tagi.settings.text import IGNORED
 
 _OVERHEADS = {"cpu": 16}
 _OVERHEAD = 8192

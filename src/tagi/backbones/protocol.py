@@ -18,8 +18,6 @@ from tagi.backbones import shapes
 B = TypeVar("B", bound="Backbone")
 Projection = Literal["q", "v"]
 Reduction = Literal["sum", "mean"]
-IGNORED = -100
-"""The label of what is no token of a target: padding."""
 KeysValues = list[tuple[Float[Tensor, "_row _heads _token _d_kv"], Float[Tensor, "_row _heads _token _d_kv"]]]
 """Keys and values of one attention per layer, `(row, heads, token, d_kv)`, whatever the attention."""
 

@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tagi.backbones.protocol import IGNORED, Reduction
+from tagi.backbones.protocol import Reduction
 from tagi.backbones.shapes import ChoiceLabels, ChoiceScores
+from tagi.settings.text import IGNORED
 
 
 def choice_scores(

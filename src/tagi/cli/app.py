@@ -24,7 +24,7 @@ from tagi.cli.report import report
 from tagi.cli.run import run
 from tagi.cli.sweep import sweep
 from tagi.cli.time import time
-from tagi.cli.train import train
+from tagi.cli.train import TrainCommand, train
 from tagi.cli.verify import verify
 from tagi.errors import InputError, TagiError
 
@@ -75,7 +75,7 @@ for _command in (
     flops,
     time,
 ):
-    app.command()(_command)
+    app.command(cls=TrainCommand if _command is train else None)(_command)
 app.add_typer(recipes.app, name="recipes")
 
 

@@ -90,7 +90,7 @@ def _methods(
 ) -> None:
     from tagi.cli.quiet import quiet
     from tagi.config.methods import chosen_methods
-    from tagi.config.recipes import load_recipe
+    from tagi.stages.recipes import load_recipe
 
     if b is not None:
         raise typer.BadParameter(f"expected one recipe with --methods, got {recipe} and {b}")

@@ -39,7 +39,7 @@ def describe(
       tagi describe --recipe smollm2
     """
     from tagi.cli.quiet import quiet
-    from tagi.config.recipes import load_recipe
+    from tagi.stages.recipes import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     quiet()

@@ -96,8 +96,8 @@ def evaluate(
       tagi evaluate runs/smollm2 smollm2 --set data.path=natural-instructions --held-out --condition "LoRA alone"
     """
     from tagi.cli.quiet import quiet
-    from tagi.config.recipes import load_recipe
     from tagi.errors import InputError
+    from tagi.stages.recipes import load_recipe
 
     if out is not None and out.is_file():
         raise InputError(f"--out: expected a new folder, got {out}, which is a file")

@@ -58,7 +58,7 @@ def flops(
     """
     from tagi.cli.quiet import quiet
     from tagi.config.methods import chosen_methods
-    from tagi.config.recipes import load_recipe
+    from tagi.stages.recipes import load_recipe
 
     refuse_used(out)
     loaded = load_recipe(recipe, overrides or [])

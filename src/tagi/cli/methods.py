@@ -25,9 +25,9 @@ def methods(
       tagi methods toy --set generator.fusion=attention
       tagi run toy+hint --out runs/toy-hint
     """
-    from tagi.config.characteristics import characteristics
     from tagi.config.methods import chosen_methods, method_row
-    from tagi.config.recipes import load_recipe
+    from tagi.stages.characteristics import characteristics
+    from tagi.stages.recipes import load_recipe
 
     rows: list[dict[str, Any]] = []
     changed = {}

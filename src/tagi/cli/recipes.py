@@ -23,11 +23,9 @@ def list_shipped(as_json: JsonFlag = False) -> None:
       tagi recipes list
       tagi recipes list --json
     """
-    from dataclasses import asdict
-
     from tagi.config.recipes import list_recipes
 
-    print_table([asdict(summary) for summary in list_recipes()], as_json=as_json)
+    print_table(list_recipes(), as_json=as_json)
 
 
 @app.command()
@@ -85,8 +83,8 @@ def check(recipes: Names, overrides: Overrides = None, as_json: JsonFlag = False
 
 
 def _faults(recipe: str, overrides: list[str]) -> list[str]:
-    from tagi.config.recipes import check_recipe
     from tagi.errors import ConfigError
+    from tagi.stages.recipes import check_recipe
 
     try:
         return check_recipe(recipe, overrides)

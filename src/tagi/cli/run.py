@@ -40,7 +40,7 @@ def run(
       tagi run sni-xl --dry-run --tflops 300
     """
     from tagi.cli.quiet import quiet
-    from tagi.config.recipes import load_recipe
+    from tagi.stages.recipes import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
     quiet()

@@ -49,9 +49,10 @@ def sweep(
     """
     from tagi.cli.quiet import quiet
     from tagi.config.sweeps import sweep_points
+    from tagi.stages.recipes import load_recipe
 
     changes = overrides or []
-    points = sweep_points(recipe, grids=grids or [], over=over or [], cross=cross, overrides=changes)
+    points = sweep_points(recipe, grids=grids or [], over=over or [], cross=cross, overrides=changes, load=load_recipe)
     quiet()
     from tagi.stages.sweep import sweep as run_sweep
     from tagi.stages.sweep import sweep_plan

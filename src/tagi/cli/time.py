@@ -78,8 +78,8 @@ def time(
       tagi time sni-base --set data.path=natural-instructions --set data.positives=2 --backbone t5-large-lm-adapt
     """
     from tagi.cli.quiet import quiet
-    from tagi.config.recipes import load_recipe
     from tagi.errors import InputError
+    from tagi.stages.recipes import load_recipe
 
     refuse_used(out)
     if (instruction is None) != (input_tokens is None):

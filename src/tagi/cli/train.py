@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from tagi.cli.output import JsonFlag, Overrides, print_json
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
 StageName = Annotated[
     str,
-    typer.Argument(metavar="STAGE", help="metatrain, teachers, pretrain, finetune or backbone: see below."),
+    typer.Argument(metavar="STAGE", help="One of the stages below."),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the checkpoint and the record.")]
 Start = Annotated[
@@ -24,7 +25,17 @@ Metatrained = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Take up the run in DIR where it was interrupted.")]
 
-STAGES = ("backbone", "metatrain", "teachers", "pretrain", "finetune", "single")
+
+class TrainCommand(TyperCommand):
+    """The command with the stages in its help: their modules are imported only when it is asked for."""
+
+    def get_help(self, ctx: Any) -> str:
+        """Return the help with a line for each stage in place of `{stages}`."""
+        from tagi.stages.registry import STAGES
+
+        lines = "\n".join(f"      {stage.name:<10} {stage.description}" for stage in STAGES)
+        self.help = str(self.help).replace("{stages}", lines)
+        return super().get_help(ctx)
 
 
 def train(
@@ -41,12 +52,7 @@ def train(
     """Train one stage of a recipe (all of them in their order: tagi run).
 
     
-      metatrain  the backbone, whole or by a LoRA, with the instruction concatenated (Tk-Instruct, T0)
-      teachers   one LoRA per category, reading instruction and input; DIR is then the catalogue
-      pretrain   the hypernetwork on unlabelled text
-      finetune   TAGI: prediction, distillation from a teacher, alignment with the LoRA teachers
-      single     one model per test task, on its own shots or on all of its examples that are not tested
-      backbone   a small backbone on the built-in family's text
+{stages}
 
     DIR/model is the checkpoint, DIR/record.json says how it was made.
 
@@ -62,19 +68,18 @@ def train(
           --set backbone.tokenizer=google/t5-base-lm-adapt --out runs/sni
     """
     from tagi.cli.quiet import quiet
-    from tagi.config.recipes import load_recipe
-    from tagi.errors import ConfigError
+    from tagi.stages.recipes import load_recipe
+    from tagi.stages.registry import stage_of
 
-    if stage not in STAGES:
-        raise ConfigError(f"STAGE: expected one of {', '.join(STAGES)}, got {stage!r}")
+    name = stage_of(stage).name
     loaded = load_recipe(recipe, overrides or [])
     quiet()
-    from tagi.stages.building import Sources
+    from tagi.stages.protocol import Sources
     from tagi.stages.train import train_stage
     from tagi.training.distributed import is_main_process
 
     sources = Sources(tuple(start or ()), teachers, metatrained)
-    record = train_stage(loaded, stage, out, sources=sources, resume=resume)  # type: ignore[arg-type]
+    record = train_stage(loaded, name, out, sources=sources, resume=resume)
     if not is_main_process():  # of several, one tells
         return
     if as_json:

@@ -1,81 +1,50 @@
-"""Faults of a recipe in words: the dotted key, what was expected, what was got."""
+"""Faults of a recipe in words: the dotted key, what was expected, what was given."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches
-from types import NoneType
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from tagi.settings.recipe import Recipe, T5Fields
-
-_EXPECTED = {
-    "bool_type": "true or false",
-    "dict_type": "a table",
-    "finite_number": "a finite number",
-    "float_type": "a number",
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "int_type": "a whole number",
-    "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}",
-    "list_type": "a list",
-    "literal_error": "{expected}",
-    "model_type": "a table",
-    "string_too_short": "some text",
-    "string_type": "text",
-    "too_short": "a list of at least {min_length}",
-}
-_SHOWN = 60
+from tagi.settings.backbone import T5Fields
+from tagi.settings.faults import fault_sentence
+from tagi.settings.recipe import Recipe
+from tagi.settings.tables import fields_of
 
 
 def faults_of(error: ValidationError) -> list[str]:
-    """Each fault as `key: expected ..., got ...`, in the order of the recipe's tables."""
-    return [_sentence(fault) for fault in error.errors(include_url=False)]
+    """Return each fault as `key: expected ..., got ...`, in the order of the recipe's tables."""
+    sentences = []
+    for fault in error.errors(include_url=False):
+        sentence = fault_sentence(fault)
+        key, _, message = sentence.partition(": ")
+        near = nearest_key(key) if message == "unknown key" else None
+        sentences.append(f"{sentence}, did you mean {near}?" if near else sentence)
+    return sentences
 
 
-def _sentence(fault: Any) -> str:
-    key = ".".join(str(part) for part in fault["loc"])
-    context = fault.get("ctx", {})
-    match fault["type"]:
-        case "extra_forbidden":
-            near = nearest_key(key)
-            return f"{key}: unknown key" + (f", did you mean {near}?" if near else "")
-        case "missing":
-            return f"{key}: expected a value, got nothing"
-        case "value_error":
-            return f"{key}: {context['error']}"
-        case kind if kind in _EXPECTED:
-            return f"{key}: expected {_EXPECTED[kind].format(**context)}, got {shown(fault['input'])}"
-        case _:
-            return f"{key}: {fault['msg']}, got {shown(fault['input'])}"
-
-
-def shown(value: object) -> str:
-    """A value of a recipe on one short line."""
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+def did_you_mean(name: str, names: list[str]) -> str:
+    """Return the end of a message about an unknown name: the name that was probably meant, if one is near."""
+    near = get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def known_keys() -> list[str]:
-    """Every dotted key that a recipe may hold."""
-    return [*_keys(Recipe, ""), *(f"backbone.config.{name}" for name in T5Fields.model_fields)]
+    """Return every dotted key that a recipe may hold."""
+    return [*_keys(Recipe, ""), *(f"backbone.config.{name}" for name in fields_of(T5Fields))]
 
 
-def _keys(table: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in table.model_fields.items():
-        yield prefix + name
+def _keys(table: Any, prefix: str) -> Iterator[str]:
+    for name, field in fields_of(table).items():
+        if not field.exclude:
+            yield prefix + name
         for kind in (field.annotation, *get_args(field.annotation)):
-            if isinstance(kind, type) and kind is not NoneType and issubclass(kind, BaseModel):
+            if hasattr(kind, "__pydantic_fields__"):
                 yield from _keys(kind, f"{prefix}{name}.")
 
 
 def nearest_key(unknown: str) -> str | None:
-    """The known key that was most likely meant: a near name in the same table, else in any."""
+    """Return the known key that was probably meant: a near name in the same table, otherwise in any."""
     table, _, name = unknown.rpartition(".")
     keys = known_keys()
     siblings = [key for key in keys if key.rpartition(".")[0] == table]

@@ -1,18 +1,17 @@
-"""The rows of the paper's tables as changes to a recipe: what makes it another method, and what that needs elsewhere.
+"""The rows of the paper's tables as changes to a recipe.
 
 A recipe says what is trained on and how long; a method says what is trained. `RECIPE+METHOD` is the recipe with the
 method's keys in place of its own.
 """
 
 import tomllib
-from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
+from tagi.config.faults import did_you_mean
 from tagi.errors import ConfigError
 
 MARK = "+"
@@ -22,11 +21,17 @@ _ORDER = "order.toml"
 
 @dataclass(frozen=True, slots=True)
 class MethodRow:
-    """A method as the paper's tables have it.
+    """A row of the paper's tables as changes to a recipe.
 
-    `flops` and `time` are its ratios there (Tables 2 and 3), None where it has none. `keys` are the recipe's keys that
-    make it this method, dotted; `own` those that depend on the source of the tasks or on the recipe, by its name.
-    `families` of backbones can do it.
+    Args:
+        name: Name in `RECIPE+METHOD`.
+        title: Name in tables.
+        source: The paper that the method is from.
+        flops: FLOPs relative to the meta-trained model (Tables 2 and 3), None where the paper has none.
+        time: Time relative to the meta-trained model (Tables 2 and 3), None where the paper has none.
+        keys: Dotted keys of a recipe and the values that make it this method.
+        own: Further keys for one source of tasks or one recipe, by its name.
+        families: Families of backbones that can do it.
     """
 
     name: str
@@ -39,43 +44,42 @@ class MethodRow:
     families: tuple[str, ...] = ("t5", "causal")
 
     def changes(self, source: str, recipe: str) -> dict[str, Any]:
-        """Every key that it changes in a recipe of that name whose tasks are of `source`; `method` is its title."""
+        """Return the dotted keys that it changes in the named recipe with tasks of `source`, and their values."""
         return {"method": self.title, **self.keys, **self.own.get(source, {}), **self.own.get(recipe, {})}
 
 
 def method_names() -> list[str]:
-    """The shipped methods' names: those of the paper's tables in their order, then any others by name."""
+    """Return the shipped methods' names: those of the paper's tables in their order, then others by name."""
     order: list[str] = tomllib.loads((_folder() / _ORDER).read_text(encoding="utf-8"))["order"]
     files = {file.name for file in _folder().iterdir() if file.name.endswith(".toml")} - {_ORDER}
     return [*order, *sorted({name.removesuffix(".toml") for name in files} - set(order))]
 
 
 def method_rows() -> list[MethodRow]:
-    """The shipped methods, in the order of `method_names`."""
+    """Return the shipped methods in the order of `method_names`."""
     return [_read(name) for name in method_names()]
 
 
 def chosen_methods(given: str, family: str = "t5") -> list[str]:
-    """Names of "all" that a backbone of the family can do, or of a list with commas, each once."""
+    """Return the names in a list with commas, each once; for "all" those that a backbone of the family can do."""
     if given == "all":
         return [row.name for row in method_rows() if family in row.families]
     return [method_row(name.strip()).name for name in dict.fromkeys(given.split(","))]
 
 
 def method_row(name: str) -> MethodRow:
-    """A method by its name; `ConfigError` if there is none."""
+    """Return a method by its name. Raises `ConfigError` if there is none."""
     names = method_names()
     if name not in names:
-        near = get_close_matches(name, names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ConfigError(f"method: expected one of {', '.join(names)}, got {name!r}{hint}")
+        raise ConfigError(f"method: expected one of {', '.join(names)}, got {name!r}{did_you_mean(name, names)}")
     return _read(name)
 
 
 def with_method(tables: dict[str, Any], row: MethodRow) -> dict[str, Any]:
-    """A recipe's tables with the method's keys in place of their own; `tables` stays as it is.
+    """Return a recipe's tables with the method's keys set. `tables` is not changed.
 
-    `ConfigError` if the recipe is a method already: keys of both would make a third, under the second's name.
+    Raises `ConfigError` if the recipe is a method already, since keys of both would make a third, and if its backbone
+    is of a family that cannot do the method.
     """
     if tables.get("method") is not None:
         raise ConfigError(
@@ -94,31 +98,6 @@ def with_method(tables: dict[str, Any], row: MethodRow) -> dict[str, Any]:
             table = table.setdefault(part, {})
         table[path[-1]] = value
     return changed
-
-
-def as_toml(tables: dict[str, Any]) -> str:
-    """Tables as TOML, without comments."""
-    return "\n".join(_lines(tables, ())).strip() + "\n"
-
-
-def _lines(table: dict[str, Any], path: tuple[str, ...]) -> Iterator[str]:
-    inner = {key: value for key, value in table.items() if isinstance(value, dict)}
-    if path and (len(inner) < len(table) or not table):
-        yield f"\n[{'.'.join(path)}]"
-    yield from (f"{key} = {_value(value)}" for key, value in table.items() if key not in inner)
-    for key, value in inner.items():
-        yield from _lines(value, (*path, key))
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'"{escaped}"'
-    return repr(value)
 
 
 def _folder() -> Traversable:

@@ -4,7 +4,7 @@ import tomllib
 from collections.abc import Sequence
 from typing import Any
 
-from tagi.config.faults import shown
+from tagi.settings.faults import shown
 
 
 def apply_overrides(tables: dict[str, Any], overrides: Sequence[str]) -> list[str]:

@@ -2,51 +2,41 @@
 
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from pydantic import ValidationError
 
-from tagi.config.faults import faults_of
-from tagi.config.methods import MARK, MethodRow, as_toml, method_row, with_method
+from tagi.config.faults import did_you_mean, faults_of
+from tagi.config.methods import MARK, MethodRow, method_row, with_method
 from tagi.config.overrides import apply_overrides
 from tagi.errors import ConfigError
 from tagi.files import write_text
 from tagi.settings.recipe import Recipe
 
 
-@dataclass(frozen=True, slots=True)
-class RecipeSummary:
-    """A shipped recipe as a listing shows it."""
-
-    name: str
-    description: str
-
-
 def recipe_names() -> list[str]:
-    """The shipped recipes' names, sorted."""
+    """Return the shipped recipes' names, sorted."""
     return sorted(file.name.removesuffix(".toml") for file in _shipped().iterdir() if file.name.endswith(".toml"))
 
 
-def list_recipes() -> list[RecipeSummary]:
-    """Every shipped recipe with its one-line description."""
-    tables = ((name, _parse(name)) for name in recipe_names())
-    return [RecipeSummary(name, str(table.get("description", ""))) for name, table in tables]
+def list_recipes() -> list[dict[str, str]]:
+    """Return the name and the one-line description of every shipped recipe."""
+    return [{"name": name, "description": str(_tables(name).get("description", ""))} for name in recipe_names()]
 
 
 def recipe_text(name_or_path: str | Path) -> str:
-    """The TOML of a recipe, comments included; of `RECIPE+METHOD` what both make together, without comments.
+    """Return the TOML of a recipe, comments included; of `RECIPE+METHOD` that of both together, without comments.
 
     Raises `ConfigError` if it cannot be read as UTF-8.
     """
-    name_or_path, row = _split(name_or_path)
+    plain, row = _split(name_or_path)
     if row is not None:
-        return as_toml(with_method(_parse(name_or_path), row))
-    source = _find(name_or_path)
+        return tomli_w.dumps(_tables(name_or_path))
+    source = _find(plain)
     try:
         return source.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -57,7 +47,17 @@ def recipe_text(name_or_path: str | Path) -> str:
 
 
 def copy_recipe(name_or_path: str | Path, dest: Path) -> Path:
-    """Copy a recipe to a file, or under its own name into a folder, and return the file; never overwrites."""
+    """Copy a recipe to a file, or under its own name into a folder.
+
+    Args:
+        name_or_path: A shipped recipe's name, or a TOML file; either with `+METHOD`.
+        dest: A new file, or a folder.
+
+    Returns:
+        The new file.
+
+    Raises `ConfigError` if the file exists or cannot be written.
+    """
     text = recipe_text(name_or_path)
     plain, row = _split(name_or_path)
     name = _find(plain).name if row is None else f"{_find(plain).name.removesuffix('.toml')}-{row.name}.toml"
@@ -72,47 +72,37 @@ def copy_recipe(name_or_path: str | Path, dest: Path) -> Path:
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe with overrides (`training.steps=10`) applied; one `ConfigError` names all its faults."""
-    recipe, faults = _validate(name_or_path, overrides)
-    if recipe is None:
-        raise ConfigError(f"{_label(name_or_path)}: {'; '.join(faults)}")
-    return recipe
+    """Return a recipe with overrides applied and every table checked by itself.
 
-
-def as_method(recipe: Recipe, name: str) -> Recipe:
-    """A recipe made another method; one `ConfigError` names all reasons why it cannot be."""
+    `tagi.stages.recipes.load_recipe` checks the rules of the stages as well. Raises one `ConfigError` with all faults.
+    """
+    tables, faults = read_tables(name_or_path, overrides)
     try:
-        return Recipe.model_validate(with_method(recipe.model_dump(), method_row(name)))
-    except ValidationError as error:
-        raise ConfigError(f"{recipe.name}{MARK}{name}: {'; '.join(faults_of(error))}") from error
-
-
-def check_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
-    """All faults of a recipe by dotted key, none if valid. Raises `ConfigError` if it cannot be read."""
-    return _validate(name_or_path, overrides)[1]
-
-
-def _validate(name_or_path: str | Path, overrides: Sequence[str]) -> tuple[Recipe | None, list[str]]:
-    plain, row = _split(name_or_path)
-    tables = _parse(plain) if row is None else with_method(_parse(plain), row)
-    faults = apply_overrides(tables, overrides)
-    recipe = None
-    try:
-        recipe = Recipe.model_validate(tables)
+        recipe = Recipe.from_tables(tables)
+        if not faults:
+            return recipe
     except ValidationError as error:
         faults += faults_of(error)
-    return (None if faults else recipe), faults
+    raise ConfigError(f"{recipe_label(name_or_path)}: {'; '.join(faults)}")
 
 
-def _parse(name_or_path: str | Path) -> dict[str, Any]:
+def read_tables(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
+    """Return a recipe's tables with overrides (`training.steps=10`) applied, and a fault for each that cannot be."""
+    tables = _tables(name_or_path)
+    return tables, apply_overrides(tables, overrides)
+
+
+def _tables(name_or_path: str | Path) -> dict[str, Any]:
+    plain, row = _split(name_or_path)
     try:
-        return tomllib.loads(recipe_text(name_or_path))
+        tables = tomllib.loads(recipe_text(plain))
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{_label(name_or_path)}: expected TOML, got: {error}") from error
+        raise ConfigError(f"{recipe_label(plain)}: expected TOML, got: {error}") from error
+    return tables if row is None else with_method(tables, row)
 
 
 def _split(name_or_path: str | Path) -> tuple[str | Path, MethodRow | None]:
-    """A recipe and the method that is to be made of it, if one is named after a plus."""
+    """Return a recipe, and the method that is named after a plus, if any."""
     plain, mark, method = str(name_or_path).rpartition(MARK)
     if not mark or Path(name_or_path).exists():
         return name_or_path, None
@@ -130,15 +120,14 @@ def _is_path(name_or_path: str | Path) -> bool:
 def _find(name_or_path: str | Path) -> Traversable:
     if _is_path(name_or_path):
         return Path(name_or_path)
-    names = recipe_names()
-    if name_or_path not in names:
-        near = get_close_matches(str(name_or_path), names, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
+    name, names = str(name_or_path), recipe_names()
+    if name not in names:
         raise ConfigError(
-            f"expected a TOML file or a shipped recipe ({', '.join(names)}), got {str(name_or_path)!r}{hint}"
+            f"expected a TOML file or a shipped recipe ({', '.join(names)}), got {name!r}{did_you_mean(name, names)}"
         )
-    return _shipped() / f"{name_or_path}.toml"
+    return _shipped() / f"{name}.toml"
 
 
-def _label(name_or_path: str | Path) -> str:
+def recipe_label(name_or_path: str | Path) -> str:
+    """Return what messages call a recipe."""
     return str(name_or_path) if _is_path(name_or_path) else f"recipe {name_or_path!r}"

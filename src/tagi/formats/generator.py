@@ -10,12 +10,12 @@ from typing_extensions import TypeVar
 
 from tagi.backbones.load import load_backbone
 from tagi.backbones.protocol import Backbone
-from tagi.data.text.encoder import TextSettings
 from tagi.errors import CheckpointError
 from tagi.formats.checkpoint import base_of, read_config, read_tensors, write_checkpoint
 from tagi.formats.generator_card import generator_card
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.settings.generator import GeneratorSettings
+from tagi.settings.text import TextSettings
 
 METHOD = "tagi"
 G = TypeVar("G", bound=GeneratorModel, default=GeneratorModel)

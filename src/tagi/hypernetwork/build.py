@@ -3,7 +3,7 @@
 from typing import Any
 
 from tagi.backbones.protocol import Backbone
-from tagi.data.text.encoder import CausalTextEncoder, TextEncoder, TextSettings
+from tagi.data.text.encoder import CausalTextEncoder, TextEncoder
 from tagi.errors import ConfigError
 from tagi.hypernetwork.component import ComponentGenerator
 from tagi.hypernetwork.hypernetwork import Hypernetwork
@@ -11,6 +11,7 @@ from tagi.hypernetwork.pooled import PooledGenerator
 from tagi.hypernetwork.query import QueryGenerator
 from tagi.hypernetwork.targets import Targets
 from tagi.settings.generator import GeneratorSettings
+from tagi.settings.text import TextSettings
 
 
 def text_encoder(backbone: Backbone, settings: TextSettings) -> TextEncoder:

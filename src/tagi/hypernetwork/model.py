@@ -16,7 +16,6 @@ from tagi.backbones.grouping import grouped_logits
 from tagi.backbones.modes import evaluating
 from tagi.backbones.protocol import Backbone, Instructions, KeysValues
 from tagi.backbones.shapes import InstructionIds, InstructionMask, InstructionStates, Labels, Logits, TaskRows
-from tagi.data.text.encoder import TextSettings
 from tagi.hypernetwork.build import check_settings, make_hypernetwork, text_encoder
 from tagi.hypernetwork.fusion import Fusion
 from tagi.hypernetwork.shared_lora import SharedLora
@@ -24,6 +23,7 @@ from tagi.hypernetwork.states import TaskStates
 from tagi.hypernetwork.targets import blank_bank, targets_of
 from tagi.hypernetwork.tune import set_tuned
 from tagi.settings.generator import GeneratorSettings
+from tagi.settings.text import TextSettings
 
 
 class GeneratorModel(nn.Module):

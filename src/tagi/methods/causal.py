@@ -15,12 +15,13 @@ from tagi.backbones.prompt_cache import KeptStarts, keep_starts, known_part
 from tagi.backbones.protocol import Reduction
 from tagi.backbones.shapes import ChoiceLabels, ChoiceScores, Labels, Logits, TokenIds, TokenMask
 from tagi.data.task import Task
-from tagi.data.text.encoder import CausalTextEncoder, TextSettings
+from tagi.data.text.encoder import CausalTextEncoder
 from tagi.errors import ConfigError
 from tagi.methods.flops.causal import CausalShapes, causal_concatenation_cost
 from tagi.methods.flops.costs import Cost, Lengths
-from tagi.methods.lora import LoraShape
 from tagi.methods.prompted import Prompted, Prompts
+from tagi.settings.generator import LoraShape
+from tagi.settings.text import TextSettings
 
 _UNLIKE = ("x", "the 7 (cat", '"')
 """Inputs that begin in unlike ways."""

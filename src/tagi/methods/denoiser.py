@@ -8,11 +8,12 @@ from typing import Any
 from tagi.backbones.shapes import Labels, Scalar, TokenIds, TokenMask
 from tagi.backbones.t5 import T5Backbone
 from tagi.data.denoising import corrupt_spans
-from tagi.data.text.encoder import TextEncoder, TextSettings
+from tagi.data.text.encoder import TextEncoder
 from tagi.errors import ConfigError
 from tagi.files import new_folder
 from tagi.methods.objective.losses import prediction_loss
 from tagi.methods.protocol import Batch, Trainable
+from tagi.settings.text import TextSettings
 
 
 class Denoiser(Trainable):

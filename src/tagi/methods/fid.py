@@ -15,13 +15,13 @@ from tagi.backbones.shapes import Labels, Logits, Scalar, TaskRows, TokenIds, To
 from tagi.backbones.t5 import T5Backbone
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
-from tagi.data.text.encoder import TextSettings
 from tagi.methods.flops.costs import Cost, Lengths
 from tagi.methods.flops.in_context import fid_icl_cost
 from tagi.methods.in_context import InContext, shots_of
-from tagi.methods.lora import LoraShape
 from tagi.methods.prompted import Prompts
 from tagi.methods.protocol import Batch
+from tagi.settings.generator import LoraShape
+from tagi.settings.text import TextSettings
 
 QUERY_MARK = "<extra_id_99>"
 """Stands before every query, where the tokenizer has it as a token of its own; where it has not, nothing does."""

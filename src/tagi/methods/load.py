@@ -14,13 +14,13 @@ from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.fid import FidICL
 from tagi.methods.in_context import ConcatICL, EnsembleICL
-from tagi.methods.lora import lora_bank
+from tagi.methods.lora import read_lora_bank
 from tagi.methods.pretraining import generating
 from tagi.methods.prompted import Prompted
 from tagi.methods.protocol import Method, Trainable
 from tagi.methods.single import SingleTask
 from tagi.methods.tagi import TAGI
-from tagi.settings.generator import GeneratorSettings
+from tagi.settings.generator import GeneratorSettings, LoraShape
 
 METHODS: dict[str, type[Method]] = {
     method.name: method
@@ -76,10 +76,10 @@ def _start_shared(shared: SharedLora, config: Mapping[str, Any], folder: Path) -
     kind = METHODS.get(config["method"])
     if kind is None or not issubclass(kind, Prompted):
         raise CheckpointError(f"{folder}: expected a meta-trained LoRA, got method {config['method']!r}")
-    trained = kind.load(folder)
-    assert trained.lora is not None
+    shape = LoraShape.from_dict(config["lora"])
+    tensors = read_some_tensors(folder)
     try:
-        shared.copy_from(lora_bank(trained.backbone, trained.lora))
+        shared.copy_from(read_lora_bank(tensors, shared.paths, shape))
     except ValueError as error:
         raise CheckpointError(f"{folder}: {error}") from error
     return sum(tensor.numel() for tensor in shared.parameters())

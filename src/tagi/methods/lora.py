@@ -1,39 +1,18 @@
 """A PEFT LoRA inside a backbone while it is trained, and out of it as a bank."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from torch import nn
+from torch import Tensor, nn
 
 from tagi.adapters.bank import LoraBank
 from tagi.backbones.protocol import Backbone, initial_factors
-from tagi.errors import CheckpointError, ConfigError
+from tagi.errors import ConfigError
+from tagi.settings.generator import LoraShape
 
 _ADAPTER = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class LoraShape:
-    """Rank and alpha of a LoRA on every site; its A starts from the factors of `seed`."""
-
-    rank: int
-    alpha: float
-    seed: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Any) -> "LoraShape":
-        """The inverse of `as_dict`; anything else is a `CheckpointError`."""
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise CheckpointError(f"lora: expected rank, alpha and seed, got {values!r}") from error
 
 
 def inject_lora(backbone: Backbone, shape: LoraShape) -> None:
@@ -73,6 +52,23 @@ def lora_bank(backbone: Backbone, shape: LoraShape) -> LoraBank:
         path: (a.detach().clone().unsqueeze(0), b.detach().clone().unsqueeze(0))
         for path, (a, b) in _factors(backbone).items()
     }
+    return LoraBank(factors, shape.alpha / shape.rank)
+
+
+def read_lora_bank(tensors: Mapping[str, Tensor], paths: Sequence[str], shape: LoraShape) -> LoraBank:
+    """Read the LoRA of target modules out of a checkpoint's tensors, without its backbone.
+
+    Raises `ValueError` if the tensors hold no LoRA of one of the modules.
+    """
+
+    def factor(path: str, name: str) -> Tensor:
+        ending = f"{path}.{name}.{_ADAPTER}.weight"
+        found = [tensor for key, tensor in tensors.items() if key == ending or key.endswith(f".{ending}")]
+        if len(found) != 1:
+            raise ValueError(f"expected a LoRA of the target module {path}, got none")
+        return found[0].unsqueeze(0)
+
+    factors = {path: (factor(path, "lora_A"), factor(path, "lora_B")) for path in paths}
     return LoraBank(factors, shape.alpha / shape.rank)
 
 

@@ -16,13 +16,15 @@ from tagi.backbones.load import load_backbone
 from tagi.backbones.protocol import Backbone, Decoding, Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Task
-from tagi.data.text.encoder import TextEncoder, TextSettings
+from tagi.data.text.encoder import TextEncoder
 from tagi.errors import CheckpointError
 from tagi.formats.checkpoint import base_of, identity_of, read_config, read_tensors, write_checkpoint
 from tagi.methods.flops.costs import Lengths
-from tagi.methods.lora import LoraShape, inject_lora
+from tagi.methods.lora import inject_lora
 from tagi.methods.objective.losses import prediction_loss
 from tagi.methods.protocol import Batch, Method, batch_of
+from tagi.settings.generator import LoraShape
+from tagi.settings.text import TextSettings
 
 B = TypeVar("B", bound=Backbone)
 

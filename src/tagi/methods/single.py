@@ -21,9 +21,9 @@ from tagi.formats.checkpoint import CONFIG, read_config, read_tensors
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.flops.costs import Cost, Lengths
-from tagi.methods.lora import LoraShape
 from tagi.methods.prompted import Prompted, Prompts
 from tagi.methods.protocol import Batch, Method
+from tagi.settings.generator import LoraShape
 
 MEMBERS, START = "tasks", "start"
 """In the checkpoint's folder: a folder of weights for every task, and one of those that all began with, where these are

@@ -1,25 +1,56 @@
-"""What every table of a recipe is made of: types, ranges, and how unknown keys and other types are met."""
+"""What all groups of settings share: their base classes, types with ranges, and the stages and splits they name.
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+Settings are frozen pydantic dataclasses. The types below accept nothing of another type: nothing is converted, but a
+whole number where a float is expected.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError, PydanticKnownError
+
+from tagi.errors import CheckpointError
+from tagi.settings.faults import fault_sentence
 
 if TYPE_CHECKING:
     from pydantic import SerializerFunctionWrapHandler
+    from pydantic import ValidationInfo as ValidationInfo
 else:
-    SerializerFunctionWrapHandler = Any  # a protocol that the tests' runtime type checks cannot check
+    SerializerFunctionWrapHandler = ValidationInfo = Any  # protocols that the tests' runtime type checks cannot check
 
-Text = Annotated[str, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+IN_RECIPE = "recipe"
+"""Context of a validation that reads a recipe's tables."""
 
-Optimizer = Literal["adamw", "adafactor", "adafactor-scaled"]
-Schedule = Literal["linear", "constant", "cosine"]
-Tune = Literal["none", "norms+embeddings", "ffn", "all"]
-Balance = Literal["natural", "category"]
+
+def _refuse_in_recipe(value: Any, info: ValidationInfo) -> Any:
+    if info.context == IN_RECIPE:
+        raise PydanticKnownError("extra_forbidden")
+    return value
+
+
+Text = Annotated[str, Strict(), Field(min_length=1)]
+Flag = Annotated[bool, Strict()]
+Whole = Annotated[int, Strict(), Field(ge=0)]
+Count = Annotated[int, Strict(), Field(ge=1)]
+Positive = Annotated[float, Strict(), Field(gt=0)]
+NotNegative = Annotated[float, Strict(), Field(ge=0)]
+Share = Annotated[float, Strict(), Field(ge=0, lt=1)]
+Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
+OwnSeed = Annotated[int, Strict(), BeforeValidator(_refuse_in_recipe), Field(exclude=True, validate_default=False)]
+"""Seed of a group of settings. It is no key of a recipe's tables: `Recipe.seed` is used for all of them."""
+
 Stage = Literal["backbone", "metatrain", "teachers", "pretrain", "finetune", "single"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 SPLITS = {"sni": (6, 15, 30, 60), "p3": (5, 10, 20, 36)}
@@ -27,30 +58,100 @@ SPLITS = {"sni": (6, 15, 30, 60), "p3": (5, 10, 20, 36)}
 VALIDATED: tuple[Stage, ...] = ("metatrain", "finetune")
 """Stages that can be scored on held-out tasks while they train."""
 
+Rule = Callable[[Any, Mapping[str, Any]], str | dict[str, str] | None]
+"""What is wrong with a key's value, given the valid values of the keys before it: a sentence, or one for each key of a
+table. None if nothing is."""
+STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
 
-class Table(BaseModel):
-    """A table of a recipe: unknown keys and values of another type are faults, nothing is converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+@dataclass(frozen=True, config=STRICT)
+class Table:
+    """A group of settings. Unknown keys and values of another type are faults."""
 
+    rules: ClassVar[Mapping[str, Rule]] = {}
+    """Rules between keys, each under the later one, so that its fault is reported beside all others."""
     later: ClassVar[frozenset[str]] = frozenset()
-    """Keys that were added later: they are written only where they differ from their default, so that identities of
-    older recipes hold."""
+    """Keys that recipes did not always have. They are written only where they differ from their default, so that
+    the identities of older recipes stay the same."""
+
+    @field_validator("*")
+    @classmethod
+    def _check_rule(cls, value: Any, info: ValidationInfo) -> Any:
+        return check_rule(cls.rules, value, info)
 
     @model_serializer(mode="wrap")
-    def _leave_out_defaults(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = type(self).model_fields
-        return {
-            key: value
-            for key, value in written(self).items()
-            if key not in self.later or getattr(self, key) != fields[key].default
-        }
+    def _leave_out_defaults(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_defaults(self, serialize(self), self.later)
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """Return the settings as a dictionary, with the options of pydantic's `model_dump`."""
+        values: dict[str, Any] = TypeAdapter(type(self)).dump_python(self, **options)
+        return values
 
 
-def faults_below(faults: dict[str, str]) -> ValidationError:
-    """Dotted keys below the table that is being validated, and what is wrong with each: raise it in a validator."""
+_Stored = TypeVar("_Stored", bound="StoredSettings")
+
+
+@dataclass(frozen=True)
+class StoredSettings(Table):
+    """Settings that travel in a checkpoint as JSON."""
+
+    title: ClassVar[str] = ""
+    """What messages call these settings."""
+    newer: ClassVar[frozenset[str]] = frozenset()
+    """Keys that checkpoints did not always have. At its default each is left out, so that digests stay the same."""
+    unstored: ClassVar[frozenset[str]] = frozenset()
+    """Keys that a checkpoint does not hold here."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the settings for a checkpoint's JSON."""
+        values = {name: getattr(self, name) for name in fields_of(type(self)) if name not in self.unstored}
+        return _without_defaults(self, values, self.newer)
+
+    @classmethod
+    def from_dict(cls: type[_Stored], values: Any) -> _Stored:
+        """Return the settings that `as_dict` gave.
+
+        Raises `CheckpointError` for an unknown or missing key and for a value that is not allowed.
+        """
+        if not isinstance(values, dict):
+            raise CheckpointError(f"{cls.title}: expected an object, got {values!r}")
+        known = {name for name in fields_of(cls) if name in values or name not in cls.newer} - cls.unstored
+        if known != values.keys():
+            odd = sorted(known ^ values.keys())[0]
+            raise CheckpointError(f"{cls.title}: expected exactly {sorted(known)}, got a difference at {odd!r}")
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise CheckpointError(f"{cls.title}: {fault_sentence(error.errors()[0])}") from error
+
+
+def fields_of(settings: Any) -> dict[str, FieldInfo]:
+    """Return the fields of a class of settings by name, as pydantic describes them."""
+    fields: dict[str, FieldInfo] = settings.__pydantic_fields__
+    return fields
+
+
+def _without_defaults(settings: Table, values: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    """Drop those of `names` that are at their default."""
+    fields = fields_of(type(settings))
+    return {
+        key: value
+        for key, value in values.items()
+        if key not in names or getattr(settings, key) != fields[key].get_default(call_default_factory=True)
+    }
+
+
+def check_rule(rules: Mapping[str, Rule], value: Any, info: ValidationInfo) -> Any:
+    """Return the value of a key as it is. Raises what its rule finds, for a pydantic validator."""
+    rule = rules.get(str(info.field_name))
+    fault = rule(value, info.data) if rule else None
+    if not fault:
+        return value
+    if isinstance(fault, str):
+        raise ValueError(fault)
     details = []
-    for key, message in faults.items():
+    for key, message in fault.items():  # of a table: each fault under its own dotted key
         kind = PydanticCustomError("value_error", "{error}", {"error": message})
         details.append(InitErrorDetails(type=kind, loc=tuple(key.split(".")), input=None))
-    return ValidationError.from_exception_data("recipe", details)
+    raise ValidationError.from_exception_data("recipe", details)

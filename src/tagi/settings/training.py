@@ -1,94 +1,142 @@
-"""The tables of a recipe that say how each stage trains.
+"""How each stage trains."""
 
-A rule between keys of one table sits on the later key and sees the earlier ones.
-"""
+from collections.abc import Mapping
+from dataclasses import field, fields
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_type_hints
 
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from pydantic import Field, Strict
+from pydantic.dataclasses import dataclass
 
-from pydantic import Field, field_validator
-
+from tagi.settings.generator import Tune
 from tagi.settings.tables import (
     STAGES,
     VALIDATED,
-    Balance,
     Count,
+    Flag,
     NotNegative,
-    Optimizer,
+    OwnSeed,
     Positive,
-    Schedule,
+    Rule,
     Share,
     Stage,
     Table,
     Text,
-    Tune,
-    faults_below,
+    fields_of,
 )
 
-if TYPE_CHECKING:
-    from pydantic import ValidationInfo
-else:
-    ValidationInfo = Any  # a protocol that the tests' runtime type checks cannot check
+
+def _patience_fault(patience: int | None, given: Mapping[str, Any]) -> str | None:
+    lonely = patience is not None and given.get("validate_every") is None
+    return f"expected validate_every with it, got {patience} alone" if lonely else None
 
 
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Table):
-    """One stage of training. A step sees `accumulation * tasks_per_batch * queries_per_task` examples."""
+    """One stage of training.
+
+    Args:
+        steps: Optimizer steps.
+        tasks_per_batch: Tasks in a micro-batch.
+        queries_per_task: Examples of each task in a micro-batch.
+        accumulation: Micro-batches of a step on every process, whose gradients are accumulated.
+        balance: How tasks are drawn: all equally likely ("natural"), or a category first and then one of its tasks
+            ("category"), so that large categories do not crowd out small ones.
+        learning_rate: Learning rate after warm-up.
+        optimizer: "adamw", "adafactor" (steps of the learning rate as it is), or "adafactor-scaled" (T5's own, whose
+            step is relative to each tensor's root mean square; what a T5 from random weights needs).
+        weight_decay: Weight decay.
+        schedule: Learning rate after warm-up: linear or cosine decay to zero, or constant.
+        warmup_ratio: Share of the steps in which the learning rate rises from zero.
+        max_grad_norm: Gradients are clipped to this norm.
+        dropout: Dropout of the backbone. By default as its configuration says.
+        bf16: Compute in bfloat16 with weights in float32 (automatic mixed precision).
+        gradient_checkpointing: Recompute activations in the backward pass, for less memory.
+        save_every: Steps between checkpoints.
+        keep_checkpoints: The newest checkpoints that are kept, beside the best.
+        log_every: Steps between log entries.
+        validate_every: Steps between scorings on validation tasks. Without a value there are none.
+        patience: Stop after so many validations in a row without a better score. Without a value training never stops
+            early.
+        report_to: Trackers. TensorBoard's files go to `logs` beside the checkpoints; others ("wandb", "mlflow", ...)
+            are set up by their own environment variables.
+        seed: Seed of dropout. In a recipe, the recipe's seed.
+    """
+
+    rules: ClassVar[Mapping[str, Rule]] = {"patience": _patience_fault}
 
     steps: Count
     tasks_per_batch: Count
     queries_per_task: Count
     accumulation: Count = 1
-    balance: Balance = "natural"
+    balance: Literal["natural", "category"] = "natural"
     learning_rate: Positive
-    optimizer: Optimizer = "adamw"
+    optimizer: Literal["adamw", "adafactor", "adafactor-scaled"] = "adamw"
     weight_decay: NotNegative = 0.0
-    schedule: Schedule = "linear"
+    schedule: Literal["linear", "constant", "cosine"] = "linear"
     warmup_ratio: Share = 0.02
     max_grad_norm: Positive = 1.0
     dropout: Share | None = None
-    bf16: bool = False
-    gradient_checkpointing: bool = False
+    bf16: Flag = False
+    gradient_checkpointing: Flag = False
     save_every: Count = 1000
     keep_checkpoints: Count = 2
     log_every: Count = 50
     validate_every: Count | None = None
-    patience: Count | None = Field(default=None, validate_default=True)
-    report_to: list[Text] = Field(default_factory=lambda: ["tensorboard"])
-
-    @field_validator("patience")
-    @classmethod
-    def _patience_needs_validation(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and info.data.get("validate_every") is None:
-            raise ValueError(f"expected validate_every with it, got {value} alone")
-        return value
-
-
-class StageSettings(Table):
-    """What one stage does otherwise than `[training]` says; a key left out is as there."""
-
-    steps: Count | None = None
-    tasks_per_batch: Count | None = None
-    queries_per_task: Count | None = None
-    accumulation: Count | None = None
-    balance: Balance | None = None
-    learning_rate: Positive | None = None
-    optimizer: Optimizer | None = None
-    weight_decay: NotNegative | None = None
-    schedule: Schedule | None = None
-    warmup_ratio: Share | None = None
-    max_grad_norm: Positive | None = None
-    dropout: Share | None = None
-    bf16: bool | None = None
-    gradient_checkpointing: bool | None = None
-    save_every: Count | None = None
-    keep_checkpoints: Count | None = None
-    log_every: Count | None = None
-    validate_every: Count | None = None
     patience: Count | None = None
-    report_to: list[Text] | None = None
+    report_to: tuple[Text, ...] = ("tensorboard",)
+    seed: OwnSeed = 0
 
 
+if TYPE_CHECKING:
+
+    @dataclass(frozen=True)
+    class StageSettings(Table):
+        """The fields of `TrainingSettings`, each None where the stage trains as `[training]` says."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    _OWN = [name for name, key in fields_of(TrainingSettings).items() if not key.exclude]
+    _HINTS = get_type_hints(TrainingSettings, include_extras=True)
+    StageSettings = dataclass(frozen=True, kw_only=True)(
+        type(
+            "StageSettings",
+            (Table,),
+            {
+                "__annotations__": {name: _HINTS[name] | None for name in _OWN},
+                "__doc__": "The fields of `TrainingSettings`, each None where the stage trains as `[training]` says.",
+                "__module__": __name__,
+                **dict.fromkeys(_OWN),
+            },
+        )
+    )
+
+
+def _validation_faults(stage: StageSettings, given: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        key: f"expected none, since only {' and '.join(VALIDATED)} are scored on tasks, got {number}"
+        for key in ("validate_every", "patience")
+        if (number := getattr(stage, key)) is not None
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training(TrainingSettings):
-    """`[training]`, and under it a table for each stage that differs."""
+    """`[training]`: what holds for all stages, and a table for each stage that differs. Beside the keys of a stage:
+
+    Args:
+        backbone: What pretraining of the built-in backbone does differently.
+        metatrain: What meta-training does differently.
+        teachers: What the training of LoRA teachers does differently.
+        pretrain: What pretraining of the hypernetwork does differently.
+        finetune: What finetuning of the generator does differently.
+        single: What the training of one model per test task does differently.
+    """
+
+    rules: ClassVar[Mapping[str, Rule]] = {
+        **TrainingSettings.rules,
+        **{stage: _validation_faults for stage in STAGES if stage not in VALIDATED},
+    }
 
     backbone: StageSettings = StageSettings()
     metatrain: StageSettings = StageSettings()
@@ -97,126 +145,120 @@ class Training(TrainingSettings):
     finetune: StageSettings = StageSettings()
     single: StageSettings = StageSettings()
 
-    @field_validator("backbone", "teachers", "pretrain", "single")
-    @classmethod
-    def _nothing_to_validate_on(cls, value: StageSettings) -> StageSettings:
-        given = {key: getattr(value, key) for key in ("validate_every", "patience")}
-        faults = {
-            key: f"expected none, since only {' and '.join(VALIDATED)} are scored on tasks, got {number}"
-            for key, number in given.items()
-            if number is not None
-        }
-        if faults:
-            raise faults_below(faults)
-        return value
+    def of_stage(self, stage: Stage, seed: int) -> TrainingSettings:
+        """Return how a stage trains; without validation where there are no tasks to validate on."""
+        own: StageSettings = getattr(self, stage)
+        values = {key.name: getattr(self, key.name) for key in fields(TrainingSettings)}
+        values |= {**own.model_dump(exclude_none=True), "seed": seed}
+        if stage not in VALIDATED:
+            values |= {"validate_every": None, "patience": None}
+        return TrainingSettings(**values)
 
 
+@dataclass(frozen=True)
 class MetatrainSettings(Table):
-    """The backbone meta-trained: whole, a LoRA, or not at all (No FT).
+    """The stage metatrain: the backbone trained on all training tasks.
 
-    `rank` and `alpha` are the LoRA's: by default those of the generator's LoRA, or of its shared LoRA if it has one.
-
-    `method`: with the instruction concatenated, or to learn in context from demonstrations, `shots.count` of them.
-    `instruction`: without it the input stands alone, for all tasks alike: what is then learnt owes it nothing.
-    `prefix_cached`: a decoder-only model keeps an instruction's keys and values for all inputs of its task.
+    Args:
+        method: With the instruction concatenated, or to learn in context from `shots.count` demonstrations ("fid-icl",
+            "concat-icl", "ensemble-icl").
+        tune: What is trained: the whole backbone, a LoRA, or nothing (No FT).
+        rank: Rank of the LoRA. By default that of the shared LoRA if the generator has one, otherwise that of the
+            generated LoRA.
+        alpha: Alpha of the LoRA. By default `alpha / rank` is that of the generated LoRA.
+        instruction: Show the instruction. Without it all tasks look alike, and what is learnt owes it nothing.
+        prefix_cached: A decoder-only model keeps an instruction's keys and values for all inputs of its task.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"rank", "alpha"})
 
     method: Literal["concatenation", "fid-icl", "concat-icl", "ensemble-icl"] = "concatenation"
     tune: Literal["all", "lora", "none"] = "all"
-    later: ClassVar[frozenset[str]] = frozenset({"rank", "alpha"})
-
     rank: Count | None = None
     alpha: Positive | None = None
-    instruction: bool = True
-    prefix_cached: bool = False
+    instruction: Flag = True
+    prefix_cached: Flag = False
 
 
+@dataclass(frozen=True)
 class SingleSettings(Table):
-    """One model for each test task, fine-tuned on its own examples alone: whole, or by a LoRA.
+    """The stage single: one model for each test task, fine-tuned on its own examples alone.
 
-    Its shots ("shots", Full FT), or all of its examples that are not tested ("all", Simple FT).
+    Args:
+        examples: The task's shots ("shots", Full FT), or all of its examples that are not tested ("all", Simple FT).
+        tune: What is trained: the whole backbone or a LoRA.
     """
 
     examples: Literal["shots", "all"] = "shots"
     tune: Literal["all", "lora"] = "all"
 
 
+@dataclass(frozen=True)
 class TeacherSettings(Table):
-    """One LoRA teacher per category, of the generator's rank and alpha, on the backbone or the meta-trained model."""
+    """The stage teachers: one LoRA per category, of the generator's rank and alpha.
+
+    Args:
+        base: What the LoRA is trained on: the backbone or the meta-trained model.
+    """
 
     base: Literal["backbone", "metatrained"] = "backbone"
 
 
-class PretrainingSettings(Table):
-    """Unlabelled text for the hypernetwork: files in C4's format, or the built-in family's ("toy").
+def _path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
+    source = given.get("source")
+    if source == "c4" and path is None:
+        return "expected a folder or file with pretraining.source = 'c4', got nothing"
+    if source == "toy" and path is not None:
+        return f"expected no path with pretraining.source = 'toy', got {path!r}"
+    return None
 
-    Documents of up to `max_tokens` are cut into `parts` pieces: a, b, c (eq. 3), or A, B, C, D of which the
-    hypernetwork reads A and D. `tune` is what of the backbone is trained meanwhile, by default what the generator says.
+
+@dataclass(frozen=True)
+class PretrainingSettings(Table):
+    """The stage pretrain: unlabelled text for the hypernetwork.
+
+    Args:
+        source: Files in C4's format ("c4"), or the text of the built-in family ("toy").
+        path: Folder or file of C4's.
+        max_tokens: Documents are shortened to so many tokens.
+        parts: Pieces a document is cut into: 3 are a, b and c (eq. 3); of 4, A, B, C and D, the hypernetwork reads A
+            and D.
+        tune: Which of the backbone's parameters are trained meanwhile. By default those of `generator.tune`.
     """
+
+    rules: ClassVar[Mapping[str, Rule]] = {"path": _path_fault}
 
     source: Literal["c4", "toy"] = "c4"
-    path: Text | None = Field(default=None, validate_default=True)
+    path: Text | None = None
     max_tokens: Count = 1024
-    parts: Annotated[int, Field(ge=3, le=4)] = 3
+    parts: Annotated[int, Strict(), Field(ge=3, le=4)] = 3
     tune: Tune | None = None
 
-    @field_validator("path")
-    @classmethod
-    def _path_unless_built_in(cls, value: str | None, info: ValidationInfo) -> str | None:
-        source = info.data.get("source")
-        if source == "c4" and value is None:
-            raise ValueError("expected a folder or file with pretraining.source = 'c4', got nothing")
-        if source == "toy" and value is not None:
-            raise ValueError(f"expected no path with pretraining.source = 'toy', got {value!r}")
-        return value
+
+def _stages_fault(stages: list[Stage], given: Mapping[str, Any]) -> str | None:
+    known = [stage for stage in STAGES if stage in stages]
+    if stages == known and stages and "backbone" not in stages:
+        return None
+    expected = ", ".join(stage for stage in STAGES if stage != "backbone")
+    return f"expected some of {expected} in this order, got {', '.join(stages) or 'none'}"
 
 
-class LossSettings(Table):
-    """Weights of the terms of the finetuning loss (eq. 6), 0 for off, and how each is computed.
+def _start_fault(start: str, given: Mapping[str, Any]) -> str | None:
+    if start == "metatrained" and "metatrain" not in given.get("stages", ["metatrain"]):
+        return "expected 'metatrain' among run.stages to start from it, got none"
+    return None
 
-    `prediction`: L_pred. `kl`: lambda_1 of L_kl, whose `teacher` is the category's LoRA teacher, the meta-trained model
-    or FiD-ICL with demonstrations of its own; with `top_k` the teacher's distributions are computed once ahead and only
-    their largest entries are kept.
-    `ins`: lambda_2 of L_ins, on the factors or on their product, for the tasks of `alignment_split` alone if given.
-    `contrast` (ours): the right instruction's adapter shall explain the target better than another task's.
-    `alone`, `alone_kl` (ours): every sample is asked twice, with the instruction before the input and with the adapter
-    alone. They weigh the latter's cross-entropy, and its divergence from what is said with the instruction.
+
+@dataclass(frozen=True)
+class RunSettings(Table):
+    """What `tagi run` does.
+
+    Args:
+        stages: The stages to train, in order.
+        start: What the generator starts on: the backbone or the meta-trained model.
     """
 
-    prediction: NotNegative = 1.0
-    kl: NotNegative = 0.0
-    teacher: Literal["lora", "metatrained", "fid-icl"] = "lora"
-    temperature: Positive = 1.0
-    top_k: Count | None = None
-    ins: NotNegative = 0.0
-    alignment: Literal["factors", "product"] = "factors"
-    alignment_split: Count | None = None
-    contrast: NotNegative = 0.0
-    contrast_margin: NotNegative = 0.0
-    later: ClassVar[frozenset[str]] = frozenset({"alone", "alone_kl"})
+    rules: ClassVar[Mapping[str, Rule]] = {"stages": _stages_fault, "start": _start_fault}
 
-    alone: NotNegative = 0.0
-    alone_kl: NotNegative = 0.0
-
-
-class RunSettings(Table):
-    """What `tagi run` does: which stages, in order, and whether the generator starts on the meta-trained model."""
-
-    stages: list[Stage] = Field(default_factory=lambda: list[Stage](["finetune"]))
+    stages: list[Stage] = field(default_factory=lambda: list[Stage](["finetune"]))
     start: Literal["backbone", "metatrained"] = "backbone"
-
-    @field_validator("stages")
-    @classmethod
-    def _in_order(cls, value: list[Stage]) -> list[Stage]:
-        known = [stage for stage in STAGES if stage in value]
-        if value != known or not value or "backbone" in value:
-            expected = ", ".join(stage for stage in STAGES if stage != "backbone")
-            raise ValueError(f"expected some of {expected} in this order, got {', '.join(value) or 'none'}")
-        return value
-
-    @field_validator("start")
-    @classmethod
-    def _start_is_trained(cls, value: str, info: ValidationInfo) -> str:
-        if value == "metatrained" and "metatrain" not in info.data.get("stages", ["metatrain"]):
-            raise ValueError("expected 'metatrain' among run.stages to start from it, got none")
-        return value

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from tagi.backbones.machine import best_device
 from tagi.config.methods import method_row, method_rows
-from tagi.config.recipes import as_method, load_recipe
 from tagi.config.sweeps import Point
 from tagi.data.task import Task
 from tagi.errors import ConfigError
@@ -31,7 +30,9 @@ from tagi.methods.protocol import Method
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
 from tagi.settings.tables import STAGES
-from tagi.stages.building import load_recipe_backbone, untrained_method
+from tagi.stages.recipe_backbone import load_recipe_backbone
+from tagi.stages.recipes import as_method, load_recipe
+from tagi.stages.registry import last_stage
 from tagi.stages.sweep import last_steps, planned, sweep
 from tagi.stages.tasks import load_tasks
 from tagi.training.distributed import is_main_process
@@ -81,7 +82,7 @@ def compare_methods(
     for seed in asked.seeds:
         for name in asked.methods:
             point = Point(f"{method_row(name).title}, seed {seed}", (f"seed={seed}",), name)
-            bounds = _bounds(point.recipe(name_or_path, overrides), asked.steps)
+            bounds = _bounds(point.recipe(name_or_path, overrides, load_recipe), asked.steps)
             points[name, seed] = replace(point, overrides=(*point.overrides, *bounds))
     sweep(name_or_path, list(points.values()), out, overrides=overrides, progress=progress)
     plain = load_recipe(name_or_path, overrides)
@@ -89,7 +90,7 @@ def compare_methods(
     for (name, seed), point in points.items():
         if progress and is_main_process():
             Console(stderr=True).print(f"measuring {point.label}", markup=False)
-        _measure(plain, point.recipe(name_or_path, overrides), name, seed, out, asked)
+        _measure(plain, point.recipe(name_or_path, overrides, load_recipe), name, seed, out, asked)
     content = {"kind": "methods", "steps": asked.steps, "methods": _rows(out, _all_entries(out, plain))}
     record = write_record(out / RECORD, plain, content)
     write_text(out / TABLE, markdown(shown_rows(record)))
@@ -124,7 +125,7 @@ def _measure(plain: Recipe, recipe: Recipe, name: str, seed: int, out: Path, ask
     device = best_device()
     method = load_method(find_checkpoint(str(trained.folder))).to(device)
     bare = as_method(plain, _BARE)
-    reference = untrained_method(bare, load_recipe_backbone(bare, out / _MEASURED)).to(device).eval()
+    reference = last_stage(bare).untrained(bare, load_recipe_backbone(bare, out / _MEASURED)).to(device).eval()
     tasks = load_tasks(recipe, "test").tasks
     entry = {
         "method": name,

@@ -13,7 +13,7 @@ from tagi.errors import ConfigError
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.hypernetwork.targets import words_of
 from tagi.settings.recipe import Recipe
-from tagi.stages.building import generator_settings, generator_text
+from tagi.stages.recipe_settings import generator_settings, generator_text
 
 _SHARED: dict[str, Any] = {
     "vocab_size": 32128,

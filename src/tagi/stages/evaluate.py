@@ -32,7 +32,7 @@ from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
 from tagi.stages.evaluation_folder import alone, check_kept, claim
 from tagi.stages.shots import reads_shots
-from tagi.stages.tasks import LoadedTasks, Split, load_tasks
+from tagi.stages.tasks import LoadedTasks, RecipeData, Split
 from tagi.training.trainer import fingerprint
 
 _METRICS = {"toy": "exact", "sni": "rouge", "p3": "rank", "jsonl": "rouge", "everyday": "task"}
@@ -74,6 +74,7 @@ def evaluate(
     recipe: Recipe,
     *,
     asked: Asked | None = None,
+    data: RecipeData | None = None,
     out: Path | None = None,
     resume: bool = False,
     progress: bool = True,
@@ -84,6 +85,7 @@ def evaluate(
     With `out`, `record.json` and the predictions of every condition lie there, and a picture of the distances if asked
     for. Tasks are done one after the other, so that memory does not grow with their number; with `resume` an
     interrupted evaluation goes on with the next task, and a finished one is left alone. `extra` goes into the record.
+    `data` are the recipe's tasks, if they are shared with other steps.
 
     Raises `InputError` if a task lacks the wording asked for, for more positives than the checkpoint was made for, and
     for held-out tasks of a recipe that holds out none.
@@ -94,7 +96,8 @@ def evaluate(
         raise InputError(
             "--held-out: expected a recipe with data.validation_categories or data.validation_tasks, got neither"
         )
-    loaded = load_tasks(recipe, "validation" if asked.held_out else "test", shots=reads_shots(folder))
+    split: Split = "validation" if asked.held_out else "test"
+    loaded = (data or RecipeData(recipe)).tasks(split, shots=reads_shots(folder))
     tasks = select_tasks(loaded.tasks, asked.tasks, asked.limit or recipe.evaluation.limit)
     # What is tested is the same whatever is shown: evaluations that show shots, examples or another wording can be
     # compared with those that do not.
@@ -114,7 +117,7 @@ def evaluate(
         if finished is not None:
             return finished
         method = load_method(folder).to(best_device())
-        scoring = scoring_of(recipe, tasks, "validation" if asked.held_out else "test")
+        scoring = scoring_of(recipe, tasks, split)
         made = conditions(method, tasks, asked.conditions, seed=recipe.seed)
         results = _results(method, made, tasks, scoring, out, progress)
         content = {

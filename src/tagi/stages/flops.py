@@ -10,7 +10,6 @@ import torch
 
 from tagi.backbones.load import load_tokenizer
 from tagi.config.methods import MethodRow, method_row, method_rows
-from tagi.config.recipes import as_method
 from tagi.data.text.encoder import CausalTextEncoder, TextEncoder
 from tagi.errors import ConfigError
 from tagi.evaluation.lengths import task_lengths
@@ -19,8 +18,10 @@ from tagi.methods.flops.causal import CausalShapes, causal_concatenation_cost
 from tagi.methods.flops.costs import Components, Cost, Lengths
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
-from tagi.stages.building import concatenated_text, data_record, untrained_method
 from tagi.stages.describe import shapes_of
+from tagi.stages.recipe_settings import concatenated_text
+from tagi.stages.recipes import as_method
+from tagi.stages.registry import last_stage
 from tagi.stages.tasks import load_tasks
 
 GPT2_XL = CausalShapes(d_model=1600, inner=1600, key_value=1600, d_ff=6400, gated=False, layers=48, vocabulary=50257)
@@ -73,7 +74,9 @@ def _on_backbone(row: MethodRow) -> Callable[[str, Recipe, bool], Costing]:
     def costing(name: str, recipe: Recipe, merged: bool) -> Costing:
         own = as_method(recipe, row.name)
         with torch.device("meta"):
-            method = untrained_method(own, shapes_of(name, recipe))  # a LoRA that is trained changes its backbone
+            method = last_stage(own).untrained(
+                own, shapes_of(name, recipe)
+            )  # a LoRA that is trained changes its backbone
         if isinstance(method, TAGI):
             return lambda lengths: method.cost(lengths, merged=merged)
         return method.cost
@@ -130,7 +133,7 @@ def table(
     tasks, `mean_of_ratios` lets every task weigh the same. `flops` and `components` are means over tasks.
     """
     reference = _on_backbone(method_row(_REFERENCE))
-    told = recipe.model_copy(update={"metatrain": recipe.metatrain.model_copy(update={"instruction": True})})
+    told = recipe.model_copy(update={"metatrain": replace(recipe.metatrain, instruction=True)})
     references = {name: reference(name, told, merged) for name in names}
     wanted = {name: [costing(lengths).total for lengths in tasks.values()] for name, costing in references.items()}
     rows = table_rows(methods, recipe.backbone.family)
@@ -150,7 +153,7 @@ def _measured(recipe: Recipe, examples: int) -> tuple[dict[str, Lengths], dict[s
     cache = recipe.generator.instruction_cache  # decides what stands before an input
     asks = text.input if cache is None else text.alone if cache == "none" else text.continuation
     measured = {task.name: _shown(task_lengths(text, task, examples, asks=asks), recipe) for task in loaded.tasks}
-    return measured, data_record(loaded)
+    return measured, loaded.record()
 
 
 def _shown(lengths: Lengths, recipe: Recipe) -> Lengths:

@@ -1,6 +1,6 @@
 """A recipe from its first stage to its scores, every stage resumable and skipped when it is done."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,22 +9,27 @@ from tagi.errors import ConfigError
 from tagi.evaluation.conditions import INSTRUCTIONS
 from tagi.formats.records import RECORD, read_record
 from tagi.settings.recipe import Recipe
-from tagi.settings.tables import STAGES, Stage
-from tagi.stages.building import Sources
+from tagi.settings.tables import Stage
 from tagi.stages.evaluate import Asked, evaluate
 from tagi.stages.identity import score_identity, stage_identity
-from tagi.stages.tasks import refuse_training
+from tagi.stages.protocol import Sources
+from tagi.stages.registry import STAGES, stage_of
+from tagi.stages.tasks import RecipeData, refuse_training
 from tagi.stages.train import train_stage
 from tagi.training.distributed import is_main_process
-
-EVALUATE = "evaluate"
-SCORED: tuple[Stage, ...] = ("finetune", "metatrain", "single")
-"""Stages that train what can be asked, in the order in which they are scored."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of a run, or the evaluation of a trained stage (then `trained` is its folder), and its own folder."""
+    """One step of a run: a stage, or the evaluation of what a stage trained.
+
+    Args:
+        name: The step's name.
+        folder: Its own folder.
+        stage: The stage that it trains or scores.
+        sources: What the stage rests on.
+        trained: The stage's folder, if the step scores it.
+    """
 
     name: str
     folder: Path
@@ -43,22 +48,24 @@ FolderOf = Callable[[str, Stage, Sources], Path]
 
 
 def plan(recipe: Recipe, out: Path, folder_of: FolderOf | None = None) -> list[Step]:
-    """The steps of a recipe in their order: its stages, then the evaluation of TAGI and of the meta-trained model.
+    """Return the steps of a recipe in their order: its stages, then the evaluations of what they trained, by name.
 
     A step's folder is `out/NAME` unless `folder_of` has another. Raises `ConfigError` for the everyday benchmark.
     """
     refuse_training(recipe)
     folder_of = folder_of or (lambda name, stage, sources: out / name)
-    steps: dict[Stage, Step] = {}
-    folders = {stage: out / stage for stage in STAGES}  # of stages that are not the recipe's, if they are there
-    for stage in recipe.run.stages:
-        sources = _sources(recipe, stage, folders)
-        steps[stage] = Step(stage, folder_of(stage, stage, sources), stage, sources)
-        folders[stage] = steps[stage].folder
-    scored: list[Stage] = [stage for stage in SCORED if stage in steps]
+    folders = {stage.name: out / stage.name for stage in STAGES}  # of stages that are not the recipe's, if they exist
+    training, scoring = [], []
+    for stage in map(stage_of, recipe.run.stages):
+        sources = stage.sources(recipe, folders)
+        folder = folders[stage.name] = folder_of(stage.name, stage.name, sources)
+        training.append(Step(stage.name, folder, stage.name, sources))
+        if stage.evaluation is not None:
+            own = folder_of(stage.evaluation, stage.name, sources)
+            scoring.append(Step(stage.evaluation, own, stage.name, sources, folder))
     if recipe.data.source == "p3" and recipe.data.test_path is None:  # nothing to score on
-        scored = []
-    return [*steps.values(), *(_evaluation(steps[stage], folder_of) for stage in scored)]
+        return training
+    return [*training, *sorted(scoring, key=lambda step: step.name)]
 
 
 def run(
@@ -75,12 +82,12 @@ def run(
     A step whose output is complete and of this recipe is skipped; an interrupted one goes on where it stopped; one
     that was made by another recipe is an error. A step before `first` must be complete.
     """
-    rows = []
+    rows, data = [], RecipeData(recipe)
     for step in chosen(plan(recipe, out, folder_of), first, last):
         if step.evaluates and not is_main_process():  # one process is enough to score
             continue
         done = (step.folder / RECORD).exists()
-        record = _evaluate(step, recipe, progress) if step.evaluates else _train(step, recipe, progress)
+        record = (_evaluate if step.evaluates else _train)(step, data, progress)
         rows.append({"step": step.name, "state": "skipped: complete" if done else "done", **_summary(record)})
     return rows
 
@@ -98,45 +105,20 @@ def chosen(steps: Sequence[Step], first: str | None, last: str | None) -> list[S
     return list(steps[start:end])
 
 
-def _sources(recipe: Recipe, stage: Stage, folders: Mapping[Stage, Path]) -> Sources:
-    stages, losses = recipe.run.stages, recipe.losses
-    metatrained = str(folders["metatrain"])
-    begun = [metatrained] if recipe.run.start == "metatrained" else []
-    if stage == "teachers":
-        return Sources(metatrained=metatrained if recipe.teacher.base == "metatrained" else None)
-    if stage in ("pretrain", "single"):
-        return Sources(start=tuple(begun))
-    if stage != "finetune":
-        return Sources()
-    if "pretrain" in stages:
-        begun.append(str(folders["pretrain"]))
-    by_lora = losses.ins > 0 or (losses.kl > 0 and losses.teacher == "lora")
-    on_metatrained = by_lora and recipe.teacher.base == "metatrained"
-    by_metatrained = losses.kl > 0 and losses.teacher in ("metatrained", "fid-icl")
-    return Sources(
-        start=tuple(begun),
-        teachers=folders["teachers"] if by_lora else None,
-        metatrained=metatrained if on_metatrained or by_metatrained else None,
+def _train(step: Step, data: RecipeData, progress: bool) -> dict[str, Any]:
+    for needed in step.sources.folders:
+        if not (needed / RECORD).exists():
+            raise ConfigError(f"{step.name}: expected the finished stage {needed.name!r} in {needed}, got none")
+    return train_stage(
+        data.recipe, step.stage, step.folder, sources=step.sources, data=data, resume=True, progress=progress
     )
 
 
-def _evaluation(step: Step, folder_of: FolderOf) -> Step:
-    name = EVALUATE if step.stage == "finetune" else f"{EVALUATE}-{step.stage}"
-    return Step(name, folder_of(name, step.stage, step.sources), step.stage, step.sources, step.folder)
-
-
-def _train(step: Step, recipe: Recipe, progress: bool) -> dict[str, Any]:
-    for needed in (step.sources.teachers, *map(Path, step.sources.start), step.sources.metatrained):
-        if needed is not None and not (Path(needed) / RECORD).exists():
-            raise ConfigError(f"{step.name}: expected the finished stage {Path(needed).name!r} in {needed}, got none")
-    return train_stage(recipe, step.stage, step.folder, sources=step.sources, resume=True, progress=progress)
-
-
-def _evaluate(step: Step, recipe: Recipe, progress: bool) -> dict[str, Any]:
-    trained = step.trained
+def _evaluate(step: Step, data: RecipeData, progress: bool) -> dict[str, Any]:
+    recipe, trained = data.recipe, step.trained
     if trained is None or not (trained / RECORD).exists():
         raise ConfigError(f"{step.name}: expected the finished stage {step.stage!r} in {trained}, got none")
-    identity = score_identity(recipe, stage_identity(recipe, step.stage, step.sources))
+    identity = score_identity(recipe, stage_identity(recipe, step.stage, step.sources, data=data))
     path = step.folder / RECORD
     if path.exists():
         record = read_record(path)
@@ -150,6 +132,7 @@ def _evaluate(step: Step, recipe: Recipe, progress: bool) -> dict[str, Any]:
         str(trained),
         recipe,
         asked=Asked(INSTRUCTIONS),
+        data=data,
         out=step.folder,
         resume=True,
         progress=progress,

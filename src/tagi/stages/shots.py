@@ -12,69 +12,55 @@ from tagi.data.task import Example, Instance, Task
 from tagi.data.toy.family import toy_instances
 from tagi.data.toy.programs import program_of
 from tagi.errors import DataError
-from tagi.formats.checkpoint import read_config
-from tagi.methods.in_context import InContext
-from tagi.methods.load import METHODS
 from tagi.settings.recipe import Recipe
-from tagi.settings.tables import Stage
 
 P3_POOL = 1000
 """Rows of a P3 prompt that its shots are drawn from: those after the tested ones, or the first of a training set."""
 
 
 def in_context(recipe: Recipe) -> bool:
-    """Whether the stage metatrain trains a method that reads demonstrations."""
-    return issubclass(METHODS[recipe.metatrain.method], InContext)
+    """Return whether the meta-trained model is a method that reads demonstrations."""
+    return _learns_in_context(recipe.metatrain.method)
 
 
 def by_shots(recipe: Recipe) -> bool:
-    """Whether the generator reads shots, rather than an instruction or the tasks' own examples."""
+    """Return whether the generator reads shots, rather than an instruction or the tasks' own examples."""
     return recipe.generator.reads == "demonstrations" and not recipe.data.positives
 
 
 def wants_shots(recipe: Recipe) -> bool:
-    """Whether anything that the recipe trains reads shots of the tasks that it is scored on."""
+    """Return whether anything that the recipe trains reads shots of the tasks that it is scored on."""
     return in_context(recipe) or by_shots(recipe)
 
 
 def reads_shots(checkpoint: Path) -> bool:
-    """Whether the method in a checkpoint's folder reads them."""
+    """Return whether the method in a checkpoint's folder reads shots."""
+    from tagi.formats.checkpoint import read_config
+
     config = read_config(checkpoint)
-    method, text = METHODS.get(config["method"]), config["text"]
-    if method is not None and issubclass(method, InContext):
+    text = config["text"]
+    if _learns_in_context(config["method"]):
         return True
     return isinstance(text, dict) and text.get("reads") == "demonstrations" and not text.get("positives")
 
 
-def episode_shots(recipe: Recipe, stage: Stage) -> int:
-    """Demonstrations of every episode that a stage trains on; 0 where it reads none."""
-    reads = {"metatrain": in_context(recipe), "finetune": by_shots(recipe)}
-    return recipe.shots.count if reads.get(stage, False) else 0
+def _learns_in_context(method: str) -> bool:
+    from tagi.methods.in_context import InContext
+    from tagi.methods.load import METHODS
 
-
-def shots_that_decide(recipe: Recipe, stage: Stage) -> dict[str, Any] | None:
-    """What of `[shots]` decides a stage's outcome; None for nothing."""
-    losses = recipe.losses
-    if stage == "finetune" and losses.kl and losses.teacher == "fid-icl":
-        return {"count": recipe.shots.count, "seed": recipe.shots.seed}
-    count = episode_shots(recipe, stage)
-    return {"count": count} if count else None
+    return method in METHODS and issubclass(METHODS[method], InContext)
 
 
 def with_test_shots(
     recipe: Recipe, tasks: Sequence[Task], further: Mapping[str, Sequence[Instance]], count: int | None
 ) -> list[Task]:
-    """Test tasks with `count` shots, or all there are; `further` are instances by task, read beyond the tested ones.
+    """Return test tasks with `count` shots, or all there are.
 
-    Drawn from these, on the toy family from training inputs, with `shots.path` from the training sets there; where
-    they are too few, a task's own examples follow.
+    They are drawn from `further`: instances by task that are not tested, or those of `shot_sets`. On the toy family
+    they are drawn from training inputs. Where they are too few, a task's own examples follow.
     """
-    wanted, data = recipe.shots, recipe.data
-    if wanted.path is not None:
-        templates = None if data.templates is None else Path(data.templates)
-        sets = read_p3_eval(Path(wanted.path), templates=templates, prompts=data.prompts, limit=P3_POOL)
-        further = {task.name: task.instances for task in sets.tasks}
-    elif data.source == "p3":
+    data = recipe.data
+    if data.source == "p3" and recipe.shots.path is None:
         further = _not_of_other_prompts(tasks, further)
     remedy = "lower data.test_instances_per_task or shots.count"
     if data.source == "p3":
@@ -85,6 +71,14 @@ def with_test_shots(
         )
         for task in tasks
     ]
+
+
+def shot_sets(recipe: Recipe) -> dict[str, tuple[Instance, ...]]:
+    """Read the training sets in `shots.path`: instances by task."""
+    data, path = recipe.data, Path(str(recipe.shots.path))
+    templates = None if data.templates is None else Path(data.templates)
+    sets = read_p3_eval(path, templates=templates, prompts=data.prompts, limit=P3_POOL)
+    return {task.name: task.instances for task in sets.tasks}
 
 
 def with_validation_shots(recipe: Recipe, tasks: Sequence[Task]) -> list[Task]:

@@ -1,62 +1,116 @@
 """The stage `single`: one model per test task, fine-tuned on that task's own examples (Full FT, Simple FT)."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from tagi.backbones.load import folder_revision
+from tagi.data.digest import tasks_digest
 from tagi.data.task import Instance, Task
 from tagi.errors import ConfigError
 from tagi.files import new_folder
-from tagi.formats.checkpoint import write_tensors
-from tagi.formats.finding import MODEL, find_checkpoint
-from tagi.methods.load import start_from
-from tagi.methods.prompted import Prompted
-from tagi.methods.single import MEMBERS, START, write_single
 from tagi.settings.recipe import Recipe
-from tagi.stages.building import Sources, concatenated_method, data_record, load_recipe_backbone
-from tagi.stages.many import Many, Member, folder_name
-from tagi.stages.tasks import load_tasks
-from tagi.training.distributed import is_main_process
+from tagi.stages.metatrain import start_faults
+from tagi.stages.protocol import BackboneStage, Fault, Job, Tables, Training, apart_table, lora_table
+from tagi.stages.tasks import LoadedTasks, RecipeData
 
 _DIGITS = 8
+_TASKS = {"sni": 119, "p3": 106, "toy": 24}
+"""Test tasks of the whole data sets."""
 
 
-def train_single(
-    recipe: Recipe, out: Path, sources: Sources, *, identity: str, resume: bool, progress: bool = True
-) -> dict[str, Any]:
-    """Train a model for every test task and write the method that asks each of its own; the record's content.
+class Single(BackboneStage):
+    """A model for each test task, trained on nothing that is tested."""
 
-    Nothing that is tested is trained on. A model that is finished is left alone, one that was interrupted goes on from
-    its newest complete checkpoint.
-    """
-    loaded = load_tasks(recipe, "test", shots=True, every=recipe.single.examples == "all")
-    if not loaded.tasks:
-        raise ConfigError("single: expected test tasks to train a model for each, got none")
-    backbone = load_recipe_backbone(recipe, out, recipe.training_for("single").dropout)
-    folder = out / MODEL
-    whole = concatenated_method(recipe, backbone, "all")
-    taken = [start_from(whole, find_checkpoint(name)) for name in sources.start]
-    start = _write_start(whole, folder / START) if taken else None
-    method = whole if recipe.single.tune == "all" else concatenated_method(recipe, backbone, recipe.single.tune)
+    name = "single"
+    description = "one model per test task, on its own shots or on all of its examples that are not tested"
+    evaluation = "evaluate-single"
+    starts = True
+    rewords = False  # the other wordings of test tasks are for evaluation alone
 
-    def save(member: Path) -> None:
-        with new_folder(member, overwrite=True) as temporary:
-            write_tensors(temporary, method.trained_tensors())
+    def run_faults(self, recipe: Recipe) -> Iterator[Fault]:
+        """Check that there are test tasks, and what the models start on."""
+        if recipe.data.source == "p3" and recipe.data.test_path is None:
+            yield "run.stages", f"expected data.test_path (stage single), got {', '.join(recipe.run.stages)}"
+        yield from start_faults(recipe, generates=False)
 
-    def announce(entries: list[dict[str, Any]]) -> None:
-        if len(entries) == len(loaded.tasks):  # its configuration says that all are there
-            write_single(folder, method, {entry["task"]: Path(entry["path"]).name for entry in entries}, start=start)
+    def deciding(self, recipe: Recipe, tables: Tables) -> dict[str, Any]:
+        """Return all data, `[single]`, `[shots]` and the LoRA's size."""
+        return {
+            "data": tables["data"],
+            "single": tables["single"],
+            "shots": tables["shots"],
+            "lora": lora_table(tables) if recipe.single.tune == "lora" else None,
+            **apart_table(recipe),
+        }
 
-    many = Many(recipe, "single", out, identity, method, "task", "model", save, announce)
-    members = [Member(task.name, f"{MODEL}/{MEMBERS}/{_folder(task.name)}", (_own(task),)) for task in loaded.tasks]
-    content = many.run(members, resume=resume, progress=progress)
-    return {"data": data_record(loaded), "models": content.pop("entries"), **content}
+    def content(self, data: RecipeData) -> dict[str, Any]:
+        """Return a digest of the test tasks with their shots."""
+        return {"tasks": [tasks_digest(_tasks(data).tasks)]}
+
+    def build(self, job: Job) -> Training:
+        """Build the method that is trained for every test task; `ConfigError` if there are none."""
+        from tagi.formats.checkpoint import write_tensors
+        from tagi.formats.finding import MODEL, find_checkpoint
+        from tagi.methods.load import start_from
+        from tagi.methods.single import MEMBERS, START, write_single
+        from tagi.stages.concatenated import concatenated_method
+        from tagi.stages.many_models import ManyModels, Member
+        from tagi.stages.recipe_backbone import load_recipe_backbone
+
+        recipe, tasks = job.recipe, _tasks(job.data)
+        if not tasks.tasks:
+            raise ConfigError("single: expected test tasks to train a model for each, got none")
+        backbone = load_recipe_backbone(recipe, job.out, self.settings(recipe).dropout)
+        folder = job.out / MODEL
+        whole = concatenated_method(recipe, backbone, "all")
+        taken = [start_from(whole, find_checkpoint(name)) for name in job.sources.start]
+        start = _write_start(whole, folder / START) if taken else None
+        method = whole if recipe.single.tune == "all" else concatenated_method(recipe, backbone, recipe.single.tune)
+
+        def save(member: Path) -> None:
+            with new_folder(member, overwrite=True) as temporary:
+                write_tensors(temporary, method.trained_tensors())
+
+        def announce(entries: list[dict[str, Any]]) -> None:
+            if len(entries) == len(tasks.tasks):  # its configuration says that all are there
+                write_single(
+                    folder, method, {entry["task"]: Path(entry["path"]).name for entry in entries}, start=start
+                )
+
+        members = [Member(task.name, f"{MODEL}/{MEMBERS}/{_folder(task.name)}", (_own(task),)) for task in tasks.tasks]
+        return ManyModels(self, job, method, tasks.record(), members, "task", "model", save, announce)
+
+    def untrained(self, recipe: Recipe, backbone: Any) -> Any:
+        """Return the model of one task."""
+        from tagi.stages.concatenated import concatenated_method
+
+        return concatenated_method(recipe, backbone, recipe.single.tune)
+
+    def traits(self, recipe: Recipe) -> tuple[bool, ...]:
+        """Return those of a model that is made for one task."""
+        return False, False, True, True, recipe.single.tune != "all", False, False, False
+
+    def models(self, recipe: Recipe) -> int:
+        """Return the number of test tasks."""
+        return _TASKS.get(recipe.data.source, 1)
+
+    def tuned(self, recipe: Recipe) -> tuple[Literal["all", "lora", "none"], int]:
+        """Return `single.tune` and the generator's rank."""
+        return recipe.single.tune, recipe.generator.rank
 
 
-def _write_start(whole: Prompted[Any], folder: Path) -> str | None:
-    """Write what all models begin with; its digest."""
+def _tasks(data: RecipeData) -> LoadedTasks:
+    return data.tasks("test", shots=True, every=data.recipe.single.examples == "all")
+
+
+def _write_start(whole: Any, folder: Path) -> str | None:
+    """Write what all models begin with, and return its digest."""
+    from tagi.backbones.load import folder_revision
+    from tagi.formats.checkpoint import write_tensors
+    from tagi.training.distributed import is_main_process
+
     if not is_main_process():
         return None
     with new_folder(folder, overwrite=True) as temporary:
@@ -65,11 +119,13 @@ def _write_start(whole: Prompted[Any], folder: Path) -> str | None:
 
 
 def _own(task: Task) -> Task:
-    """The task with its shots to train on in place of the instances that are tested."""
+    """Return the task with its shots to train on in place of the instances that are tested."""
     instances = tuple(Instance(str(at), shot.input, (shot.output,)) for at, shot in enumerate(task.shots))
     return replace(task, instances=instances, shots=(), paraphrases=(), wordings=())
 
 
 def _folder(task: str) -> str:
-    """Short, and another for every task: names of prompts may differ in nothing but punctuation."""
+    """Return a short name that differs for every task: names of prompts may differ in nothing but punctuation."""
+    from tagi.stages.many_models import folder_name
+
     return f"{folder_name(task)[:60]}-{hashlib.sha256(task.encode()).hexdigest()[:_DIGITS]}"

@@ -13,25 +13,15 @@ from tagi.files import write_text
 from tagi.formats.records import RECORD, read_record
 from tagi.settings.recipe import Recipe
 from tagi.settings.tables import Stage
-from tagi.stages.building import Sources
 from tagi.stages.identity import score_identity, stage_identity
+from tagi.stages.protocol import Sources
+from tagi.stages.recipes import load_recipe
 from tagi.stages.run import FolderOf, Step, plan, run
 from tagi.training.distributed import is_main_process
 
 SHARED = "shared"
 """Under a sweep's folder: every step's own, named by what it does and a digest of all that decides its outcome."""
 TABLE = "sweep.json"
-
-
-class _Planned(Sources):
-    """Sources that need not be there yet: known by their folders, whose names say all that decides them."""
-
-    def revisions(self) -> dict[str, Any]:
-        return {
-            "start": [Path(name).name for name in self.start],
-            "teachers": None if self.teachers is None else self.teachers.name,
-            "metatrained": None if self.metatrained is None else Path(self.metatrained).name,
-        }
 
 
 def sweep(
@@ -52,7 +42,7 @@ def sweep(
     known = _known(out)
     rows = []
     for number, point in enumerate(points, start=1):
-        recipe = point.recipe(name_or_path, overrides)
+        recipe = point.recipe(name_or_path, overrides, load_recipe)
         steps = planned(recipe, out)
         entry = _finished(known, steps)
         if entry is None:
@@ -72,7 +62,7 @@ def sweep_plan(
     name_or_path: str | Path, points: Sequence[Point], out: Path, *, overrides: Sequence[str] = ()
 ) -> list[dict[str, Any]]:
     """A numbered row for each point: per step `complete`, `to do`, `as N` if point N does it before, or nothing."""
-    plans = [planned(point.recipe(name_or_path, overrides), out) for point in points]
+    plans = [planned(point.recipe(name_or_path, overrides, load_recipe), out) for point in points]
     longest = max(plans, key=len, default=[])
     names = dict.fromkeys(step.name for steps in (longest, *plans) for step in steps)
     first: dict[Path, int] = {}
@@ -89,8 +79,8 @@ def sweep_plan(
 
 def _folder_of(recipe: Recipe, out: Path) -> FolderOf:
     def folder(name: str, stage: Stage, sources: Sources) -> Path:
-        planned = _Planned(sources.start, sources.teachers, sources.metatrained)
-        identity = stage_identity(recipe, stage, planned, content=False)
+        # Earlier stages need not be done yet: their folders' names say all that decides them.
+        identity = stage_identity(recipe, stage, sources, content=False)
         if name != stage:
             identity = score_identity(recipe, identity)
         return out / SHARED / f"{name}-{identity}"

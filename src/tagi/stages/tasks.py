@@ -1,13 +1,15 @@
-"""The tasks a recipe asks for."""
+"""The tasks that a recipe asks for."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from tagi.data.batches import hold_out, with_shuffled_inputs
+from tagi.data.digest import tasks_digest
 from tagi.data.everyday import everyday_tasks, is_everyday_file
 from tagi.data.readers.jsonl import read_jsonl
 from tagi.data.readers.p3 import read_p3
@@ -18,7 +20,14 @@ from tagi.data.task import Instance, Task
 from tagi.data.toy.family import toy_tasks
 from tagi.errors import ConfigError
 from tagi.settings.recipe import Recipe
-from tagi.stages.shots import P3_POOL, shots_record, wants_shots, with_test_shots, with_validation_shots
+from tagi.stages.shots import (
+    P3_POOL,
+    shot_sets,
+    shots_record,
+    wants_shots,
+    with_test_shots,
+    with_validation_shots,
+)
 
 _TOY_WORDINGS = 64
 """Wordings of each toy task: training draws one of them for each batch."""
@@ -31,15 +40,23 @@ Split = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class LoadedTasks:
-    """Tasks with counts of what was read, and a warning about what was not.
+    """Tasks as they were read.
 
-    `further` are instances beyond those of the test tasks, by task, where shots are drawn from them.
+    Args:
+        tasks: The tasks.
+        summary: Counts of what was read.
+        warning: What was not read.
+        further: Instances by task beyond those of the test tasks, where shots are drawn from them.
     """
 
     tasks: tuple[Task, ...]
     summary: dict[str, Any]
     warning: str | None = None
     further: Mapping[str, tuple[Instance, ...]] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """Return what a record says of them."""
+        return {**self.summary, "warning": self.warning, "digest": tasks_digest(self.tasks)}
 
 
 def refuse_training(recipe: Recipe) -> None:
@@ -57,44 +74,135 @@ def refuse_training(recipe: Recipe) -> None:
         )
 
 
-def load_tasks(recipe: Recipe, split: Split, *, shots: bool | None = None, every: bool = False) -> LoadedTasks:
-    """Read the recipe's tasks: those trained on, those held out of them for choosing a checkpoint, or the test tasks.
+class RecipeData:
+    """The tasks of a recipe, each file of them read once however often they are asked for.
 
-    `data.task_split` limits training tasks to the largest categories before any are held out: `data.validation_tasks`
-    of them, or all of `data.validation_categories`. Held-out tasks have no examples where `data.demonstrations` is set,
-    so that a checkpoint is chosen by what it does without. An own JSON Lines file has no split: training and test are
-    the whole file. Test and held-out tasks come with `[shots]` if `shots` says so, by default if the recipe has use for
-    them; a task with too few examples for them is a `DataError`. With `every` test tasks' shots are all of their
-    examples that are not tested.
-
-    Raises `ConfigError` for a wording of `data.wordings` that no training task has, and for a category of
-    `data.validation_categories` that has no training task.
-    The everyday benchmark has test tasks only: other splits of it raise `ConfigError`.
+    A command makes one of these and shares it among all that it does.
     """
-    if split != "test":
-        refuse_training(recipe)
-    wanted = split != "train" and (wants_shots(recipe) if shots is None else shots)
-    if split == "test":
-        read = _read(recipe, "test", further=wanted)
-        return _with_shots(recipe, read, every) if wanted else read
-    read = _read(recipe, "train")
-    data, tasks = recipe.data, read.tasks
-    _check_wordings(recipe, tasks)
-    if data.task_split is not None and data.source in ("sni", "p3"):
-        tasks = limit_to_split(tasks, data.source, data.task_split)
-    if data.validation_tasks:
-        training, validation = hold_out(tasks, data.validation_tasks, recipe.seed)
-        tasks = training if split == "train" else validation
-    elif data.validation_categories:
-        tasks = _by_validation_categories(data.validation_categories, tasks, held_out=split == "validation")
-    if split == "validation":
-        if data.demonstrations is not None:
-            tasks = tuple(replace(task, examples=()) for task in tasks)
-        tasks = tuple(with_validation_shots(recipe, tasks)) if wanted else tasks
-    if len(tasks) == len(read.tasks):
-        return read
-    left = {"tasks": len(tasks), "instances": sum(len(task.instances) for task in tasks), "categories": _counts(tasks)}
-    return replace(read, tasks=tasks, summary={**read.summary, **left})
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self._tests: LoadedTasks | None = None
+        self._tests_with_further = False
+
+    def tasks(self, split: Split, *, shots: bool | None = None, every: bool = False) -> LoadedTasks:
+        """Return the tasks that are trained on, those held out of them to choose a checkpoint, or the test tasks.
+
+        `data.task_split` limits training tasks to the largest categories before any are held out:
+        `data.validation_tasks` of them, or all of `data.validation_categories`. Held-out tasks have no examples where
+        `data.demonstrations` is set, so that a checkpoint is chosen by what it does without. A JSON Lines file has no
+        split: training and test tasks are the whole file. The everyday benchmark has test tasks only.
+
+        Args:
+            split: Which tasks.
+            shots: Whether test and held-out tasks come with `[shots]`; by default if the recipe trains anything that
+                reads them.
+            every: Make all examples of a test task that are not tested its shots.
+
+        Raises:
+            ConfigError: No training task has a wording of `data.wordings` or a category of
+                `data.validation_categories`, or the everyday benchmark is asked for training tasks.
+            DataError: A task has too few examples for its shots.
+        """
+        wanted = wants_shots(self.recipe) if shots is None else shots
+        if split != "test":
+            refuse_training(self.recipe)
+            return self._training_tasks(split, wanted)
+        recipe, read = self.recipe, self._test_tasks(wanted)
+        if not wanted:
+            return read
+        further = read.further if recipe.shots.path is None else self._shot_sets
+        tasks = tuple(with_test_shots(recipe, read.tasks, further, None if every else recipe.shots.count))
+        return replace(read, tasks=tasks, summary={**read.summary, "shots": shots_record(recipe, tasks)})
+
+    def training_digests(self) -> list[str]:
+        """Return digests of the tasks that are trained on, and of those held out of them if there are any."""
+        data = self.recipe.data
+        splits: list[Split] = ["train"]
+        if data.validation_tasks or data.validation_categories:
+            splits.append("validation")
+        return [tasks_digest(self.tasks(split).tasks, wordings=data.wordings is not None) for split in splits]
+
+    @cached_property
+    def _training(self) -> LoadedTasks:
+        return self._read("train")
+
+    @cached_property
+    def _listed(self) -> list[Task]:
+        """The tasks of a JSON Lines file, which serve every split."""
+        return read_jsonl(Path(str(self.recipe.data.path)), require_instances=True)
+
+    def _read(self, split: Literal["train", "test"], *, further: bool = False) -> LoadedTasks:
+        """Read tasks; with `further` the instances beyond the tested ones too, kept apart."""
+        recipe, data = self.recipe, self.recipe.data
+        count = data.instances_per_task if split == "train" else data.test_instances_per_task
+        if data.source == "p3":
+            if split == "test":
+                return _read_p3_tests(recipe, P3_POOL if further and recipe.shots.path is None else 0)
+            rendered = read_p3(Path(str(data.path)), instances_per_task=count)
+            return LoadedTasks(_shuffled(recipe, rendered.tasks), rendered.summary(), rendered.warning)
+        if data.source == "sni":
+            read = read_sni(
+                Path(str(data.path)),
+                split,
+                instances_per_task=None if further else count,
+                seed=recipe.seed if split == "train" else None,  # every seed is tested on the same instances
+            )
+            tasks, beyond = _cut(read.tasks, count)
+            read = replace(read, tasks=tasks, instances_per_task=count)
+            summary = read.summary()
+            if split == "train":
+                summary["table_10"] = [[row.category, row.here, row.paper] for row in compare_with_table10(read)]
+            summary["missing_names"] = list(read.missing)
+            return LoadedTasks(_shuffled(recipe, read.tasks), summary, read.warning, beyond)
+        if data.source == "toy":
+            kind: Any = "train" if split == "train" else "unseen"
+            seed = recipe.seed if split == "train" else 0  # every seed is tested on the same instances
+            made = toy_tasks(kind, seed, count, examples_per_task=data.positives, paraphrases_per_task=_TOY_WORDINGS)
+        elif data.source == "everyday":
+            made = everyday_tasks()
+        else:
+            made = self._listed
+        tasks, beyond = _cut(made, count)
+        summary = {"source": data.source, "split": split, **_counts(tasks)}
+        return LoadedTasks(_shuffled(recipe, tasks), summary, None, beyond)
+
+    def _training_tasks(self, split: Split, shots: bool) -> LoadedTasks:
+        read, data, seed = self._training, self.recipe.data, self.recipe.seed
+        tasks = read.tasks
+        _check_wordings(self.recipe, tasks)
+        if data.task_split is not None and data.source in ("sni", "p3"):
+            tasks = limit_to_split(tasks, data.source, data.task_split)
+        if data.validation_tasks:
+            training, validation = hold_out(tasks, data.validation_tasks, seed)
+            tasks = training if split == "train" else validation
+        elif data.validation_categories:
+            tasks = _by_validation_categories(data.validation_categories, tasks, held_out=split == "validation")
+        if split == "validation":
+            if data.demonstrations is not None:
+                tasks = tuple(replace(task, examples=()) for task in tasks)
+            tasks = tuple(with_validation_shots(self.recipe, tasks)) if shots else tasks
+        if len(tasks) == len(read.tasks):
+            return read
+        return replace(read, tasks=tasks, summary={**read.summary, **_counts(tasks)})
+
+    def _test_tasks(self, further: bool) -> LoadedTasks:
+        """Return the test tasks; instances beyond them are read the first time if the recipe may want them later."""
+        further = further or wants_shots(self.recipe)
+        if self._tests is None or further > self._tests_with_further:
+            self._tests = self._read("test", further=further)
+            self._tests_with_further = further
+        return self._tests
+
+    @cached_property
+    def _shot_sets(self) -> dict[str, tuple[Instance, ...]]:
+        """The training sets in `shots.path`."""
+        return shot_sets(self.recipe)
+
+
+def load_tasks(recipe: Recipe, split: Split, *, shots: bool | None = None, every: bool = False) -> LoadedTasks:
+    """Read tasks that are asked for once, as `RecipeData.tasks` does."""
+    return RecipeData(recipe).tasks(split, shots=shots, every=every)
 
 
 def _check_wordings(recipe: Recipe, tasks: Iterable[Task]) -> None:
@@ -129,46 +237,6 @@ def _by_validation_categories(names: Sequence[str], tasks: Sequence[Task], *, he
     return tuple(task for task in tasks if (task.category in names) == held_out)
 
 
-def _with_shots(recipe: Recipe, read: LoadedTasks, every: bool) -> LoadedTasks:
-    tasks = tuple(with_test_shots(recipe, read.tasks, read.further, None if every else recipe.shots.count))
-    return replace(read, tasks=tasks, summary={**read.summary, "shots": shots_record(recipe, tasks)})
-
-
-def _read(recipe: Recipe, split: Literal["train", "test"], *, further: bool = False) -> LoadedTasks:
-    """With `further` the instances beyond the tested ones are read too, and kept apart."""
-    data = recipe.data
-    count = data.instances_per_task if split == "train" else data.test_instances_per_task
-    if data.source == "p3":
-        if split == "test":
-            return _read_p3_tests(recipe, P3_POOL if further and recipe.shots.path is None else 0)
-        rendered = read_p3(Path(str(data.path)), instances_per_task=count)
-        return LoadedTasks(_shuffled(recipe, rendered.tasks), rendered.summary(), rendered.warning)
-    if data.source == "sni":
-        read = read_sni(
-            Path(str(data.path)),
-            split,
-            instances_per_task=None if further else count,
-            seed=recipe.seed if split == "train" else None,  # every seed is tested on the same instances
-        )
-        tasks, beyond = _cut(read.tasks, count)
-        read = replace(read, tasks=tasks, instances_per_task=count)
-        summary = read.summary()
-        if split == "train":
-            summary["table_10"] = [[row.category, row.here, row.paper] for row in compare_with_table10(read)]
-        summary["missing_names"] = list(read.missing)
-        return LoadedTasks(_shuffled(recipe, read.tasks), summary, read.warning, beyond)
-    if data.source == "toy":
-        kind: Any = "train" if split == "train" else "unseen"
-        seed = recipe.seed if split == "train" else 0  # every seed is tested on the same instances
-        made = toy_tasks(kind, seed, count, examples_per_task=data.positives, paraphrases_per_task=_TOY_WORDINGS)
-    elif data.source == "everyday":
-        made = everyday_tasks()
-    else:
-        made = read_jsonl(Path(str(data.path)), require_instances=True)
-    tasks, beyond = _cut(made, count)
-    return LoadedTasks(_shuffled(recipe, tasks), _summary(data.source, split, tasks), None, beyond)
-
-
 def _cut(tasks: Iterable[Task], count: int) -> tuple[tuple[Task, ...], dict[str, tuple[Instance, ...]]]:
     """The tasks with their first `count` instances, and the others by task."""
     tasks = tuple(tasks)
@@ -189,18 +257,12 @@ def _read_p3_tests(recipe: Recipe, beyond: int) -> LoadedTasks:
     return LoadedTasks(_shuffled(recipe, read.tasks), read.summary(), read.warning, further)
 
 
-def _summary(source: str, split: Split, tasks: tuple[Task, ...]) -> dict[str, Any]:
+def _counts(tasks: tuple[Task, ...]) -> dict[str, Any]:
     return {
-        "source": source,
-        "split": split,
         "tasks": len(tasks),
         "instances": sum(len(task.instances) for task in tasks),
-        "categories": _counts(tasks),
+        "categories": dict(Counter(task.category for task in tasks).most_common()),
     }
-
-
-def _counts(tasks: tuple[Task, ...]) -> dict[str, int]:
-    return dict(Counter(task.category for task in tasks).most_common())
 
 
 def _shuffled(recipe: Recipe, tasks: tuple[Task, ...]) -> tuple[Task, ...]:

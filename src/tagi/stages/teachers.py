@@ -1,52 +1,99 @@
-"""The stage `teachers`: one PEFT LoRA per category, all from one start, on one backbone loaded once."""
+"""The stage `teachers`: one PEFT LoRA per category, all from one start, on one backbone that is loaded once."""
 
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tagi.data.task import Task
 from tagi.files import new_folder, write_text
-from tagi.formats.lora_folder import write_lora
-from tagi.methods.lora import lora_bank
-from tagi.methods.objective.teachers import CATALOGUE
 from tagi.settings.recipe import Recipe
-from tagi.stages.building import Sources, concatenated_method, data_record, lora_shape, teacher_backbone
-from tagi.stages.many import Many, Member, folder_name, refuse_clashes
-from tagi.stages.tasks import load_tasks
+from tagi.stages.protocol import (
+    BackboneStage,
+    Job,
+    Need,
+    Tables,
+    Training,
+    apart_table,
+    lora_table,
+    training_data,
+)
+from tagi.stages.recipe_settings import lora_shape
+
+_CATEGORIES = {"sni": 60, "p3": 36, "toy": 6}
+"""Training categories of the whole data sets."""
 
 
-def train_teachers(
-    recipe: Recipe, out: Path, sources: Sources, *, identity: str, resume: bool, progress: bool = True
-) -> dict[str, Any]:
-    """Train every category's LoRA into `out/<category>` and write the catalogue; the record's content.
+class Teachers(BackboneStage):
+    """LoRA teachers that read instruction and input."""
 
-    A teacher that is finished is left alone, one that was interrupted goes on from its newest complete checkpoint.
-    """
-    loaded = load_tasks(recipe, "train")
-    groups: dict[str, list[Task]] = defaultdict(list)
-    for task in loaded.tasks:
-        groups[task.category].append(task)
-    refuse_clashes(groups, "categories")
-    backbone, shape = teacher_backbone(recipe, out, sources.metatrained), lora_shape(recipe)
-    base = backbone.identity
+    name = "teachers"
+    description = "one LoRA per category, reading instruction and input; DIR is then the catalogue"
 
-    def save(folder: Path) -> None:
-        with new_folder(folder, overwrite=True) as temporary:
-            write_lora(temporary, lora_bank(backbone, shape), backbone)
+    def needs(self, recipe: Recipe) -> list[Need]:
+        """Return the meta-trained model if the teachers are trained on it."""
+        return on_metatrained(recipe)
 
-    def announce(entries: list[dict[str, Any]]) -> None:
-        content = {
-            "base_model": {"name": base.name, "revision": base.revision},
-            "trained_on": recipe.teacher.base,
-            "lora": shape.as_dict(),
-            "planned": len(groups),
-            "teachers": entries,
-        }
-        write_text(out / CATALOGUE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    def deciding(self, recipe: Recipe, tables: Tables) -> dict[str, Any]:
+        """Return the training data, `[teacher]` and the LoRA's size."""
+        lora = lora_table(tables)
+        return {"data": training_data(tables), "teacher": tables["teacher"], "lora": lora, **apart_table(recipe)}
 
-    method = concatenated_method(recipe, backbone, "lora")
-    many = Many(recipe, "teachers", out, identity, method, "category", "teacher", save, announce)
-    members = [Member(category, folder_name(category), tuple(groups[category])) for category in sorted(groups)]
-    content = many.run(members, resume=resume, progress=progress)
-    return {"data": data_record(loaded), "teachers": content.pop("entries"), **content}
+    def build(self, job: Job) -> Training:
+        """Build the backbone with a LoRA, and the tasks of every category."""
+        from tagi.formats.lora_folder import write_lora
+        from tagi.methods.lora import lora_bank
+        from tagi.methods.objective.teachers import CATALOGUE
+        from tagi.stages.concatenated import concatenated_method
+        from tagi.stages.many_models import ManyModels, Member, folder_name, refuse_clashes
+
+        recipe, tasks = job.recipe, job.data.tasks("train")
+        groups: dict[str, list[Task]] = defaultdict(list)
+        for task in tasks.tasks:
+            groups[task.category].append(task)
+        refuse_clashes(groups, "categories")
+        backbone, shape = teacher_backbone(recipe, job.out, job.sources.metatrained), lora_shape(recipe)
+        base = backbone.identity
+
+        def save(folder: Path) -> None:
+            with new_folder(folder, overwrite=True) as temporary:
+                write_lora(temporary, lora_bank(backbone, shape), backbone)
+
+        def announce(entries: list[dict[str, Any]]) -> None:
+            content = {
+                "base_model": {"name": base.name, "revision": base.revision},
+                "trained_on": recipe.teacher.base,
+                "lora": shape.as_dict(),
+                "planned": len(groups),
+                "teachers": entries,
+            }
+            write_text(job.out / CATALOGUE, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+        method = concatenated_method(recipe, backbone, "lora")
+        members = [Member(category, folder_name(category), tuple(groups[category])) for category in sorted(groups)]
+        return ManyModels(self, job, method, tasks.record(), members, "category", "teacher", save, announce)
+
+    def models(self, recipe: Recipe) -> int:
+        """Return the number of categories."""
+        return recipe.data.task_split or _CATEGORIES.get(recipe.data.source, 1)
+
+    def tuned(self, recipe: Recipe) -> tuple[Literal["all", "lora", "none"], int]:
+        """Return that a LoRA of the generator's rank is trained."""
+        return "lora", recipe.generator.rank
+
+
+def on_metatrained(recipe: Recipe) -> list[Need]:
+    """Return what LoRA teachers rest on: the meta-trained model if `teacher.base` says so."""
+    if recipe.teacher.base == "backbone":
+        return []
+    return [Need("metatrain", "metatrained", "teacher.base = 'metatrained'", method="concatenation")]
+
+
+def teacher_backbone(recipe: Recipe, out: Path, metatrained: str | None) -> Any:
+    """Load what LoRA teachers are trained on: the recipe's backbone, or the meta-trained model."""
+    from tagi.stages.concatenated import concatenation, load_metatrained
+    from tagi.stages.recipe_backbone import load_recipe_backbone
+
+    if recipe.teacher.base == "backbone":
+        return load_recipe_backbone(recipe, out, recipe.training_for("teachers").dropout)
+    return load_metatrained(concatenation(recipe), metatrained, on_metatrained(recipe)[0].reason).backbone

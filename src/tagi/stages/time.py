@@ -14,7 +14,7 @@ from tagi.backbones.machine import best_device
 from tagi.backbones.protocol import BaseModel
 from tagi.backbones.t5 import T5Backbone
 from tagi.data.task import Instance, Task
-from tagi.data.text.encoder import TextEncoder, TextSettings
+from tagi.data.text.encoder import TextEncoder
 from tagi.data.toy.lexicon import lexicon_words
 from tagi.data.toy.tokenizer import toy_tokenizer
 from tagi.errors import ConfigError, InputError
@@ -30,8 +30,9 @@ from tagi.methods.concatenation import Concatenation
 from tagi.methods.load import load_method
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
-from tagi.stages.building import data_record, generator_settings, generator_text, text_settings
+from tagi.settings.text import TextSettings
 from tagi.stages.describe import HUB, PUBLISHED
+from tagi.stages.recipe_settings import generator_settings, generator_text, text_settings
 from tagi.stages.tasks import load_tasks
 
 PAPER = 0.88
@@ -262,7 +263,7 @@ def _tasks(recipe: Recipe, request: TimingRequest, text: TextEncoder) -> tuple[l
         if name not in named:
             raise InputError(f"--task: expected the name of one of {len(tasks)} test tasks, got {name!r}")
     chosen = [named[name] for name in dict.fromkeys(request.tasks)] or [task_of_median_length(tasks, text)]
-    return [replace(task, instances=task.instances[: request.inputs]) for task in chosen], data_record(loaded)
+    return [replace(task, instances=task.instances[: request.inputs]) for task in chosen], loaded.record()
 
 
 def _made_up(lengths: GivenLengths, output: int, inputs: int) -> Task:

@@ -18,12 +18,11 @@ from transformers.trainer import SCHEDULER_NAME
 
 from tagi.errors import TrainingError
 from tagi.methods.protocol import Trainable
-from tagi.settings.trainer import TrainingSettings
+from tagi.settings.text import IGNORED
+from tagi.settings.training import TrainingSettings
 from tagi.training import distributed
 from tagi.training.checkpoints import WEIGHTS, checkpoint_at, drop_old, mark_complete, writing
 from tagi.training.validation import undisturbed
-
-_IGNORED = -100
 
 
 class MethodTrainer(Trainer):
@@ -96,7 +95,7 @@ class MethodTrainer(Trainer):
         if num_items_in_batch is None:  # the Trainer itself divides by the number of micro-batches
             share: Any = 1.0 / (self.current_gradient_accumulation_steps * processes)
         else:
-            share = inputs["labels"].ne(_IGNORED).sum() / num_items_in_batch
+            share = inputs["labels"].ne(IGNORED).sum() / num_items_in_batch
             loss = loss * (share * processes)  # gradients are averaged over processes
         if not math.isfinite(float(loss.detach())):
             raise TrainingError(
@@ -205,4 +204,4 @@ class MethodTrainer(Trainer):
 def _count_tokens(batch: dict[str, Tensor]) -> Tensor | int:
     """Tokens of a micro-batch that are no padding, read and predicted."""
     read = sum(value.ne(0).sum() for name, value in batch.items() if name.endswith("_mask"))
-    return read + batch["labels"].ne(_IGNORED).sum() if "labels" in batch else read
+    return read + batch["labels"].ne(IGNORED).sum() if "labels" in batch else read

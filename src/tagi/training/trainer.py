@@ -19,7 +19,7 @@ from tagi.backbones.protocol import Backbone
 from tagi.errors import TrainingError
 from tagi.files import write_text
 from tagi.methods.protocol import Trainable
-from tagi.settings.trainer import TrainingSettings
+from tagi.settings.training import TrainingSettings
 from tagi.training import distributed
 from tagi.training.checkpoints import WEIGHTS, checkpoint_at, newest_complete, read_marker
 from tagi.training.loop import MethodTrainer

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tagi.config.recipes import load_recipe
+from tagi.stages.recipes import load_recipe
 
 FORM = 1
 SIZES = {"a": 2, "b": 3, "c": 7}

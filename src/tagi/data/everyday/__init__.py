@@ -17,6 +17,8 @@ def everyday_tasks() -> list[Task]:
 def is_everyday_file(path: Path) -> bool:
     """Return whether a file has the same content as the benchmark's file, wherever it lies."""
     try:
-        return path.is_file() and path.read_bytes() == EVERYDAY_FILE.read_bytes()
+        if not path.is_file() or path.stat().st_size != EVERYDAY_FILE.stat().st_size:
+            return False
+        return path.read_bytes() == EVERYDAY_FILE.read_bytes()
     except OSError:  # whoever reads the file says what is wrong with it
         return False

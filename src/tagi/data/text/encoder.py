@@ -1,8 +1,8 @@
 """Text to padded token batches: what a method reads of tasks, under the limits it was made with."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, ClassVar, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -13,67 +13,8 @@ from tagi.data.task import Example, Task
 from tagi.data.text.chat import ChatEncoding, chat_encoding, special_tokens
 from tagi.data.text.control import BREAK, UserTextTokenizer
 from tagi.data.text.encoding import INPUT_MARK, OUTPUT_MARK, Budget, Encoding, Tokenizer, encoding_from_name, too_long
-from tagi.errors import CheckpointError, ConfigError, InputError
-
-Reads = Literal["instruction", "demonstrations", "nothing"]
-"""What is read of a task: its instruction (with demonstrations, if the settings have them), demonstrations alone, or
-nothing: its inputs say all."""
-
-
-@dataclass(frozen=True, slots=True)
-class TextSettings:
-    """How instructions and inputs become tokens; travels in a checkpoint.
-
-    The token limits count special tokens. `positives` demonstrations at most are part of the instruction. With `reads`
-    "demonstrations" these alone are read and no instruction: the first `positives` of a task's examples, or for 0 its
-    shots. With "nothing" only inputs are read.
-
-    `apart`, for methods that read instruction and input in one text: each is cut at its own limit. Else the limit of
-    the input applies to both together.
-
-    `template_arguments` are further arguments of a chat template, values that JSON can hold. `frame` is what a chat
-    template wrote around instruction, input and answer (`ChatEncoding.pieces`): it is kept where the template writes
-    today's date, and a template is not looked at where there is a frame.
-    """
-
-    encoding: str = "tk-instruct"
-    positives: int = 0
-    max_instruction_tokens: int = 1024
-    max_input_tokens: int = 1024
-    max_target_tokens: int = 128
-    reads: Reads = "instruction"
-    apart: bool = False
-    template_arguments: dict[str, Any] | None = field(default=None, hash=False)
-    frame: dict[str, str] | None = field(default=None, hash=False)
-
-    @property
-    def max_prompt_tokens(self) -> int:
-        """Limit of instruction and input in one text."""
-        return self.max_input_tokens + (self.max_instruction_tokens if self.apart else 0)
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON; what came later and says nothing new is left out, so that older checkpoints' digests hold."""
-        return {name: value for name, value in asdict(self).items() if name not in _LATER or _LATER[name] != value}
-
-    @classmethod
-    def from_dict(cls, values: Any) -> "TextSettings":
-        """The inverse of `as_dict`; an unknown or missing key is a `CheckpointError`."""
-        if not isinstance(values, dict):
-            raise CheckpointError(f"text settings: expected an object, got {values!r}")
-        known, values = {one.name for one in fields(cls)}, {**_LATER, **values}
-        if known != values.keys():
-            odd = sorted(known ^ values.keys())[0]
-            raise CheckpointError(f"text settings: expected exactly {sorted(known)}, got a difference at {odd!r}")
-        if values["reads"] not in (readings := get_args(Reads)):
-            raise CheckpointError(f"text settings: expected reads {' or '.join(readings)}, got {values['reads']!r}")
-        for name in ("template_arguments", "frame"):
-            if values[name] is not None and not isinstance(values[name], dict):
-                raise CheckpointError(f"text settings: expected an object for {name}, got {values[name]!r}")
-        return cls(**values)
-
-
-_LATER: dict[str, Any] = {"reads": "instruction", "apart": False, "template_arguments": None, "frame": None}
-"""Settings that checkpoints of an older form lack, and what they mean there."""
+from tagi.errors import ConfigError, InputError
+from tagi.settings.text import IGNORED, TextSettings
 
 
 class TextEncoder:
@@ -218,7 +159,7 @@ class TextEncoder:
 
     def labels(self, sequences: Sequence[list[int]]) -> Int[Tensor, "row token"]:
         """Sequences padded on the right with -100."""
-        return _pad(sequences, -100)[0]
+        return _pad(sequences, IGNORED)[0]
 
     def choice_labels(self, choices: Sequence[Sequence[str]]) -> Int[Tensor, "row choice target"]:
         """Labels of every row's choices; rows with fewer choices are filled up with -100."""
@@ -226,7 +167,7 @@ class TextEncoder:
         flat = [self.target(choice) for row in choices for choice in [*row, *[""] * (most - len(row))]]
         labels = self.labels(flat).unflatten(0, (len(choices), most))
         for index, row in enumerate(choices):
-            labels[index, len(row) :] = -100
+            labels[index, len(row) :] = IGNORED
         return labels
 
     def _target(self, text: str) -> tuple[list[int], list[int]]:

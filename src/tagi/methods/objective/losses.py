@@ -14,8 +14,7 @@ from torch.nn.functional import cross_entropy, log_softmax, softplus
 
 from tagi.adapters.bank import Factors, LoraBank
 from tagi.backbones.shapes import Labels, Logits, Scalar
-
-IGNORED = -100
+from tagi.settings.text import IGNORED
 
 
 def prediction_loss(logits: Logits, labels: Labels) -> Scalar:

@@ -1,8 +1,6 @@
 """The finetuning objective: weights of its terms, and what the terms need besides the student (eq. 6)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,36 +16,9 @@ from tagi.methods.objective.losses import (
 from tagi.methods.objective.teacher_cache import TeacherCache
 from tagi.methods.objective.teachers import Catalogue, Teacher
 from tagi.methods.protocol import Batch
+from tagi.settings.losses import LossSettings
 
 _TEACHER = "teacher_"
-
-
-@dataclass(frozen=True, slots=True)
-class LossWeights:
-    """Weights of the terms, 0 for off, and how they are computed.
-
-    `prediction` of L_pred, `kl` (lambda_1) of L_kl at `temperature`, `ins` (lambda_2) of L_ins on the factors or on
-    their product; `contrast` (ours) of the margin by which the right adapter shall beat another task's.
-
-    `alone` and `alone_kl` (ours) put rows in pairs: every sample is asked with the instruction before the input and
-    alone, with nothing but the adapter. `alone` weighs the cross-entropy of the rows that are alone, `alone_kl` their
-    divergence from what the same weights say with the instruction.
-    """
-
-    prediction: float = 1.0
-    kl: float = 0.0
-    temperature: float = 1.0
-    ins: float = 0.0
-    alignment: Literal["factors", "product"] = "factors"
-    contrast: float = 0.0
-    contrast_margin: float = 0.0
-    alone: float = 0.0
-    alone_kl: float = 0.0
-
-    @property
-    def pairs(self) -> bool:
-        """Whether every sample makes two rows."""
-        return bool(self.alone or self.alone_kl)
 
 
 class Objective(nn.Module):
@@ -59,14 +30,14 @@ class Objective(nn.Module):
 
     def __init__(
         self,
-        weights: LossWeights | None = None,
+        weights: LossSettings | None = None,
         *,
         teacher: Teacher | TeacherCache | None = None,
         catalogue: Catalogue | None = None,
         aligned: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        self.weights = weights or LossWeights()
+        self.weights = weights or LossSettings()
         if self.weights.kl and teacher is None:
             raise ValueError("L_kl has a weight and no teacher")
         if self.weights.ins and catalogue is None:

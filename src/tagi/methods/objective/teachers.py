@@ -1,5 +1,6 @@
 """Teachers: frozen models that read instruction and input together, and the LoRA each category was taught by."""
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,12 +17,12 @@ from tagi.backbones.modes import evaluating
 from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.backbones.shapes import Labels, Logits, Scalar
 from tagi.data.batches import Sample
-from tagi.data.text.encoder import TextSettings
-from tagi.errors import CheckpointError
+from tagi.errors import CheckpointError, ConfigError
 from tagi.formats.peft import read_peft
 from tagi.hypernetwork.build import text_encoder
 from tagi.methods.objective.losses import distillation_loss
 from tagi.methods.protocol import Batch
+from tagi.settings.text import TextSettings
 
 CATALOGUE = "catalogue.json"
 """Beside the teachers' folders: which category each was trained on, how long, and with what loss."""
@@ -51,6 +52,16 @@ class Catalogue(nn.Module):
     def index(self, category: str) -> int:
         """Return the number of a category's teacher; -1 if it has none."""
         return self._index.get(category, -1)
+
+
+def catalogue_revision(folder: Path) -> str:
+    """Return a digest over a catalogue and its teachers; `ConfigError` if there is none."""
+    digest = hashlib.sha256()
+    if not (folder / CATALOGUE).is_file():
+        raise ConfigError(f"{folder}: expected LoRA teachers with a {CATALOGUE}, got none")
+    for path in sorted([folder / CATALOGUE, *folder.glob("*/adapter_model.safetensors")]):
+        digest.update(path.read_bytes())
+    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def read_catalogue(folder: Path, base: BaseModel, *, rank: int, scale: float) -> Catalogue:

@@ -1,12 +1,14 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from tagi.config.faults import known_keys, nearest_key
-from tagi.config.recipes import check_recipe, copy_recipe, load_recipe, recipe_text
+from tagi.config.recipes import copy_recipe, recipe_text
 from tagi.errors import ConfigError
-from tagi.settings.recipe import Recipe
 from tagi.settings.training import StageSettings, TrainingSettings
+from tagi.stages.recipes import check_recipe, load_recipe
 
 VALID = """
 name = "mine"
@@ -39,6 +41,8 @@ def write(folder: Path, text: str) -> Path:
     [
         ("steps = 7", "steps = 7\nstepps = 8", "training.stepps: unknown key, did you mean training.steps?"),
         ("steps = 7", "steps = 7\nrank = 3", "training.rank: unknown key, did you mean generator.rank?"),
+        ("steps = 7", "steps = 7\nseed = 0", "training.seed: unknown key, did you mean seed?"),
+        ("alpha = 6.0", "alpha = 6.0\nseed = 3", "generator.seed: unknown key, did you mean seed?"),
         ("steps = 7", "steps = 0", "training.steps: expected at least 1, got 0"),
         ("steps = 5", "steps = 5.5", "training.metatrain.steps: expected a whole number, got 5.5"),
         ("alpha = 6.0", "", "generator.alpha: expected a value, got nothing"),
@@ -190,12 +194,12 @@ def test_a_stage_overrides_what_it_names_and_nothing_else(tmp_path: Path) -> Non
 
 
 def test_a_stage_may_override_every_training_key() -> None:
-    def ranges(table: type[Recipe | StageSettings | TrainingSettings]) -> dict[str, object]:
-        properties = table.model_json_schema()["properties"]
+    def ranges(table: Any) -> dict[str, object]:
+        properties = TypeAdapter(table).json_schema()["properties"]
         kinds = {key: next(iter(schema.get("anyOf", [schema]))) for key, schema in properties.items()}
         return {key: {**kind, "title": None, "default": None} for key, kind in kinds.items()}
 
-    assert ranges(StageSettings) == ranges(TrainingSettings)
+    assert ranges(StageSettings) == {key: kind for key, kind in ranges(TrainingSettings).items() if key != "seed"}
     assert ranges(StageSettings)["steps"] == {"type": "integer", "minimum": 1, "title": None, "default": None}
     assert StageSettings().model_dump(exclude_none=True) == {}
 

@@ -1,4 +1,4 @@
-"""Many models of one stage, one after the other, each from the same start: the loop that they share."""
+"""A stage that trains many models, one after the other, each from the same start."""
 
 import json
 import re
@@ -15,23 +15,28 @@ from tagi.data.task import Task
 from tagi.errors import DataError, TrainingError
 from tagi.files import write_text
 from tagi.methods.protocol import Method
-from tagi.settings.recipe import Recipe
-from tagi.settings.tables import Stage
-from tagi.stages.building import task_batches_of, training_settings
+from tagi.stages.one_model import CHECKPOINTS
+from tagi.stages.protocol import Job, TrainingStage
 from tagi.stages.tasks import LoadedTasks
 from tagi.training.distributed import is_main_process
 from tagi.training.trainer import fingerprint, train
 
 STATE = "trained.json"
-"""In a model's folder, its last file: what is known of a finished one."""
-_CHECKPOINTS = "checkpoints"
+"""The last file in a model's folder: what is known of a finished one."""
 _LAST = 50
+"""Steps over which the final loss is averaged."""
 _KEPT = {"identity", "path", "tasks", "steps", "seconds", "tokens", "peak_memory", "final_loss"}
 
 
 @dataclass(frozen=True)
 class Member:
-    """One of the models: its name, the folder it gets, and the tasks it is trained on."""
+    """One of the models.
+
+    Args:
+        name: The category or task that it is for.
+        folder: Its folder, relative to the stage's.
+        tasks: What it is trained on.
+    """
 
     name: str
     folder: str
@@ -39,38 +44,47 @@ class Member:
 
 
 @dataclass(frozen=True)
-class Many:
-    """A stage that trains `method` anew for each of its members.
+class ManyModels:
+    """A method that is trained anew for each member of a group.
 
-    `key` is what a member's name is of ("category", "task"), `noun` what a model is called. `save` writes the trained
-    method into a folder, `announce` is told of all that are finished after each.
+    Args:
+        stage: The stage that they are of.
+        job: The stage's recipe, folder and sources.
+        method: What is trained; every member begins with its parameters of now.
+        data: What the record says of the data.
+        members: The models, in the order in which they are trained.
+        key: What a member's name is ("category" or "task").
+        noun: What a model is called. Its plural is the record's key for all of them.
+        save: Writes the trained method into a folder.
+        announce: Is told of all finished models after each.
     """
 
-    recipe: Recipe
-    stage: Stage
-    out: Path
-    identity: str
+    stage: TrainingStage
+    job: Job
     method: Method
+    data: dict[str, Any]
+    members: Sequence[Member]
     key: str
     noun: str
     save: Callable[[Path], None]
     announce: Callable[[list[dict[str, Any]]], None]
 
-    def run(self, members: Sequence[Member], *, resume: bool, progress: bool) -> dict[str, Any]:
-        """Train every member into `out/<its folder>`: entries of all, and what the training took.
+    def train(self, *, identity: str, resume: bool, progress: bool) -> dict[str, Any]:
+        """Train every member into its folder.
 
-        One that is finished is left alone, one that was interrupted goes on from its newest complete checkpoint.
+        One that is finished is left alone. One that was interrupted goes on from its newest complete checkpoint.
         """
         start = {name: tensor.detach().clone() for name, tensor in self.method.trained_tensors().items()}
         entries: list[dict[str, Any]] = []
         console = Console(stderr=True)
-        for number, member in enumerate(members, start=1):
-            own = fingerprint(self.identity, member.name)
+        for number, member in enumerate(self.members, start=1):
+            own = fingerprint(identity, member.name)
             entry = self._finished(member, own)
             if entry is None:
                 if progress and is_main_process():
-                    named = f"{self.noun} {number} of {len(members)}: {member.name}"
-                    console.print(f"{named} ({_count(len(member.tasks), 'task')})", markup=False)
+                    count = len(member.tasks)
+                    named = f"{self.noun} {number} of {len(self.members)}: {member.name}"
+                    console.print(f"{named} ({count} task{'' if count == 1 else 's'})", markup=False)
                 entry = self._train(member, start, own, resume, progress)
             entries.append(entry)
             if is_main_process():
@@ -78,7 +92,9 @@ class Many:
         seconds, tokens = (sum(entry[key] for entry in entries) for key in ("seconds", "tokens"))
         trained = sum(tensor.numel() for tensor in start.values())
         return {
-            "entries": entries,
+            "start": self.job.sources.revisions(),
+            "data": self.data,
+            f"{self.noun}s": entries,
             "training": {
                 "steps": sum(entry["steps"] for entry in entries),
                 "seconds": seconds,
@@ -99,12 +115,12 @@ class Many:
         with torch.no_grad():
             for name, tensor in self.method.trained_tensors().items():
                 tensor.copy_(start[name])
-        torch.manual_seed(self.recipe.seed)
-        folder, checkpoints = self.out / member.folder, self.out / _CHECKPOINTS / member.folder
+        torch.manual_seed(self.job.recipe.seed)
+        folder, checkpoints = self.job.out / member.folder, self.job.out / CHECKPOINTS / member.folder
         outcome = train(
             self.method,
-            task_batches_of(self.recipe, self.stage, LoadedTasks(member.tasks, {})),
-            training_settings(self.recipe, self.stage),
+            self.stage.task_batches(self.job.recipe, LoadedTasks(member.tasks, {})),
+            self.stage.settings(self.job.recipe),
             checkpoints,
             identity=identity,
             resume=resume,
@@ -130,8 +146,8 @@ class Many:
         return entry
 
     def _finished(self, member: Member, identity: str) -> dict[str, Any] | None:
-        """What is known of a member that this run has finished, else None."""
-        path = self.out / member.folder / STATE
+        """Return what is known of a member that this run has finished, else None."""
+        path = self.job.out / member.folder / STATE
         try:
             state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):  # written last: without it the member is not finished
@@ -147,7 +163,7 @@ class Many:
 
 
 def folder_name(name: str) -> str:
-    """In small letters, with hyphens for what is neither letter nor digit."""
+    """Return the name in small letters, with hyphens for what is neither letter nor digit."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed"
 
 
@@ -161,7 +177,3 @@ def refuse_clashes(names: Iterable[str], kind: str) -> None:
                 f"expected {kind} that differ in letters or digits, got {other!r} and {name!r}: their models would "
                 f"share the folder {folder_name(name)!r}"
             )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,117 @@
+"""Which language model a recipe builds on."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.dataclasses import dataclass
+
+from tagi.settings.tables import Count, Flag, Positive, Rule, Share, Table, Text
+
+
+@dataclass(frozen=True, kw_only=True)
+class T5Fields(Table):
+    """The `T5Config` fields that `[backbone.config]` may set. Those without a value are as transformers has them.
+
+    Args:
+        d_model: Width of the hidden states.
+        d_kv: Width of a head's keys and values.
+        d_ff: Hidden width of the feed-forwards.
+        num_layers: Layers of the encoder.
+        num_heads: Attention heads of every layer.
+        vocab_size: Tokens of the vocabulary.
+        num_decoder_layers: Layers of the decoder, by default as many as of the encoder.
+        dropout_rate: Dropout everywhere.
+        feed_forward_proj: Form of the feed-forwards.
+        initializer_factor: Factor on the scale of the initial weights.
+        layer_norm_epsilon: Epsilon of the norms.
+        relative_attention_max_distance: Largest distance that relative positions tell apart.
+        relative_attention_num_buckets: Buckets of relative positions.
+        tie_word_embeddings: Use the input embeddings as output projection.
+    """
+
+    d_model: Count
+    d_kv: Count
+    d_ff: Count
+    num_layers: Count
+    num_heads: Count
+    vocab_size: Count
+    num_decoder_layers: Count | None = None
+    dropout_rate: Share | None = None
+    feed_forward_proj: Literal["relu", "gated-gelu"] | None = None
+    initializer_factor: Positive | None = None
+    layer_norm_epsilon: Positive | None = None
+    relative_attention_max_distance: Count | None = None
+    relative_attention_num_buckets: Count | None = None
+    tie_word_embeddings: Flag | None = None
+
+
+class CausalFields(BaseModel):
+    """`[backbone.config]` of a decoder-only model: its type beside the fields of that type's configuration.
+
+    The module that builds the model checks the type and its fields.
+
+    Args:
+        model_type: Type of the model, as transformers names it.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    model_type: Text
+
+
+def _revision_fault(revision: str | None, given: Mapping[str, Any]) -> str | None:
+    name = given.get("name")
+    if revision is not None and name in ("toy", "config"):
+        return f"expected no revision with backbone.name = {name!r}, got {revision!r}"
+    return None
+
+
+def _tokenizer_fault(tokenizer: str | None, given: Mapping[str, Any]) -> str | None:
+    name = given.get("name")
+    if tokenizer is None and name == "config":
+        return "expected a folder or hub name with backbone.name = 'config', got nothing"
+    if tokenizer is not None and name == "toy":
+        return f"expected no tokenizer with backbone.name = 'toy', got {tokenizer!r}"
+    return None
+
+
+def _config_fault(config: dict[str, Any] | None, given: Mapping[str, Any]) -> str | None:
+    name = given.get("name")
+    if name is not None and (config is not None) != (name == "config"):
+        wanted, got = ("a table of the model's fields", "nothing") if config is None else ("no table", "one")
+        return f"expected {wanted} with backbone.name = {name!r}, got {got}"
+    if name is not None and config is not None:  # raises faults of its keys
+        (CausalFields if given.get("family") == "causal" else T5Fields)(**config)
+    return None
+
+
+@dataclass(frozen=True)
+class BackboneSettings(Table):
+    """Which language model, and how it is loaded.
+
+    Args:
+        name: "toy" (built in), a folder, a hub name, a GGUF file, or "config": made from `config` with random weights.
+        family: T5 and its relatives ("t5"), or decoder-only ("causal").
+        revision: Revision of a hub model.
+        tokenizer: A folder, a hub name or "toy". Needed with "config" only: stored models bring their own.
+        dtype: Type of the weights. "auto" is bfloat16 where the machine computes in it, otherwise float32: a CPU
+            without such instructions takes six times as long in bfloat16.
+        attention: Implementation of attention. By default transformers chooses, but with `dtype` "auto" and bfloat16 on
+            a CPU it is "eager", which trains faster there.
+        config: Fields of the model's configuration under transformers' names, with "config" only.
+    """
+
+    rules: ClassVar[Mapping[str, Rule]] = {
+        "revision": _revision_fault,
+        "tokenizer": _tokenizer_fault,
+        "config": _config_fault,
+    }
+
+    name: Text
+    family: Literal["t5", "causal"] = "t5"
+    revision: Text | None = None
+    tokenizer: Text | None = None
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    attention: Literal["eager", "sdpa", "flash_attention_2"] | None = None
+    config: dict[str, Any] | None = None

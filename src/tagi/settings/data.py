@@ -1,0 +1,151 @@
+"""Which tasks a recipe trains and tests on, and how they are shown."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, Strict
+from pydantic.dataclasses import dataclass
+
+from tagi.settings.tables import SPLITS, Count, Flag, NotNegative, Rule, Seed, Table, Text, Whole
+from tagi.settings.text import TextFormat
+
+
+def _path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
+    source = given.get("source")
+    if path is None and source in ("sni", "p3", "jsonl"):
+        return f"expected a path with data.source = {source!r}, got nothing"
+    if path is not None and source in ("toy", "everyday"):
+        return f"expected no path with data.source = {source!r}, got {path!r}"
+    return None
+
+
+def _test_path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
+    source = given.get("source", "p3")
+    return (
+        None if path is None or source == "p3" else f"expected no test_path with data.source = {source!r}, got {path!r}"
+    )
+
+
+def _prompts_fault(value: str | None, given: Mapping[str, Any]) -> str | None:
+    chosen = value not in (None, "original") and given.get("test_path", "unknown") is None
+    return f"expected data.test_path with it, got {value!r} alone" if chosen else None
+
+
+def _template_arguments_fault(arguments: dict[str, Any] | None, given: Mapping[str, Any]) -> str | None:
+    if arguments is None:
+        return None
+    if given.get("encoding", "chat") != "chat":
+        return f"expected none with data.encoding = {given['encoding']!r}, got {arguments!r}"
+    try:
+        json.dumps(arguments)
+    except TypeError:
+        return f"expected values that JSON can hold, got {arguments!r}"
+    return None
+
+
+def _task_split_fault(split: int | None, given: Mapping[str, Any]) -> str | None:
+    source = given.get("source")
+    if split is None or source is None:
+        return None
+    if source not in SPLITS:
+        return f"expected no split with data.source = {source!r}, got {split}"
+    expected = f"expected one of {', '.join(map(str, SPLITS[source]))} with {source}"
+    return None if split in SPLITS[source] else f"{expected}, got {split}"
+
+
+def _validation_categories_fault(categories: list[str] | None, given: Mapping[str, Any]) -> str | None:
+    count = given.get("validation_tasks")
+    both = categories is not None and count
+    return f"expected this or data.validation_tasks, got both (data.validation_tasks = {count})" if both else None
+
+
+def _wordings_fault(weights: dict[str, float] | None, given: Mapping[str, Any]) -> str | None:
+    useless = weights is not None and not any(weights.values())
+    return "expected at least one weight above 0, got none" if useless else None
+
+
+def _demonstrations_fault(share: float | None, given: Mapping[str, Any]) -> str | None:
+    if share and given.get("positives") == 0:
+        return f"expected data.positives of at least 1 with it, got {share} and no positives"
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(TextFormat):
+    """Tasks, their training, validation and test instances, and how instructions vary. Beside the format of the texts:
+
+    Args:
+        source: The built-in family of tasks ("toy"), Super-Natural Instructions ("sni"), P3 ("p3"), your own JSON Lines
+            ("jsonl"), or the everyday benchmark that comes with the package ("everyday", for evaluation only).
+        path: Folder or file of the tasks.
+        test_path: P3's folder of evaluation sets: the hub's, a file for each prompt, or raw ones with `templates`.
+        templates: Folder of prompt templates, with which raw evaluation sets are rendered.
+        prompts: Prompts of P3's evaluation sets: those for the original task of a data set ("original", as T0 is
+            evaluated), or all.
+        instances_per_task: At most so many training instances per task.
+        test_instances_per_task: At most so many test instances per task.
+        truncate: Shorten texts over their limit. Otherwise such a text is an error.
+        shuffle_inputs: A control: exchange inputs among a task's instances, so that they tell nothing.
+        task_split: Train only on the tasks of so many categories or data sets, the largest ones (Figure 3).
+        validation_tasks: So many training tasks are held out of training for choosing the best checkpoint.
+        validation_instances: Instances of each validation task.
+        validation_categories: Hold out all training tasks of these categories instead.
+        wordings: Weights by name of a wording: training draws a task's instruction by them, once per micro-batch.
+            "definition" is the instruction itself. Tasks of Super-Natural Instructions also have "terse", "short",
+            "plain", "request" and "detailed", and the `paraphrases` of JSON Lines are "1", "2" and so on. A task draws
+            among the names that it has. By default the instruction and its paraphrases are equally likely.
+        demonstrations: Share of these draws that show demonstrations, between 1 and `positives` of them. The other
+            draws show none, and so do validation and evaluation unless `tagi evaluate --positives` asks for some. By
+            default every row shows the first `positives` examples.
+    """
+
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"validation_categories", "wordings", "demonstrations", "template_arguments"}
+    )
+
+    rules: ClassVar[Mapping[str, Rule]] = {
+        "path": _path_fault,
+        "test_path": _test_path_fault,
+        "templates": _prompts_fault,
+        "prompts": _prompts_fault,
+        "template_arguments": _template_arguments_fault,
+        "task_split": _task_split_fault,
+        "validation_categories": _validation_categories_fault,
+        "wordings": _wordings_fault,
+        "demonstrations": _demonstrations_fault,
+    }
+
+    source: Literal["toy", "sni", "p3", "jsonl", "everyday"]
+    path: Text | None = None
+    test_path: Text | None = None
+    templates: Text | None = None
+    prompts: Literal["original", "all"] = "original"
+    instances_per_task: Count = 100
+    test_instances_per_task: Count = 100
+    truncate: Flag = False
+    shuffle_inputs: Flag = False
+    task_split: Count | None = None
+    validation_tasks: Whole = 0
+    validation_instances: Count = 10
+    validation_categories: Annotated[list[Text], Field(min_length=1)] | None = None
+    wordings: dict[Text, NotNegative] | None = None
+    demonstrations: Annotated[float, Strict(), Field(ge=0, le=1)] | None = None
+
+
+@dataclass(frozen=True)
+class ShotSettings(Table):
+    """Labelled examples of a task, for methods that learn in context and for models of a single task.
+
+    Shots of test tasks are drawn from what is not tested: further instances of the task, and of P3's prompts further
+    rows, or rows of the training sets in the folder `path`.
+
+    Args:
+        count: Shots of a test task, and of every episode of training.
+        seed: Seed of the draw.
+        path: Folder of training sets in the layout of `data.test_path`.
+    """
+
+    count: Count = 16
+    seed: Seed = 0
+    path: Text | None = None

@@ -1,0 +1,52 @@
+"""Faults of settings as sentences: what was expected, what was given."""
+
+from typing import Any
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dataclass_type": "a table",
+    "dict_type": "a table",
+    "finite_number": "a finite number",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "list_type": "a list",
+    "literal_error": "{expected}",
+    "model_type": "a table",
+    "string_too_short": "some text",
+    "string_type": "text",
+    "too_short": "a list of at least {min_length}",
+    "tuple_type": "a list",
+}
+"""Pydantic's kinds of faults in words."""
+_SHOWN = 60
+
+
+def fault_sentence(fault: Any) -> str:
+    """Return one of `ValidationError.errors()` as `key: expected ..., got ...`."""
+    key = ".".join(str(part) for part in fault["loc"])
+    context = fault.get("ctx", {})
+    match fault["type"]:
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            return f"{key}: unknown key"
+        case "missing":
+            return f"{key}: expected a value, got nothing"
+        case "value_error":
+            return f"{key}: {context['error']}"
+        case kind if kind in _EXPECTED:
+            return f"{key}: expected {_EXPECTED[kind].format(**context)}, got {shown(fault['input'])}"
+        case _:
+            return f"{key}: {fault['msg']}, got {shown(fault['input'])}"
+
+
+def shown(value: object) -> str:
+    """Return a value of a recipe on one short line."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."

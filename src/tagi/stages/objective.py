@@ -1,0 +1,121 @@
+"""The objective of finetuning: the weights of its terms, and the teachers that they need."""
+
+from pathlib import Path
+
+from tagi.backbones.machine import best_device, counting
+from tagi.backbones.protocol import Backbone
+from tagi.data.batches import TaskBatches
+from tagi.data.splits import p3_datasets, sni_categories
+from tagi.data.text.encoder import TextEncoder
+from tagi.errors import ConfigError
+from tagi.files import write_text
+from tagi.hypernetwork.model import GeneratorModel
+from tagi.methods.fid import FidICL
+from tagi.methods.objective.fid_teacher import FidTeacher
+from tagi.methods.objective.objective import Objective
+from tagi.methods.objective.teacher_cache import CacheWriter, TeacherCache, distinct_samples
+from tagi.methods.objective.teachers import Catalogue, ConcatenatedTeacher, Teacher, freeze, read_catalogue
+from tagi.settings.recipe import Recipe
+from tagi.stages.concatenated import concatenation, load_metatrained
+from tagi.stages.protocol import Job
+from tagi.stages.recipe_settings import concatenated_text
+from tagi.stages.teachers import teacher_backbone
+from tagi.training.distributed import is_main_process, once
+
+CACHE = "teacher-cache"
+_COMPLETE = "complete"
+
+
+def build_objective(job: Job, student: GeneratorModel, batches: TaskBatches) -> Objective:
+    """Build the losses of the stage finetune.
+
+    Args:
+        job: The stage's recipe, folder and sources.
+        student: The generator that is trained.
+        batches: All micro-batches of the stage.
+
+    Raises:
+        ConfigError: A teacher that the recipe asks for is not among the sources, no task has a LoRA teacher to be
+            aligned with, or `losses.top_k` is larger than the vocabulary.
+    """
+    recipe, losses = job.recipe, job.recipe.losses
+    catalogue, base = None, None
+    if losses.ins or (losses.kl and losses.teacher == "lora"):
+        if job.sources.teachers is None:
+            raise ConfigError(
+                "losses: expected --teachers DIR for losses.ins, or losses.kl with LoRA teachers, got none"
+            )
+        base = teacher_backbone(recipe, job.out, job.sources.metatrained)
+        scale = recipe.generator.alpha / recipe.generator.rank
+        catalogue = read_catalogue(job.sources.teachers, base.identity, rank=recipe.generator.rank, scale=scale)
+    vocabulary = student.backbone.vocabulary
+    if losses.top_k is not None and losses.top_k > vocabulary:
+        raise ConfigError(f"losses.top_k: expected at most the vocabulary's {vocabulary} tokens, got {losses.top_k}")
+    teacher: Teacher | TeacherCache | None = None
+    if losses.kl:
+        teacher = _teacher(job, student, base, catalogue)
+        teacher = _cached(recipe, teacher, student.text, batches, job.out) if losses.top_k else teacher
+    objective = Objective(
+        losses, teacher=teacher, catalogue=catalogue if losses.ins else None, aligned=_aligned(recipe)
+    )
+    if losses.ins and not objective.aligned_tasks(batches.tasks):  # the term would be 0 for ever
+        categories = ", ".join(sorted({task.category for task in batches.tasks})[:3])
+        raise ConfigError(
+            f"losses.ins: expected a LoRA teacher for at least one category that is trained on ({categories}, ...), "
+            "got none"
+        )
+    return objective
+
+
+def _teacher(job: Job, student: GeneratorModel, base: Backbone | None, catalogue: Catalogue | None) -> Teacher:
+    recipe, metatrained = job.recipe, job.sources.metatrained
+    reason = f"losses.teacher = {recipe.losses.teacher!r}"
+    if recipe.losses.teacher == "fid-icl":
+        fid = load_metatrained(FidICL, metatrained, reason)
+        freeze(fid)
+        return FidTeacher(fid, count=recipe.shots.count, seed=recipe.shots.seed)
+    if recipe.losses.teacher == "metatrained":
+        method = load_metatrained(concatenation(recipe), metatrained, reason)
+        freeze(method)
+        return ConcatenatedTeacher(method.backbone, method.text.settings, revision=method.backbone.identity.revision)
+    assert base is not None
+    untouched = recipe.generator.tune == "none" and recipe.teacher.base == "backbone"
+    # A backbone that nothing tunes is the student's own as well: one copy in memory serves both.
+    backbone = student.backbone if untouched else base
+    if not untouched:
+        freeze(backbone)
+    return ConcatenatedTeacher(backbone, concatenated_text(recipe), catalogue, base.identity.revision)
+
+
+def _aligned(recipe: Recipe) -> tuple[str, ...] | None:
+    size = recipe.losses.alignment_split
+    if size is None:
+        return None
+    return sni_categories(size) if recipe.data.source == "sni" else p3_datasets(size)
+
+
+def _cached(recipe: Recipe, teacher: Teacher, text: TextEncoder, batches: TaskBatches, out: Path) -> TeacherCache:
+    """Ask the teacher once for every sample of all batches, before training starts.
+
+    What an interrupted call left is kept. The main process asks; others wait for what it writes.
+    """
+    folder = out / CACHE
+    complete = folder / _COMPLETE
+    if not is_main_process():
+        once(complete.exists, lambda: None)
+        return TeacherCache(folder)
+    samples = distinct_samples(batches)
+    device = best_device()
+    teacher.to(device)
+    with counting("teacher's distributions", len(samples)) as advance:
+        writer = CacheWriter(
+            teacher,
+            text,
+            top_k=int(recipe.losses.top_k or 0),
+            temperature=recipe.losses.temperature,
+            batch_size=batches.tasks_per_batch * batches.queries_per_task,
+            device=device,
+        )
+        cache = writer.write(folder, samples, advance)
+    write_text(complete, "")
+    return cache

@@ -1,0 +1,119 @@
+"""A stage that trains one model: from its start to a checkpoint."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tagi.backbones.machine import best_device, counting
+from tagi.backbones.protocol import count_parameters
+from tagi.errors import ConfigError
+from tagi.formats.finding import MODEL, find_checkpoint
+from tagi.methods.load import start_from
+from tagi.methods.pretraining import generating
+from tagi.methods.protocol import Method, Trainable
+from tagi.settings.tables import Stage
+from tagi.stages.evaluate import validation_score
+from tagi.stages.protocol import Job
+from tagi.training.distributed import is_main_process, process_count
+from tagi.training.trainer import train
+
+CHECKPOINTS = "checkpoints"
+_UNTRAINED: dict[str, Any] = {"steps": 0, "seconds": 0.0, "tokens": 0, "peak_memory": 0, "history": []}
+"""The outcome of a stage that has nothing to train (metatrain.tune = "none")."""
+_MEASURED = 32
+"""Micro-batches whose instructions tell how instruction states are spread."""
+
+
+@dataclass(frozen=True)
+class OneModel:
+    """A model with its data, ready to be trained.
+
+    Args:
+        stage: The stage that it is of.
+        job: The stage's recipe, folder and sources.
+        model: What is trained.
+        batches: All micro-batches.
+        data: What the record says of the data.
+    """
+
+    stage: Stage
+    job: Job
+    model: Trainable
+    batches: Sequence[Any]
+    data: dict[str, Any]
+
+    def train(self, *, identity: str, resume: bool, progress: bool) -> dict[str, Any]:
+        """Start from the sources' parameters, train, and write the checkpoint."""
+        recipe, out, sources = self.job.recipe, self.job.out, self.job.sources
+        taken = [start_from(self.model, find_checkpoint(name)) for name in sources.start]
+        check_shared_lora(self.model)
+        measure_instructions(self.model, self.batches, progress=progress)
+        outcome = _UNTRAINED
+        if self.model.trained_tensors():
+            outcome = train(
+                self.model,
+                self.batches,
+                recipe.training_for(self.stage),
+                out / CHECKPOINTS,
+                identity=identity,
+                resume=resume,
+                progress=progress,
+                validate=self._validator(),
+            )
+        revisions = sources.revisions()
+        if is_main_process():
+            provenance = {"recipe": recipe.name, "stage": self.stage, "steps": outcome["steps"], "seed": recipe.seed}
+            self.model.save(out / MODEL, {**provenance, "start": revisions["start"]})
+        trained = count_parameters(self.model, trained=True)
+        return {
+            "start": {**revisions, "parameters": taken},
+            "data": self.data,
+            "training": outcome,
+            "parameters": {"trained": trained, "frozen": count_parameters(self.model) - trained},
+        }
+
+    def _validator(self) -> Callable[[], float] | None:
+        method, recipe = self.model, self.job.recipe
+        if not recipe.training_for(self.stage).validate_every or not isinstance(method, Method):
+            return None
+        count, held_out = recipe.data.validation_instances, self.job.data.tasks("validation").tasks
+        tasks = [replace(task, instances=task.instances[:count]) for task in held_out]
+        return lambda: validation_score(method, tasks, recipe)
+
+
+def check_shared_lora(model: Trainable) -> None:
+    """Raise `ConfigError` if a shared LoRA is neither trained nor copied from one: it would stay zero."""
+    method = generating(model)
+    shared = None if method is None else method.generator.shared
+    if shared is None or any(parameter.requires_grad for parameter in shared.parameters()):
+        return
+    if not any(bool(b.any()) for b in shared.b):
+        raise ConfigError(
+            "generator.shared_rank: expected a LoRA of the stage metatrain to start from (run.start = 'metatrained', "
+            "metatrain.tune = 'lora'; --start CHECKPOINT), or generator.shared_tune = true, got neither"
+        )
+
+
+def measure_instructions(model: Trainable, batches: Sequence[Any], *, progress: bool = False) -> None:
+    """Measure what a hypernetwork has to know of instruction states before it is trained, on the first micro-batches.
+
+    The backbone that reads them has to be the one that it is trained on. Nothing happens if the states have been
+    measured before, or if the model does not ask for it.
+    """
+    method = generating(model)
+    if method is None or not method.generator.wants_measuring:
+        return
+    if process_count() == 1:
+        model.to(best_device())  # where it is trained
+    count = min(len(batches), _MEASURED)
+    if progress and not sys.stderr.isatty():  # where no bar is drawn
+        print(f"measuring instructions: {count} batches", file=sys.stderr, flush=True)
+    with counting("measuring instructions", count, progress) as advance:
+
+        def collated() -> Iterator[dict[str, Any]]:
+            for index in range(count):
+                yield model.collate(batches[index])
+                advance(1)
+
+        method.measure(collated())

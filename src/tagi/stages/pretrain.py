@@ -1,0 +1,81 @@
+"""The stage `pretrain`: the generator trained on pieces of unlabelled text (eq. 3 of the paper)."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tagi.data.digest import files_digest
+from tagi.data.readers.c4 import C4Documents, DocumentBatches
+from tagi.data.toy.corpus import ToyDocuments
+from tagi.errors import ConfigError
+from tagi.settings.recipe import Recipe
+from tagi.settings.training import PretrainingSettings
+from tagi.stages.generating import GeneratingStage
+from tagi.stages.protocol import Fault, Job, Sizes, Tables, Training, Work
+from tagi.stages.recipe_settings import generator_settings, generator_text
+from tagi.stages.tasks import RecipeData
+
+_TEXT_KEYS = ("encoding", "positives", "template_arguments")
+"""Keys of `[data]` that decide how text becomes tokens, beside the limits."""
+
+
+class Pretrain(GeneratingStage):
+    """A generator that learns what a text tells about the text around it."""
+
+    name = "pretrain"
+    description = "the hypernetwork on unlabelled text"
+
+    def run_faults(self, recipe: Recipe) -> Iterator[Fault]:
+        """Check that there is a table `[pretraining]`."""
+        if recipe.pretraining is None:
+            stages = ", ".join(recipe.run.stages)
+            yield "run.stages", f"expected a table [pretraining] (stage pretrain), got {stages}"
+        yield from super().run_faults(recipe)
+
+    def deciding(self, recipe: Recipe, tables: Tables) -> dict[str, Any]:
+        """Return how text becomes tokens, `[generator]` and `[pretraining]`."""
+        data = tables["data"]
+        text = {key: value for key, value in data.items() if key.startswith("max_") or key in _TEXT_KEYS}
+        return {"text": text, "generator": tables["generator"], "pretraining": tables["pretraining"]}
+
+    def content(self, data: RecipeData) -> dict[str, Any]:
+        """Return a digest of the files of text."""
+        wanted = data.recipe.pretraining
+        if wanted is None or wanted.path is None:
+            return {}
+        return {"text": files_digest(C4Documents(Path(wanted.path)).files, ends_only=True)}
+
+    def build(self, job: Job) -> Training:
+        """Build the generator and its documents; `ConfigError` without a table `[pretraining]`."""
+        from tagi.hypernetwork.model import GeneratorModel
+        from tagi.methods.pretraining import Pretraining
+        from tagi.methods.tagi import TAGI
+        from tagi.stages.one_model import OneModel
+        from tagi.stages.recipe_backbone import load_recipe_backbone
+
+        recipe, wanted = job.recipe, _table(job.recipe)
+        length, size = self.micro_batches(recipe), self.samples(recipe)
+        backbone = load_recipe_backbone(recipe, job.out, self.settings(recipe).dropout)
+        settings = generator_settings(recipe)
+        if wanted.tune is not None:
+            settings = replace(settings, tune=wanted.tune)
+        method = TAGI(GeneratorModel(backbone, settings, generator_text(recipe)))
+        documents = ToyDocuments(recipe.seed) if wanted.source == "toy" else C4Documents(Path(str(wanted.path)))
+        batches = DocumentBatches(documents, length=length, size=size)
+        model = Pretraining(method, max_tokens=wanted.max_tokens, parts=wanted.parts, seed=recipe.seed)
+        data = {"source": wanted.source, "documents": length * size, "parts": wanted.parts}
+        return OneModel(self.name, job, model, batches, data)
+
+    def work(self, recipe: Recipe, sizes: Sizes, trained: int) -> Work:
+        """Count every document once, and its generated adapter."""
+        rows = self.samples(recipe)
+        tokens = rows * _table(recipe).max_tokens
+        flops = tokens * sizes.body * sizes.backward(trained) + rows * 6 * sizes.generated
+        return Work(tokens, flops, rows)
+
+
+def _table(recipe: Recipe) -> PretrainingSettings:
+    if recipe.pretraining is None:
+        raise ConfigError("pretraining: expected a table [pretraining] for the stage 'pretrain', got none")
+    return recipe.pretraining

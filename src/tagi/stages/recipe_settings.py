@@ -1,0 +1,51 @@
+"""A recipe's tables as the settings of texts, generators and LoRA."""
+
+from dataclasses import fields, replace
+
+from tagi.settings.generator import GeneratorSettings, LoraShape
+from tagi.settings.recipe import Recipe
+from tagi.settings.text import Reads, TextFormat, TextSettings
+
+
+def text_settings(recipe: Recipe) -> TextSettings:
+    """Return the recipe's encoding and limits."""
+    return TextSettings(**{field.name: getattr(recipe.data, field.name) for field in fields(TextFormat)})
+
+
+def generator_text(recipe: Recipe) -> TextSettings:
+    """Return what the recipe's generator reads. Teachers and rivals read instructions whatever it does."""
+    return replace(text_settings(recipe), reads=recipe.generator.reads)
+
+
+def in_context_text(recipe: Recipe) -> TextSettings:
+    """Return what methods read that learn in context: of P3 the rendered input alone, else the instruction as well."""
+    reads: Reads = "demonstrations" if recipe.data.source == "p3" else "instruction"
+    return replace(text_settings(recipe), positives=0, reads=reads)
+
+
+def concatenated_text(recipe: Recipe, reads: Reads = "instruction") -> TextSettings:
+    """Return what methods read that have instruction and input in one text.
+
+    With `instruction_cache` each of them has its own limit, as in the generator's prompts. Else the limit of the input
+    is that of both.
+    """
+    apart = reads == "instruction" and recipe.generator.instruction_cache is not None
+    return replace(text_settings(recipe), reads=reads, apart=apart)
+
+
+def generator_settings(recipe: Recipe) -> GeneratorSettings:
+    """Return the settings of the recipe's generator."""
+    return replace(recipe.generator, reads="instruction", seed=recipe.seed)  # `reads` goes with the text settings
+
+
+def lora_shape(recipe: Recipe) -> LoraShape:
+    """Return the shape of the LoRA that is generated, and so of the teachers' LoRA."""
+    return LoraShape(recipe.generator.rank, recipe.generator.alpha, recipe.seed)
+
+
+def metatrain_lora(recipe: Recipe) -> LoraShape:
+    """Return the shape of the meta-trained LoRA: by default that of the generator's LoRA or of its shared LoRA."""
+    generator, wanted = recipe.generator, recipe.metatrain
+    rank = wanted.rank or generator.shared_rank or generator.rank
+    # Another rank keeps alpha / rank, the scale of the update.
+    return LoraShape(rank, wanted.alpha or generator.alpha * rank / generator.rank, recipe.seed)
