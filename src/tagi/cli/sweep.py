@@ -10,11 +10,14 @@ from tagi.cli.output import JsonFlag, Overrides, print_json, print_table
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for all points and what they share.")]
 Grids = Annotated[
-    list[str] | None, typer.Option("--grid", metavar="NAME", help="A shipped grid: see below; may be repeated.")
+    list[str] | None,
+    typer.Option("--grid", metavar="NAME", help="A shipped grid: see above. Can be given several times."),
 ]
 Over = Annotated[
     list[str] | None,
-    typer.Option("--over", metavar="KEY=VALUE,...", help="A key of the recipe and its values; may be repeated."),
+    typer.Option(
+        "--over", metavar="KEY=VALUE,...", help="A key of the recipe and its values. Can be given several times."
+    ),
 ]
 Cross = Annotated[bool, typer.Option("--cross", help="Every combination, not one key varied at a time.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the points and which steps they share; run nothing.")]

@@ -11,12 +11,14 @@ from tagi.cli.output import JsonFlag, Overrides, print_json
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
 StageName = Annotated[
     str,
-    typer.Argument(metavar="STAGE", help="One of the stages below."),
+    typer.Argument(metavar="STAGE", help="One of the stages above."),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the checkpoint and the record.")]
 Start = Annotated[
     list[str] | None,
-    typer.Option("--from", metavar="CHECKPOINT", help="Begin with the parameters of this checkpoint; may be repeated."),
+    typer.Option(
+        "--from", metavar="CHECKPOINT", help="Start from the parameters of this checkpoint. Can be given several times."
+    ),
 ]
 Teachers = Annotated[Path | None, typer.Option("--teachers", metavar="DIR", help="LoRA teachers, for finetune.")]
 Metatrained = Annotated[

@@ -91,7 +91,7 @@ def check_shared_lora(model: Trainable) -> None:
     if not any(bool(b.any()) for b in shared.b):
         raise ConfigError(
             "generator.shared_rank: expected a LoRA of the stage metatrain to start from (run.start = 'metatrained', "
-            "metatrain.tune = 'lora'; --start CHECKPOINT), or generator.shared_tune = true, got neither"
+            "metatrain.tune = 'lora'; --from CHECKPOINT), or generator.shared_tune = true, got neither"
         )
 
 
