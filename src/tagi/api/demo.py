@@ -19,7 +19,7 @@ from tagi.errors import ConfigError
 from tagi.evaluation.conditions import INSTRUCTIONS
 from tagi.evaluation.scoring.metrics import TASK_SCORES
 from tagi.formats.export import export, exportable_of
-from tagi.formats.export_card import RECORD
+from tagi.formats.records import ExportRecord
 from tagi.formats.verify import as_rows, verify
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.tagi import TAGI
@@ -142,7 +142,7 @@ def demonstrate(out: Path, *, generator: str, max_new_tokens: int = 24) -> dict[
         for at, one in enumerate(SHOWN)
     ]
     one = TaskAdapter(made, states.select(torch.tensor([0])), SHOWN[0].instruction)
-    again = (out / RECORD).is_file()  # an export of before may go, nothing else
+    again = (out / ExportRecord.FILE).is_file()  # an export of before may go, nothing else
     exported = export(exportable_of(one), "peft", out, lossy=True, overwrite=again)
     return {
         "generator": generator,

@@ -11,9 +11,7 @@ from tagi.api.generator import AdapterGenerator
 from tagi.api.task_adapter import TaskAdapter
 from tagi.errors import DataError, InputError
 from tagi.files import new_folder
-from tagi.formats.finding import find_checkpoint
 from tagi.formats.generator import load_generator
-from tagi.formats.task_adapter import ORIGIN, name_from_anywhere
 
 TaskWords = tuple[str, str, Sequence[tuple[str, str]]]
 """Name, instruction, demonstrations (input, output) of a task to adapt to; the name is its folder's."""
@@ -21,7 +19,7 @@ TaskWords = tuple[str, str, Sequence[tuple[str, str]]]
 
 def open_generator(name: str) -> AdapterGenerator:
     """A generator by built-in name, folder (a run's or the checkpoint's own) or hub name."""
-    return load_generator(find_checkpoint(name), kind=AdapterGenerator)
+    return load_generator(name, kind=AdapterGenerator)
 
 
 def write_adapters(
@@ -42,9 +40,7 @@ def write_adapters(
     alone = len(tasks) == 1 and not tasks[0][0]
     with new_folder(out) as temporary:
         for folder, adapter in zip(folders, adapters, strict=True):
-            target = temporary if alone else temporary / folder
-            adapter.save(target, overwrite=alone)
-            (target / ORIGIN).write_text(name_from_anywhere(generator) + "\n", encoding="utf-8")
+            adapter.save(temporary if alone else temporary / folder, overwrite=alone)
     return [
         {
             "adapter": str(out if alone else out / folder),

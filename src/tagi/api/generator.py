@@ -8,7 +8,7 @@ from typing import Any, overload
 from tagi.api.task_adapter import TaskAdapter
 from tagi.data.task import Example
 from tagi.formats.generator import load_generator, save_generator
-from tagi.formats.hub import find_generator, push_folder
+from tagi.formats.hub import push_folder
 from tagi.hypernetwork.adapted_task import adapted_states
 from tagi.hypernetwork.model import GeneratorModel
 
@@ -54,11 +54,14 @@ class AdapterGenerator(GeneratorModel):
 
         Raises `CheckpointError` if it is damaged, foreign or made for another base model.
         """
-        return load_generator(find_generator(str(name), revision), kind=cls)
+        return load_generator(name, revision=revision, kind=cls)
 
     def push_to_hub(self, repository: str, *, private: bool = False, message: str = "Upload generator") -> str:
         """Save and upload to a hub repository, which is made if it does not exist; return the commit's address."""
+        source = self.source
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "generator"
             self.save_pretrained(target)
-            return push_folder(target, repository, private=private, message=message)
+            address = push_folder(target, repository, private=private, message=message)
+        self.source = source or repository
+        return address

@@ -19,7 +19,7 @@ from tagi.data.text.encoder import TextEncoder
 from tagi.errors import InputError, TrainingError
 from tagi.evaluation.scoring.metrics import Prediction, score_predictions
 from tagi.files import write_text
-from tagi.formats.task_adapter import ORIGIN, STATES, digest_of, generator_digest, open_adapter, origin_of_adapter
+from tagi.formats.task_adapter import STATES, digest_of, generator_digest, open_adapter
 from tagi.methods.refining import Refined
 from tagi.settings.trainer import TrainingSettings
 from tagi.training.trainer import fingerprint, train
@@ -68,7 +68,6 @@ def refine(
     how = how or Refinement()
     _refuse_used(out, adapter, resume)
     given = read_labelled(examples) if isinstance(examples, Path) else _placed(examples)
-    origin = origin_of_adapter(adapter, generator)
     opened = open_adapter(adapter, generator, kind=TaskAdapter).to(best_device())
     _check_lora(opened, f"{adapter}: ")
     shown, kept = _parted(_of_task(given, opened.instruction), opened.generator.text, how)
@@ -81,7 +80,6 @@ def refine(
     before = _scores(opened, kept)
     refined, seconds = _refined(opened, shown, how, out / _CHECKPOINTS, identity, resume, progress)
     refined.save(out / ADAPTER, overwrite=True)
-    write_text(out / ADAPTER / ORIGIN, origin + "\n")
     record = {
         "identity": identity,
         "adapter": str(out / ADAPTER),

@@ -31,7 +31,7 @@ def demo(toy: Toy = False, limit: Limit = 50, out: Out = Path("runs/demo"), as_j
         _toy(limit, as_json)
         return
     from tagi.api.demo import demonstrate
-    from tagi.formats.hub import DEFAULT
+    from tagi.formats.finding import DEFAULT
 
     typer.echo("Loading SmolLM2-135M-Instruct (the first time its weights are unpacked: half a minute) ...", err=True)
     shown = demonstrate(out, generator=DEFAULT)

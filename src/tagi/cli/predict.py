@@ -63,7 +63,7 @@ def predict(
 
     quiet()
     from tagi.api.generate import open_generator
-    from tagi.formats.hub import DEFAULT
+    from tagi.formats.finding import DEFAULT
     from tagi.formats.task_adapter import open_adapter
 
     if adapter is not None:
