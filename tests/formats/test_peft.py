@@ -20,11 +20,11 @@ SITES = [Site("block.0.q", 0, "q", 6, 5), Site("block.0.v", 0, "v", 6, 9)]
 KEY = "base_model.model.block.0.q.lora_A.weight"
 
 
-def backbone_with(names: str, revision: str) -> Backbone:
+def backbone_with(names: str, revision: str) -> Any:
     """A backbone of one block with linear layers of these names."""
     block = nn.ModuleDict({name: nn.Linear(1, 1) for name in names})
-    backbone = Backbone(nn.ModuleDict({"block": nn.ModuleList([block])}), None, BaseModel("base", revision))
-    backbone.sites = ()
+    backbone: Any = Backbone(nn.ModuleDict({"block": nn.ModuleList([block])}), None, BaseModel("base", revision))
+    backbone.sites, backbone.encoder_decoder = (), True
     return backbone
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tagi.errors import CheckpointError
+from tagi.errors import CheckpointError, first_line
 
 
 def download_folder(repository: str, revision: str | None = None) -> Path:
@@ -13,8 +13,7 @@ def download_folder(repository: str, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(repository, revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{repository}: no such folder, and the hub gave none: {reason}") from error
+        raise CheckpointError(f"{repository}: no such folder, and the hub gave none: {first_line(error)}") from error
 
 
 def push_folder(folder: Path, repository: str, *, private: bool, message: str) -> str:
