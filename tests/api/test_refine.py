@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tagi.adapters.bank import LoraBank
-from tagi.api import refine as refining
-from tagi.api.generate import open_generator
+from tagi.api import task_adapter as adapters
 from tagi.api.generator import AdapterGenerator
-from tagi.api.refine import Refinement, refine, refine_adapter
+from tagi.api.refine import refine
+from tagi.api.refinement import Refinement
 from tagi.api.task_adapter import TaskAdapter
 from tagi.data.readers.jsonl import write_jsonl
 from tagi.data.task import Example, Instance, Task
@@ -60,13 +60,12 @@ def test_it_learns_its_examples_and_nothing_else_changes(kind: str, tmp_path: Pa
 
 def test_32_examples_are_learned_by_heart(tmp_path: Path) -> None:
     """By the built-in T5 under an instruction that says nothing, and by a GPT-2 that has learned nothing."""
-    toy = open_generator("toy").adapt("take the animal")
-    assert isinstance(toy, TaskAdapter)
+    toy = AdapterGenerator.from_pretrained("toy").adapt("take the animal")
     made_up = [Example(words(at, 3), words(60 + at, 1)) for at in range(32)]
     of_family = [Example(one.input, one.outputs[0]) for one in toy_tasks("unseen", instances_per_task=32)[3].instances]
     for adapter, examples in ((toy, of_family), (opened(tmp_path, "gpt2", n_embd=102), made_up)):
         before = list(traces(adapter.generator))
-        refined = refine_adapter(adapter, examples, Refinement(200, 1e-2, 32))
+        refined = adapter.refine(examples, Refinement(200, 1e-2, 32))
         assert list(traces(adapter.generator)) == before
         loss = refined.refined["loss"]
         assert loss["first"] > 3
@@ -188,8 +187,8 @@ def test_what_is_held_out_is_not_trained_on_and_its_loss_is_the_adapters(tmp_pat
 
 
 def test_an_adapter_that_was_refined_says_so_when_it_is_refined_again(tmp_path: Path) -> None:
-    once = refine_adapter(opened(tmp_path), EXAMPLES, Refinement(2, 1e-2, 3))
-    twice = refine_adapter(once, EXAMPLES[:5], Refinement(3, 1e-2, 3))
+    once = opened(tmp_path).refine(EXAMPLES, Refinement(2, 1e-2, 3))
+    twice = once.refine(EXAMPLES[:5], Refinement(3, 1e-2, 3))
     assert "earlier" not in once.refined
     assert twice.refined["earlier"] == once.refined
     assert twice.refined["from"] != once.refined["from"]
@@ -216,12 +215,12 @@ def test_of_several_tasks_the_adapters_own_is_taken(tmp_path: Path) -> None:
 def test_it_works_where_the_best_device_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = []
 
-    def to(self: TaskAdapter, device: Any) -> TaskAdapter:
+    def to(self: TaskAdapter, device: Any, dtype: Any) -> TaskAdapter:
         moved.append(device)
         return self
 
     monkeypatch.setattr(TaskAdapter, "to", to)
-    monkeypatch.setattr(refining, "best_device", lambda: "the best")
+    monkeypatch.setattr(adapters, "best_device", lambda: "the best")
     refine(adapter_of(tmp_path), EXAMPLES, tmp_path / "out", Refinement(0), progress=False)
     assert moved == ["the best"]
 
@@ -250,7 +249,7 @@ def test_on_the_command_line_it_helps_on_examples_that_it_has_not_seen(run_tagi:
     told = run_tagi(*given, *options[:-1], "--resume").out
     for name, label in (("rougeL", "ROUGE-L"), ("exact_match", "exact match")):
         before, after = held["before"][name], held["after"][name]
-        assert f"{label} on 12 examples that were held out: {before:.1f} -> {after:.1f}\n" in told
+        assert f"{label} on 12 held-out examples: {before:.1f} -> {after:.1f}\n" in told
     (tmp_path / "labelled.jsonl").write_text("\n".join([*lines[:-1], json.dumps({"input": "a", "output": "b"})]))
     other = run_tagi(*given, *options, "--resume")
     assert (other.code, other.err.count("\n")) == (2, 1)
@@ -302,7 +301,7 @@ def test_what_cannot_be_refined_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"expected examples to train on, got 7 of which {many} are to be held"):
             refine(adapter, EXAMPLES, tmp_path / "none", Refinement(held_out=many), progress=False)
     with pytest.raises(InputError, match="expected examples to train on, got 0"):
-        refine_adapter(opened(tmp_path / "own"), [])
+        opened(tmp_path / "own").refine([])
     with pytest.raises(DataError, match=r"nothing\.jsonl: cannot be read"):
         refine(adapter, tmp_path / "nothing.jsonl", tmp_path / "none", progress=False)
     (tmp_path / "file").write_text("mine")

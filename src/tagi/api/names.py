@@ -1,0 +1,30 @@
+"""What the API accepts where it expects a model or demonstrations."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tagi.data.task import Example
+from tagi.errors import InputError
+from tagi.formats.task_adapter import RECORD, origin_of_adapter
+
+Demonstration = Example | tuple[str, str]
+"""A demonstration of a task: an `Example`, or its input and output as a tuple."""
+
+
+def model_name(name: str | Path) -> str:
+    """Return the name of a model; for an adapter folder the name of the generator that made the adapter.
+
+    Raises `CheckpointError` for an adapter folder that names no generator.
+    """
+    return origin_of_adapter(Path(name)) if (Path(name) / RECORD).is_file() else str(name)
+
+
+def as_examples(given: Sequence[Demonstration]) -> tuple[Example, ...]:
+    """Return demonstrations as `Example` objects. Raises `InputError` for anything but two texts."""
+    examples = []
+    for number, one in enumerate(given, start=1):
+        parts = (one.input, one.output) if isinstance(one, Example) else one
+        if not isinstance(parts, tuple) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+            raise InputError(f"example {number}: expected Example(input, output) or a tuple of both, got {one!r}")
+        examples.append(Example(*parts))
+    return tuple(examples)
