@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": {*STAGES, "stages"},
     "serving": {*STAGES, "stages", "api"},
     "cli": {*STAGES, "stages", "api", "serving"},
-    "__init__": {"api", "config", "data", "settings"},
+    "__init__": {"api", "data", "settings"},
     "__main__": {"cli"},
 }
 """Layer (the first name under `tagi`) -> what it may import besides itself and `EVERYONE_MAY`."""

@@ -12,11 +12,10 @@ if TYPE_CHECKING:
     from tagi.api.export import export, verify
     from tagi.api.generator import AdapterGenerator
     from tagi.api.generator import AdapterGenerator as Generator
-    from tagi.api.recipes import evaluate, train
+    from tagi.api.recipes import evaluate, load_recipe, train
     from tagi.api.refine import refine
     from tagi.api.refinement import Refinement
     from tagi.api.task_adapter import TaskAdapter
-    from tagi.config.recipes import load_recipe
     from tagi.data.readers.jsonl import read_jsonl as read_tasks
     from tagi.data.task import Example, Instance, Task
     from tagi.settings.recipe import Recipe
@@ -59,7 +58,7 @@ _HOMES = {
     "TaskAdapter": "tagi.api.task_adapter",
     "evaluate": "tagi.api.recipes",
     "export": "tagi.api.export",
-    "load_recipe": "tagi.config.recipes",
+    "load_recipe": "tagi.api.recipes",
     "read_tasks": "tagi.data.readers.jsonl",
     "refine": "tagi.api.refine",
     "train": "tagi.api.recipes",

@@ -9,7 +9,7 @@ import torch
 from tagi.api.demo import COLUMNS, demonstrate, is_right, shown_tasks
 from tagi.api.generator import AdapterGenerator
 from tagi.backbones.load import load_backbone
-from tagi.cli.demo import _real
+from tagi.cli.demo import lines_of
 from tagi.data.everyday import everyday_tasks
 from tagi.data.text.encoder import TextSettings
 from tagi.errors import ConfigError, TagiError
@@ -70,7 +70,7 @@ def test_answers_are_marked_and_counted(
     assert [row["right"]["adapted"] for row in shown["answers"]] == marks
     assert [row["right"]["alone"] for row in shown["answers"]] == marks
     assert shown["right"] == {"stock": 0, "adapted": 3, "alone": 3}
-    text = "\n".join(_real(shown))
+    text = "\n".join(lines_of(shown))
     assert "right: stock 0 of 6, instruction + LoRA 3 of 6, LoRA alone 3 of 6" in text
     assert "  instruction + LoRA  right  555-0142.\n" in text
     assert "  LoRA alone          wrong  5 March 2021\n  right answer               2021-03-05\n" in text

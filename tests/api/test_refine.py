@@ -111,7 +111,7 @@ def test_an_interrupted_refinement_ends_as_if_it_had_not_been(tmp_path: Path, mo
     assert not (tmp_path / "parts" / "adapter").exists()
     with pytest.raises(TrainingError, match="expected a checkpoint of this run"):
         refine(adapter, EXAMPLES, tmp_path / "parts", Refinement(12, 2e-2, 3), resume=True, progress=False)
-    with pytest.raises(TrainingError, match="holds files: take a refinement up with --resume"):
+    with pytest.raises(TrainingError, match="holds files: resume with --resume"):
         refine(adapter, EXAMPLES, tmp_path / "parts", how, progress=False)
     parts = refine(adapter, EXAMPLES, tmp_path / "parts", how, resume=True, progress=False)
     assert len(passes) == 8 + 12 - 6  # from the checkpoint of step 6 on
@@ -142,7 +142,7 @@ def test_examples_and_tasks_in_one_file(tmp_path: Path) -> None:
     adapter = adapter_of(tmp_path)
     for order, said in (
         (lines, "line 2: instances.0.: expected examples alone"),
-        (lines[::-1], "line 2: expected a task's"),
+        (lines[::-1], "line 2: expected tasks as in the lines before it"),
     ):
         file.write_text("\n".join(order))
         with pytest.raises(InputError, match=said):

@@ -44,7 +44,7 @@ def is_right(task: Task, answer: str) -> bool:
     return TASK_SCORES[str(task.metric)](answer, task.instances[0].outputs) == 1
 
 
-def demonstrate(out: Path, *, generator: str, max_new_tokens: int = 24) -> dict[str, Any]:
+def demonstrate(out: Path, *, generator: str = "smollm2", max_new_tokens: int = 24) -> dict[str, Any]:
     """Adapt a real model to six instructions (`shown_tasks`) and export the first adapter to `out`.
 
     Returns each answer of the stock model, of the generated LoRA with the instruction and of the LoRA alone, whether it

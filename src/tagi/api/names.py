@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tagi.data.task import Example
 from tagi.errors import InputError
@@ -19,7 +20,7 @@ def model_name(name: str | Path) -> str:
     return origin_of_adapter(Path(name)) if (Path(name) / RECORD).is_file() else str(name)
 
 
-def as_examples(given: Sequence[Demonstration]) -> tuple[Example, ...]:
+def as_examples(given: Sequence[Any]) -> tuple[Example, ...]:
     """Return demonstrations as `Example` objects. Raises `InputError` for anything but two texts."""
     examples = []
     for number, one in enumerate(given, start=1):

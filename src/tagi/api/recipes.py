@@ -6,7 +6,7 @@ from typing import Any, overload
 
 from tagi.api.names import model_name
 from tagi.backbones.machine import best_device
-from tagi.config.recipes import load_recipe
+from tagi.config.recipes import load_recipe as load_recipe
 from tagi.data.task import Task
 from tagi.errors import ConfigError
 from tagi.evaluation.conditions import conditions as conditions_of

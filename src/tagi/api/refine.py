@@ -67,10 +67,8 @@ def refine(
     if finished is not None:
         return finished
     before = _scores(opened, kept)
-    checkpoints = out / _CHECKPOINTS
-    refined, seconds = train_lora(
-        opened, shown, settings, checkpoints, identity=identity, resume=resume, progress=progress
-    )
+    folder = out / _CHECKPOINTS
+    refined, seconds = train_lora(opened, shown, settings, folder, identity=identity, resume=resume, progress=progress)
     refined.origin = opened.origin
     refined.save_pretrained(out / ADAPTER, overwrite=True)
     record = {
@@ -86,12 +84,12 @@ def refine(
 
 
 def _of_task(given: Sequence[Labelled], instruction: str) -> list[Labelled]:
-    """All examples, or those under the adapter's instruction where they are of several tasks."""
+    """Return all examples of one task, or of several tasks those with the adapter's instruction."""
     tasks = {one.instruction for one in given}
     if None in tasks and len(tasks) > 1:
-        odd = next(one for one in given if (one.instruction is None) != (given[0].instruction is None))
-        first, other = ("examples", "one of a task") if given[0].instruction is None else ("a task's", "one of none")
-        raise InputError(f"{odd.where}: expected {first} alone as before it, got {other}")
+        plain = given[0].instruction is None
+        odd = next(one for one in given if (one.instruction is None) != plain)
+        raise InputError(f"{odd.where}: expected {'examples alone' if plain else 'tasks'} as in the lines before it")
     own = list(given) if len(tasks) < 2 else [one for one in given if one.instruction == instruction]
     if given and not own:
         raise InputError(f"expected examples of one task, or of {instruction!r} among others, got {len(tasks)} others")
@@ -121,9 +119,7 @@ def _refuse_used(out: Path, adapter: Path, resume: bool) -> None:
     if not ((out / RECORD).is_file() or (out / _CHECKPOINTS).is_dir()):
         raise TrainingError(f"{out}: expected a new folder, got one that holds files, none of a refinement")
     if not resume:
-        raise TrainingError(
-            f"{out}: expected a new folder, got one that holds files: take a refinement up with --resume"
-        )
+        raise TrainingError(f"{out}: expected a new folder, got one that holds files: resume with --resume")
 
 
 def _finished(out: Path, identity: str) -> dict[str, Any] | None:

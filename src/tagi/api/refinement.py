@@ -115,8 +115,8 @@ def train_lora(
         save_every=max(1, steps // _SAVES),
         log_every=max(1, steps // _LOGS),
     )
-    queries = min(settings.batch_size, len(examples))
-    batches = TaskBatches([task], length=steps, tasks_per_batch=1, queries_per_task=queries, seed=settings.seed)
+    rows = min(settings.batch_size, len(examples))
+    batches = TaskBatches([task], length=steps, tasks_per_batch=1, queries_per_task=rows, seed=settings.seed)
     model = Refined(adapter)
     outcome: dict[str, Any] = {"history": [], "seconds": 0.0}
     try:
@@ -128,10 +128,7 @@ def train_lora(
     record = {
         "examples": len(examples),
         "data": tasks_digest([task]),
-        "steps": steps,
-        "learning_rate": settings.learning_rate,
-        "batch_size": settings.batch_size,
-        "seed": settings.seed,
+        **{name: getattr(settings, name) for name in ("steps", "learning_rate", "batch_size", "seed")},
         "loss": {"first": losses[0], "last": losses[-1]} if losses else None,
         "from": digest_of(adapter.bank),
         **({"earlier": adapter.refined} if adapter.refined else {}),

@@ -96,6 +96,15 @@ class TaskAdapter(AdaptedTask, Uploadable):
         """Read an adapter as `from_pretrained` does."""
         return cls.from_pretrained(folder, generator)
 
+    def summary(self) -> dict[str, Any]:
+        """Return the adapter's size, its number of parameters and its instruction."""
+        bank = self.bank
+        if isinstance(bank, LoraBank):
+            size: dict[str, Any] = {"rank": bank.rank, "sites": len(bank.factors)}
+        else:
+            size = {"module": bank.module, "places": len(bank.places)}
+        return {**size, "parameters": bank.parameters_per_task, "instruction": self.instruction}
+
     @property
     def is_alone(self) -> bool:
         """Whether the adapter acts without fusion and without anything read of its instruction."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tagi.cli.generate import OwnGenerator
 from tagi.cli.output import JsonFlag, print_table, refuse_used
 
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder, or any plain LoRA of PEFT's.")]
@@ -14,12 +15,6 @@ FormatName = Annotated[
     typer.Option("--format", metavar="peft|merged|gguf", help="What to write."),
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")]
-GeneratorName = Annotated[
-    str | None,
-    typer.Option(
-        "--generator", "-g", metavar="NAME", help="The generator that made it; by default the one its folder names."
-    ),
-]
 Base = Annotated[
     str | None,
     typer.Option("--base", metavar="NAME", help="The base model of a plain LoRA; by default the one it names."),
@@ -31,7 +26,7 @@ def export(
     adapter: Adapter,
     out: Out,
     format: FormatName = "peft",
-    generator: GeneratorName = None,
+    generator: OwnGenerator = None,
     base: Base = None,
     lossy: Lossy = False,
     as_json: JsonFlag = False,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -11,26 +11,21 @@ from tagi.data.task import Example, Task
 from tagi.errors import InputError
 
 GeneratorName = Annotated[
-    str,
-    typer.Option(
-        "--generator",
-        "-g",
-        metavar="NAME",
-        help="A built-in generator, a hub name, or the folder of a checkpoint, a run or an adapter.",
-    ),
+    str, typer.Option("--generator", "-g", metavar="NAME", help="A built-in generator, a folder or a hub name.")
+]
+OwnGenerator = Annotated[
+    str | None,
+    typer.Option("--generator", "-g", metavar="NAME", help="The generator; an adapter folder's own by default."),
 ]
 Instruction = Annotated[
-    str | None,
-    typer.Option("--instruction", "-i", metavar="TEXT", help="What the task asks for, in plain words."),
+    str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="What the task asks for, in plain words.")
 ]
 From = Annotated[
-    Path | None,
-    typer.Option("--from", metavar="FILE", help="JSON Lines: one task with its instruction a line."),
+    Path | None, typer.Option("--from", metavar="FILE", help="JSON Lines, a task with its instruction per line.")
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder; with --from one adapter in it a task.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder; with --from of one adapter per task.")]
 Examples = Annotated[
-    list[str] | None,
-    typer.Option("--example", metavar="'INPUT => OUTPUT'", help="A demonstration of the task."),
+    list[str] | None, typer.Option("--example", metavar="'INPUT => OUTPUT'", help="A demonstration of the task.")
 ]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Truncate an instruction over the generator's limit.")]
 
@@ -74,22 +69,14 @@ def generate(
     from tagi.api.generator import AdapterGenerator
     from tagi.api.task_adapter import save_adapters
 
-    told = [replace(task, examples=(*task.examples, *examples)) for task in tasks]
-    adapters = AdapterGenerator.from_pretrained(generator).adapt_tasks(told, truncate=truncate)
+    tasks = [replace(task, examples=(*task.examples, *examples)) for task in tasks]
+    adapters = AdapterGenerator.from_pretrained(generator).adapt_tasks(tasks, truncate=truncate)
     folders = [out]
     if from_file is None:
         adapters[0].save_pretrained(out)
     else:
-        folders = save_adapters({task.name: adapter for task, adapter in zip(tasks, adapters, strict=True)}, out)
-    rows = [
-        {
-            "adapter": str(folder),
-            **_sizes(adapter.bank),
-            "parameters": adapter.bank.parameters_per_task,
-            "instruction": adapter.instruction,
-        }
-        for folder, adapter in zip(folders, adapters, strict=True)
-    ]
+        folders = save_adapters(dict(zip([task.name for task in tasks], adapters, strict=True)), out)
+    rows = [{"adapter": str(at), **adapter.summary()} for at, adapter in zip(folders, adapters, strict=True)]
     print_table(rows, as_json=as_json)
 
 
@@ -99,9 +86,3 @@ def example_of(text: str) -> Example:
     if not arrow or not source.strip() or not target.strip():
         raise InputError(f"--example: expected 'INPUT => OUTPUT', got {text!r}")
     return Example(source.strip(), target.strip())
-
-
-def _sizes(bank: Any) -> dict[str, Any]:
-    if bank.module == "lora":
-        return {"rank": bank.rank, "sites": len(bank.factors)}
-    return {"module": bank.module, "places": len(bank.places)}

@@ -7,30 +7,16 @@ from typing import Annotated
 
 import typer
 
-from tagi.cli.generate import Examples, example_of
+from tagi.cli.generate import Examples, OwnGenerator, example_of
 from tagi.data.readers.lines import read_lines
 from tagi.errors import InputError
 
-Inputs = Annotated[
-    list[str] | None, typer.Argument(metavar="[INPUT]...", help="Inputs; by default the lines of stdin.")
-]
-Adapter = Annotated[
-    Path | None,
-    typer.Option("--adapter", "-a", metavar="DIR", help="An adapter folder from `tagi generate`."),
-]
+Inputs = Annotated[list[str] | None, typer.Argument(metavar="[INPUT]...", help="Inputs; default: lines of stdin.")]
+Adapter = Annotated[Path | None, typer.Option("--adapter", "-a", metavar="DIR", help="An adapter folder.")]
 Instruction = Annotated[
-    str | None,
-    typer.Option("--instruction", "-i", metavar="TEXT", help="Instead of -a: adapt to this, then answer."),
+    str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="Instead of -a: adapt to this, then answer.")
 ]
-GeneratorName = Annotated[
-    str | None,
-    typer.Option(
-        "--generator", "-g", metavar="NAME", help="The generator; with -a by default the one that made the adapter."
-    ),
-]
-File = Annotated[
-    Path | None, typer.Option("--file", "-f", metavar="FILE", help="A UTF-8 file with one input per line.")
-]
+File = Annotated[Path | None, typer.Option("--file", "-f", metavar="FILE", help="Inputs in UTF-8, one per line.")]
 Beams = Annotated[int, typer.Option("--beams", min=1, max=100, help="Beam search with this many beams.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Truncate texts over the generator's limits.")]
@@ -41,7 +27,7 @@ def predict(
     inputs: Inputs = None,
     adapter: Adapter = None,
     instruction: Instruction = None,
-    generator: GeneratorName = None,
+    generator: OwnGenerator = None,
     example: Examples = None,
     file: File = None,
     beams: Beams = 1,
@@ -70,12 +56,11 @@ def predict(
     quiet()
     from tagi.api.generator import AdapterGenerator
     from tagi.api.task_adapter import TaskAdapter
-    from tagi.formats.hub import DEFAULT
 
     if adapter is not None:
         task = TaskAdapter.from_pretrained(adapter, generator)
     else:
-        made = AdapterGenerator.from_pretrained(generator or DEFAULT)
+        made = AdapterGenerator.from_pretrained(generator or "smollm2")
         task = made.adapt(instruction or "", examples, truncate=truncate)
     answers = task.predict(texts, max_new_tokens=max_new_tokens, num_beams=beams, truncate=truncate)
     for text, answer in zip(texts, answers, strict=True):
@@ -87,6 +72,4 @@ def _texts(inputs: list[str] | None, file: Path | None) -> list[str]:
         raise InputError("expected inputs as arguments or in --file, got both")
     if inputs:
         return inputs
-    if file is not None:
-        return read_lines(file.read_bytes(), str(file))
-    return read_lines(sys.stdin.buffer.read(), "stdin")
+    return read_lines(sys.stdin.buffer.read(), "stdin") if file is None else read_lines(file.read_bytes(), str(file))

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from tagi.cli.generate import OwnGenerator
 from tagi.cli.output import JsonFlag, print_json
 
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder from `tagi generate`.")]
@@ -25,12 +26,6 @@ HeldOut = Annotated[
     int,
     typer.Option("--held-out", min=0, metavar="N", help="Keep the last N examples out; score them before and after."),
 ]
-GeneratorName = Annotated[
-    str | None,
-    typer.Option(
-        "--generator", "-g", metavar="NAME", help="The generator that made it; by default the one its folder names."
-    ),
-]
 Truncate = Annotated[bool, typer.Option("--truncate", help="Truncate examples over the generator's limits.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the refinement in DIR where it was interrupted.")]
 
@@ -44,7 +39,7 @@ def refine(
     batch_size: Batch = 8,
     seed: Seed = 0,
     held_out: HeldOut = 0,
-    generator: GeneratorName = None,
+    generator: OwnGenerator = None,
     truncate: Truncate = False,
     resume: Resume = False,
     as_json: JsonFlag = False,
