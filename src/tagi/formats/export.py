@@ -1,6 +1,7 @@
 """Adapters for other software: a PEFT folder, a merged model, a LoRA file for llama.cpp."""
 
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from tagi.adapters.bank import LoraBank
 from tagi.adapters.merge import merge
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.load import load_backbone, locate
-from tagi.backbones.protocol import Backbone, BaseModel
+from tagi.backbones.protocol import Backbone
 from tagi.data.text.encoder import TextEncoder
 from tagi.errors import CheckpointError, ConfigError, InputError
 from tagi.files import new_folder
@@ -67,10 +68,8 @@ def open_exportable(adapter: Path, *, generator: str | None = None, base: str | 
     if (adapter / AdapterRecord.FILE).is_file():
         if base is not None:
             raise InputError(f"--base: expected none for an adapter of a generator, which has its own, got {base}")
-        opened = open_adapter(adapter, generator)
-        _name_base_in_full(opened)
         try:
-            return exportable_of(opened)
+            return exportable_of(open_adapter(adapter, generator))
         except InputError as error:
             raise InputError(f"{adapter}: {error}") from error
     if generator is not None:
@@ -86,17 +85,22 @@ def open_exportable(adapter: Path, *, generator: str | None = None, base: str | 
 
 
 def exportable_of(adapter: AdaptedTask) -> Exportable:
-    """Return what is exported of a task adapter in memory. Raises `InputError` for a module that is not LoRA."""
-    generator, bank = adapter.generator, adapter.bank
+    """Return what is exported of a task adapter in memory. Raises `InputError` for a module that is not LoRA.
+
+    A base model that lies beside the saved generator is named by its full path.
+    """
+    generator, bank, backbone = adapter.generator, adapter.bank, copy(adapter.generator.backbone)
     if not isinstance(bank, LoraBank):
         raise InputError(f"expected an adapter of LoRA, got one of {bank.module}, which other software lacks")
-    settings, text = generator.settings, generator.text
-    prompts = None
+    settings, text, prompts = generator.settings, generator.text, None
+    if generator.source is not None and backbone.identity.name.startswith("."):
+        found = Path(locate(backbone.identity.name, find_checkpoint(generator.source)))
+        backbone.identity = replace(backbone.identity, name=str(found.resolve()))
     if settings.instruction_cache is not None:
         instructed = settings.adapts_prefix and adapter.states.cross is not None
         prompts = prompts_of(text, adapter.instruction if instructed else None, adapter.examples)
     origin = _origin(
-        generator.backbone,
+        backbone,
         instruction=adapter.instruction,
         examples=adapter.examples,
         generator=generator_digest(generator),
@@ -106,8 +110,8 @@ def exportable_of(adapter: AdaptedTask) -> Exportable:
         prompts=prompts,
     )
     tuned = None if settings.tune == "none" else f"tuned backbone parameters ({settings.tune})"
-    beside = settings.beside_lora(decoder_only=isinstance(generator.backbone, CausalBackbone))
-    return Exportable(bank, generator.backbone, origin, beside, tuned)
+    beside = settings.beside_lora(decoder_only=isinstance(backbone, CausalBackbone))
+    return Exportable(bank, backbone, origin, beside, tuned)
 
 
 def export(
@@ -160,15 +164,6 @@ def export(
 
 def _origin(backbone: Backbone, **facts: Any) -> Origin:
     return Origin(**{**facts, "base_model": backbone.identity, "model": type(backbone.model).__name__})
-
-
-def _name_base_in_full(adapter: AdaptedTask) -> None:
-    """Name a base model that lies beside its generator by its full path, which holds for an export too."""
-    backbone, source = adapter.generator.backbone, adapter.generator.source
-    if backbone.identity.name.startswith(".") and source is not None:
-        found = locate(backbone.identity.name, find_checkpoint(source))
-        if isinstance(found, Path):
-            backbone.identity = BaseModel(str(found.resolve()), backbone.identity.revision)
 
 
 def _prompt(text: TextEncoder) -> str:
