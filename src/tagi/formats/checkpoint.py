@@ -21,6 +21,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 FORMAT = 1
 _MODEL_TYPE = "tagi"
+_METADATA = {"format": "pt"}
 
 
 class _BaseModelName(pydantic.BaseModel):
@@ -94,7 +95,7 @@ def write_tensors(
     folder: Path,
     tensors: Mapping[str, Tensor],
     file: str = WEIGHTS,
-    metadata: dict[str, str] | None = {"format": "pt"},  # noqa: B006  # never changed
+    metadata: dict[str, str] | None = _METADATA,
 ) -> None:
     """Write tensors, each in its own type, into a file of an existing folder."""
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}

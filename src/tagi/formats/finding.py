@@ -57,18 +57,17 @@ find_generator = find_checkpoint
 """The same search. `load_generator` raises `CheckpointError` for a checkpoint of another method."""
 
 
-def source_of(name: str, folder: Path, revision: str | None = None) -> str:
-    """Return a name that finds the same checkpoint from any working folder.
+def source_of(name: str, folder: Path) -> str:
+    """Return a name that finds the same checkpoint from any working folder; of a hub repository with its commit.
 
     Args:
         name: The name that was given to `find_checkpoint`.
         folder: The checkpoint that it found.
-        revision: The revision that was given.
     """
     if name in BUILT_IN:
         return name
     if not Path(name).exists():
-        return f"{name}@{revision}" if revision else name
+        return f"{name.partition('@')[0]}@{folder.name}"  # the hub's cache names folders by commit
     return next((own for own in BUILT_IN if _built_in(own) == folder), str(folder.resolve()))
 
 

@@ -84,5 +84,5 @@ def load_generator(
     with torch.no_grad():
         for key, tensor in read_tensors(folder, expected).items():
             expected[key].copy_(tensor)
-    generator.source = source_of(str(name), folder, revision)
+    generator.source = source_of(str(name), folder)
     return generator.eval()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from tagi.adapters.attach import Attachment
@@ -111,12 +111,16 @@ class _Export:
         return load_backbone(name, revision=wanted.revision)
 
     @cached_property
-    def targets(self) -> dict[str, nn.Module]:
-        """The base's linear layers that PEFT will adapt, by path."""
-        chosen = tuple(self.configuration.target_modules)
-        suffixes = tuple(f".{name}" for name in chosen)
-        paths = [path for path in self.backbone.linears if path in chosen or path.endswith(suffixes)]
-        return {path: self.backbone.model.get_submodule(path) for path in paths}
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Names and shapes of A and B of all layers that PEFT will adapt."""
+        suffixes = tuple(f".{name}" for name in self.configuration.target_modules)
+        paths = [path for path in self.backbone.linears if f".{path}".endswith(suffixes)]
+        rank, shapes = self.configuration.r, dict[str, tuple[int, int]]()
+        for path in paths:
+            module: Any = self.backbone.model.get_submodule(path)
+            d_out, d_in = reversed(module.weight.shape) if isinstance(module, Conv1D) else module.weight.shape
+            shapes |= zip(tensor_names(path), ((rank, d_in), (d_out, rank)), strict=True)
+        return shapes
 
 
 def _files(export: _Export) -> str:
@@ -127,14 +131,10 @@ def _configuration(export: _Export) -> str:
     found, record = export.configuration, export.record
     if found.r > LARGEST_RANK:
         raise CheckpointError(f"{CONFIG}: expected a rank from 1 to {LARGEST_RANK}, got {found.r}")
-    pairs = {
-        "rank": (found.r, record.rank),
-        "alpha": (found.lora_alpha, record.alpha),
-        "targets": (found.short_targets, record.targets),
-    }
-    for key, (value, wanted) in pairs.items():
-        if value != wanted:
-            raise CheckpointError(f"{CONFIG}: expected {key} {wanted!r}, got {value!r}")
+    values = {"rank": found.r, "alpha": found.lora_alpha, "targets": found.short_targets}
+    for key, value in values.items():
+        if value != getattr(record, key):
+            raise CheckpointError(f"{CONFIG}: expected {key} {getattr(record, key)!r}, got {value!r}")
     targets = ", ".join(found.short_targets)
     return f"rank {found.r}, alpha {found.lora_alpha:g}, no bias, no further modules, {targets}"
 
@@ -144,9 +144,8 @@ def _type(export: _Export) -> str:
     if wanted not in _TYPES:
         raise CheckpointError(f"expected {', '.join(_TYPES)}, which servers read, got {wanted}")
     for name, tensor in export.tensors.items():
-        found = str(tensor.dtype).removeprefix("torch.")
-        if found != wanted:
-            raise CheckpointError(f"expected {wanted}, got {found} for {name!r}")
+        if str(tensor.dtype) != f"torch.{wanted}":
+            raise CheckpointError(f"expected {wanted}, got {str(tensor.dtype).removeprefix('torch.')} for {name!r}")
     return wanted
 
 
@@ -177,19 +176,13 @@ def _base(export: _Export) -> str:
 
 
 def _keys(export: _Export) -> str:
-    names = {name for layer in export.targets for name in tensor_names(layer)}
-    check_names(Path(WEIGHTS), export.tensors, names)
-    return f"A and B of {len(export.targets)} layers"
+    check_names(Path(WEIGHTS), export.tensors, export.shapes.keys())
+    return f"A and B of {len(export.shapes) // 2} layers"
 
 
 def _shapes(export: _Export) -> str:
-    rank, shapes = export.configuration.r, dict[str, tuple[int, ...]]()
-    for layer, module in export.targets.items():
-        weight: Any = module.weight
-        d_out, d_in = reversed(weight.shape) if isinstance(module, Conv1D) else weight.shape
-        shapes |= zip(tensor_names(layer), ((rank, d_in), (d_out, rank)), strict=True)
-    check_shapes(Path(WEIGHTS), export.tensors, shapes)
-    return f"rank {rank} on every layer"
+    check_shapes(Path(WEIGHTS), export.tensors, export.shapes)
+    return f"rank {export.configuration.r} on every layer"
 
 
 def _peft(export: _Export) -> str:
