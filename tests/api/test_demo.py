@@ -13,7 +13,7 @@ from tagi.cli.demo import lines_of
 from tagi.data.everyday import everyday_tasks
 from tagi.data.text.encoder import TextSettings
 from tagi.errors import ConfigError, TagiError
-from tagi.formats.export_card import RECORD
+from tagi.formats.records import ExportRecord
 from tagi.methods.tagi import TAGI
 from tagi.settings.generator import GeneratorSettings
 from tests.causal_models import causal_tokenizer, tiny_causal_model
@@ -53,7 +53,7 @@ def test_what_is_shown_is_what_the_model_says(generator: AdapterGenerator, tmp_p
         assert found == (task.name, list(task.instances[0].outputs), task.metric)
         assert row["right"] == dict.fromkeys(COLUMNS, False)
     assert {check["result"] for check in shown["checks"]} == {"passed"}
-    record = json.loads((tmp_path / "out" / RECORD).read_text())
+    record = json.loads((tmp_path / "out" / ExportRecord.FILE).read_text())
     assert record["instruction"] == instructions[0]
     assert record["lost"] == ["the instruction's keys and values"]
     again = demonstrate(tmp_path / "out", generator=str(tmp_path / "generator"), max_new_tokens=4)

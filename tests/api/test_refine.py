@@ -81,8 +81,9 @@ def test_a_rate_or_steps_of_nothing_change_nothing_and_twice_is_the_same(tmp_pat
     for name, how in (("still", Refinement(2, 0.0, 3)), ("none", Refinement(0, held_out=2))):
         record = refine(adapter, EXAMPLES, tmp_path / name, how, progress=False)
         found = content(tmp_path / name / "adapter")
-        for file in (WEIGHTS, "instruction_states.safetensors", "adapter_config.json", "generator.txt"):
+        for file in (WEIGHTS, "instruction_states.safetensors", "adapter_config.json"):
             assert found[file] == (adapter / file).read_bytes()
+        assert json.loads(found["task_adapter.json"])["source"] == str(tmp_path / "generator")
     assert record["loss"] is None
     assert record["held_out"]["after"] == record["held_out"]["before"]
     for name in ("one", "two"):

@@ -100,7 +100,7 @@ def test_a_real_file_that_ends_too_early_is_one_line(kept: int, tmp_path: Path, 
 
 LOAD = """
 import sys
-from tagi.backbones import load_backbone
+from tagi.backbones.load import load_backbone
 print(load_backbone(sys.argv[1]).identity)
 """
 

@@ -19,7 +19,7 @@ from tagi.data.toy.programs import train_programs
 from tagi.errors import ConfigError
 from tagi.evaluation.conditions import INSTRUCTIONS
 from tagi.evaluation.scoring.metrics import TASK_SCORES
-from tagi.formats.export_card import RECORD
+from tagi.formats.records import ExportRecord
 from tagi.formats.verify import as_rows
 from tagi.hypernetwork.states import stack_states
 from tagi.methods.causal import CausalConcatenation
@@ -70,7 +70,7 @@ def demonstrate(out: Path, *, generator: str = "smollm2", max_new_tokens: int = 
         "adapted": method.predict(states, rows, inputs, max_new_tokens=max_new_tokens),
         "alone": method.predict(states.without_states(), rows, inputs, max_new_tokens=max_new_tokens),
     }
-    answers = [
+    answers: list[dict[str, Any]] = [
         {
             "kind": task.name,
             "instruction": task.instruction,
@@ -82,7 +82,7 @@ def demonstrate(out: Path, *, generator: str = "smollm2", max_new_tokens: int = 
         }
         for at, task in enumerate(tasks)
     ]
-    again = (out / RECORD).is_file()  # an earlier export may be replaced, nothing else
+    again = (out / ExportRecord.FILE).is_file()  # an earlier export may be replaced, nothing else
     exported = adapters[0].export(out, lossy=True, overwrite=again)
     return {
         "generator": generator,

@@ -6,24 +6,19 @@ from typing import Any, overload
 
 import torch
 
+from tagi.api.examples import Demonstration, as_examples
 from tagi.api.hub import Uploadable
-from tagi.api.names import Demonstration, as_examples, model_name
 from tagi.api.task_adapter import TaskAdapter
 from tagi.backbones.machine import best_device
 from tagi.data.task import Task
-from tagi.formats.finding import find_checkpoint
+from tagi.formats.finding import DEFAULT
 from tagi.formats.generator import load_generator, save_generator
-from tagi.formats.hub import DEFAULT, find_generator
-from tagi.formats.task_adapter import name_from_anywhere
 from tagi.hypernetwork.adapted_task import adapted_states
 from tagi.hypernetwork.model import GeneratorModel
 
 
 class AdapterGenerator(GeneratorModel, Uploadable):
     """A backbone with a hypernetwork that turns instructions into task adapters."""
-
-    origin: str | None = None
-    """The name that `from_pretrained` found it by, which its adapters keep; None for one made in memory."""
 
     @overload
     def adapt(  # type: ignore[overload-overlap]  # a string is a sequence of strings too
@@ -59,10 +54,7 @@ class AdapterGenerator(GeneratorModel, Uploadable):
         """
         instructions, examples = [task.instruction for task in tasks], [task.examples for task in tasks]
         states = adapted_states(self, instructions, examples, truncate=truncate)
-        adapters = [TaskAdapter(self, *made) for made in zip(states, instructions, examples, strict=True)]
-        for adapter in adapters:
-            adapter.origin = self.origin
-        return adapters
+        return [TaskAdapter(self, *made) for made in zip(states, instructions, examples, strict=True)]
 
     def save_pretrained(self, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
         """Write `config.json`, `model.safetensors` (trained tensors alone) and a card.
@@ -83,16 +75,21 @@ class AdapterGenerator(GeneratorModel, Uploadable):
         """Read a generator.
 
         Args:
-            name: A built-in name ("smollm2", "toy"), a checkpoint's folder, the folder of a run or of its stage, a
-                repository on the hub, or an adapter's folder, which names its generator.
+            name: A built-in name ("smollm2", "toy"), the folder of a checkpoint, of a run, of a stage or of an
+                adapter (which names its generator), or a repository on the hub.
             revision: Branch, tag or commit on the hub.
             device: Where to compute; by default the GPU if there is one.
             dtype: The type of the backbone's weights; by default the one in which the checkpoint loads it.
 
         Raises `CheckpointError` if it is damaged, foreign or made for another base model.
         """
-        found = model_name(name)
-        generator = load_generator(find_checkpoint(str(find_generator(found, revision))), kind=cls)
-        generator.origin = name_from_anywhere(found)
+        generator = load_generator(name, revision=revision, kind=cls)
         generator.backbone.to(dtype=dtype)
         return generator.to(best_device() if device is None else device)
+
+    def push_to_hub(self, repository: str, *, private: bool = False, message: str = "Upload generator") -> str:
+        """Upload the generator; its adapters go on to name where it was read from, else the repository."""
+        source = self.source
+        address = super().push_to_hub(repository, private=private, message=message)
+        self.source = source or repository
+        return address

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tagi.api.names import Demonstration
+from tagi.api.examples import Demonstration
 from tagi.api.refinement import Refinement, check_lora, labelled, split_examples, task_of, train_lora
 from tagi.api.task_adapter import TaskAdapter
 from tagi.data.digest import files_digest, tasks_digest
@@ -69,7 +69,6 @@ def refine(
     before = _scores(opened, kept)
     folder = out / _CHECKPOINTS
     refined, seconds = train_lora(opened, shown, settings, folder, identity=identity, resume=resume, progress=progress)
-    refined.origin = opened.origin
     refined.save_pretrained(out / ADAPTER, overwrite=True)
     record = {
         "identity": identity,

@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from tagi.adapters.bank import LoraBank, as_lora
 from tagi.adapters.merge import merge, view_with_parameters
+from tagi.api.examples import Demonstration
 from tagi.api.hub import Uploadable
-from tagi.api.names import Demonstration, model_name
 from tagi.api.refinement import Refinement, check_lora, labelled, split_examples, train_lora
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.load import locate
@@ -23,21 +25,14 @@ from tagi.errors import DataError, InputError
 from tagi.files import new_folder
 from tagi.formats.export import Exportable, Format, export, exportable_of
 from tagi.formats.finding import find_checkpoint
-from tagi.formats.lora_folder import write_lora
-from tagi.formats.task_adapter import ORIGIN, open_adapter, origin_of_adapter, read_adapter, write_adapter
+from tagi.formats.peft import write_lora
+from tagi.formats.task_adapter import open_adapter, read_adapter, write_adapter
 from tagi.hypernetwork.adapted_task import AdaptedTask
 from tagi.hypernetwork.model import GeneratorModel
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
 
 
 class TaskAdapter(AdaptedTask, Uploadable):
     """One task's adapter with its generator, as `AdapterGenerator.adapt` makes it."""
-
-    origin: str | None = None
-    """The name of its generator, which its folder keeps; None for a generator that was made in memory."""
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the adapter: PEFT's two files, the instruction states and a record of what it was made from.
@@ -53,8 +48,6 @@ class TaskAdapter(AdaptedTask, Uploadable):
             raise InputError("expected an adapter with what was read of its instruction, got one without: export it")
         with new_folder(Path(folder), overwrite=overwrite) as temporary:
             write_adapter(temporary, self.generator, self.states, self.instruction, self.examples, refined=self.refined)
-            if self.origin is not None:
-                (temporary / ORIGIN).write_text(self.origin + "\n", encoding="utf-8")
 
     save = save_pretrained
 
@@ -83,11 +76,8 @@ class TaskAdapter(AdaptedTask, Uploadable):
         if isinstance(generator, GeneratorModel):
             states, instruction, examples, refined = read_adapter(folder, generator)
             adapter = cls(generator, states, instruction, examples, refined=refined)
-            adapter.origin = getattr(generator, "origin", None)
         else:
-            name = None if generator is None else model_name(generator)
-            adapter = open_adapter(folder, name, kind=cls)
-            adapter.origin = origin_of_adapter(folder, name)
+            adapter = open_adapter(folder, None if generator is None else str(generator), kind=cls)
             device = best_device() if device is None else device
         return adapter.to(device, dtype)
 
@@ -112,11 +102,8 @@ class TaskAdapter(AdaptedTask, Uploadable):
 
     def alone(self) -> "TaskAdapter":
         """Return what was generated alone, without fusion and without anything read of the instruction."""
-        return self._with(
-            TaskAdapter(
-                self.generator, self.states.without_states(), self.instruction, self.examples, refined=self.refined
-            )
-        )
+        states = self.states.without_states()
+        return TaskAdapter(self.generator, states, self.instruction, self.examples, refined=self.refined)
 
     def refine(
         self, examples: Sequence[Demonstration], settings: Refinement | None = None, *, progress: bool = False
@@ -140,9 +127,9 @@ class TaskAdapter(AdaptedTask, Uploadable):
         check_lora(self)
         shown, _ = split_examples(labelled(examples), self.generator.text, settings)
         with tempfile.TemporaryDirectory() as folder:
-            return self._with(train_lora(self, shown, settings, Path(folder), progress=progress)[0])
+            return train_lora(self, shown, settings, Path(folder), progress=progress)[0]
 
-    def to_peft(self) -> "PeftModel":
+    def to_peft(self) -> PeftModel:
         """Return a PEFT model in memory whose logits are the adapter's: the backbone with the LoRA.
 
         It shares the backbone's weights with the generator and has parameters of its own for the LoRA. It is given what
@@ -150,15 +137,13 @@ class TaskAdapter(AdaptedTask, Uploadable):
 
         Raises `InputError` for an adapter that acts by more than a LoRA: `alone()` leaves the rest out.
         """
-        from peft import PeftModel
-
         bank, backbone = self._lora(), self.generator.backbone
         shared = {name: parameter.detach() for name, parameter in backbone.model.named_parameters()}
         with tempfile.TemporaryDirectory() as folder:
             write_lora(Path(folder), bank, backbone)
             return PeftModel.from_pretrained(view_with_parameters(backbone.model, shared), folder).eval()
 
-    def merge(self) -> "PreTrainedModel":
+    def merge(self) -> PreTrainedModel:
         """Return a transformers model with the LoRA merged into its weights; the others are shared with the generator.
 
         Raises `InputError` as `to_peft` does.
@@ -187,13 +172,13 @@ class TaskAdapter(AdaptedTask, Uploadable):
         source = exportable_of(self)
         if self.is_alone:
             source = replace(source, beside=())
-        base = source.origin.base
-        if self.origin is not None and base.name.startswith("."):
+        base, generator = source.backbone.identity, self.generator.source
+        if generator is not None and base.name.startswith("."):
+            found = Path(locate(base.name, find_checkpoint(generator))).resolve()
             backbone = copy(source.backbone)
-            backbone.identity = BaseModel(
-                str(Path(locate(base.name, find_checkpoint(self.origin))).resolve()), base.revision
-            )
-            source = replace(source, backbone=backbone, origin=replace(source.origin, base=backbone.identity))
+            backbone.identity = BaseModel(str(found), base.revision)
+            origin = source.origin.model_copy(update={"base_model": backbone.identity})
+            source = replace(source, backbone=backbone, origin=origin)
         return source
 
     def _lora(self) -> LoraBank:
@@ -208,10 +193,6 @@ class TaskAdapter(AdaptedTask, Uploadable):
     def _beside(self) -> tuple[str, ...]:
         decoder_only = isinstance(self.generator.backbone, CausalBackbone)
         return self.generator.settings.beside_lora(decoder_only=decoder_only)
-
-    def _with(self, other: "TaskAdapter") -> "TaskAdapter":
-        other.origin = self.origin
-        return other
 
 
 def save_adapters(adapters: Mapping[str, TaskAdapter], folder: str | Path) -> list[Path]:

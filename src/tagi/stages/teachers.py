@@ -7,7 +7,7 @@ from typing import Any
 
 from tagi.data.task import Task
 from tagi.files import new_folder, write_text
-from tagi.formats.lora_folder import write_lora
+from tagi.formats.peft import write_lora
 from tagi.methods.lora import lora_bank
 from tagi.methods.objective.teachers import CATALOGUE
 from tagi.settings.recipe import Recipe

@@ -1,23 +1,13 @@
-"""What the API accepts where it expects a model or demonstrations."""
+"""Demonstrations and labelled examples as the API accepts them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tagi.data.task import Example
 from tagi.errors import InputError
-from tagi.formats.task_adapter import RECORD, origin_of_adapter
 
 Demonstration = Example | tuple[str, str]
 """A demonstration of a task: an `Example`, or its input and output as a tuple."""
-
-
-def model_name(name: str | Path) -> str:
-    """Return the name of a model; for an adapter folder the name of the generator that made the adapter.
-
-    Raises `CheckpointError` for an adapter folder that names no generator.
-    """
-    return origin_of_adapter(Path(name)) if (Path(name) / RECORD).is_file() else str(name)
 
 
 def as_examples(given: Sequence[Any]) -> tuple[Example, ...]:
