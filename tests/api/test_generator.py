@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tagi.api import generator as generators
+from tagi.api.examples import as_examples
 from tagi.api.generator import AdapterGenerator
-from tagi.api.names import as_examples
 from tagi.data.task import Example, Task
 from tagi.errors import InputError
 from tagi.formats.task_adapter import generator_digest

@@ -70,7 +70,7 @@ def demonstrate(out: Path, *, generator: str = "smollm2", max_new_tokens: int = 
         "adapted": method.predict(states, rows, inputs, max_new_tokens=max_new_tokens),
         "alone": method.predict(states.without_states(), rows, inputs, max_new_tokens=max_new_tokens),
     }
-    answers = [
+    answers: list[dict[str, Any]] = [
         {
             "kind": task.name,
             "instruction": task.instruction,

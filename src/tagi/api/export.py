@@ -32,8 +32,8 @@ def export(
     Raises `InputError`, before anything is written, if something would be lost, unless `lossy`, and `CheckpointError`
     for a damaged folder, another generator or another base model.
     """
-    named, base = None if generator is None else str(generator), None if base is None else str(base)
-    source = open_exportable(Path(adapter), generator=named, base=base)
+    named, of = None if generator is None else str(generator), None if base is None else str(base)
+    source = open_exportable(Path(adapter), generator=named, base=of)
     return {**write_export(source, format, Path(folder), lossy=lossy), "lost": list(source.lost(format))}
 
 

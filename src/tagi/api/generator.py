@@ -6,8 +6,8 @@ from typing import Any, overload
 
 import torch
 
+from tagi.api.examples import Demonstration, as_examples
 from tagi.api.hub import Uploadable
-from tagi.api.names import Demonstration, as_examples
 from tagi.api.task_adapter import TaskAdapter
 from tagi.backbones.machine import best_device
 from tagi.data.task import Task
@@ -59,16 +59,9 @@ class AdapterGenerator(GeneratorModel, Uploadable):
     def save_pretrained(self, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
         """Write `config.json`, `model.safetensors` (trained tensors alone) and a card.
 
-        `extra` is kept as provenance. Adapters that are saved from then on name this folder as their generator's.
+        `extra` is kept as provenance.
         """
         save_generator(self, Path(folder), extra)
-
-    def push_to_hub(self, repository: str, *, private: bool = False, message: str = "Upload with tagi") -> str:
-        """Write the generator to a repository on the hub, as `Uploadable.push_to_hub` does."""
-        source = self.source
-        address = super().push_to_hub(repository, private=private, message=message)
-        self.source = source or repository  # not the temporary folder
-        return address
 
     @classmethod
     def from_pretrained(
@@ -82,8 +75,8 @@ class AdapterGenerator(GeneratorModel, Uploadable):
         """Read a generator.
 
         Args:
-            name: A built-in name ("smollm2", "toy"), a checkpoint's folder, the folder of a run or of its stage, a
-                repository on the hub, or an adapter's folder, which names its generator.
+            name: A built-in name ("smollm2", "toy"), the folder of a checkpoint, of a run, of a stage or of an
+                adapter (which names its generator), or a repository on the hub.
             revision: Branch, tag or commit on the hub.
             device: Where to compute; by default the GPU if there is one.
             dtype: The type of the backbone's weights; by default the one in which the checkpoint loads it.
@@ -93,3 +86,10 @@ class AdapterGenerator(GeneratorModel, Uploadable):
         generator = load_generator(name, revision=revision, kind=cls)
         generator.backbone.to(dtype=dtype)
         return generator.to(best_device() if device is None else device)
+
+    def push_to_hub(self, repository: str, *, private: bool = False, message: str = "Upload generator") -> str:
+        """Upload the generator; its adapters go on to name where it was read from, else the repository."""
+        source = self.source
+        address = super().push_to_hub(repository, private=private, message=message)
+        self.source = source or repository
+        return address

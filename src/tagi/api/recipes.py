@@ -13,6 +13,7 @@ from tagi.evaluation.conditions import in_order
 from tagi.formats.finding import find_checkpoint
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.methods.load import load_method
+from tagi.methods.protocol import Method
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
 from tagi.settings.tables import Stage
@@ -124,18 +125,22 @@ def evaluate(
     intervals, overall, by category and by task. With a named model and a recipe it holds all that `tagi evaluate`
     records.
     """
-    own = not isinstance(tasks, str | Path | Recipe)
-    recipe = _own_tasks(overrides) if own else _recipe(tasks, overrides)
     chosen = in_order(conditions)
-    if not own and not isinstance(model, GeneratorModel):
-        asked = Asked(chosen, tuple(only), limit)
-        folder = None if out is None else Path(out)
-        return evaluate_checkpoint(str(model), recipe, asked=asked, out=folder, resume=resume, progress=progress)
+    if isinstance(tasks, str | Path | Recipe):
+        recipe = _recipe(tasks, overrides)
+        if not isinstance(model, GeneratorModel):
+            asked, folder = Asked(chosen, tuple(only), limit), None if out is None else Path(out)
+            return evaluate_checkpoint(str(model), recipe, asked=asked, out=folder, resume=resume, progress=progress)
+        found: Sequence[Task] = load_tasks(recipe, "test").tasks
+    else:  # how they are scored is the only thing that the recipe says
+        recipe = load_recipe("sni-small", ["data.source=jsonl", "data.path=tasks.jsonl", *overrides])
+        found = tasks
+    method: Method
     if isinstance(model, GeneratorModel):
         method = TAGI(model).eval()
     else:
         method = load_method(find_checkpoint(str(model))).to(best_device())
-    scored = select_tasks(tasks if own else load_tasks(recipe, "test").tasks, only, limit or recipe.evaluation.limit)
+    scored = select_tasks(found, only, limit or recipe.evaluation.limit)
     scoring = scoring_of(recipe, scored)
     results = {}
     for condition in conditions_of(method, scored, chosen, seed=recipe.seed):
@@ -154,8 +159,3 @@ def _recipe(recipe: str | Path | Recipe, overrides: Sequence[str]) -> Recipe:
     if overrides:
         raise ConfigError("overrides: expected none with a Recipe object, got some: give them to load_recipe")
     return recipe
-
-
-def _own_tasks(overrides: Sequence[str]) -> Recipe:
-    """A recipe that says how tasks of one's own are scored."""
-    return load_recipe("sni-small", ["data.source=jsonl", "data.path=tasks.jsonl", *overrides])

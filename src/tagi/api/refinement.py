@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tagi.adapters.bank import LoraBank
-from tagi.api.names import Demonstration, as_examples
+from tagi.api.examples import Demonstration, as_examples
 from tagi.data.batches import TaskBatches
 from tagi.data.digest import tasks_digest
 from tagi.data.readers.jsonl import Labelled

@@ -5,14 +5,16 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from tagi.adapters.bank import LoraBank, as_lora
 from tagi.adapters.merge import merge, view_with_parameters
+from tagi.api.examples import Demonstration
 from tagi.api.hub import Uploadable
-from tagi.api.names import Demonstration
 from tagi.api.refinement import Refinement, check_lora, labelled, split_examples, train_lora
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.machine import best_device
@@ -23,10 +25,6 @@ from tagi.formats.peft import write_lora
 from tagi.formats.task_adapter import open_adapter, read_adapter, write_adapter
 from tagi.hypernetwork.adapted_task import AdaptedTask
 from tagi.hypernetwork.model import GeneratorModel
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
 
 
 class TaskAdapter(AdaptedTask, Uploadable):
@@ -127,7 +125,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
         with tempfile.TemporaryDirectory() as folder:
             return train_lora(self, shown, settings, Path(folder), progress=progress)[0]
 
-    def to_peft(self) -> "PeftModel":
+    def to_peft(self) -> PeftModel:
         """Return a PEFT model in memory whose logits are the adapter's: the backbone with the LoRA.
 
         It shares the backbone's weights with the generator and has parameters of its own for the LoRA. It is given what
@@ -135,15 +133,13 @@ class TaskAdapter(AdaptedTask, Uploadable):
 
         Raises `InputError` for an adapter that acts by more than a LoRA: `alone()` leaves the rest out.
         """
-        from peft import PeftModel
-
         bank, backbone = self._lora(), self.generator.backbone
         shared = {name: parameter.detach() for name, parameter in backbone.model.named_parameters()}
         with tempfile.TemporaryDirectory() as folder:
             write_lora(Path(folder), bank, backbone)
             return PeftModel.from_pretrained(view_with_parameters(backbone.model, shared), folder).eval()
 
-    def merge(self) -> "PreTrainedModel":
+    def merge(self) -> PreTrainedModel:
         """Return a transformers model with the LoRA merged into its weights; the others are shared with the generator.
 
         Raises `InputError` as `to_peft` does.
@@ -168,6 +164,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
         return export(self._exportable(), format, Path(folder), lossy=lossy, overwrite=overwrite)
 
     def _exportable(self) -> Exportable:
+        """What is exported of the adapter; alone it rests on nothing else."""
         source = exportable_of(self)
         return replace(source, beside=()) if self.is_alone else source
 

@@ -1,4 +1,4 @@
-"""What the API accepts where it expects demonstrations."""
+"""Demonstrations and labelled examples as the API accepts them."""
 
 from collections.abc import Sequence
 from typing import Any
