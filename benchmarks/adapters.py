@@ -26,7 +26,7 @@ from tagi.api.generator import AdapterGenerator
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.load import load_backbone
 from tagi.files import write_text
-from tagi.formats.lora_folder import write_lora
+from tagi.formats.peft import write_lora
 from tagi.formats.records import environment
 from tagi.hypernetwork.inference import answer, rows_runner
 from tagi.hypernetwork.states import TaskStates

@@ -30,7 +30,7 @@ from tagi.data.text.encoder import CausalTextEncoder
 from tagi.errors import TagiError
 from tagi.formats.export import GGUF_FILE, export, open_exportable
 from tagi.formats.gguf_lora import gguf_factors, write_gguf_lora
-from tagi.formats.lora_folder import write_lora
+from tagi.formats.peft import write_lora
 from tagi.formats.verify import as_rows, verify
 from tagi.settings.text import TextSettings
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from tagi.api.generate import write_adapters
 from tagi.api.generator import AdapterGenerator
 from tagi.backbones.load import load_backbone
 from tagi.settings.generator import GeneratorSettings
@@ -31,5 +30,5 @@ def adapter_of(folder: Path, kind: str = "llama", fields: Mapping[str, Any] | No
             for parameter in part.parameters():
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=random))
     generator.save_pretrained(folder / "generator")
-    write_adapters(str(folder / "generator"), [("", INSTRUCTIONS[0], [])], folder / "adapter")
+    AdapterGenerator.from_pretrained(folder / "generator").adapt(INSTRUCTIONS[0]).save_pretrained(folder / "adapter")
     return folder / "adapter"

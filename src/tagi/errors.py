@@ -23,3 +23,8 @@ class InputError(TagiError):
 
 class TrainingError(TagiError):
     """A training run that cannot go on (a loss that is not finite, a checkpoint of another recipe)."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's text, for messages of one line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -11,7 +11,7 @@ from tagi.errors import TagiError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file in one rename; parent folders are made."""
+    """Write a UTF-8 file in one rename. Parent folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
@@ -26,10 +26,10 @@ def write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def new_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder that becomes `path` when the body ends well and vanishes when it does not.
+    """Yield a temporary folder, which becomes `path` when the body succeeds and is removed when it fails.
 
-    Raises `TagiError` if `path` exists and holds anything, unless `overwrite`; what it held is then replaced
-    as a whole, only after the new content is complete.
+    Raises `TagiError` if `path` is a file or holds files. With `overwrite` they are replaced as a whole, after the new
+    content is complete.
     """
     if not overwrite and path.is_file():
         raise TagiError(f"{path}: expected a new or empty folder, got a file")

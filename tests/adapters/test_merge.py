@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from tagi.adapters.attach import Attachment
-from tagi.adapters.merge import merge, merged_weights, view_with_weights
+from tagi.adapters.merge import merge, view_with_weights
 from tests.models import ROUNDING, TASKS, random_bank, rounding, tiny_backbone, traces
 
 IDS = torch.tensor([[30, 41, 52, 1], [63, 1, 0, 0]])
@@ -73,9 +73,9 @@ def test_added_in_single_precision_and_rounded_once() -> None:
     backbone = tiny_backbone()
     bank = random_bank(backbone.sites, tasks=1)
     site = backbone.sites[3].path
-    weight = backbone.model.get_submodule(site).weight.detach().bfloat16()
+    weight = backbone.model.bfloat16().get_submodule(site).weight.detach()
     narrow = bank.map(lambda tensor: tensor.bfloat16())
-    found = merged_weights(narrow, {site: weight})[site]
+    found = merge(backbone.model, narrow).get_submodule(site).weight
     assert found.dtype == torch.bfloat16
     assert torch.equal(found, (weight.float() + narrow.delta(site)).bfloat16())
 
@@ -83,5 +83,5 @@ def test_added_in_single_precision_and_rounded_once() -> None:
 def test_a_zero_update_gives_the_weight_to_the_bit() -> None:
     backbone = tiny_backbone()
     weights = {site.path: backbone.model.get_submodule(site.path).weight for site in backbone.sites}
-    merged = merged_weights(random_bank(backbone.sites, tasks=1).zero(), weights)
-    assert all(torch.equal(merged[site], weight) for site, weight in weights.items())
+    merged = merge(backbone.model, random_bank(backbone.sites, tasks=1).zero())
+    assert all(torch.equal(merged.get_submodule(site).weight, weight) for site, weight in weights.items())

@@ -14,7 +14,7 @@ from tagi.backbones.t5 import T5Backbone
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.errors import CheckpointError, ConfigError
-from tagi.formats.peft import write_peft
+from tagi.formats.peft import write_lora
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.lora import inject_lora, lora_bank, reset_lora
 from tagi.methods.objective.teachers import CATALOGUE, Catalogue, ConcatenatedTeacher, read_catalogue
@@ -141,7 +141,7 @@ def write_catalogue(folder: Path, bank: LoraBank, **changed: Any) -> None:
         teacher = folder / category
         teacher.mkdir()
         one = bank.select(torch.tensor([at]))
-        write_peft(teacher, one, base="tiny", revision=None, task_type="SEQ_2_SEQ_LM", linears=list(bank.factors))
+        write_lora(teacher, one, tiny_backbone())
         entries.append({"category": category, "path": category})
     content = {"base_model": {"name": IDENTITY.name, "revision": IDENTITY.revision}, "planned": bank.tasks}
     content |= {"teachers": entries, **changed}

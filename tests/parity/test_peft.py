@@ -21,7 +21,7 @@ from tagi.api.task_adapter import TaskAdapter
 from tagi.backbones.load import load_backbone
 from tagi.backbones.t5 import T5Backbone
 from tagi.data.text.encoder import TextEncoder
-from tagi.formats.peft import CONFIG, WEIGHTS, read_peft, write_peft
+from tagi.formats.peft import CONFIG, WEIGHTS, read_peft, write_lora
 from tests.models import (
     INPUTS,
     INSTRUCTIONS,
@@ -53,10 +53,7 @@ def backbone(backbone_folder: Path) -> T5Backbone:
 
 def export(bank: LoraBank, task: int, folder: Path, base: Path) -> Path:
     folder.mkdir(parents=True)
-    model = T5ForConditionalGeneration.from_pretrained(base)
-    linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    one = bank.select(torch.tensor([task]))
-    write_peft(folder, one, base=str(base), revision=None, task_type="SEQ_2_SEQ_LM", linears=linears)
+    write_lora(folder, bank.select(torch.tensor([task])), load_backbone(str(base)))
     return folder
 
 
@@ -174,7 +171,7 @@ def test_what_peft_trains_and_writes_we_read(backbone: T5Backbone, backbone_fold
 
 def test_only_one_task_is_written(backbone: T5Backbone, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds one task, the bank has 3"):
-        write_peft(tmp_path, random_bank(backbone.sites), base="b", revision=None, task_type="t", linears=[])
+        write_lora(tmp_path, random_bank(backbone.sites), backbone)
 
 
 def test_an_adapter_folder_is_whole_for_peft(backbone: T5Backbone, backbone_folder: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tagi.adapters.merge import merge
 from tagi.adapters.slices import layer_of
 from tagi.backbones.causal import CausalBackbone
 from tagi.data.text.encoder import CausalTextEncoder
-from tagi.formats.peft import CONFIG, WEIGHTS, read_peft, write_peft
+from tagi.formats.peft import CONFIG, WEIGHTS, read_peft, write_lora
 from tests.causal_models import (
     FUSED,
     HEADS,
@@ -59,15 +59,7 @@ def logits_with(backbone: CausalBackbone, bank: LoraBank, rows: Tensor | None) -
 
 def export(backbone: CausalBackbone, bank: LoraBank, folder: Path) -> Path:
     folder.mkdir()
-    write_peft(
-        folder,
-        bank,
-        base="tiny",
-        revision=None,
-        task_type="CAUSAL_LM",
-        linears=backbone.linears,
-        transposed=backbone.transposed,
-    )
+    write_lora(folder, bank, backbone)
     return folder
 
 

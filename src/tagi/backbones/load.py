@@ -24,7 +24,7 @@ from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import ANOTHER, SUFFIX, WHEELS, converted, file_digest, find_gguf
 from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.backbones.t5 import T5Backbone
-from tagi.errors import CheckpointError, ConfigError
+from tagi.errors import CheckpointError, ConfigError, first_line
 from tagi.files import new_folder
 
 BUILT_IN = {"toy": "toy-backbone"}
@@ -247,11 +247,6 @@ def folder_revision(folder: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return f"{_CONTENT}{digest.hexdigest()[:_DIGITS]}"
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, for one-line messages."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _usable(name: str, config: Any, family: type[Backbone]) -> tuple[type[Backbone], Any]:

@@ -31,27 +31,27 @@ def demo(toy: Toy = False, limit: Limit = 50, out: Out = Path("runs/demo"), as_j
         _toy(limit, as_json)
         return
     from tagi.api.demo import demonstrate
-    from tagi.formats.hub import DEFAULT
 
     typer.echo("Loading SmolLM2-135M-Instruct (the first time its weights are unpacked: half a minute) ...", err=True)
-    shown = demonstrate(out, generator=DEFAULT)
+    shown = demonstrate(out)
     if as_json:
         print_json(shown)
         return
-    for line in _real(shown):
+    for line in lines_of(shown):
         typer.echo(line)
     print_table(shown["checks"], as_json=False)
     typer.echo("Your own:  tagi predict -i 'Say whether the text is about food. Answer yes or no.' \\")
     typer.echo("               'The soup was cold and the bread stale.'")
 
 
-def _real(shown: dict[str, Any]) -> list[str]:
+def lines_of(shown: dict[str, Any]) -> list[str]:
+    """Return what the demonstration prints of its answers."""
     from tagi.api.demo import COLUMNS
 
-    seconds, answers = shown["seconds"], shown["answers"]
+    answers = shown["answers"]
     lines = [
         f"Generated {len(answers)} LoRA adapters ({shown['parameters']:,} parameters each) in one pass of "
-        f"{seconds['adapting']} s;",
+        f"{shown['seconds']['adapting']} s;",
         f"{shown['base']} stays as it is.",
         "",
         "  stock               the stock model, with the instruction in every prompt",

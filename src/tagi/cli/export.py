@@ -1,41 +1,32 @@
 """`tagi export`: an adapter for PEFT, transformers or llama.cpp."""
 
-from enum import StrEnum
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from tagi.cli.output import JsonFlag, print_table
-
-
-class Format(StrEnum):
-    """What is written."""
-
-    peft = "peft"
-    merged = "merged"
-    gguf = "gguf"
-
+from tagi.cli.generate import OwnGenerator
+from tagi.cli.output import JsonFlag, print_table, refuse_used
 
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder, or any plain LoRA of PEFT's.")]
-FormatName = Annotated[Format, typer.Option("--format", metavar="peft|merged|gguf", help="What to write.")]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")]
-GeneratorName = Annotated[
-    str | None,
-    typer.Option("--generator", "-g", metavar="NAME", help="The generator that made it; its own by default."),
+FormatName = Annotated[
+    Literal["peft", "merged", "gguf"],
+    typer.Option("--format", metavar="peft|merged|gguf", help="What to write."),
 ]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")]
 Base = Annotated[
     str | None,
     typer.Option("--base", metavar="NAME", help="The base model of a plain LoRA; by default the one it names."),
 ]
-Lossy = Annotated[bool, typer.Option("--lossy", help="Export the LoRA though the task rests on more than it.")]
+Lossy = Annotated[bool, typer.Option("--lossy", help="Export the LoRA although the adapter acts by more than that.")]
 
 
 def export(
     adapter: Adapter,
     out: Out,
-    format: FormatName = Format.peft,
-    generator: GeneratorName = None,
+    format: FormatName = "peft",
+    generator: OwnGenerator = None,
     base: Base = None,
     lossy: Lossy = False,
     as_json: JsonFlag = False,
@@ -43,8 +34,8 @@ def export(
     """Write an adapter for other software: PEFT's folder, a merged model, a LoRA file for llama.cpp.
 
     A LoRA alone carries a task only if its generator has no fusion, no instruction states and no tuned backbone
-    parameters; what would be lost is named, and nothing written, unless --lossy. Nothing is lost of generators with
-    instruction_cache = "adapted". The card says what an engine is to be given, with the instruction and without.
+    parameters. Without --lossy nothing is written if something would be lost, and the message names it. Adapters of
+    generators with instruction_cache = "adapted" lose nothing. The card says what prompts an engine needs.
 
     \b
     Examples:
@@ -52,17 +43,13 @@ def export(
       tagi export adapter --format merged --out model --lossy
       tagi export lora --base smollm2-135m-instruct --format gguf --out exported
     """
-    import sys
-
-    from tagi.cli.output import refuse_used
     from tagi.cli.quiet import quiet
 
     refuse_used(out)
     quiet()
-    from tagi.formats import export as exporting
+    from tagi.api.export import export as run
 
-    source = exporting.open_exportable(adapter, generator=generator, base=base)
-    lost = source.lost(format.value)
-    if lost and lossy:
+    row = run(adapter, out, format, generator=generator, base=base, lossy=lossy)
+    if lost := row.pop("lost"):
         print(f"left behind: {', '.join(lost)}", file=sys.stderr)
-    print_table([exporting.export(source, format.value, out, lossy=lossy)], as_json=as_json)
+    print_table([row], as_json=as_json)

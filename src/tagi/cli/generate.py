@@ -1,30 +1,33 @@
 """`tagi generate`: instructions in, adapter folders out."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tagi.cli.output import JsonFlag, print_table
+from tagi.data.task import Example, Task
+from tagi.errors import InputError
 
 GeneratorName = Annotated[
-    str,
-    typer.Option("--generator", "-g", metavar="NAME", help="A built-in generator, a folder or a hub name."),
+    str, typer.Option("--generator", "-g", metavar="NAME", help="A built-in generator, a folder or a hub name.")
+]
+OwnGenerator = Annotated[
+    str | None,
+    typer.Option("--generator", "-g", metavar="NAME", help="The generator; an adapter folder's own by default."),
 ]
 Instruction = Annotated[
-    str | None,
-    typer.Option("--instruction", "-i", metavar="TEXT", help="What the task asks for, in plain words."),
+    str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="What the task asks for, in plain words.")
 ]
 From = Annotated[
-    Path | None,
-    typer.Option("--from", metavar="FILE", help="JSON Lines: one task with its instruction a line."),
+    Path | None, typer.Option("--from", metavar="FILE", help="JSON Lines, a task with its instruction per line.")
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder; with --from one adapter in it a task.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder; with --from of one adapter per task.")]
 Examples = Annotated[
-    list[str] | None,
-    typer.Option("--example", metavar="'INPUT => OUTPUT'", help="A demonstration of the task."),
+    list[str] | None, typer.Option("--example", metavar="'INPUT => OUTPUT'", help="A demonstration of the task.")
 ]
-Truncate = Annotated[bool, typer.Option("--truncate", help="Cut an instruction that is over the generator's limit.")]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Truncate an instruction over the generator's limit.")]
 
 
 def generate(
@@ -39,7 +42,7 @@ def generate(
     """Write an adapter for an instruction, or for every task of a file, in one pass.
 
     An adapter folder holds PEFT's two files, the instruction states and a record of what it was made from. A module
-    that is not LoRA is in a file of its own kind instead, which PEFT does not read.
+    that is not LoRA is in a file of its own instead, which PEFT does not read.
 
     A generator that reads demonstrations takes them from --example, and no instruction.
 
@@ -50,37 +53,36 @@ def generate(
       tagi generate -g runs/sni -i "Say whether the two sentences agree." --out adapter
       tagi generate -g runs/sni --from tasks.jsonl --out adapters
     """
-    from tagi.errors import InputError
-
-    examples = [example_of(text) for text in example or []]
+    examples = tuple(map(example_of, example or []))
     if instruction is not None and from_file is not None:
         raise InputError("expected one of -i and --from, got both")
     if instruction is None and from_file is None and not examples:
         raise InputError("expected one of -i and --from, got neither")
-    if from_file is None:
-        tasks = [("", instruction or "", examples)]
-    else:
+    tasks = [Task("", "", instruction or "", ())]
+    if from_file is not None:
         from tagi.data.readers.jsonl import read_jsonl
 
-        read = read_jsonl(from_file, require_instances=False)
-        tasks = [
-            (task.name, task.instruction, [(one.input, one.output) for one in task.examples] + examples)
-            for task in read
-        ]
+        tasks = read_jsonl(from_file, require_instances=False)
     from tagi.cli.quiet import quiet
 
     quiet()
-    from tagi.api.generate import write_adapters
+    from tagi.api.generator import AdapterGenerator
+    from tagi.api.task_adapter import save_adapters
 
-    rows = write_adapters(generator, tasks, out, truncate=truncate)
+    tasks = [replace(task, examples=(*task.examples, *examples)) for task in tasks]
+    adapters = AdapterGenerator.from_pretrained(generator).adapt_tasks(tasks, truncate=truncate)
+    folders = [out]
+    if from_file is None:
+        adapters[0].save_pretrained(out)
+    else:
+        folders = save_adapters(dict(zip([task.name for task in tasks], adapters, strict=True)), out)
+    rows = [{"adapter": str(at), **adapter.summary()} for at, adapter in zip(folders, adapters, strict=True)]
     print_table(rows, as_json=as_json)
 
 
-def example_of(text: str) -> tuple[str, str]:
-    """Input and output of a demonstration as it is given on the command line."""
-    from tagi.errors import InputError
-
+def example_of(text: str) -> Example:
+    """Return the demonstration that the command line gives as 'INPUT => OUTPUT'."""
     source, arrow, target = text.partition("=>")
     if not arrow or not source.strip() or not target.strip():
         raise InputError(f"--example: expected 'INPUT => OUTPUT', got {text!r}")
-    return source.strip(), target.strip()
+    return Example(source.strip(), target.strip())

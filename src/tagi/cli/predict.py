@@ -1,4 +1,4 @@
-"""`tagi predict`: inputs in, answers out."""
+"""`tagi predict`: answers to inputs."""
 
 import json
 import sys
@@ -7,25 +7,19 @@ from typing import Annotated
 
 import typer
 
-from tagi.cli.generate import Examples, example_of
+from tagi.cli.generate import Examples, OwnGenerator, example_of
+from tagi.data.readers.lines import read_lines
+from tagi.errors import InputError
 
-Inputs = Annotated[list[str] | None, typer.Argument(metavar="[INPUT]...", help="Inputs; none: one a line from stdin.")]
-Adapter = Annotated[
-    Path | None,
-    typer.Option("--adapter", "-a", metavar="DIR", help="An adapter folder from `tagi generate`."),
-]
+Inputs = Annotated[list[str] | None, typer.Argument(metavar="[INPUT]...", help="Inputs; default: lines of stdin.")]
+Adapter = Annotated[Path | None, typer.Option("--adapter", "-a", metavar="DIR", help="An adapter folder.")]
 Instruction = Annotated[
-    str | None,
-    typer.Option("--instruction", "-i", metavar="TEXT", help="Instead of -a: adapt to this, then answer."),
+    str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="Instead of -a: adapt to this, then answer.")
 ]
-GeneratorName = Annotated[
-    str | None,
-    typer.Option("--generator", "-g", metavar="NAME", help="The generator; with -a its own by default."),
-]
-File = Annotated[Path | None, typer.Option("--file", "-f", metavar="FILE", help="Inputs, one a line (UTF-8).")]
+File = Annotated[Path | None, typer.Option("--file", "-f", metavar="FILE", help="Inputs in UTF-8, one per line.")]
 Beams = Annotated[int, typer.Option("--beams", min=1, max=100, help="Beam search with this many beams.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
-Truncate = Annotated[bool, typer.Option("--truncate", help="Cut texts that are over the generator's limits.")]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Truncate texts over the generator's limits.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON Lines with input and prediction.")]
 
 
@@ -33,7 +27,7 @@ def predict(
     inputs: Inputs = None,
     adapter: Adapter = None,
     instruction: Instruction = None,
-    generator: GeneratorName = None,
+    generator: OwnGenerator = None,
     example: Examples = None,
     file: File = None,
     beams: Beams = 1,
@@ -51,9 +45,7 @@ def predict(
       tagi predict -a adapter --file inputs.txt --json > answers.jsonl
       cat inputs.txt | tagi predict -a adapter --beams 4
     """
-    from tagi.errors import InputError
-
-    examples = [example_of(text) for text in example or []]
+    examples = list(map(example_of, example or []))
     if adapter is not None and (instruction is not None or examples):
         raise InputError(f"expected one of -a and {'-i' if instruction is not None else '--example'}, got both")
     if adapter is None and instruction is None and not examples:
@@ -62,33 +54,22 @@ def predict(
     from tagi.cli.quiet import quiet
 
     quiet()
-    from tagi.api.generate import open_generator
-    from tagi.formats.hub import DEFAULT
-    from tagi.formats.task_adapter import open_adapter
+    from tagi.api.generator import AdapterGenerator
+    from tagi.api.task_adapter import TaskAdapter
 
     if adapter is not None:
-        task = open_adapter(adapter, generator)
+        task = TaskAdapter.from_pretrained(adapter, generator)
     else:
-        task = open_generator(generator or DEFAULT).adapt([instruction or ""], examples, truncate=truncate)[0]
+        made = AdapterGenerator.from_pretrained(generator or "smollm2")
+        task = made.adapt(instruction or "", examples, truncate=truncate)
     answers = task.predict(texts, max_new_tokens=max_new_tokens, num_beams=beams, truncate=truncate)
     for text, answer in zip(texts, answers, strict=True):
         typer.echo(json.dumps({"input": text, "prediction": answer}, ensure_ascii=False) if as_json else answer)
 
 
 def _texts(inputs: list[str] | None, file: Path | None) -> list[str]:
-    from tagi.data.readers.lines import read_lines
-    from tagi.errors import InputError
-
     if inputs and file is not None:
         raise InputError("expected inputs as arguments or in --file, got both")
     if inputs:
         return inputs
-    if file is not None:
-        return read_lines(file.read_bytes() if file.is_file() else _no_file(file), str(file))
-    return read_lines(sys.stdin.buffer.read(), "stdin")
-
-
-def _no_file(file: Path) -> bytes:
-    from tagi.errors import InputError
-
-    raise InputError(f"{file}: expected a file of inputs, got none")
+    return read_lines(sys.stdin.buffer.read(), "stdin") if file is None else read_lines(file.read_bytes(), str(file))

@@ -1,10 +1,11 @@
-"""`tagi refine`: a generated adapter trained further on labelled examples."""
+"""`tagi refine`: train a generated adapter further on labelled examples."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from tagi.cli.generate import OwnGenerator
 from tagi.cli.output import JsonFlag, print_json
 
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder from `tagi generate`.")]
@@ -14,19 +15,18 @@ File = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder; DIR/adapter is the refined adapter.")]
 Steps = Annotated[int, typer.Option("--steps", min=0, help="Steps of training; 0 scores the adapter as it is.")]
 Rate = Annotated[
-    float, typer.Option("--learning-rate", min=0.0, max=10.0, help="Of AdamW, after 2% of warm-up falling to 0.")
+    float,
+    typer.Option(
+        "--learning-rate", min=0.0, max=10.0, help="Peak learning rate of AdamW; it falls to 0 after 2% of warm-up."
+    ),
 ]
-Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Examples of a step.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Which examples make up which step.")]
+Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Examples per step.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Decides which examples make up which step.")]
 HeldOut = Annotated[
     int,
     typer.Option("--held-out", min=0, metavar="N", help="Keep the last N examples out; score them before and after."),
 ]
-GeneratorName = Annotated[
-    str | None,
-    typer.Option("--generator", "-g", metavar="NAME", help="The generator that made it; its own by default."),
-]
-Truncate = Annotated[bool, typer.Option("--truncate", help="Cut examples that are over the generator's limits.")]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Truncate examples over the generator's limits.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the refinement in DIR where it was interrupted.")]
 
 
@@ -39,16 +39,16 @@ def refine(
     batch_size: Batch = 8,
     seed: Seed = 0,
     held_out: HeldOut = 0,
-    generator: GeneratorName = None,
+    generator: OwnGenerator = None,
     truncate: Truncate = False,
     resume: Resume = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Train a generated LoRA further on examples of its task.
 
-    What was generated is the starting point of ordinary LoRA training; instruction states, fusion and backbone stay as
-    they are. DIR/adapter is an adapter folder that predict, export and verify take, DIR/refined.json says how it came
-    about. Of a file that holds several tasks (as for generate --from) the one with the adapter's instruction is taken.
+    The generated LoRA is the starting point of ordinary LoRA training; instruction states, fusion and backbone stay as
+    they are. DIR/adapter is an adapter folder for predict and export, DIR/refined.json the record. From a file with
+    several tasks (as for generate --from) the one with the adapter's instruction is taken.
 
     \b
     Examples:
@@ -60,11 +60,11 @@ def refine(
     from tagi.cli.quiet import quiet
 
     quiet()
-    from tagi.api.refine import Refinement
     from tagi.api.refine import refine as run
+    from tagi.api.refinement import Refinement
 
-    how = Refinement(steps, learning_rate, batch_size, seed, held_out, truncate)
-    record = run(adapter, examples, out, how, generator=generator, resume=resume)
+    settings = Refinement(steps, learning_rate, batch_size, seed, held_out, truncate)
+    record = run(adapter, examples, out, settings, generator=generator, resume=resume, progress=True)
     if as_json:
         print_json(record)
         return
@@ -73,7 +73,7 @@ def refine(
     typer.echo(f"{record['steps']} steps on {record['examples']} examples{trained}")
     for name, label, digits in _SCORES if kept is not None else ():
         before, after = kept["before"][name], kept["after"][name]
-        of = f"{kept['examples']} examples that were held out"
+        of = f"{kept['examples']} held-out examples"
         typer.echo(f"{label} on {of}: {before:.{digits}f} -> {after:.{digits}f}")
     typer.echo(f"adapter: {record['adapter']}")
 

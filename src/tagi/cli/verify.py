@@ -1,4 +1,4 @@
-"""`tagi verify`: an export read back by PEFT on its base model."""
+"""`tagi verify`: read an export back with PEFT on its base model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,16 +10,16 @@ from tagi.cli.output import JsonFlag, print_table
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An export of `tagi export --format peft`.")]
 Base = Annotated[
     str | None,
-    typer.Option("--base", metavar="NAME", help="Where its base model is found, if not by the name in it."),
+    typer.Option("--base", metavar="NAME", help="Where its base model is, if not where the export says."),
 ]
 Inputs = Annotated[
     list[str] | None,
-    typer.Option("--input", metavar="TEXT", help="Compare logits on this text; by default on three of ours."),
+    typer.Option("--input", metavar="TEXT", help="Compare logits on this text; by default on three built-in ones."),
 ]
 
 
 def verify(folder: Folder, base: Base = None, inputs: Inputs = None, as_json: JsonFlag = False) -> None:
-    """Check that an export is whole, is what was exported, and does in PEFT what it does here; exit 1 if not.
+    """Check that an export is complete and unchanged, and that PEFT computes the same with it; exit 1 if not.
 
     \b
     Examples:
@@ -29,9 +29,10 @@ def verify(folder: Folder, base: Base = None, inputs: Inputs = None, as_json: Js
     from tagi.cli.quiet import quiet
 
     quiet()
-    from tagi.formats import verify as verifying
+    from tagi.api.export import verify as run
+    from tagi.formats.verify import INPUTS, as_rows
 
-    checks = verifying.verify(folder, base=base, inputs=inputs or verifying.INPUTS)
-    print_table(verifying.as_rows(checks), as_json=as_json)
+    checks = run(folder, base=base, inputs=inputs or INPUTS)
+    print_table(as_rows(checks), as_json=as_json)
     if not all(check.passed for check in checks):
         raise typer.Exit(1)

@@ -1,10 +1,13 @@
 """A method's checkpoint: `config.json` and `model.safetensors`, the hub's own layout; never pickle."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pydantic
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -12,11 +15,31 @@ from torch import Tensor
 from tagi.backbones.protocol import BaseModel
 from tagi.errors import CheckpointError
 from tagi.files import new_folder
+from tagi.formats.records import Record
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 FORMAT = 1
 _MODEL_TYPE = "tagi"
+_METADATA = {"format": "pt"}
+
+
+class _BaseModelName(pydantic.BaseModel):
+    name: str
+    revision: str
+
+
+class CheckpointConfig(Record):
+    """What every checkpoint's configuration says; methods add keys of their own."""
+
+    model_config = pydantic.ConfigDict(extra="allow")
+    FILE = CONFIG
+    WHAT = "a checkpoint of tagi"
+    model_type: Literal["tagi"]
+    format: Literal[1]
+    method: str
+    base_model: _BaseModelName
+    text: Any
 
 
 def write_checkpoint(
@@ -29,27 +52,27 @@ def write_checkpoint(
     extra: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the folder as a whole or not at all; an earlier checkpoint there is replaced.
+    """Write a checkpoint's folder as a whole or not at all. The same content gives the same bytes.
 
-    The same content gives the same bytes. `files` are further texts (a model card); the base model's name and
-    revision are pinned.
+    Args:
+        folder: The folder; an earlier checkpoint there is replaced.
+        method: Name of the method.
+        base: The base model, whose name and revision are pinned.
+        settings: The method's keys of the configuration.
+        tensors: The trained tensors, by name.
+        extra: How the checkpoint came about.
+        files: Further texts by file name, such as a model card.
     """
     config = {**identity_of(method, base), **settings, "provenance": dict(extra or {})}
+    texts = {CONFIG: json.dumps(config, indent=2, sort_keys=True) + "\n", **(files or {})}
     with new_folder(folder, overwrite=True) as temporary:
         write_tensors(temporary, tensors)
-        (temporary / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        for name, text in (files or {}).items():
+        for name, text in texts.items():
             (temporary / name).write_text(text, encoding="utf-8")
 
 
-def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors alone into an existing folder, each in its own type."""
-    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
-
-
 def identity_of(method: str, base: BaseModel) -> dict[str, Any]:
-    """What every checkpoint's configuration says first: whose it is, and the base model it was made for."""
+    """Return the keys that every checkpoint's configuration begins with: its kind, method and base model."""
     return {
         "model_type": _MODEL_TYPE,
         "format": FORMAT,
@@ -59,56 +82,84 @@ def identity_of(method: str, base: BaseModel) -> dict[str, Any]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a checkpoint; `CheckpointError` if the folder holds none of this project's."""
-    path = folder / CONFIG
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: expected a checkpoint folder with {CONFIG} and {WEIGHTS}, got no {CONFIG}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: expected JSON, got {error}") from error
-    found = config.get("model_type") if isinstance(config, dict) else None
-    if found != _MODEL_TYPE:
-        raise CheckpointError(f"{path}: expected model_type {_MODEL_TYPE!r}, got {found!r}: not a checkpoint of tagi")
-    if config.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: expected checkpoint format {FORMAT}, got {config.get('format')!r}")
-    missing = [key for key in ("method", "base_model", "text") if key not in config]
-    if missing:
-        raise CheckpointError(f"{path}: expected a field {missing[0]!r}, got none")
-    base = config["base_model"]
-    if not isinstance(base, dict) or not all(isinstance(base.get(key), str) for key in ("name", "revision")):
-        raise CheckpointError(f"{path}: expected 'base_model' with a name and a revision, got {base!r}")
-    return config
+    """Read a checkpoint's configuration. Raises `CheckpointError` if the folder is not a checkpoint of tagi."""
+    return CheckpointConfig.read(folder).model_dump()
+
+
+def base_of(config: Mapping[str, Any]) -> BaseModel:
+    """Return the pinned base model of a checkpoint's configuration."""
+    return BaseModel(**config["base_model"])
+
+
+def write_tensors(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    file: str = WEIGHTS,
+    metadata: dict[str, str] | None = _METADATA,
+) -> None:
+    """Write tensors, each in its own type, into a file of an existing folder."""
+    whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(whole, folder / file, metadata=metadata)
 
 
 def read_tensors(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The checkpoint's tensors, which must have exactly the names and shapes of `expected`."""
-    path = folder / WEIGHTS
+    """Read a checkpoint's tensors, which must have exactly the names and shapes of `expected`."""
     tensors = read_some_tensors(folder)
-    odd = sorted(tensors.keys() ^ expected.keys())
-    if odd:
-        state = "missing" if odd[0] in expected else "unexpected"
-        raise CheckpointError(f"{path}: tensor {odd[0]!r} is {state} ({len(odd)} such)")
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:
-            raise CheckpointError(
-                f"{path}: expected {name!r} of shape {tuple(expected[name].shape)}, got {tuple(tensor.shape)}"
-            )
+    check_tensors(folder / WEIGHTS, tensors, {name: tensor.shape for name, tensor in expected.items()})
     return tensors
 
 
-def read_some_tensors(folder: Path) -> dict[str, Tensor]:
-    """Whatever tensors the checkpoint holds; `CheckpointError` if its file is missing or damaged."""
-    path = folder / WEIGHTS
+def read_some_tensors(folder: Path, file: str = WEIGHTS) -> dict[str, Tensor]:
+    """Read all tensors of a folder's file. Raises `CheckpointError` if the file is missing or damaged."""
+    path = folder / file
     if not path.is_file():
-        raise CheckpointError(f"{folder}: expected {WEIGHTS}, got no such file")
+        raise CheckpointError(f"{folder}: expected {file}, got no such file")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: expected whole safetensors, got a damaged file ({error})") from error
 
 
-def base_of(config: Mapping[str, Any]) -> BaseModel:
-    """The pinned base model of a checkpoint's configuration."""
-    base = config["base_model"]
-    return BaseModel(base["name"], base["revision"])
+def check_tensors(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise `CheckpointError` unless the tensors of a file have exactly these names and shapes."""
+    check_names(path, tensors, shapes.keys())
+    check_shapes(path, tensors, shapes)
+
+
+def check_names(path: Path, tensors: Mapping[str, Tensor], names: Set[str]) -> None:
+    """Raise `CheckpointError` unless the tensors of a file have exactly these names."""
+    odd = sorted(tensors.keys() ^ names)
+    if odd:
+        state = "missing" if odd[0] in names else "unexpected"
+        raise CheckpointError(f"{path}: tensor {odd[0]!r} is {state} ({len(odd)} such)")
+
+
+def check_shapes(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise `CheckpointError` unless the tensors of a file have these shapes."""
+    for name, shape in shapes.items():
+        if tuple(tensors[name].shape) != tuple(shape):
+            raise CheckpointError(
+                f"{path}: expected {name!r} of shape {tuple(shape)}, got {tuple(tensors[name].shape)}"
+            )
+
+
+def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise `CheckpointError` if a tensor of a file holds NaN or infinity."""
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: expected finite numbers, got NaN or infinity in {name!r}")
+
+
+def content_digest(tensors: Mapping[str, Tensor], *, start: str = "", typed: bool = False) -> str:
+    """Return `sha256:` and 16 digits over the names and bytes of tensors.
+
+    Args:
+        tensors: The tensors by name; their order does not matter.
+        start: Text that comes before them.
+        typed: Whether types and shapes count as well.
+    """
+    digest = hashlib.sha256(start.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode() if typed else name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return f"sha256:{digest.hexdigest()[:16]}"

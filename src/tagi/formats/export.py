@@ -1,36 +1,41 @@
-"""Adapters for the world outside: a PEFT folder, a merged model, a LoRA file for llama.cpp."""
+"""Adapters for other software: a PEFT folder, a merged model, a LoRA file for llama.cpp."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
-from safetensors.torch import load_file
 
 from tagi.adapters.bank import LoraBank
 from tagi.adapters.merge import merge
 from tagi.backbones.load import load_backbone, locate
-from tagi.backbones.protocol import Backbone, BaseModel
+from tagi.backbones.protocol import Backbone
 from tagi.data.text.encoder import TextEncoder
 from tagi.errors import CheckpointError, ConfigError, InputError
-from tagi.files import new_folder
-from tagi.formats.export_card import RECORD, Origin, read_record, write_record
+from tagi.formats.checkpoint import content_digest, read_some_tensors
 from tagi.formats.export_prompts import prompts_of
+from tagi.formats.finding import find_checkpoint
 from tagi.formats.gguf_lora import ARCHITECTURES, gguf_factors, write_gguf_lora
-from tagi.formats.lora_folder import write_lora
-from tagi.formats.peft import WEIGHTS, read_configuration, read_peft, tensors_digest
-from tagi.formats.task_adapter import RECORD as TASK_ADAPTER
-from tagi.formats.task_adapter import find_generator_of, generator_digest, open_adapter
+from tagi.formats.peft import WEIGHTS, LoraConfiguration, read_peft, write_lora
+from tagi.formats.records import AdapterRecord, ExportRecord, Origin
+from tagi.formats.task_adapter import generator_digest, open_adapter
 from tagi.hypernetwork.adapted_task import AdaptedTask
 
 Format = Literal["peft", "merged", "gguf"]
 GGUF_FILE = "adapter.gguf"
+_LOSSY = "give --lossy to export the LoRA without"
 
 
 @dataclass(frozen=True)
 class Exportable:
-    """One task's LoRA on its backbone, what it was made from, and what its generator has besides."""
+    """One task's LoRA on its backbone.
+
+    Args:
+        bank: The LoRA.
+        backbone: The backbone.
+        origin: What the LoRA was made from.
+        beside: What the task rests on besides the LoRA.
+        tuned: What of the backbone its generator tuned, if anything. Merged weights hold it.
+    """
 
     bank: LoraBank
     backbone: Backbone
@@ -39,72 +44,121 @@ class Exportable:
     tuned: str | None = None
 
     def lost(self, format: Format) -> tuple[str, ...]:
-        """What does not travel; merged weights hold the backbone's tuned parameters."""
+        """Return what an export in this format does not hold."""
         return self.beside if self.tuned is None or format == "merged" else (*self.beside, self.tuned)
 
 
 def open_exportable(adapter: Path, *, generator: str | None = None, base: str | None = None) -> Exportable:
-    """An adapter folder of `tagi generate`, or any plain LoRA in PEFT's format, with its base model.
+    """Read an adapter folder, or any plain LoRA in PEFT's format, with its base model.
 
-    `generator` and `base` are needed where the folder's own are not to be found. Raises `CheckpointError` for a
-    damaged folder, another generator or another base model.
+    Args:
+        adapter: The folder.
+        generator: The generator of an adapter folder; by default the one that the folder names.
+        base: The base model of a plain LoRA; by default the one that it names.
+
+    Raises:
+        CheckpointError: The folder is damaged, or of another generator or base model.
+        InputError: An adapter folder's module is not LoRA, or an argument is of the other kind of folder.
     """
-    if (adapter / TASK_ADAPTER).is_file():
+    if (adapter / AdapterRecord.FILE).is_file():
         if base is not None:
             raise InputError(f"--base: expected none for an adapter of a generator, which has its own, got {base}")
-        return _of_generator(adapter, generator)
+        try:
+            return exportable_of(open_adapter(adapter, generator))
+        except InputError as error:
+            raise InputError(f"{adapter}: {error}") from error
     if generator is not None:
-        raise InputError(f"--generator: expected an adapter that one has made, got {adapter} without {TASK_ADAPTER}")
-    bank = read_peft(adapter)
-    named = read_configuration(adapter)
-    known = read_record(adapter) if (adapter / RECORD).is_file() else None
-    backbone = load_backbone(base or named.base, revision=known["base_model"]["revision"] if known else named.revision)
-    check_layers(bank, backbone, adapter)
-    return Exportable(bank, backbone, origin_of(backbone, known or {}), tuple(known["lost"]) if known else ())
-
-
-def origin_of(backbone: Backbone, known: Mapping[str, Any]) -> Origin:
-    """A backbone, and what the record of an export of an adapter on it knows besides."""
-    examples = tuple((example["input"], example["output"]) for example in known.get("examples", ()))
-    made_from = (known.get(key) for key in ("generator", "seed", "refined", "prompt", "prompts"))
-    return Origin(backbone.identity, type(backbone.model).__name__, known.get("instruction"), examples, *made_from)
-
-
-def _of_generator(folder: Path, name: str | None) -> Exportable:
-    adapter = open_adapter(folder, name)
-    base = adapter.generator.backbone.identity
-    found = locate(base.name, find_generator_of(folder, name))
-    if base.name.startswith(".") and isinstance(found, Path):  # beside the generator: nowhere for an export
-        adapter.generator.backbone.identity = BaseModel(str(found.resolve()), base.revision)
-    try:
-        return exportable_of(adapter)
-    except InputError as error:
-        raise InputError(f"{folder}: {error}") from error
+        raise InputError(f"--generator: expected an adapter of a generator, got {adapter} without {AdapterRecord.FILE}")
+    bank, config = read_peft(adapter), LoraConfiguration.read(adapter)
+    known = ExportRecord.read(adapter) if (adapter / ExportRecord.FILE).is_file() else None
+    revision = known.base_model.revision if known else config.revision
+    backbone = load_backbone(base or config.base_model_name_or_path, revision=revision)
+    _check_layers(bank, backbone, adapter)
+    facts: dict[str, Any] = {"instruction": None, "examples": (), "generator": None, "seed": None}
+    facts |= {name: getattr(known, name) for name in Origin.model_fields} if known else {}
+    return Exportable(bank, backbone, _origin(backbone, **facts), tuple(known.lost) if known else ())
 
 
 def exportable_of(adapter: AdaptedTask) -> Exportable:
-    """A task adapter in memory. Raises `InputError` for one that is not LoRA."""
-    generator, bank = adapter.generator, adapter.bank
+    """Return what is exported of a task adapter in memory. Raises `InputError` for a module that is not LoRA.
+
+    A base model that lies beside the saved generator is named by its full path.
+    """
+    generator, bank, backbone = adapter.generator, adapter.bank, copy(adapter.generator.backbone)
     if not isinstance(bank, LoraBank):
         raise InputError(f"expected an adapter of LoRA, got one of {bank.module}, which other software lacks")
-    settings, base = generator.settings, generator.backbone.identity
-    examples = tuple((example.input, example.output) for example in adapter.examples)
-    model = type(generator.backbone.model).__name__
-    made_by = generator_digest(generator)
-    origin = Origin(
-        base,
-        model,
-        adapter.instruction,
-        examples,
-        made_by,
-        settings.seed,
-        adapter.refined or None,
-        _prompt(generator.text) if settings.instruction_cache is None else None,
-        _prompts(adapter),
+    settings, text, prompts = generator.settings, generator.text, None
+    if generator.source is not None and backbone.identity.name.startswith("."):
+        found = Path(locate(backbone.identity.name, find_checkpoint(generator.source)))
+        backbone.identity = replace(backbone.identity, name=str(found.resolve()))
+    if settings.instruction_cache is not None:
+        instructed = settings.adapts_prefix and adapter.states.cross is not None
+        prompts = prompts_of(text, adapter.instruction if instructed else None, adapter.examples)
+    origin = _origin(
+        backbone,
+        instruction=adapter.instruction,
+        examples=adapter.examples,
+        generator=generator_digest(generator),
+        seed=settings.seed,
+        refined=adapter.refined or None,
+        prompt=_prompt(text) if prompts is None else None,
+        prompts=prompts,
     )
     tuned = None if settings.tune == "none" else f"tuned backbone parameters ({settings.tune})"
-    beside = settings.beside_lora(decoder_only=not generator.backbone.encoder_decoder)
-    return Exportable(bank, generator.backbone, origin, beside, tuned)
+    beside = settings.beside_lora(decoder_only=not backbone.encoder_decoder)
+    return Exportable(bank, backbone, origin, beside, tuned)
+
+
+def export(
+    source: Exportable, format: Format, out: Path, *, lossy: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Write an export as a whole or not at all. The same adapter gives the same bytes.
+
+    Args:
+        source: What is exported.
+        format: PEFT's folder, a merged model, or a LoRA file for llama.cpp.
+        out: A new folder.
+        lossy: Whether to export a LoRA without what the task rests on besides.
+        overwrite: Whether `out` may hold files, which are replaced.
+
+    Returns:
+        Folder, format, rank, alpha, layers, dtype, base model and size in bytes.
+
+    Raises:
+        InputError: Something of the task would be lost, and not `lossy`. Nothing is written.
+        ConfigError: llama.cpp's LoRA is not known for this type of base model.
+    """
+    lost = source.lost(format)
+    if lost and not lossy:
+        raise InputError(f"expected an adapter that is its LoRA alone, got one with {', '.join(lost)}: {_LOSSY}")
+    write = {"peft": _write_peft, "merged": _write_merged, "gguf": _write_gguf}[format]
+    bank = source.bank.whole()
+    with new_folder(out, overwrite=overwrite) as temporary, torch.no_grad():
+        record = ExportRecord(
+            **{name: getattr(source.origin, name) for name in Origin.model_fields},
+            format=1,
+            kind=format,
+            rank=bank.rank,
+            alpha=bank.scale * bank.rank,
+            layers=len(bank.factors),
+            targets=sorted({layer.rsplit(".", 1)[-1] for layer in bank.factors}),
+            dtype=str(next(iter(bank.tensors().values())).dtype).removeprefix("torch."),
+            lost=list(lost),
+            tensors=write(temporary, source),
+        )
+        record.write(temporary)
+        (temporary / CARD).write_text(export_card(record), encoding="utf-8")
+    return {
+        "export": str(out),
+        "format": format,
+        **record.model_dump(include={"rank", "alpha", "layers", "dtype"}),
+        "base": str(record.base_model),
+        "bytes": sum(file.stat().st_size for file in out.iterdir()),
+    }
+
+
+def _origin(backbone: Backbone, **facts: Any) -> Origin:
+    return Origin(**{**facts, "base_model": backbone.identity, "model": type(backbone.model).__name__})
 
 
 def _prompt(text: TextEncoder) -> str:
@@ -113,18 +167,8 @@ def _prompt(text: TextEncoder) -> str:
     return written if text.closes else text.encoding.cued(written)
 
 
-def _prompts(adapter: AdaptedTask) -> dict[str, Any] | None:
-    """The prompts that an export states. None for generators of the older form, whose inputs have a frame alone."""
-    settings, text = adapter.generator.settings, adapter.generator.text
-    if settings.instruction_cache is None:
-        return None
-    if settings.adapts_prefix and adapter.states.cross is not None:
-        return prompts_of(text, adapter.instruction, adapter.examples)
-    return prompts_of(text, None)
-
-
-def check_layers(bank: LoraBank, backbone: Backbone, folder: Path) -> None:
-    """Raises `CheckpointError` unless every factor is of a linear layer of the backbone and of its shape."""
+def _check_layers(bank: LoraBank, backbone: Backbone, folder: Path) -> None:
+    """Raise `CheckpointError` unless every factor is of a linear layer of the backbone and of its shape."""
     linears = set(backbone.linears)
     for layer, (a, b) in bank.whole().factors.items():
         if layer not in linears:
@@ -138,40 +182,9 @@ def check_layers(bank: LoraBank, backbone: Backbone, folder: Path) -> None:
             )
 
 
-def export(
-    source: Exportable, format: Format, out: Path, *, lossy: bool = False, overwrite: bool = False
-) -> dict[str, Any]:
-    """Write an export into a new folder, or with `overwrite` in place of another, whole or not at all.
-
-    The same adapter gives the same bytes.
-
-    Raises `InputError`, before anything is written, if something of the task does not travel, unless `lossy`.
-    """
-    lost = source.lost(format)
-    if lost and not lossy:
-        raise InputError(f"expected an adapter that is its LoRA alone, got one with {', '.join(lost)}: {_LOSSY}")
-    write = {"peft": _write_peft, "merged": _write_merged, "gguf": _write_gguf}[format]
-    with new_folder(out, overwrite=overwrite) as temporary, torch.no_grad():
-        digest = write(temporary, source)
-        record = write_record(temporary, format, source.bank, source.origin, lost, digest)
-    size = sum(file.stat().st_size for file in out.iterdir())
-    base = source.origin.base
-    shown = ("rank", "alpha", "layers", "dtype")
-    return {
-        "export": str(out),
-        "format": format,
-        **{key: record[key] for key in shown},
-        "base": str(base),
-        "bytes": size,
-    }
-
-
-_LOSSY = "give --lossy to export the LoRA without"
-
-
 def _write_peft(folder: Path, source: Exportable) -> str:
     write_lora(folder, source.bank, source.backbone)
-    return tensors_digest(load_file(folder / WEIGHTS))
+    return content_digest(read_some_tensors(folder, WEIGHTS), typed=True)
 
 
 def _write_merged(folder: Path, source: Exportable) -> None:
@@ -180,7 +193,7 @@ def _write_merged(folder: Path, source: Exportable) -> None:
 
 
 def _write_gguf(folder: Path, source: Exportable) -> None:
-    config, bank, base = source.backbone.model.config, source.bank.whole(), source.origin.base
+    config, bank, base = source.backbone.model.config, source.bank.whole(), source.origin.base_model
     if config.model_type not in ARCHITECTURES:
         raise ConfigError(
             f"{base.name}: expected a base model of type {', '.join(ARCHITECTURES)}, whose order of rows in GGUF is "

@@ -1,4 +1,4 @@
-"""What an engine is to be given so that an exported adapter reads what it was trained to read."""
+"""The prompts that an engine must give an exported adapter so that it reads what it was trained to read."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -74,7 +74,9 @@ def _instructed(text: TextEncoder, instruction: str, examples: Sequence[Example]
     if content is None:
         return {"text": written}
     apart = [{"role": "system", "content": content}, _user(INPUT)]
-    return _prompt(text, written, (apart, [_user(content + JOIN + INPUT)]))  # where there is no system message
+    return _prompt(
+        text, written, (apart, [_user(content + JOIN + INPUT)])
+    )  # the second for templates without system messages
 
 
 def _alone(text: TextEncoder) -> dict[str, Any]:
@@ -90,16 +92,16 @@ def _user(content: str) -> dict[str, str]:
 
 
 def _prompt(text: TextEncoder, written: str, conversations: Sequence[list[dict[str, str]]]) -> dict[str, Any]:
-    """A prompt with the first conversation of which the chat template makes it, if there is one."""
+    """The prompt, with the first conversation from which the chat template makes it, if there is one."""
     arguments = text.settings.template_arguments or {}
     for messages in conversations:
         try:
             rendered = text.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **arguments
             )
-        except TemplateError:  # such as that of a template that knows no system
+        except TemplateError:  # a template may refuse a system message
             continue
-        if rendered == written or text.settings.frame is not None:  # which was written on another day
+        if rendered == written or text.settings.frame is not None:  # a frame was written on another day
             return {"messages": messages, "text": written}
     return {"text": written}
 

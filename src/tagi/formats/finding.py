@@ -1,14 +1,93 @@
-"""Where a checkpoint lies: a built-in name, a run's folder, or the checkpoint's own."""
+"""Which checkpoint a name means: a built-in generator, a folder that leads to one, or a hub repository."""
 
+from importlib import resources
 from pathlib import Path
 
-from tagi.formats.hub import find_generator
+from tagi.errors import CheckpointError
+from tagi.formats.checkpoint import CONFIG
+from tagi.formats.hub import download_folder
+from tagi.formats.records import AdapterRecord
 
+BUILT_IN = {"toy": "toy-generator", "smollm2": "smollm2-generator"}
+"""Generators shipped inside the package: name -> folder under `tagi/assets`."""
+DEFAULT = "smollm2"
+"""The generator that commands use by default."""
 MODEL = "model"
-"""The finished checkpoint inside a run's folder."""
+"""The finished checkpoint inside a stage's folder."""
+GENERATOR = "generator.txt"
+"""In older adapter folders, the name of the generator."""
+_STAGES = ("finetune", "single", "metatrain", "pretrain")
+"""Stages whose model stands for a whole run, the first that is there."""
 
 
-def find_checkpoint(name: str) -> Path:
-    """The checkpoint folder that `name` means; `CheckpointError` if there is none."""
-    folder = find_generator(name)
-    return folder / MODEL if (folder / MODEL / "config.json").is_file() else folder
+def find_checkpoint(name: str, revision: str | None = None) -> Path:
+    """Return the checkpoint folder that a name means. Only an unknown `owner/name` is looked up on the hub.
+
+    Args:
+        name: A built-in generator, a folder, or a hub repository (`owner/name` or `owner/name@revision`). The folder
+            is a checkpoint, the folder of a stage, the folder of a run of several stages (its finetune model, else its
+            metatrain model) or a task adapter (the generator that made it).
+        revision: Branch, tag or commit of a hub repository.
+
+    Raises:
+        CheckpointError: Nothing is found. The message lists what was looked for.
+    """
+    if name in BUILT_IN:
+        return _built_in(name)
+    folder = Path(name)
+    if folder.exists():
+        if (folder / AdapterRecord.FILE).is_file():
+            return find_checkpoint(generator_of(folder))
+        places = [folder / MODEL, folder, *(folder / stage / MODEL for stage in _STAGES)]
+        found = next((place for place in places if (place / CONFIG).is_file()), None)
+        if found is None:
+            looked_for = [str((place / CONFIG).relative_to(folder)) for place in places]
+            raise CheckpointError(
+                f"{folder}: expected a checkpoint folder, the folder of a stage or a run, or a task adapter, got none "
+                f"of {', '.join([*looked_for, AdapterRecord.FILE])}"
+            )
+        return found
+    repository, _, named = name.partition("@")
+    if repository.count("/") != 1 or name.startswith((".", "/")):
+        raise CheckpointError(f"{name}: expected a built-in generator ({', '.join(BUILT_IN)}), a folder or a hub name")
+    return download_folder(repository, revision or named or None)
+
+
+find_generator = find_checkpoint
+"""The same search. `load_generator` raises `CheckpointError` for a checkpoint of another method."""
+
+
+def source_of(name: str, folder: Path) -> str:
+    """Return a name that finds the same checkpoint from any working folder; of a hub repository with its commit.
+
+    Args:
+        name: The name that was given to `find_checkpoint`.
+        folder: The checkpoint that it found.
+    """
+    if name in BUILT_IN:
+        return name
+    if not Path(name).exists():
+        return f"{name.partition('@')[0]}@{folder.name}"  # the hub's cache names folders by commit
+    return next((own for own in BUILT_IN if _built_in(own) == folder), str(folder.resolve()))
+
+
+def generator_of(adapter: Path) -> str:
+    """Return the name of the generator that a task adapter's folder states.
+
+    Raises `CheckpointError` if the folder is not a task adapter or states none.
+    """
+    source, older = AdapterRecord.read(adapter).source, adapter / GENERATOR
+    try:
+        source = source or (older.read_text(encoding="utf-8").strip() if older.is_file() else None)
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{older}: expected a generator's name in UTF-8, got: {error}") from error
+    if not source:
+        raise CheckpointError(
+            f"{adapter}: expected the name of the generator that made it, got none, as of a generator that was not "
+            "saved before its adapter: give the generator (on the command line with -g)"
+        )
+    return source
+
+
+def _built_in(name: str) -> Path:
+    return Path(str(resources.files("tagi") / "assets" / BUILT_IN[name]))

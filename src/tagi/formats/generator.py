@@ -11,8 +11,9 @@ from typing_extensions import TypeVar
 from tagi.backbones.load import load_backbone
 from tagi.backbones.protocol import Backbone
 from tagi.errors import CheckpointError
+from tagi.formats.cards import generator_card
 from tagi.formats.checkpoint import base_of, read_config, read_tensors, write_checkpoint
-from tagi.formats.generator_card import generator_card
+from tagi.formats.finding import find_checkpoint, source_of
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.settings.generator import GeneratorSettings
 from tagi.settings.text import TextSettings
@@ -22,23 +23,23 @@ G = TypeVar("G", bound=GeneratorModel, default=GeneratorModel)
 
 
 def generator_tensors(generator: GeneratorModel) -> dict[str, Tensor]:
-    """What a checkpoint holds: hypernetwork, shared LoRA, fusion, a reader of its own, the backbone's tuned part."""
+    """Return a checkpoint's tensors: hypernetwork, shared LoRA, fusion, own reader, tuned backbone parameters."""
+    parts = [(name, getattr(generator, name)) for name in ("hypernetwork", "shared", "fusion", "reader")]
     own = {
         f"{part}.{name}": tensor
-        for part in ("hypernetwork", "shared", "fusion", "reader")
-        if getattr(generator, part) is not None
-        for name, tensor in getattr(generator, part).state_dict().items()
+        for part, module in parts
+        if module is not None
+        for name, tensor in module.state_dict().items()
     }
-    tuned = {
-        f"backbone.{name}": parameter
-        for name, parameter in generator.backbone.named_parameters()
-        if parameter.requires_grad
-    }
-    return {**own, **tuned}
+    parameters = generator.backbone.named_parameters()
+    return {**own, **{f"backbone.{name}": tensor for name, tensor in parameters if tensor.requires_grad}}
 
 
 def save_generator(generator: GeneratorModel, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write a generator's checkpoint with its card; the same generator gives the same bytes."""
+    """Write a generator's checkpoint with its card. The same generator gives the same bytes.
+
+    `extra` is kept as provenance. From then on the generator's adapters name this folder as their generator's.
+    """
     write_checkpoint(
         folder,
         method=METHOD,
@@ -48,19 +49,28 @@ def save_generator(generator: GeneratorModel, folder: Path, extra: Mapping[str, 
         extra=extra,
         files={"README.md": generator_card(generator, extra or {})},
     )
+    generator.source = str(folder.resolve())
 
 
 def load_generator(
-    folder: Path,
+    name: str | Path,
     *,
+    revision: str | None = None,
     backbone: Backbone | None = None,
     kind: type[G] = GeneratorModel,  # type: ignore[assignment]
 ) -> G:
     """Read a generator's checkpoint, and its backbone unless one is given.
 
-    Raises `CheckpointError` if it is damaged or foreign, or if the backbone is not the one it was made for:
-    both names and revisions are shown.
+    Args:
+        name: Whatever `find_checkpoint` takes.
+        revision: Branch, tag or commit of a hub repository.
+        backbone: The backbone, which must be the one that the generator was made for.
+        kind: The class to make.
+
+    Raises:
+        CheckpointError: The checkpoint is not found, damaged, foreign or made for another base model.
     """
+    folder = find_checkpoint(str(name), revision)
     config = read_config(folder)
     if config["method"] != METHOD or "generator" not in config:
         raise CheckpointError(f"{folder}: expected a generator, got a checkpoint of method {config['method']!r}")
@@ -72,6 +82,7 @@ def load_generator(
     generator = kind(backbone, GeneratorSettings.from_dict(config["generator"]), TextSettings.from_dict(config["text"]))
     expected = generator_tensors(generator)
     with torch.no_grad():
-        for name, tensor in read_tensors(folder, expected).items():
-            expected[name].copy_(tensor)
+        for key, tensor in read_tensors(folder, expected).items():
+            expected[key].copy_(tensor)
+    generator.source = source_of(str(name), folder)
     return generator.eval()

@@ -1,7 +1,8 @@
 """llama.cpp's LoRA files: its names and its order of rows live in this module alone.
 
-llama.cpp rotates neighbouring numbers of a head where transformers rotates its two halves, so the rows that make
-a query (or key) stand in another order in a GGUF file of the Llama family. A LoRA's B follows its weight.
+Rotary embeddings rotate neighbouring numbers of a head in llama.cpp, and the two halves of a head in transformers. The
+rows of query and key weights are therefore in another order in a GGUF file of the Llama family, and so are those of a
+LoRA's B.
 """
 
 from collections.abc import Mapping
@@ -13,13 +14,21 @@ from torch import Tensor
 from tagi.adapters.bank import LoraBank
 
 ARCHITECTURES = {"llama": "llama"}
-"""Types of models whose LoRA can be written -> what GGUF calls them."""
+"""Type of model whose LoRA can be written -> its architecture in GGUF."""
 _NAMES = {"q_proj": "attn_q", "v_proj": "attn_v"}
 _ROTATED = ("q_proj",)
 
 
 def gguf_factors(bank: LoraBank, heads: int) -> dict[str, Float[Tensor, "_rows _columns"]]:
-    """A bank of one task on a Llama's query and value projections by llama.cpp's names, rows in its order."""
+    """Return the factors of a bank of one task on a Llama's query and value projections, as llama.cpp has them.
+
+    Args:
+        bank: The bank.
+        heads: Number of query heads.
+
+    Returns:
+        Factors by llama.cpp's names, rows in its order.
+    """
     tensors = {}
     for site, (a, b) in bank.whole().factors.items():
         *_, layer, _, name = site.split(".")
@@ -30,13 +39,13 @@ def gguf_factors(bank: LoraBank, heads: int) -> dict[str, Float[Tensor, "_rows _
 
 
 def interleaved(rows: Float[Tensor, "d_out rank"], heads: int) -> Float[Tensor, "d_out rank"]:
-    """Each head's first and second half, row by row in turn."""
+    """Return the rows with each head's two halves interleaved: first, halfway, second, ..."""
     return rows.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 
 def write_gguf_lora(path: Path, tensors: Mapping[str, Tensor], *, architecture: str, alpha: float, name: str) -> None:
-    """Write the file in fp32; the same tensors give the same bytes."""
-    from gguf import GGUFType, GGUFWriter, Keys  # here: few need it, and it takes a tenth of a second
+    """Write the file in fp32. The same tensors give the same bytes."""
+    from gguf import GGUFType, GGUFWriter, Keys  # imported here because it takes a tenth of a second
 
     writer = GGUFWriter(path, architecture)
     writer.add_type(GGUFType.ADAPTER)

@@ -1,33 +1,19 @@
-"""Generators by built-in name, folder or hub repository."""
+"""Folders on the hub."""
 
-from importlib import resources
 from pathlib import Path
 
-from tagi.errors import CheckpointError
-
-BUILT_IN = {"toy": "toy-generator", "smollm2": "smollm2-generator"}
-"""Generators shipped inside the package: name -> folder under `tagi/assets`."""
-DEFAULT = "smollm2"
-"""The one that commands take where none is named."""
+from tagi.errors import CheckpointError, first_line
 
 
-def find_generator(name: str, revision: str | None = None) -> Path:
-    """A folder holding the generator; the hub is asked only for a name neither built in nor a folder."""
-    if name in BUILT_IN:
-        return Path(str(resources.files("tagi") / "assets" / BUILT_IN[name]))
-    folder = Path(name)
-    if folder.exists():
-        return folder
-    if name.count("/") != 1 or name.startswith((".", "/")):
-        raise CheckpointError(f"{name}: expected a built-in generator ({', '.join(BUILT_IN)}), a folder or a hub name")
+def download_folder(repository: str, revision: str | None = None) -> Path:
+    """Download a hub repository, or find it in the hub's cache. Raises `CheckpointError` if there is none."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision))
+        return Path(snapshot_download(repository, revision=revision))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{name}: no such folder, and the hub gave none: {reason}") from error
+        raise CheckpointError(f"{repository}: no such folder, and the hub gave none: {first_line(error)}") from error
 
 
 def push_folder(folder: Path, repository: str, *, private: bool, message: str) -> str:

@@ -1,76 +1,90 @@
 """PEFT's adapter folder: its names and keys live in this module alone, readable in both directions."""
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from pydantic import Field
 
 from tagi.adapters.bank import LoraBank
+from tagi.backbones.causal import CausalBackbone
+from tagi.backbones.protocol import Backbone
 from tagi.errors import CheckpointError
+from tagi.formats.checkpoint import check_finite, read_some_tensors, write_tensors
+from tagi.formats.records import Record
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
-_NOT_PLAIN = (
-    "use_dora",
-    "use_rslora",
-    "rank_pattern",
-    "alpha_pattern",
-    "bias",
-    "lora_bias",
-    "modules_to_save",
-)
+_Off = Literal[False] | None
+_Empty = Annotated[dict[str, Any], Field(max_length=0)] | None
 
 
-def write_peft(
-    folder: Path,
-    bank: LoraBank,
-    *,
-    base: str,
-    revision: str | None,
-    task_type: str,
-    linears: Sequence[str],
-    transposed: bool = False,
-) -> None:
-    """Write a bank of one task as a PEFT adapter into an existing folder; the same bank gives the same bytes.
+class LoraConfiguration(Record):
+    """The configuration of a plain LoRA: the keys that say what a bank needs, and those that say what it cannot hold.
 
-    `linears` are the module paths of all of the model's linear layers: the sites are named by their last
-    parts where that names nothing else, else in full. Tensors keep their type. PEFT adapts whole layers, so slices of
-    one are joined (`LoraBank.whole`), which gives them the sum of their ranks. `transposed`: the sites' layers are
-    `Conv1D`.
+    Args:
+        base_model_name_or_path: Name or folder of the base model.
+        revision: The base model's commit on the hub.
+        r: The rank.
+        lora_alpha: Alpha; the scale is alpha / rank.
+        target_modules: Names of the adapted layers, in full or their last parts.
     """
-    bank = bank.whole()
+
+    FILE = CONFIG
+    WHAT = "the configuration of a plain LoRA adapter"
+    peft_type: Literal["LORA"]
+    base_model_name_or_path: str
+    revision: str | None = None
+    r: int = Field(ge=1)
+    lora_alpha: float
+    target_modules: list[str] = Field(min_length=1)
+    use_dora: _Off = None
+    use_rslora: _Off = None
+    lora_bias: _Off = None
+    bias: Literal["none"] | None = None
+    rank_pattern: _Empty = None
+    alpha_pattern: _Empty = None
+    modules_to_save: Annotated[list[str], Field(max_length=0)] | None = None
+
+    @property
+    def short_targets(self) -> list[str]:
+        """The last parts of the layers' names, without duplicates."""
+        return sorted({name.rsplit(".", 1)[-1] for name in self.target_modules})
+
+
+def write_lora(folder: Path, bank: LoraBank, backbone: Backbone) -> None:
+    """Write a bank of one task as a PEFT adapter into an existing folder. The same bank gives the same bytes.
+
+    Layers are named by their last parts where these name no other linear layer of the backbone, else in full. Tensors
+    keep their type. PEFT adapts whole layers, so slices of one are joined (`LoraBank.whole`), which gives them the sum
+    of their ranks. Only a base model of the hub has a revision there: PEFT knows commits alone.
+
+    `peft.LoraConfig.save_pretrained` is not used: what it writes depends on PEFT's version.
+    """
+    bank, base = bank.whole(), backbone.identity
     if bank.tasks != 1:
         raise ValueError(f"a PEFT adapter holds one task, the bank has {bank.tasks}")
-    tensors = {}
-    for site, (a, b) in bank.factors.items():
-        for name, factor in zip(tensor_names(site), (a, b), strict=True):
-            tensors[name] = factor[0].detach().cpu().contiguous()
+    factors = {layer: zip(tensor_names(layer), pair, strict=True) for layer, pair in bank.factors.items()}
     config: dict[str, Any] = {
         "peft_type": "LORA",
-        "task_type": task_type,
-        "base_model_name_or_path": base,
-        "revision": revision,
+        "task_type": "CAUSAL_LM" if isinstance(backbone, CausalBackbone) else "SEQ_2_SEQ_LM",
+        "base_model_name_or_path": base.name,
+        "revision": None if base.revision.startswith("sha256:") else base.revision,
         "r": bank.rank,
         "lora_alpha": _alpha(bank),
-        "target_modules": _targets(list(bank.factors), linears),
+        "target_modules": _targets(list(bank.factors), backbone.linears),
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": transposed,
+        "fan_in_fan_out": backbone.transposed,
         "inference_mode": True,
         "modules_to_save": None,
         "use_rslora": False,
         "use_dora": False,
     }
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    write_tensors(folder, {name: factor[0] for pair in factors.values() for name, factor in pair}, WEIGHTS)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -79,74 +93,27 @@ def read_peft(folder: Path) -> LoraBank:
 
     Raises `CheckpointError` for a missing or damaged file and for anything that a bank cannot hold.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{folder}: expected a PEFT adapter ({CONFIG}, {WEIGHTS}), got: {error}") from error
-    scale, rank = _scale_and_rank(config, folder / CONFIG)
-    factors = {}
-    for site in sorted({_site(key, folder) for key in tensors}):
-        a, b = (tensors.get(name) for name in tensor_names(site))
+    config, tensors, path = LoraConfiguration.read(folder), read_some_tensors(folder, WEIGHTS), folder / WEIGHTS
+    rank, factors = config.r, {}
+    for layer in sorted({_layer(key, path) for key in tensors}):
+        a, b = (tensors.get(name) for name in tensor_names(layer))
         if a is None or b is None:
-            raise CheckpointError(f"{folder / WEIGHTS}: expected A and B for {site!r}, got one of them")
+            raise CheckpointError(f"{path}: expected A and B for {layer!r}, got one of them")
         if a.dim() != 2 or b.dim() != 2 or a.shape[0] != rank or b.shape[1] != rank:
             raise CheckpointError(
-                f"{folder / WEIGHTS}: expected A ({rank}, d_in) and B (d_out, {rank}) for {site!r}, "
+                f"{path}: expected A ({rank}, d_in) and B (d_out, {rank}) for {layer!r}, "
                 f"got {tuple(a.shape)} and {tuple(b.shape)}"
             )
-        factors[site] = (a.unsqueeze(0), b.unsqueeze(0))
+        factors[layer] = (a.unsqueeze(0), b.unsqueeze(0))
     if not factors:
-        raise CheckpointError(f"{folder / WEIGHTS}: expected LoRA factors, got no tensor")
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise CheckpointError(f"{folder / WEIGHTS}: expected finite numbers, got NaN or infinity")
-    return LoraBank(factors, scale)
-
-
-@dataclass(frozen=True)
-class LoraConfiguration:
-    """What an adapter's configuration says: of what base model and commit, how large, of which modules."""
-
-    base: str
-    revision: str | None
-    rank: int
-    alpha: float
-    targets: tuple[str, ...]
-
-    @property
-    def short_targets(self) -> list[str]:
-        """The last parts of their names, each once."""
-        return sorted({name.rsplit(".", 1)[-1] for name in self.targets})
-
-
-def read_configuration(folder: Path) -> LoraConfiguration:
-    """A plain LoRA's configuration; `CheckpointError` if it is damaged or says what a bank cannot hold."""
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected a PEFT adapter's configuration, got: {error}") from error
-    scale, rank = _scale_and_rank(config, path)
-    base, revision, targets = (config.get(key) for key in ("base_model_name_or_path", "revision", "target_modules"))
-    if not isinstance(base, str) or not isinstance(revision, str | None):
-        raise CheckpointError(f"{path}: expected a base model's name and commit, got {base!r} and {revision!r}")
-    if not isinstance(targets, list) or not targets or not all(isinstance(name, str) for name in targets):
-        raise CheckpointError(f"{path}: expected a list 'target_modules', got {targets!r}")
-    return LoraConfiguration(base, revision, rank, scale * rank, tuple(targets))
+        raise CheckpointError(f"{path}: expected LoRA factors, got no tensor")
+    check_finite(path, tensors)
+    return LoraBank(factors, config.lora_alpha / rank)
 
 
 def tensor_names(layer: str) -> tuple[str, str]:
-    """What A and B of a layer are called in an adapter's file."""
+    """Return the names of a layer's A and B in an adapter's file."""
     return f"{_PREFIX}{layer}{_A}", f"{_PREFIX}{layer}{_B}"
-
-
-def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """`sha256:` and 16 digits over tensors with their names, types and shapes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def _alpha(bank: LoraBank) -> int | float:
@@ -155,29 +122,15 @@ def _alpha(bank: LoraBank) -> int | float:
     return whole if whole / bank.rank == bank.scale else bank.scale * bank.rank
 
 
-def _scale_and_rank(config: Any, path: Path) -> tuple[float, int]:
-    """Alpha / r and r of a configuration that says nothing a bank cannot hold."""
-    if not isinstance(config, dict) or config.get("peft_type") != "LORA":
-        found = config.get("peft_type") if isinstance(config, dict) else type(config).__name__
-        raise CheckpointError(f"{path}: expected a plain LoRA adapter, got {found!r}")
-    changed = [name for name in _NOT_PLAIN if config.get(name) not in (None, False, "none", {}, [])]
-    if changed:
-        raise CheckpointError(f"{path}: expected a plain LoRA adapter, got {changed[0]} = {config[changed[0]]!r}")
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise CheckpointError(f"{path}: expected numbers 'r' and 'lora_alpha', got {rank!r} and {alpha!r}")
-    return alpha / rank, rank
-
-
-def _site(key: str, folder: Path) -> str:
+def _layer(key: str, path: Path) -> str:
     for suffix in (_A, _B):
         if key.startswith(_PREFIX) and key.endswith(suffix):
             return key[len(_PREFIX) : -len(suffix)]
-    raise CheckpointError(f"{folder / WEIGHTS}: expected LoRA factors alone, got {key!r}")
+    raise CheckpointError(f"{path}: expected LoRA factors alone, got {key!r}")
 
 
-def _targets(sites: list[str], linears: Sequence[str]) -> list[str]:
-    # PEFT matches a short name anywhere in the model: safe only where it matches the sites and no more.
-    names = sorted({site.rsplit(".", 1)[-1] for site in sites})
+def _targets(layers: list[str], linears: Sequence[str]) -> list[str]:
+    # PEFT matches a short name anywhere in the model: safe only where it matches the adapted layers and no more.
+    names = sorted({layer.rsplit(".", 1)[-1] for layer in layers})
     matched = {path for path in linears if path.rsplit(".", 1)[-1] in names}
-    return names if matched == set(sites) else sorted(sites)
+    return names if matched == set(layers) else sorted(layers)

@@ -1,32 +1,23 @@
 """An export read back by PEFT alone on its base model, and compared with what it was when it was written."""
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
 from tagi.adapters.attach import Attachment
 from tagi.backbones.load import load_backbone
 from tagi.backbones.protocol import Backbone
 from tagi.errors import CheckpointError, InputError, TagiError
-from tagi.formats.export_card import read_record
-from tagi.formats.peft import (
-    CONFIG,
-    WEIGHTS,
-    LoraConfiguration,
-    read_configuration,
-    read_peft,
-    tensor_names,
-    tensors_digest,
-)
+from tagi.formats.checkpoint import check_finite, check_names, check_shapes, content_digest, read_some_tensors
+from tagi.formats.peft import CONFIG, WEIGHTS, LoraConfiguration, read_peft, tensor_names
+from tagi.formats.records import ExportRecord
 
 INPUTS = (
     "Translate the sentence into French: The weather is nice today.",
@@ -35,90 +26,100 @@ INPUTS = (
 )
 LARGEST_RANK = 512
 """The largest that vLLM can be started for."""
-_TYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_TYPES = ("float32", "float16", "bfloat16")
 _ROUNDING = 4096 * torch.finfo(torch.float32).eps
-"""Of the largest logit: how far another order of summation may be off in fp32."""
+"""Share of the largest logit by which another order of summation may be off in fp32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was looked at, whether it is as it should be (None: it could not be looked at), and what was found."""
+    """One check of an export.
+
+    Args:
+        name: What was checked.
+        passed: Whether it is as it should be. None if a check that it needs has failed.
+        detail: What was found.
+    """
 
     name: str
     passed: bool | None
     detail: str
 
 
-class _Failed(Exception):
-    """A check that found something wrong."""
-
-
 def verify(folder: Path, *, base: str | None = None, inputs: Sequence[str] = INPUTS) -> list[Check]:
-    """All checks of a PEFT export of `tagi export`, in order; one that rests on what is broken is not made.
+    """Check a PEFT export of `tagi export`.
 
-    `base` names the base model where the export's own name does not lead to it; it must be the same model.
-    Raises `CheckpointError` if the folder is no such export, `InputError` for an empty input.
+    Args:
+        folder: The export.
+        base: The base model, where the name in the export does not lead to it. It must be the same model.
+        inputs: Texts on which logits are compared.
+
+    Returns:
+        All checks in order. A check that needs a failed one is not made.
+
+    Raises:
+        CheckpointError: The folder is not such an export.
+        InputError: There is no input, or an empty one.
     """
-    record = read_record(folder)
-    if record["kind"] != "peft":
-        raise CheckpointError(f"{folder}: expected an export of format 'peft', got one of {record['kind']!r}")
+    record = ExportRecord.read(folder)
+    if record.kind != "peft":
+        raise CheckpointError(f"{folder}: expected an export of format 'peft', got one of {record.kind!r}")
     if not inputs or any(not text.strip() for text in inputs):
         raise InputError("expected inputs to compare logits on, got an empty text")
-    return list(_checks(_Export(folder, record, base, tuple(inputs))))
-
-
-def _checks(export: "_Export") -> Iterator[Check]:
-    broken: set[str] = set()
+    export, checks = _Export(folder, record, base, tuple(inputs)), dict[str, Check]()
     for name, (look, needs) in _CHECKS.items():
-        missing = [needed for needed in needs if needed in broken]
+        missing = [needed for needed in needs if not checks[needed].passed]
         if missing:
-            broken.add(name)
-            yield Check(name, None, f"not checked: {missing[0]} failed")
+            checks[name] = Check(name, None, f"not checked: {missing[0]} failed")
             continue
         try:
-            yield Check(name, True, look(export))
-        except (_Failed, TagiError) as error:
-            broken.add(name)
-            yield Check(name, False, " ".join(str(error).split()))
+            checks[name] = Check(name, True, look(export))
+        except TagiError as error:
+            checks[name] = Check(name, False, " ".join(str(error).split()))
+    return list(checks.values())
+
+
+def as_rows(checks: Sequence[Check]) -> list[dict[str, str]]:
+    """Return the checks as rows of a table or of JSON."""
+    results = {True: "passed", False: "failed", None: "not checked"}
+    return [{"check": check.name, "result": results[check.passed], "found": check.detail} for check in checks]
 
 
 @dataclass(frozen=True)
 class _Export:
-    """The folder and what is read of it, once and only when a check asks."""
+    """The folder and what is read of it, once and only when a check needs it."""
 
     folder: Path
-    record: Mapping[str, Any]
+    record: ExportRecord
     named_base: str | None
     inputs: tuple[str, ...]
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
-        try:
-            return load_file(self.folder / WEIGHTS)
-        except (OSError, SafetensorError) as error:
-            raise _Failed(f"{WEIGHTS}: expected whole safetensors, got: {error}") from error
+        return read_some_tensors(self.folder, WEIGHTS)
 
     @cached_property
     def configuration(self) -> LoraConfiguration:
-        return read_configuration(self.folder)
+        return LoraConfiguration.read(self.folder)
 
     @cached_property
     def backbone(self) -> Backbone:
-        wanted, name = self.record["base_model"], self.named_base or self.configuration.base
-        if self.named_base is None and name != wanted["name"]:
-            raise _Failed(f"{CONFIG}: expected base model {wanted['name']!r}, got {name!r}")
-        return load_backbone(name, revision=wanted["revision"])
+        wanted, name = self.record.base_model, self.named_base or self.configuration.base_model_name_or_path
+        if self.named_base is None and name != wanted.name:
+            raise CheckpointError(f"{CONFIG}: expected base model {wanted.name!r}, got {name!r}")
+        return load_backbone(name, revision=wanted.revision)
 
     @cached_property
-    def targets(self) -> dict[str, nn.Module]:
-        """The base's linear layers that PEFT will adapt, by path."""
-        chosen = self.configuration.targets
-        paths = [
-            path
-            for path in self.backbone.linears
-            if path in chosen or any(path.endswith(f".{name}") for name in chosen)
-        ]
-        return {path: self.backbone.model.get_submodule(path) for path in paths}
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Names and shapes of A and B of all layers that PEFT will adapt."""
+        suffixes = tuple(f".{name}" for name in self.configuration.target_modules)
+        paths = [path for path in self.backbone.linears if f".{path}".endswith(suffixes)]
+        rank, shapes = self.configuration.r, dict[str, tuple[int, int]]()
+        for path in paths:
+            module: Any = self.backbone.model.get_submodule(path)
+            d_out, d_in = reversed(module.weight.shape) if isinstance(module, Conv1D) else module.weight.shape
+            shapes |= zip(tensor_names(path), ((rank, d_in), (d_out, rank)), strict=True)
+        return shapes
 
 
 def _files(export: _Export) -> str:
@@ -127,46 +128,45 @@ def _files(export: _Export) -> str:
 
 def _configuration(export: _Export) -> str:
     found, record = export.configuration, export.record
-    if not 1 <= found.rank <= LARGEST_RANK:
-        raise _Failed(f"{CONFIG}: expected a rank from 1 to {LARGEST_RANK}, got {found.rank}")
-    for key, value in (("rank", found.rank), ("alpha", found.alpha), ("targets", sorted(found.short_targets))):
-        if record.get(key) != value:
-            raise _Failed(f"{CONFIG}: expected {key} {record.get(key)!r}, got {value!r}")
-    return f"rank {found.rank}, alpha {found.alpha:g}, no bias, no further modules, {', '.join(found.short_targets)}"
+    if found.r > LARGEST_RANK:
+        raise CheckpointError(f"{CONFIG}: expected a rank from 1 to {LARGEST_RANK}, got {found.r}")
+    values = {"rank": found.r, "alpha": found.lora_alpha, "targets": found.short_targets}
+    for key, value in values.items():
+        if value != getattr(record, key):
+            raise CheckpointError(f"{CONFIG}: expected {key} {getattr(record, key)!r}, got {value!r}")
+    targets = ", ".join(found.short_targets)
+    return f"rank {found.r}, alpha {found.lora_alpha:g}, no bias, no further modules, {targets}"
 
 
 def _type(export: _Export) -> str:
-    wanted = export.record["dtype"]
+    wanted = export.record.dtype
     if wanted not in _TYPES:
-        raise _Failed(f"expected {', '.join(_TYPES)}, which servers read, got {wanted}")
+        raise CheckpointError(f"expected {', '.join(_TYPES)}, which servers read, got {wanted}")
     for name, tensor in export.tensors.items():
-        if tensor.dtype != _TYPES[wanted]:
-            raise _Failed(f"expected {wanted}, got {str(tensor.dtype).removeprefix('torch.')} for {name!r}")
-    return str(wanted)
+        if str(tensor.dtype) != f"torch.{wanted}":
+            raise CheckpointError(f"expected {wanted}, got {str(tensor.dtype).removeprefix('torch.')} for {name!r}")
+    return wanted
 
 
 def _finite(export: _Export) -> str:
-    for name, tensor in export.tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise _Failed(f"expected finite numbers, got NaN or infinity in {name!r}")
+    check_finite(Path(WEIGHTS), export.tensors)
     return f"largest number {max(float(tensor.abs().max()) for tensor in export.tensors.values()):.3g}"
 
 
 def _not_zero(export: _Export) -> str:
-    alive = sum(1 for tensor in export.tensors.values() if tensor.any())
-    if alive < len(export.tensors):
-        zero = next(name for name, tensor in export.tensors.items() if not tensor.any())
-        raise _Failed(
-            f"expected tensors that hold something, got {len(export.tensors) - alive} of {len(export.tensors)} that "
-            f"are all zero, such as {zero!r}"
+    zero = [name for name, tensor in export.tensors.items() if not tensor.any()]
+    if zero:
+        raise CheckpointError(
+            f"expected tensors that hold something, got {len(zero)} of {len(export.tensors)} that are all zero, such "
+            f"as {zero[0]!r}"
         )
-    return f"{alive} tensors"
+    return f"{len(export.tensors)} tensors"
 
 
 def _digest(export: _Export) -> str:
-    found, wanted = tensors_digest(export.tensors), export.record.get("tensors")
+    found, wanted = content_digest(export.tensors, typed=True), export.record.tensors
     if found != wanted:
-        raise _Failed(f"expected the tensors that were exported ({wanted}), got others ({found})")
+        raise CheckpointError(f"expected the tensors that were exported ({wanted}), got others ({found})")
     return found
 
 
@@ -175,23 +175,13 @@ def _base(export: _Export) -> str:
 
 
 def _keys(export: _Export) -> str:
-    wanted = {name for layer in export.targets for name in tensor_names(layer)}
-    for what, names in (("missing", wanted - export.tensors.keys()), ("unexpected", export.tensors.keys() - wanted)):
-        if names:
-            raise _Failed(f"tensor {min(names)!r} is {what} ({len(names)} such)")
-    return f"A and B of {len(export.targets)} layers"
+    check_names(Path(WEIGHTS), export.tensors, export.shapes.keys())
+    return f"A and B of {len(export.shapes) // 2} layers"
 
 
 def _shapes(export: _Export) -> str:
-    rank = export.configuration.rank
-    for layer, module in export.targets.items():
-        weight: Any = module.weight
-        d_out, d_in = reversed(weight.shape) if isinstance(module, Conv1D) else weight.shape
-        for name, shape in zip(tensor_names(layer), ((rank, d_in), (d_out, rank)), strict=True):
-            found = tuple(export.tensors[name].shape)
-            if found != shape:
-                raise _Failed(f"expected {shape} for {name!r}, got {found}")
-    return f"rank {rank} on every layer"
+    check_shapes(Path(WEIGHTS), export.tensors, export.shapes)
+    return f"rank {export.configuration.r} on every layer"
 
 
 def _peft(export: _Export) -> str:
@@ -210,19 +200,22 @@ def _peft(export: _Export) -> str:
     odd = sorted(held.keys() ^ export.tensors.keys())
     changed = [name for name in held if name in export.tensors and not torch.equal(held[name], export.tensors[name])]
     if odd or changed:
-        raise _Failed(f"expected PEFT to load every tensor as it is, got another {[*odd, *changed][0]!r}")
+        raise CheckpointError(f"expected PEFT to load every tensor as it is, got another {[*odd, *changed][0]!r}")
     loaded = _logits(model, export)
-    apart, effect, size = (_apart(one, other) for one, other in ((attached, loaded), (loaded, bare), (loaded, None)))
+    apart, effect = _largest(attached, loaded), _largest(loaded, bare)
+    size = max(float(logits.abs().max()) for logits in loaded)
     if not apart <= _ROUNDING * size:
-        raise _Failed(f"expected logits within {_ROUNDING * size:.2g} of our bank's, got {apart:.2g} apart")
+        raise CheckpointError(f"expected logits within {_ROUNDING * size:.2g} of our bank's, got {apart:.2g} apart")
     if not effect > _ROUNDING * size:
-        raise _Failed(f"expected an adapter that changes logits, got {effect:.2g} of {size:.3g}, which is rounding")
+        raise CheckpointError(
+            f"expected an adapter that changes logits, got {effect:.2g} of {size:.3g}, which is rounding"
+        )
     return f"on {len(export.inputs)} inputs logits within {apart:.2g} of our bank's, {effect:.3g} from the base model's"
 
 
 @torch.no_grad()
 def _logits(model: Any, export: _Export) -> list[Tensor]:
-    """Of every input by itself, as transformers gives them; an encoder-decoder writes its input."""
+    """Logits of every input by itself, as transformers gives them; an encoder-decoder writes its input."""
     found = []
     for text in export.inputs:
         ids = torch.tensor([export.backbone.tokenizer(text)["input_ids"]])
@@ -231,9 +224,9 @@ def _logits(model: Any, export: _Export) -> list[Tensor]:
     return found
 
 
-def _apart(one: list[Tensor], other: list[Tensor] | None) -> float:
-    pairs = zip(one, other or [torch.zeros_like(logits) for logits in one], strict=True)
-    return max(float((a - b).abs().max()) for a, b in pairs)
+def _largest(logits: list[Tensor], others: list[Tensor]) -> float:
+    """The largest difference between logits."""
+    return max(float((a - b).abs().max()) for a, b in zip(logits, others, strict=True))
 
 
 _CHECKS: dict[str, tuple[Callable[[_Export], str], tuple[str, ...]]] = {
@@ -249,9 +242,3 @@ _CHECKS: dict[str, tuple[Callable[[_Export], str], tuple[str, ...]]] = {
     "PEFT": (_peft, ("type", "finite", "not zero", "shapes")),
 }
 """In order: what looks, and which checks must have passed for it."""
-
-
-def as_rows(checks: Sequence[Check]) -> list[dict[str, str]]:
-    """For a table or JSON."""
-    results = {True: "passed", False: "failed", None: "not checked"}
-    return [{"check": one.name, "result": results[one.passed], "found": one.detail} for one in checks]

@@ -1,7 +1,8 @@
 """A generator adapted to one task: everything computed once for it, ready to answer inputs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -19,11 +20,31 @@ _BATCH = 32
 A = TypeVar("A", bound="AdaptedTask")
 
 
+class _Answering(TypedDict, total=False):
+    max_new_tokens: int | None
+    min_new_tokens: int | None
+    num_beams: int
+    batch_size: int
+    truncate: bool
+
+
+class _Scoring(TypedDict, total=False):
+    reduction: Reduction
+    batch_size: int
+    truncate: bool
+
+
 class AdaptedTask:
     """One task's LoRA or other module, instruction states and cached keys and values, with their generator.
 
-    LoRA is merged into weights of its own at the first call, so that answering costs nothing per input. `refined` says
-    how what was generated was trained further, if it was.
+    A LoRA is merged into a view of the backbone at the first call, so that it costs nothing per input.
+
+    Args:
+        generator: The generator that made the adapter.
+        states: Everything computed for the task, a batch of one task.
+        instruction: The task's instruction.
+        examples: The demonstrations that the generator read with it.
+        refined: How the LoRA was trained after it was generated; None if it was not.
     """
 
     def __init__(
@@ -44,14 +65,32 @@ class AdaptedTask:
 
     @property
     def bank(self) -> Bank:
-        """What was generated, a bank of one task."""
+        """The generated adapter as a bank of one task."""
         return self.states.bank
 
-    def to(self: A, device: torch.device | str) -> A:
-        """Move the generator, and all that was computed for the task, to a device; the adapter itself."""
-        self.generator.to(device)
-        self.states, self._runner = self.states.to(device), None
+    def to(self: A, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> A:
+        """Move the adapter and its generator to a device, cast the backbone, in place; return the adapter.
+
+        Args:
+            device: Where everything is computed from now on; None leaves it where it is.
+            dtype: The type of the backbone's weights and of the instruction's states; None leaves it. Hypernetwork,
+                fusion and generated numbers keep theirs.
+        """
+        if device is not None:
+            self.generator.to(device)
+            self.states = self.states.to(device)
+        if dtype is not None:
+            self.generator.backbone.to(dtype)
+            cross = self.states.cross and [(keys.to(dtype), values.to(dtype)) for keys, values in self.states.cross]
+            self.states = replace(self.states, states=self.states.states.to(dtype), cross=cross)
+        self._runner = None
         return self
+
+    @overload
+    def predict(self, inputs: str, **options: Unpack[_Answering]) -> str: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def predict(self, inputs: Sequence[str], **options: Unpack[_Answering]) -> list[str]: ...
 
     def predict(
         self,
@@ -63,10 +102,18 @@ class AdaptedTask:
         batch_size: int = _BATCH,
         truncate: bool = False,
     ) -> str | list[str]:
-        """Answers to one input or to several, greedy or by beam search, none that ends before `min_new_tokens`.
+        """Answer one input, or several in the order given.
 
-        Raises `InputError`, before anything is computed, for an empty input and for one over the generator's
-        limit unless `truncate`.
+        Args:
+            inputs: One text, which gives one answer, or several, which give a list.
+            max_new_tokens: The most tokens of an answer; by default the generator's limit of targets.
+            min_new_tokens: The fewest tokens of an answer.
+            num_beams: Beams of the search; 1 is greedy decoding.
+            batch_size: Inputs that are computed at once.
+            truncate: Truncate an input over the generator's limit.
+
+        Raises `InputError`, before anything is computed, for an empty input and for one over the generator's limit
+        unless `truncate`.
         """
         texts = [inputs] if isinstance(inputs, str) else list(inputs)
         tokens = self._tokens(texts, truncate)
@@ -81,32 +128,49 @@ class AdaptedTask:
                 answers[i] = text
         return answers[0] if isinstance(inputs, str) else answers
 
+    @overload
+    def score(  # type: ignore[overload-overlap]
+        self, inputs: str, choices: Sequence[str], **options: Unpack[_Scoring]
+    ) -> list[float]: ...
+
+    @overload
+    def score(
+        self, inputs: Sequence[str], choices: Sequence[str] | Sequence[Sequence[str]], **options: Unpack[_Scoring]
+    ) -> list[list[float]]: ...
+
     def score(
         self,
-        inputs: Sequence[str],
+        inputs: str | Sequence[str],
         choices: Sequence[str] | Sequence[Sequence[str]],
         *,
         reduction: Reduction = "sum",
         batch_size: int = _BATCH,
         truncate: bool = False,
-    ) -> list[list[float]]:
-        """Log-probability of every choice after every input: summed, or the mean per token.
+    ) -> list[float] | list[list[float]]:
+        """Compute the log-probability of every choice as the answer, its end of sequence included.
 
-        End of sequence included. `choices` is one list for all inputs, or a list per input. Every input is
-        encoded once.
+        Args:
+            inputs: One text, which gives a list of scores, or several, which give a list of lists.
+            choices: The same choices for all inputs, or with several inputs a list of choices for each.
+            reduction: "sum" over the tokens of a choice, or their "mean".
+            batch_size: Inputs that are computed at once.
+            truncate: Truncate an input over the generator's limit.
+
+        Raises `InputError` for an input as `predict` does, and for choices that are not as many lists of texts.
         """
-        per_input = _per_input(choices, len(inputs))
-        tokens = self._tokens(inputs, truncate)
-        scores: list[list[float]] = [[] for _ in inputs]
+        texts = [inputs] if isinstance(inputs, str) else list(inputs)
+        per_input = _choices_of(choices, len(texts))
+        tokens = self._tokens(texts, truncate)
+        scores: list[list[float]] = [[] for _ in texts]
         for batch in _by_length(tokens, batch_size):
             ids, mask = self._batch([tokens[i] for i in batch])
             labels = self.generator.text.choice_labels([per_input[i] for i in batch]).to(ids.device)
             for i, row in zip(batch, score(self.runner(), ids, mask, labels, reduction).tolist(), strict=True):
                 scores[i] = row[: len(per_input[i])]
-        return scores
+        return scores[0] if isinstance(inputs, str) else scores
 
     def runner(self) -> Runner:
-        """The backbone with this task's LoRA merged in, or another module attached, made once."""
+        """Return the backbone with this task's LoRA merged in, or another module attached; made once."""
         if self._runner is None:
             self._runner = merged_runner(self.generator, self.states)
         return self._runner
@@ -114,9 +178,9 @@ class AdaptedTask:
     def _tokens(self, inputs: Sequence[str], truncate: bool) -> list[list[int]]:
         asks = self.generator.asks(alone=self.states.alone)
         tokens = []
-        for number, one in enumerate(inputs, start=1):
+        for number, text in enumerate(inputs, start=1):
             try:
-                tokens.append(asks(one, truncate=truncate))
+                tokens.append(asks(text, truncate=truncate))
             except InputError as error:
                 raise InputError(f"input {number} of {len(inputs)}: {error}") from error
         return tokens
@@ -128,20 +192,33 @@ class AdaptedTask:
 
 
 def adapted_states(
-    generator: GeneratorModel, instructions: Sequence[str], examples: Sequence[Example], *, truncate: bool = False
+    generator: GeneratorModel,
+    instructions: Sequence[str],
+    examples: Sequence[Sequence[Example]],
+    *,
+    truncate: bool = False,
 ) -> list[TaskStates]:
-    """Return the task states of several instructions, computed in one pass; every one shows the same examples.
+    """Compute the states of several tasks in one pass.
 
-    Raises `InputError` for an empty instruction, for one over the generator's limit unless `truncate`, and for no
-    examples where the generator reads them in place of an instruction.
+    Args:
+        generator: The generator, whose training mode is left as it is; nothing drops out.
+        instructions: An instruction for each task.
+        examples: Demonstrations of each task, as many sequences as instructions.
+        truncate: Truncate an instruction over the generator's limit.
+
+    Raises `InputError` for no instruction, an empty one, one over the generator's limit unless `truncate`, and for a
+    task without demonstrations where the generator reads these in place of an instruction.
     """
     if not instructions:
         raise InputError("expected an instruction, got none")
-    if generator.text.settings.reads == "demonstrations" and not examples:
+    if generator.text.settings.reads == "demonstrations" and not all(examples):
         raise InputError(
             "expected examples of the task, which this generator reads in place of an instruction, got none"
         )
-    sequences = [generator.text.instruction(text, examples, truncate=truncate) for text in instructions]
+    sequences = [
+        generator.text.instruction(text, shown, truncate=truncate)
+        for text, shown in zip(instructions, examples, strict=True)
+    ]
     ids, mask = generator.text.batch_instructions(sequences)
     device = generator.backbone.device
     with evaluating(generator):
@@ -154,11 +231,17 @@ def _by_length(tokens: Sequence[list[int]], batch_size: int) -> list[list[int]]:
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
-def _per_input(choices: Sequence[str] | Sequence[Sequence[str]], inputs: int) -> list[list[str]]:
+def _choices_of(choices: Sequence[str] | Sequence[Sequence[str]], inputs: int) -> list[list[str]]:
+    """Return the choices of every input. A text is never taken for the list of its characters."""
+    if isinstance(choices, str):
+        raise InputError(f"expected a list of choices, got the text {choices!r}")
     if not choices:
         raise InputError("expected choices to score, got none")
-    if all(isinstance(choice, str) for choice in choices):
-        return [list(choices)] * inputs  # type: ignore[arg-type]
+    texts = [choice for choice in choices if isinstance(choice, str)]
+    if len(texts) == len(choices):
+        return [texts] * inputs
+    if texts:
+        raise InputError(f"expected a list of choices for each input, got the text {texts[0]!r} in place of one")
     if len(choices) != inputs or not all(choices):
         raise InputError(f"expected a list of choices for each of {inputs} inputs, got {len(choices)}")
     return [list(row) for row in choices]

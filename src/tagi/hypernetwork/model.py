@@ -42,6 +42,8 @@ class GeneratorModel(nn.Module):
         self.backbone = backbone
         self.settings = settings
         self.text = text_encoder(backbone, text)
+        self.source: str | None = None
+        """A name that finds this generator from any folder, once it is saved or loaded (`formats.finding`)."""
         self.targets = targets_of(backbone, settings)
         self.hypernetwork = make_hypernetwork(backbone, self.targets, settings)
         self.shared = None

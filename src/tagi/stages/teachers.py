@@ -41,7 +41,7 @@ class Teachers(BackboneStage):
 
     def build(self, job: Job) -> Training:
         """Build the backbone with a LoRA, and the tasks of every category."""
-        from tagi.formats.lora_folder import write_lora
+        from tagi.formats.peft import write_lora
         from tagi.methods.lora import lora_bank
         from tagi.methods.objective.teachers import CATALOGUE
         from tagi.stages.concatenated import concatenated_method

@@ -216,7 +216,7 @@ class AdaptedMerged(Adapted):
     def cold(self, inputs: Inputs) -> list[str]:
         """Read the instruction, generate the adapter and merge it, then answer."""
         task, generator = self.task, self.method.generator
-        (states,) = adapted_states(generator, [task.instruction], task.examples, truncate=True)
+        (states,) = adapted_states(generator, [task.instruction], [task.examples], truncate=True)
         return self._answer(AdaptedTask(generator, states, task.instruction, task.examples), inputs)
 
     def runner(self, rows: int) -> Runner:

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from tagi.adapters.bank import LoraBank
-from tagi.api import refine as refining
-from tagi.api.generate import open_generator
+from tagi.api import task_adapter as adapters
 from tagi.api.generator import AdapterGenerator
-from tagi.api.refine import Refinement, refine, refine_adapter
+from tagi.api.refine import refine
+from tagi.api.refinement import Refinement
 from tagi.api.task_adapter import TaskAdapter
 from tagi.data.task import Example, Instance, Task
 from tagi.data.toy.family import toy_tasks
-from tagi.errors import DataError, InputError, TrainingError
+from tagi.errors import CheckpointError, DataError, InputError, TrainingError
 from tagi.formats.export import export, exportable_of
 from tagi.formats.task_adapter import generator_digest
 from tagi.methods.refining import Refined
@@ -60,13 +60,12 @@ def test_it_learns_its_examples_and_nothing_else_changes(kind: str, tmp_path: Pa
 
 def test_32_examples_are_learned_by_heart(tmp_path: Path) -> None:
     """By the built-in T5 under an instruction that says nothing, and by a GPT-2 that has learned nothing."""
-    toy = open_generator("toy").adapt("take the animal")
-    assert isinstance(toy, TaskAdapter)
+    toy = AdapterGenerator.from_pretrained("toy").adapt("take the animal")
     made_up = [Example(words(at, 3), words(60 + at, 1)) for at in range(32)]
     of_family = [Example(one.input, one.outputs[0]) for one in toy_tasks("unseen", instances_per_task=32)[3].instances]
     for adapter, examples in ((toy, of_family), (opened(tmp_path, "gpt2", n_embd=102), made_up)):
         before = list(traces(adapter.generator))
-        refined = refine_adapter(adapter, examples, Refinement(200, 1e-2, 32))
+        refined = adapter.refine(examples, Refinement(200, 1e-2, 32))
         assert list(traces(adapter.generator)) == before
         loss = refined.refined["loss"]
         assert loss["first"] > 3
@@ -82,8 +81,9 @@ def test_a_rate_or_steps_of_nothing_change_nothing_and_twice_is_the_same(tmp_pat
     for name, how in (("still", Refinement(2, 0.0, 3)), ("none", Refinement(0, held_out=2))):
         record = refine(adapter, EXAMPLES, tmp_path / name, how, progress=False)
         found = content(tmp_path / name / "adapter")
-        for file in (WEIGHTS, "instruction_states.safetensors", "adapter_config.json", "generator.txt"):
+        for file in (WEIGHTS, "instruction_states.safetensors", "adapter_config.json"):
             assert found[file] == (adapter / file).read_bytes()
+        assert json.loads(found["task_adapter.json"])["source"] == str(tmp_path / "generator")
     assert record["loss"] is None
     assert record["held_out"]["after"] == record["held_out"]["before"]
     for name in ("one", "two"):
@@ -112,7 +112,7 @@ def test_an_interrupted_refinement_ends_as_if_it_had_not_been(tmp_path: Path, mo
     assert not (tmp_path / "parts" / "adapter").exists()
     with pytest.raises(TrainingError, match="expected a checkpoint of this run"):
         refine(adapter, EXAMPLES, tmp_path / "parts", Refinement(12, 2e-2, 3), resume=True, progress=False)
-    with pytest.raises(TrainingError, match="holds files: take a refinement up with --resume"):
+    with pytest.raises(TrainingError, match="holds files: resume with --resume"):
         refine(adapter, EXAMPLES, tmp_path / "parts", how, progress=False)
     parts = refine(adapter, EXAMPLES, tmp_path / "parts", how, resume=True, progress=False)
     assert len(passes) == 8 + 12 - 6  # from the checkpoint of step 6 on
@@ -143,7 +143,7 @@ def test_examples_and_tasks_in_one_file(tmp_path: Path) -> None:
     adapter = adapter_of(tmp_path)
     for order, said in (
         (lines, "line 2: instances.0.: expected examples alone"),
-        (lines[::-1], "line 2: expected a task's"),
+        (lines[::-1], "line 2: expected tasks as in the lines before it"),
     ):
         file.write_text("\n".join(order))
         with pytest.raises(InputError, match=said):
@@ -168,7 +168,7 @@ def test_what_was_lost_of_a_finished_one_is_made_again(tmp_path: Path) -> None:
     assert content(moved / "adapter") == made
     record = json.loads((moved / "refined.json").read_text())
     (moved / "refined.json").write_text(json.dumps({"identity": record["identity"]}))
-    with pytest.raises(TrainingError, match="expected the record of a refinement, got a damaged one: 'steps'"):
+    with pytest.raises(CheckpointError, match="expected the record of a refinement; 'steps': expected a value"):
         refine(adapter, EXAMPLES, moved, how, resume=True, progress=False)
 
 
@@ -188,8 +188,8 @@ def test_what_is_held_out_is_not_trained_on_and_its_loss_is_the_adapters(tmp_pat
 
 
 def test_an_adapter_that_was_refined_says_so_when_it_is_refined_again(tmp_path: Path) -> None:
-    once = refine_adapter(opened(tmp_path), EXAMPLES, Refinement(2, 1e-2, 3))
-    twice = refine_adapter(once, EXAMPLES[:5], Refinement(3, 1e-2, 3))
+    once = opened(tmp_path).refine(EXAMPLES, Refinement(2, 1e-2, 3))
+    twice = once.refine(EXAMPLES[:5], Refinement(3, 1e-2, 3))
     assert "earlier" not in once.refined
     assert twice.refined["earlier"] == once.refined
     assert twice.refined["from"] != once.refined["from"]
@@ -216,12 +216,12 @@ def test_of_several_tasks_the_adapters_own_is_taken(tmp_path: Path) -> None:
 def test_it_works_where_the_best_device_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = []
 
-    def to(self: TaskAdapter, device: Any) -> TaskAdapter:
+    def to(self: TaskAdapter, device: Any, dtype: Any) -> TaskAdapter:
         moved.append(device)
         return self
 
     monkeypatch.setattr(TaskAdapter, "to", to)
-    monkeypatch.setattr(refining, "best_device", lambda: "the best")
+    monkeypatch.setattr(adapters, "best_device", lambda: "the best")
     refine(adapter_of(tmp_path), EXAMPLES, tmp_path / "out", Refinement(0), progress=False)
     assert moved == ["the best"]
 
@@ -250,7 +250,7 @@ def test_on_the_command_line_it_helps_on_examples_that_it_has_not_seen(run_tagi:
     told = run_tagi(*given, *options[:-1], "--resume").out
     for name, label in (("rougeL", "ROUGE-L"), ("exact_match", "exact match")):
         before, after = held["before"][name], held["after"][name]
-        assert f"{label} on 12 examples that were held out: {before:.1f} -> {after:.1f}\n" in told
+        assert f"{label} on 12 held-out examples: {before:.1f} -> {after:.1f}\n" in told
     (tmp_path / "labelled.jsonl").write_text("\n".join([*lines[:-1], json.dumps({"input": "a", "output": "b"})]))
     other = run_tagi(*given, *options, "--resume")
     assert (other.code, other.err.count("\n")) == (2, 1)
@@ -302,7 +302,7 @@ def test_what_cannot_be_refined_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"expected examples to train on, got 7 of which {many} are to be held"):
             refine(adapter, EXAMPLES, tmp_path / "none", Refinement(held_out=many), progress=False)
     with pytest.raises(InputError, match="expected examples to train on, got 0"):
-        refine_adapter(opened(tmp_path / "own"), [])
+        opened(tmp_path / "own").refine([])
     with pytest.raises(DataError, match=r"nothing\.jsonl: cannot be read"):
         refine(adapter, tmp_path / "nothing.jsonl", tmp_path / "none", progress=False)
     (tmp_path / "file").write_text("mine")
@@ -312,7 +312,7 @@ def test_what_cannot_be_refined_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="expected a refinement of this adapter, examples and settings"):
         refine(adapter, EXAMPLES, tmp_path / "out", Refinement(3, 1e-2, 3), resume=True, progress=False)
     (tmp_path / "out" / "refined.json").write_text('{"identity": ')
-    with pytest.raises(TrainingError, match="expected the record of a refinement, got a damaged one"):
+    with pytest.raises(CheckpointError, match="expected the record of a refinement; Invalid JSON"):
         refine(adapter, EXAMPLES, tmp_path / "out", Refinement(2, 1e-2, 3), resume=True, progress=False)
 
 

@@ -11,8 +11,8 @@ from tagi.api.task_adapter import TaskAdapter
 from tagi.data.task import Example
 from tagi.data.text.encoder import CausalTextEncoder
 from tagi.formats.export import export, exportable_of, open_exportable
-from tagi.formats.export_card import RECORD
 from tagi.formats.export_prompts import prompts_of
+from tagi.formats.records import ExportRecord
 from tests.causal_models import causal_tokenizer
 from tests.commands import Run
 from tests.data.test_chat_families import FAMILIES, LLAMA_3_2, LONG, NO_SYSTEM, SHOWN, encoder, made
@@ -106,7 +106,7 @@ def adapter(tmp_path: Path, run_tagi: Run) -> Path:
 def test_nothing_is_lost_and_both_prompts_are_stated(format: str, adapter: Path, tmp_path: Path, run_tagi: Run) -> None:
     ran = run_tagi("export", adapter, "--format", format, "--out", tmp_path / "out")
     assert (ran.code, ran.err) == (0, "")
-    record = json.loads((tmp_path / "out" / RECORD).read_text())
+    record = json.loads((tmp_path / "out" / ExportRecord.FILE).read_text())
     assert (record["lost"], record["rank"], record["alpha"]) == ([], RANK, RANK)
     assert "prompt" not in record
     told = f"<|turn|>system\n{INSTRUCTION}<|over|>\n<|turn|>user\n{{input}}<|over|>\n<|turn|>assistant\n"
@@ -127,14 +127,14 @@ def test_nothing_is_lost_and_both_prompts_are_stated(format: str, adapter: Path,
         assert repr(config["lora_alpha"]) == repr(RANK)
         assert run_tagi("verify", tmp_path / "out", "--input", "the river").code == 0
         export(open_exportable(tmp_path / "out"), "peft", tmp_path / "again")
-        assert json.loads((tmp_path / "again" / RECORD).read_text()) == record
+        assert json.loads((tmp_path / "again" / ExportRecord.FILE).read_text()) == record
 
 
 def test_a_merged_model_answers_the_stated_messages_the_same(adapter: Path, tmp_path: Path, run_tagi: Run) -> None:
     assert run_tagi("export", adapter, "--format", "merged", "--out", tmp_path / "out").code == 0
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    prompts = json.loads((tmp_path / "out" / RECORD).read_text())["prompts"]
+    prompts = json.loads((tmp_path / "out" / ExportRecord.FILE).read_text())["prompts"]
 
     def answer(name: str, text: str) -> str:
         messages = json.loads(json.dumps(prompts[name]["messages"]).replace("{input}", text))
@@ -185,7 +185,7 @@ def test_a_refined_adapter_states_its_own_prompts(prefix: bool, adapter: Path, t
     assert (refined.states.cross is not None) == prefix
     ran = run_tagi("export", tmp_path / "refined" / "adapter", "-g", tmp_path / "generator", "--out", tmp_path / "out")
     assert (ran.code, ran.err) == (0, "")
-    prompts = json.loads((tmp_path / "out" / RECORD).read_text())["prompts"]
+    prompts = json.loads((tmp_path / "out" / ExportRecord.FILE).read_text())["prompts"]
     assert prompts.keys() == ({"instruction", "alone"} if prefix else {"alone"})
     assert run_tagi("verify", tmp_path / "out", "--input", "the river").code == 0
 
@@ -214,5 +214,5 @@ def test_generators_of_the_older_form_state_their_frame_as_before(tmp_path: Path
 
 def export_of(adapter: TaskAdapter, folder: Path, *, lossy: bool = False) -> dict[str, Any]:
     export(exportable_of(adapter), "peft", folder, lossy=lossy)
-    record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    record: dict[str, Any] = json.loads((folder / ExportRecord.FILE).read_text())
     return record

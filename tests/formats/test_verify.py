@@ -12,10 +12,10 @@ from torch import Tensor
 
 from tagi.backbones.load import load_backbone
 from tagi.errors import CheckpointError, InputError
+from tagi.formats.checkpoint import content_digest
 from tagi.formats.export import export, open_exportable
-from tagi.formats.export_card import RECORD
-from tagi.formats.lora_folder import write_lora
-from tagi.formats.peft import CONFIG, WEIGHTS
+from tagi.formats.peft import CONFIG, WEIGHTS, write_lora
+from tagi.formats.records import ExportRecord
 from tagi.formats.verify import LARGEST_RANK, verify
 from tests.causal_models import causal_tokenizer, tiny_causal_model
 from tests.commands import Run
@@ -93,11 +93,10 @@ def truncate(folder: Path) -> None:
 
 def recorded(damage: Callable[[Path], None]) -> Callable[[Path], None]:
     """Damage that the digest does not tell: as if it had been exported so."""
-    from tagi.formats.peft import tensors_digest
 
     def both(folder: Path) -> None:
         damage(folder)
-        settings(RECORD, tensors=tensors_digest(load_file(folder / WEIGHTS)))(folder)
+        settings(ExportRecord.FILE, tensors=content_digest(load_file(folder / WEIGHTS), typed=True))(folder)
 
     return both
 
@@ -118,7 +117,7 @@ EXTRA = tensors(lambda found: found.update({"base_model.model.lm_head.lora_A.wei
 HALVED = tensors(lambda found: found.update({name: tensor.half() for name, tensor in found.items()}))
 DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "zeroed": (recorded(ZEROED), "not zero", "8 of 8 that are all zero"),
-    "transposed": (recorded(TRANSPOSED), "shapes", f"expected (4, 24) for '{Q}A.weight', got (24, 4)"),
+    "transposed": (recorded(TRANSPOSED), "shapes", f"expected '{Q}A.weight' of shape (4, 24), got (24, 4)"),
     "missing key": (recorded(MISSING), "keys", f"'{Q}B.weight' is missing (1 such)"),
     "wrong base": (other_base, "base", "expected base model"),
     "base that changed": (changed_base, "base", "expected base model"),
@@ -127,15 +126,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "extra module": (recorded(EXTRA), "keys", "'base_model.model.lm_head.lora_A.weight' is unexpected"),
     "extra target": (settings(target_modules=["k_proj", "q_proj", "v_proj"]), "configuration", "'k_proj'"),
     "wrong rank": (settings(r=3, lora_alpha=7.5), "configuration", "expected rank 4, got 3"),
-    "wrong rank of tensors": (recorded(tensors(narrow)), "shapes", "expected (4, 24)"),
+    "wrong rank of tensors": (recorded(tensors(narrow)), "shapes", "of shape (4, 24), got (3, 24)"),
     "wrong scale": (settings(lora_alpha=4.0), "configuration", "expected alpha 10.0, got 4.0"),
     "truncated": (truncate, "files", "expected whole safetensors"),
     "swapped layers": (tensors(swap), "digest", "expected the tensors that were exported"),
     "wrong type": (recorded(HALVED), "type", "expected float32, got float16"),
-    "bias": (settings(bias="all"), "configuration", "got bias = 'all'"),
+    "bias": (settings(bias="all"), "configuration", "'bias': expected 'none', got 'all'"),
     "further modules": (settings(modules_to_save=["lm_head"]), "configuration", "modules_to_save"),
-    "no configuration": (lambda folder: (folder / CONFIG).unlink(), "configuration", "No such file"),
-    "no tensors": (lambda folder: (folder / WEIGHTS).unlink(), "files", "No such file"),
+    "no configuration": (lambda folder: (folder / CONFIG).unlink(), "configuration", "got no such file"),
+    "no tensors": (lambda folder: (folder / WEIGHTS).unlink(), "files", "got no such file"),
 }
 
 
@@ -211,16 +210,16 @@ def test_the_command(run_tagi: Run, good: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_no_peft_export_is_refused(good: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"expected an export with tagi_export\.json"):
+    with pytest.raises(CheckpointError, match=r"record of an export \(tagi_export\.json\), got no such file"):
         verify(tmp_path)
     with pytest.raises(InputError, match="expected inputs"):
         verify(good, inputs=("w1", " "))
-    settings(RECORD, kind="merged")(good)
+    settings(ExportRecord.FILE, kind="merged")(good)
     with pytest.raises(CheckpointError, match="expected an export of format 'peft', got one of 'merged'"):
         verify(good)
-    settings(RECORD, kind="peft", format=2)(good)
-    with pytest.raises(CheckpointError, match="expected export format 1, got 2"):
+    settings(ExportRecord.FILE, kind="peft", format=2)(good)
+    with pytest.raises(CheckpointError, match="'format': expected 1, got 2"):
         verify(good)
-    (good / RECORD).write_text("{}")
-    with pytest.raises(CheckpointError, match="expected a field 'kind'"):
+    (good / ExportRecord.FILE).write_text("{}")
+    with pytest.raises(CheckpointError, match="'base_model': expected a value"):
         verify(good)

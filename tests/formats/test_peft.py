@@ -8,22 +8,29 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from tagi.adapters.bank import LoraBank
-from tagi.backbones.protocol import Site
+from tagi.backbones.protocol import Backbone, BaseModel, Site
 from tagi.errors import CheckpointError
-from tagi.formats.peft import CONFIG, WEIGHTS, read_peft, write_peft
+from tagi.formats.peft import CONFIG, WEIGHTS, read_peft, write_lora
 from tests.models import random_bank
 
 SITES = [Site("block.0.q", 0, "q", 6, 5), Site("block.0.v", 0, "v", 6, 9)]
 KEY = "base_model.model.block.0.q.lora_A.weight"
 
 
+def backbone_with(names: str, revision: str) -> Any:
+    """A backbone of one block with linear layers of these names."""
+    block = nn.ModuleDict({name: nn.Linear(1, 1) for name in names})
+    backbone: Any = Backbone(nn.ModuleDict({"block": nn.ModuleList([block])}), None, BaseModel("base", revision))
+    backbone.sites, backbone.encoder_decoder = (), True
+    return backbone
+
+
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    linears = [*(site.path for site in SITES), "block.0.o"]
-    bank = random_bank(SITES, tasks=1)
-    write_peft(tmp_path, bank, base="base", revision="f" * 40, task_type="SEQ_2_SEQ_LM", linears=linears)
+    write_lora(tmp_path, random_bank(SITES, tasks=1), backbone_with("qvo", "f" * 40))
     return tmp_path
 
 
@@ -42,8 +49,8 @@ def test_the_folder_says_what_it_is(adapter: Path) -> None:
 )
 def test_alpha_is_an_integer_where_it_is_whole(rank: int, scale: float, written: str, tmp_path: Path) -> None:
     """PEFT writes it so, and some readers take no other. The scale that is read back is the same to the bit."""
-    bank = LoraBank({"q": (torch.ones(1, rank, 6), torch.ones(1, 5, rank))}, scale)
-    write_peft(tmp_path, bank, base="base", revision=None, task_type="CAUSAL_LM", linears=["q"])
+    bank = LoraBank({"block.0.q": (torch.ones(1, rank, 6), torch.ones(1, 5, rank))}, scale)
+    write_lora(tmp_path, bank, backbone_with("q", "sha256:0"))
     assert f'"lora_alpha": {written},' in (tmp_path / CONFIG).read_text()
     assert read_peft(tmp_path).scale == scale
 
@@ -85,21 +92,21 @@ def truncate(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (lambda folder: (folder / CONFIG).unlink(), "No such file"),
-        (lambda folder: (folder / WEIGHTS).unlink(), "No such file"),
-        (truncate, "expected a PEFT adapter"),
-        (replace(CONFIG, b"{"), "expected a PEFT adapter"),
-        (replace(CONFIG, b"\xff"), "expected a PEFT adapter"),
-        (replace(CONFIG, b"[]"), "expected a plain LoRA adapter, got 'list'"),
-        (change_config(peft_type="IA3"), "got 'IA3'"),
-        (change_config(use_dora=True), "got use_dora = True"),
-        (change_config(use_rslora=True), "got use_rslora = True"),
-        (change_config(alpha_pattern={"q": 3}), "got alpha_pattern ="),
-        (change_config(rank_pattern={"q": 3}), "got rank_pattern ="),
-        (change_config(bias="all"), "got bias = 'all'"),
-        (change_config(modules_to_save=["lm_head"]), "got modules_to_save ="),
-        (change_config(r=None), "expected numbers 'r' and 'lora_alpha', got None"),
-        (change_config(lora_alpha="8"), "and '8'"),
+        (lambda folder: (folder / CONFIG).unlink(), "adapter_config.json.*got no such file"),
+        (lambda folder: (folder / WEIGHTS).unlink(), "got no such file"),
+        (truncate, "got a damaged file"),
+        (replace(CONFIG, b"{"), "expected the configuration of a plain LoRA adapter; Invalid JSON"),
+        (replace(CONFIG, b"\xff"), "Invalid JSON"),
+        (replace(CONFIG, b"[]"), r"a plain LoRA adapter; expected an object, got \[\]"),
+        (change_config(peft_type="IA3"), "'peft_type': expected 'LORA', got 'IA3'"),
+        (change_config(use_dora=True), "'use_dora': expected False, got True"),
+        (change_config(use_rslora=True), "'use_rslora': expected False, got True"),
+        (change_config(alpha_pattern={"q": 3}), "'alpha_pattern': .*got {'q': 3}"),
+        (change_config(rank_pattern={"q": 3}), "'rank_pattern': .*got {'q': 3}"),
+        (change_config(bias="all"), "'bias': expected 'none', got 'all'"),
+        (change_config(modules_to_save=["lm_head"]), "'modules_to_save': .*got .'lm_head'"),
+        (change_config(r=None), "'r': expected a valid integer, got None"),
+        (change_config(lora_alpha="8"), "'lora_alpha': expected a valid number, got '8'"),
         (change_config(r=3), r"expected A \(3, d_in\) and B \(d_out, 3\) for 'block.0.q', got \(4, 6\)"),
         (change_tensor(KEY, None), "expected A and B for 'block.0.q', got one of them"),
         (change_tensor(KEY, lambda a: a.T), r"got \(6, 4\) and \(5, 4\)"),

@@ -73,17 +73,20 @@ def change_config(**changed: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (lambda folder: (folder / CONFIG).unlink(), "got no config.json"),
-        (lambda folder: (folder / CONFIG).write_text("{") and None, "expected JSON"),
-        (lambda folder: (folder / CONFIG).write_bytes(b"\xff") and None, "expected JSON"),
-        (lambda folder: (folder / CONFIG).write_text("[]") and None, "expected model_type 'tagi', got None"),
-        (change_config(model_type="t5"), "expected model_type 'tagi', got 't5': not a checkpoint of tagi"),
-        (change_config(format=2), "expected checkpoint format 1, got 2"),
-        (change_config(method=None), "expected a field 'method', got none"),
-        (change_config(text=None), "expected a field 'text', got none"),
-        (change_config(base_model=None), "expected a field 'base_model', got none"),
-        (change_config(base_model="tiny"), "expected 'base_model' with a name and a revision, got 'tiny'"),
-        (change_config(base_model={"name": "tiny"}), "expected 'base_model' with a name and a revision"),
+        (lambda folder: (folder / CONFIG).unlink(), r"expected a checkpoint of tagi \(config.json\), got no such file"),
+        (lambda folder: (folder / CONFIG).write_text("{") and None, "Invalid JSON"),
+        (lambda folder: (folder / CONFIG).write_bytes(b"\xff") and None, "Invalid JSON"),
+        (
+            lambda folder: (folder / CONFIG).write_text("[]") and None,
+            r"of tagi; expected an object, got \[\]",
+        ),
+        (change_config(model_type="t5"), "expected a checkpoint of tagi; 'model_type': expected 'tagi', got 't5'"),
+        (change_config(format=2), "'format': expected 1, got 2"),
+        (change_config(method=None), "'method': expected a value, got none"),
+        (change_config(text=None), "'text': expected a value, got none"),
+        (change_config(base_model=None), "'base_model': expected a value, got none"),
+        (change_config(base_model="tiny"), "'base_model': expected an object, got 'tiny'"),
+        (change_config(base_model={"name": "tiny"}), "'base_model.revision': expected a value, got none"),
     ],
 )
 def test_a_damaged_or_foreign_configuration(checkpoint: Path, damage: Callable[[Path], None], named: str) -> None:

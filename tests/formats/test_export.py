@@ -22,10 +22,9 @@ from tagi.backbones.load import folder_revision, load_backbone
 from tagi.data.text.encoder import CausalTextEncoder
 from tagi.errors import CheckpointError, ConfigError, InputError
 from tagi.formats.export import GGUF_FILE, export, open_exportable
-from tagi.formats.export_card import RECORD
 from tagi.formats.gguf_lora import gguf_factors, interleaved
-from tagi.formats.lora_folder import write_lora
-from tagi.formats.peft import read_peft
+from tagi.formats.peft import read_peft, write_lora
+from tagi.formats.records import ExportRecord
 from tests.causal_models import HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, causal_tokenizer, close, tiny_causal_model
 from tests.commands import Run
 from tests.gguf_files import write_gguf_model
@@ -85,8 +84,8 @@ def test_made_twice_it_is_the_same_and_says_what_it_is(kind: str, format: Any, t
         export(open_exportable(lora), format, tmp_path / name)
     one, two = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
-    assert {"README.md", RECORD} < one.keys()
-    record = json.loads(one[RECORD])
+    assert {"README.md", ExportRecord.FILE} < one.keys()
+    record = json.loads(one[ExportRecord.FILE])
     rank = RANK if kind == "llama" else 2 * RANK
     assert (record["rank"], record["alpha"], record["layers"]) == (
         rank,
@@ -188,7 +187,7 @@ def test_what_a_lora_does_not_carry_is_said_before_anything_is_written(
         else:
             assert ran.err == ""
         assert ran.code == 0, ran.err
-        record = json.loads((out / RECORD).read_text())
+        record = json.loads((out / ExportRecord.FILE).read_text())
         assert record["lost"] == named
         assert record["instruction"] == INSTRUCTIONS[1]
         card = (out / "README.md").read_text()
@@ -275,10 +274,10 @@ def test_merged_holds_what_was_tuned(run_tagi: Run, backbone_folder: Path, tmp_p
 def test_an_export_is_exported_again_with_all_that_is_known(tmp_path: Path) -> None:
     base = save("llama", tmp_path / "base")
     export(open_exportable(adapter(base, tmp_path / "lora")), "peft", tmp_path / "one")
-    record = json.loads((tmp_path / "one" / RECORD).read_text())
-    (tmp_path / "one" / RECORD).write_text(json.dumps({**record, "instruction": "say it", "seed": 7}))
+    record = json.loads((tmp_path / "one" / ExportRecord.FILE).read_text())
+    (tmp_path / "one" / ExportRecord.FILE).write_text(json.dumps({**record, "instruction": "say it", "seed": 7}))
     export(open_exportable(tmp_path / "one"), "merged", tmp_path / "two")
-    again = json.loads((tmp_path / "two" / RECORD).read_text())
+    again = json.loads((tmp_path / "two" / ExportRecord.FILE).read_text())
     assert (again["instruction"], again["seed"], again["kind"]) == ("say it", 7, "merged")
 
 
@@ -295,7 +294,7 @@ def test_another_base_model_is_refused(tmp_path: Path) -> None:
     export(open_exportable(lora), "peft", tmp_path / "peft")
     with pytest.raises(CheckpointError, match=r"expected base model .*narrow \(sha256:"):
         open_exportable(tmp_path / "peft", base=str(narrow))
-    with pytest.raises(InputError, match="expected an adapter that one has made"):
+    with pytest.raises(InputError, match="expected an adapter of a generator, got"):
         open_exportable(lora, generator="toy")
 
 
@@ -348,7 +347,7 @@ def test_a_file_for_llama_cpp_holds_the_lora(run_tagi: Run, tmp_path: Path, monk
         assert ran.code == 0, ran.err
     one, two = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("one", "two"))
     assert one == two
-    assert one.keys() == {GGUF_FILE, "README.md", RECORD}
+    assert one.keys() == {GGUF_FILE, "README.md", ExportRecord.FILE}
     reader = GGUFReader(tmp_path / "one" / GGUF_FILE)
     said = {name: field.contents() for name, field in reader.fields.items() if not name.startswith("GGUF.")}
     assert said == {

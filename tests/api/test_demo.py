@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tagi.api.demo import COLUMNS, SHOWN, demonstrate
+from tagi.api.demo import COLUMNS, demonstrate, is_right, shown_tasks
 from tagi.api.generator import AdapterGenerator
 from tagi.backbones.load import load_backbone
-from tagi.cli.demo import _real
+from tagi.cli.demo import lines_of
 from tagi.data.everyday import everyday_tasks
 from tagi.errors import ConfigError, TagiError
-from tagi.formats.export_card import RECORD
+from tagi.formats.records import ExportRecord
 from tagi.methods.tagi import TAGI
 from tagi.settings.generator import GeneratorSettings
 from tagi.settings.text import TextSettings
@@ -39,21 +39,22 @@ def generator(tmp_path: Path) -> AdapterGenerator:
 
 def test_what_is_shown_is_what_the_model_says(generator: AdapterGenerator, tmp_path: Path) -> None:
     shown = demonstrate(tmp_path / "out", generator=str(tmp_path / "generator"), max_new_tokens=4)
-    instructions, inputs = [one.instruction for one in SHOWN], [one.input for one in SHOWN]
+    tasks = shown_tasks()
+    instructions, inputs = [task.instruction for task in tasks], [task.instances[0].input for task in tasks]
     adapters = generator.adapt(instructions)
-    assert isinstance(adapters, list)
     wanted = [one.predict(text, max_new_tokens=4) for one, text in zip(adapters, inputs, strict=True)]
     assert [row["adapted"] for row in shown["answers"]] == wanted
     assert [row["instruction"] for row in shown["answers"]] == instructions
     for name in ("stock", "alone"):
         assert [row[name] for row in shown["answers"]] != wanted
     assert shown["right"] == dict.fromkeys(COLUMNS, 0)  # a random model
-    for row, one in zip(shown["answers"], SHOWN, strict=True):
-        assert (row["kind"], row["expected"], row["metric"]) == (one.kind, list(one.answers), one.metric)
+    for row, task in zip(shown["answers"], tasks, strict=True):
+        found = (row["kind"], row["expected"], row["metric"])
+        assert found == (task.name, list(task.instances[0].outputs), task.metric)
         assert row["right"] == dict.fromkeys(COLUMNS, False)
     assert {check["result"] for check in shown["checks"]} == {"passed"}
-    record = json.loads((tmp_path / "out" / RECORD).read_text())
-    assert record["instruction"] == SHOWN[0].instruction
+    record = json.loads((tmp_path / "out" / ExportRecord.FILE).read_text())
+    assert record["instruction"] == instructions[0]
     assert record["lost"] == ["the instruction's keys and values"]
     again = demonstrate(tmp_path / "out", generator=str(tmp_path / "generator"), max_new_tokens=4)
     assert again["answers"] == shown["answers"]
@@ -69,22 +70,25 @@ def test_answers_are_marked_and_counted(
     assert [row["right"]["adapted"] for row in shown["answers"]] == marks
     assert [row["right"]["alone"] for row in shown["answers"]] == marks
     assert shown["right"] == {"stock": 0, "adapted": 3, "alone": 3}
-    text = "\n".join(_real(shown))
+    text = "\n".join(lines_of(shown))
     assert "right: stock 0 of 6, instruction + LoRA 3 of 6, LoRA alone 3 of 6" in text
     assert "  instruction + LoRA  right  555-0142.\n" in text
     assert "  LoRA alone          wrong  5 March 2021\n  right answer               2021-03-05\n" in text
 
 
 def test_the_shown_tasks_are_six_of_different_kinds_and_none_is_a_test() -> None:
-    assert len({one.kind for one in SHOWN}) == len(SHOWN) == 6
-    for one in SHOWN:
-        assert all(map(one.is_right, one.answers))
-        assert not one.is_right("")
+    shown = shown_tasks()
+    assert len({task.name for task in shown}) == len(shown) == 6
+    for task in shown:
+        (instance,) = task.instances
+        assert all(is_right(task, output) for output in instance.outputs)
+        assert not is_right(task, "")
     tested = everyday_tasks()
-    assert not {one.instruction for one in SHOWN} & {
-        word for task in tested for word in (task.instruction, *task.paraphrases)
+    assert not {task.instruction for task in shown} & {
+        text for task in tested for text in (task.instruction, *task.paraphrases)
     }
-    assert not {one.input for one in SHOWN} & {instance.input for task in tested for instance in task.instances}
+    inputs = [{instance.input for task in tasks for instance in task.instances} for tasks in (shown, tested)]
+    assert not inputs[0] & inputs[1]
 
 
 def test_nothing_but_an_export_is_replaced(generator: AdapterGenerator, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from tagi.backbones.load import load_backbone
 from tagi.backbones.protocol import BaseModel
 from tagi.errors import CheckpointError, InputError, TagiError
 from tagi.formats.peft import CONFIG, WEIGHTS
-from tagi.formats.task_adapter import MODULE, RECORD, STATES, generator_digest, read_record
+from tagi.formats.records import AdapterRecord
+from tagi.formats.task_adapter import MODULE, STATES, generator_digest
 from tagi.hypernetwork.inference import answer, rows_runner, score
 from tests.models import (
     CHOICES,
@@ -34,6 +35,7 @@ from tests.models import (
 )
 
 Damage = Callable[[Path], Any]
+RECORD = AdapterRecord.FILE
 
 
 def adapters(generator: AdapterGenerator) -> list[TaskAdapter]:
@@ -191,7 +193,7 @@ def test_a_module_that_is_not_lora_is_in_a_file_of_ours(tmp_path: Path, name: st
         folder = tmp_path / str(at)
         adapter.save(folder)
         assert set(contents(folder)) == {MODULE, STATES, RECORD}
-        assert read_record(folder)["module"] == generator.settings.module
+        assert AdapterRecord.read(folder).module == generator.settings.module
         again = TaskAdapter.load(folder, generator)
         assert again.predict(INPUTS) == adapter.predict(INPUTS)
         assert again.score(INPUTS, CHOICES) == adapter.score(INPUTS, CHOICES)
@@ -206,7 +208,7 @@ def test_a_module_that_is_not_lora_is_in_a_file_of_ours(tmp_path: Path, name: st
     assert load_file(tmp_path / "alone" / MODULE).keys() == made[0].bank.tensors().keys()
     lora = tiny_generator()
     adapters(lora)[0].save(tmp_path / "lora")
-    assert "module" not in read_record(tmp_path / "lora")
+    assert "module" not in json.loads((tmp_path / "lora" / RECORD).read_text())
     assert f"expected the generator {generator_digest(generator)}" in fault(tmp_path / "0", lora)
 
 
@@ -224,7 +226,7 @@ def test_a_hub_backbone_is_pinned_by_its_commit(tmp_path: Path) -> None:
     adapters(generator)[0].save(tmp_path / "adapter")
     config = json.loads((tmp_path / "adapter" / CONFIG).read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("someone/t5", "f" * 40)
-    assert read_record(tmp_path / "adapter")["base_model"] == {"name": "someone/t5", "revision": "f" * 40}
+    assert AdapterRecord.read(tmp_path / "adapter").base_model == BaseModel("someone/t5", "f" * 40)
 
 
 def test_the_digest_is_of_settings_and_tensors(backbone_folder: Path) -> None:
@@ -295,16 +297,22 @@ def drop_site(tensors: dict[str, torch.Tensor]) -> None:
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (lambda folder: shutil.rmtree(folder), f"expected an adapter folder with {RECORD}"),
-        (lambda folder: (folder / RECORD).write_text("{"), f"expected an adapter folder with {RECORD}"),
-        (lambda folder: (folder / RECORD).write_text("[]"), "expected an object, got []"),
-        (change_record(instruction=None), "expected a field 'instruction' (str), got None"),
-        (change_record(base_model="tiny"), "expected a field 'base_model' (dict), got 'tiny'"),
-        (change_record(base_model={"name": "tiny"}), "expected 'base_model' with ['name', 'revision']"),
-        (change_record(examples=[{"input": "x"}]), "expected 'examples' with ['input', 'output']"),
-        (truncated(STATES), "expected whole instruction states"),
-        (lambda folder: (folder / STATES).unlink(), "expected whole instruction states"),
-        (change_tensors(STATES, lambda tensors: tensors.pop("mask")), "expected 'mask' of shape (0,), got none"),
+        (lambda folder: shutil.rmtree(folder), f"expected the record of a task adapter ({RECORD}), got no such file"),
+        (
+            lambda folder: (folder / RECORD).write_text("{"),
+            f"{RECORD}: expected the record of a task adapter; Inv",
+        ),
+        (
+            lambda folder: (folder / RECORD).write_text("[]"),
+            "task adapter; expected an object, got []",
+        ),
+        (change_record(instruction=None), "'instruction': expected a valid string, got None"),
+        (change_record(base_model="tiny"), "'base_model': expected an object, got 'tiny'"),
+        (change_record(base_model={"name": "tiny"}), "'base_model.revision': expected a value, got none"),
+        (change_record(examples=[{"input": "x"}]), "'examples.0.output': expected a value, got none"),
+        (truncated(STATES), "got a damaged file"),
+        (lambda folder: (folder / STATES).unlink(), f"expected {STATES}, got no such file"),
+        (change_tensors(STATES, lambda tensors: tensors.pop("mask")), "tensor 'mask' is missing (1 such)"),
         (
             change_tensors(STATES, lambda t: t.update(mask=torch.ones(3).bool())),
             "expected 'states' of shape (3, 24), got (10, 24)",
@@ -313,15 +321,15 @@ def drop_site(tensors: dict[str, torch.Tensor]) -> None:
             change_tensors(STATES, lambda t: t.update(states=torch.ones(10, 7))),
             "expected 'states' of shape (10, 24), got (10, 7)",
         ),
-        (truncated(WEIGHTS), "expected a PEFT adapter"),
-        (change_tensors(WEIGHTS, drop_site), "expected LoRA for 14 layers, got 13"),
+        (truncated(WEIGHTS), "got a damaged file"),
+        (change_tensors(WEIGHTS, drop_site), "tensor 'encoder.block.1.layer.0.SelfAttention.q.A' is missing (2 such)"),
         (
             change_tensors(WEIGHTS, lambda t: t.update({f"{Q}.lora_A.weight": torch.ones(4, 7)})),
-            "expected LoRA of 15 x 24 for 'encoder.block.1.layer.0.SelfAttention.q', got 15 x 7",
+            "expected 'encoder.block.1.layer.0.SelfAttention.q.A' of shape (1, 4, 24), got (1, 4, 7)",
         ),
         (
             change_tensors(WEIGHTS, lambda t: t.update({f"{Q}.lora_B.weight": torch.ones(24, 4)})),
-            "expected LoRA of 15 x 24 for 'encoder.block.1.layer.0.SelfAttention.q', got 24 x 24",
+            "expected 'encoder.block.1.layer.0.SelfAttention.q.B' of shape (1, 15, 4), got (1, 24, 4)",
         ),
     ],
 )
@@ -342,8 +350,8 @@ def changed_module(**changed: torch.Tensor) -> Damage:
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
-        (truncated(MODULE), "expected whole tensors of bottleneck+prefix, got:"),
-        (lambda folder: (folder / MODULE).unlink(), "expected whole tensors of bottleneck+prefix, got:"),
+        (truncated(MODULE), "got a damaged file"),
+        (lambda folder: (folder / MODULE).unlink(), f"expected {MODULE}, got no such file"),
         (change_tensors(MODULE, lambda tensors: tensors.pop(f"{PLACE}.up")), f"'{PLACE}.up' is missing (1 such)"),
         (changed_module(more=torch.ones(2)), f"tensor '{PLACE}.more' is unexpected (1 such)"),
         (changed_module(down=torch.ones(24, 7)), f"expected '{PLACE}.down' of shape (7, 24), got (24, 7)"),

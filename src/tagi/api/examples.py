@@ -1,0 +1,21 @@
+"""Demonstrations and labelled examples as the API accepts them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tagi.data.task import Example
+from tagi.errors import InputError
+
+Demonstration = Example | tuple[str, str]
+"""A demonstration of a task: an `Example`, or its input and output as a tuple."""
+
+
+def as_examples(given: Sequence[Any]) -> tuple[Example, ...]:
+    """Return demonstrations as `Example` objects. Raises `InputError` for anything but two texts."""
+    examples = []
+    for number, one in enumerate(given, start=1):
+        parts = (one.input, one.output) if isinstance(one, Example) else one
+        if not isinstance(parts, tuple) or len(parts) != 2 or not all(isinstance(part, str) for part in parts):
+            raise InputError(f"example {number}: expected Example(input, output) or a tuple of both, got {one!r}")
+        examples.append(Example(*parts))
+    return tuple(examples)

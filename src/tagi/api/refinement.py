@@ -1,0 +1,138 @@
+"""Few-shot refinement: a generated LoRA trained further on labelled examples of its task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tagi.adapters.bank import LoraBank
+from tagi.api.examples import Demonstration, as_examples
+from tagi.data.batches import TaskBatches
+from tagi.data.digest import tasks_digest
+from tagi.data.readers.jsonl import Labelled
+from tagi.data.task import Example, Instance, Task
+from tagi.data.text.encoder import TextEncoder
+from tagi.errors import InputError
+from tagi.formats.task_adapter import digest_of
+from tagi.hypernetwork.adapted_task import AdaptedTask
+from tagi.methods.refining import Refined
+from tagi.settings.training import TrainingSettings
+from tagi.training.trainer import train
+
+_TASK = "refined"
+_LOGS, _SAVES = 20, 4  # of a run, whatever its steps
+_WARMUP = 0.02
+A = TypeVar("A", bound=AdaptedTask)
+
+
+@dataclass(frozen=True, slots=True)
+class Refinement:
+    """Settings of a refinement.
+
+    Args:
+        steps: Steps of training; 0 changes nothing.
+        learning_rate: Peak learning rate of AdamW, after 2% of warm-up.
+        batch_size: Examples of a step, at most as many as there are.
+        seed: Decides which examples make up which step.
+        held_out: The last so many examples are not trained on; `tagi.refine` scores them before and after.
+        truncate: Truncate examples over the generator's limits, which are refused otherwise.
+    """
+
+    steps: int = 100
+    learning_rate: float = 1e-3
+    batch_size: int = 8
+    seed: int = 0
+    held_out: int = 0
+    truncate: bool = False
+
+
+def labelled(examples: Sequence[Demonstration]) -> list[Labelled]:
+    """Return demonstrations with their places, for messages."""
+    return [Labelled(one, f"example {number}") for number, one in enumerate(as_examples(examples), start=1)]
+
+
+def check_lora(adapter: AdaptedTask, where: str = "") -> None:
+    """Raise `InputError`, with `where` before its text, for an adapter that is not LoRA."""
+    if not isinstance(adapter.bank, LoraBank):
+        raise InputError(f"{where}expected an adapter of LoRA, got one of {adapter.bank.module}")
+
+
+def split_examples(
+    given: Sequence[Labelled], text: TextEncoder, settings: Refinement
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Return the examples to train on and those held out.
+
+    Raises `InputError`, naming the example, for one that the generator cannot read, and if none is left to train on.
+    """
+    for one in given:
+        try:
+            text.input(one.example.input, truncate=settings.truncate)
+            text.target(one.example.output, truncate=settings.truncate)
+        except InputError as error:
+            raise InputError(f"{one.where}: {error}") from error
+    count = len(given) - settings.held_out
+    if count < 1:
+        raise InputError(
+            f"expected examples to train on, got {len(given)} of which {settings.held_out} are to be held out"
+        )
+    examples = tuple(one.example for one in given)
+    return examples[:count], examples[count:]
+
+
+def task_of(examples: Sequence[Example]) -> Task:
+    """Return examples as a task for the trainer; the adapter knows the instruction."""
+    instances = tuple(Instance(str(at), one.input, (one.output,)) for at, one in enumerate(examples))
+    return Task(_TASK, _TASK, _TASK, instances)
+
+
+def train_lora(
+    adapter: A,
+    examples: Sequence[Example],
+    settings: Refinement,
+    folder: Path,
+    *,
+    identity: str = "",
+    resume: bool = False,
+    progress: bool = False,
+) -> tuple[A, float]:
+    """Train an adapter's LoRA on examples; return a new adapter and the seconds it took.
+
+    Args:
+        adapter: The adapter, which is left as it is.
+        examples: What it is trained on, at least one.
+        settings: How.
+        folder: Where checkpoints are written.
+        identity: What a resumed training must have in common with the interrupted one.
+        resume: Go on from the newest checkpoint in the folder.
+        progress: Show a bar on a terminal.
+    """
+    task, steps = task_of(examples), settings.steps
+    rows = min(settings.batch_size, len(examples))
+    training = TrainingSettings(
+        steps=steps,
+        tasks_per_batch=1,
+        queries_per_task=rows,
+        learning_rate=settings.learning_rate,
+        warmup_ratio=_WARMUP if steps * _WARMUP >= 1 else 0.0,  # a single step at rate 0 would be lost
+        seed=settings.seed,
+        save_every=max(1, steps // _SAVES),
+        log_every=max(1, steps // _LOGS),
+    )
+    batches = TaskBatches([task], length=steps, tasks_per_batch=1, queries_per_task=rows, seed=settings.seed)
+    model = Refined(adapter)
+    outcome: dict[str, Any] = {"history": [], "seconds": 0.0}
+    try:
+        if steps:
+            outcome = train(model, batches, training, folder, identity=identity, resume=resume, progress=progress)
+    finally:
+        model.release()
+    losses = [entry["loss"] for entry in outcome["history"] if "loss" in entry]
+    record = {
+        "examples": len(examples),
+        "data": tasks_digest([task]),
+        **{name: getattr(settings, name) for name in ("steps", "learning_rate", "batch_size", "seed")},
+        "loss": {"first": losses[0], "last": losses[-1]} if losses else None,
+        "from": digest_of(adapter.bank),
+        **({"earlier": adapter.refined} if adapter.refined else {}),
+    }
+    return model.refined(record), outcome["seconds"]
