@@ -10,13 +10,11 @@ from tagi.errors import CheckpointError, ConfigError, DataError, InputError, Tag
 
 if TYPE_CHECKING:
     from tagi.api.export import export, verify
-    from tagi.api.generator import AdapterGenerator
-    from tagi.api.generator import AdapterGenerator as Generator
-    from tagi.api.recipes import evaluate, load_recipe, train
+    from tagi.api.generator import AdapterGenerator, Generator
+    from tagi.api.recipes import evaluate, load_recipe, read_tasks, train
     from tagi.api.refine import refine
     from tagi.api.refinement import Refinement
     from tagi.api.task_adapter import TaskAdapter
-    from tagi.data.readers.jsonl import read_jsonl as read_tasks
     from tagi.data.task import Example, Instance, Task
     from tagi.settings.recipe import Recipe
 
@@ -48,32 +46,23 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AdapterGenerator": "tagi.api.generator",
-    "Example": "tagi.data.task",
-    "Generator": "tagi.api.generator",
-    "Instance": "tagi.data.task",
-    "Recipe": "tagi.settings.recipe",
-    "Refinement": "tagi.api.refinement",
-    "Task": "tagi.data.task",
-    "TaskAdapter": "tagi.api.task_adapter",
-    "evaluate": "tagi.api.recipes",
-    "export": "tagi.api.export",
-    "load_recipe": "tagi.api.recipes",
-    "read_tasks": "tagi.data.readers.jsonl",
-    "refine": "tagi.api.refine",
-    "train": "tagi.api.recipes",
-    "verify": "tagi.api.export",
+    "tagi.api.export": ("export", "verify"),
+    "tagi.api.generator": ("AdapterGenerator", "Generator"),
+    "tagi.api.recipes": ("evaluate", "load_recipe", "read_tasks", "train"),
+    "tagi.api.refine": ("refine",),
+    "tagi.api.refinement": ("Refinement",),
+    "tagi.api.task_adapter": ("TaskAdapter",),
+    "tagi.data.task": ("Example", "Instance", "Task"),
+    "tagi.settings.recipe": ("Recipe",),
 }
-
-_RENAMED = {"Generator": "AdapterGenerator", "read_tasks": "read_jsonl"}
-"""Public names that differ from those at home."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'tagi' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), _RENAMED.get(name, name))
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'tagi' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *__all__})

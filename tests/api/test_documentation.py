@@ -12,7 +12,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is d
 NOT_SHOWN = {
     *("CheckpointError", "ConfigError", "DataError", "TagiError", "TrainingError"),  # named in the text
     *("Generator", "load", "save"),  # aliases
-    *("Instance", "Recipe", "Task", "__version__", "is_alone", "summary"),
+    *("Instance", "Recipe", "Task", "__version__", "is_alone"),
 }
 
 

@@ -93,3 +93,7 @@ class AdapterGenerator(GeneratorModel, Uploadable):
         address = super().push_to_hub(repository, private=private, message=message)
         self.source = source or repository
         return address
+
+
+Generator = AdapterGenerator
+"""The former name of the class."""

@@ -6,6 +6,7 @@ from typing import Any, overload
 
 from tagi.backbones.machine import best_device
 from tagi.config.recipes import load_recipe as load_recipe
+from tagi.data.readers.jsonl import read_jsonl
 from tagi.data.task import Task
 from tagi.errors import ConfigError
 from tagi.evaluation.conditions import conditions as conditions_of
@@ -23,6 +24,8 @@ from tagi.stages.evaluate import evaluate as evaluate_checkpoint
 from tagi.stages.run import run
 from tagi.stages.tasks import load_tasks
 from tagi.stages.train import train_stage
+
+read_tasks = read_jsonl
 
 
 @overload
