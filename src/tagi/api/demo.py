@@ -11,6 +11,7 @@ import torch
 from tagi.api.export import verify
 from tagi.api.generator import AdapterGenerator
 from tagi.api.recipes import evaluate
+from tagi.api.task_adapter import TaskAdapter
 from tagi.backbones.causal import CausalBackbone
 from tagi.data.readers.jsonl import read_jsonl
 from tagi.data.task import Task
@@ -21,7 +22,6 @@ from tagi.evaluation.conditions import INSTRUCTIONS
 from tagi.evaluation.scoring.metrics import TASK_SCORES
 from tagi.formats.records import ExportRecord
 from tagi.formats.verify import as_rows
-from tagi.hypernetwork.states import stack_states
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.tagi import TAGI
 
@@ -58,9 +58,9 @@ def demonstrate(out: Path, *, generator: str = "smollm2", max_new_tokens: int = 
         raise ConfigError(f"{generator}: expected a generator on a decoder-only model to show, got one on T5")
     tasks = shown_tasks()
     begun = time.perf_counter()
-    adapters = made.adapt_tasks(tasks)
+    method = TAGI(made).eval()
+    states = method.prepare(tasks)
     adapting = time.perf_counter() - begun
-    method, states = TAGI(made).eval(), stack_states([adapter.states for adapter in adapters])
     text = made.text.settings
     together = replace(text, max_input_tokens=text.max_instruction_tokens + text.max_input_tokens)
     stock = CausalConcatenation(made.backbone, together, frozen=True).eval()
@@ -83,7 +83,8 @@ def demonstrate(out: Path, *, generator: str = "smollm2", max_new_tokens: int = 
         for at, task in enumerate(tasks)
     ]
     again = (out / ExportRecord.FILE).is_file()  # an earlier export may be replaced, nothing else
-    exported = adapters[0].export(out, lossy=True, overwrite=again)
+    first = TaskAdapter(made, states.select(torch.tensor([0])), tasks[0].instruction)
+    exported = first.export(out, lossy=True, overwrite=again)
     return {
         "generator": generator,
         "base": str(made.backbone.identity),

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, overload
 
 from tagi.backbones.machine import best_device
-from tagi.config.recipes import load_recipe as load_recipe
 from tagi.data.readers.jsonl import read_jsonl
 from tagi.data.task import Task
 from tagi.errors import ConfigError
@@ -18,9 +17,10 @@ from tagi.methods.protocol import Method
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
 from tagi.settings.tables import Stage
-from tagi.stages.building import Sources
 from tagi.stages.evaluate import Asked, scoring_of, select_tasks
 from tagi.stages.evaluate import evaluate as evaluate_checkpoint
+from tagi.stages.protocol import Sources
+from tagi.stages.recipes import load_recipe as load_recipe
 from tagi.stages.run import run
 from tagi.stages.tasks import load_tasks
 from tagi.stages.train import train_stage

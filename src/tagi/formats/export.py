@@ -5,12 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from tagi.adapters.bank import LoraBank
 from tagi.adapters.merge import merge
 from tagi.backbones.load import load_backbone, locate
 from tagi.backbones.protocol import Backbone
 from tagi.data.text.encoder import TextEncoder
 from tagi.errors import CheckpointError, ConfigError, InputError
+from tagi.files import new_folder
+from tagi.formats.cards import CARD, export_card
 from tagi.formats.checkpoint import content_digest, read_some_tensors
 from tagi.formats.export_prompts import prompts_of
 from tagi.formats.finding import find_checkpoint
