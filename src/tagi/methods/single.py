@@ -20,7 +20,7 @@ from tagi.files import write_text
 from tagi.formats.checkpoint import CONFIG, read_config, read_tensors
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
-from tagi.methods.flops.costs import Cost, Lengths
+from tagi.methods.flops import Cost, Lengths
 from tagi.methods.lora import LoraShape
 from tagi.methods.prompted import Prompted, Prompts
 from tagi.methods.protocol import Batch, Method
@@ -119,7 +119,7 @@ class SingleTask(Method):
         return self._by_task(states, rows, inputs, ask)
 
     def cost(self, lengths: Lengths) -> Cost:
-        """As the prompted backbone's; a LoRA is not merged."""
+        """Cost of the prompted backbone; a LoRA is not merged."""
         return self.prompted.cost(lengths)
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
