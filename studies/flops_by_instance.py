@@ -39,7 +39,7 @@ def measure(path: str, tokenizer: str, positives: int) -> dict[str, Any]:
         found[name] = {
             "ratio": rows["TAGI"]["ratio"],
             "tagi_flops": rows["TAGI"]["flops"],
-            "tk_instruct_flops": rows["Tk-Instruct"]["flops"],
+            "tk_instruct_flops": rows["Tk-Instruct / Metatrain"]["flops"],
         }
     return found
 

@@ -62,6 +62,18 @@ def test_lora_unmerged(run_tagi: Run) -> None:
     assert adapters[0] < adapters[1]
 
 
+def test_the_adapter_alone(run_tagi: Run) -> None:
+    ratios = []
+    for option in ((), ("--alone",)):
+        ran = run_tagi("flops", "--recipe", "toy", "recipe", "--methods", "tk-instruct,tagi", *GIVEN, *option, "--json")
+        assert ran.code == 0, ran.err
+        record = json.loads(ran.out)
+        assert record["alone"] is bool(option)
+        ratios.append([row["costs"]["recipe"]["ratio"] for row in record["methods"]])
+    (_, with_states), (rival, alone) = ratios
+    assert alone < with_states < rival == 1
+
+
 def test_a_recipes_own_backbone_measured_on_its_test_tasks(run_tagi: Run, tmp_path: Path) -> None:
     tasks = tmp_path / "tasks.jsonl"
     instances = [{"input": "cat hen", "outputs": ["cats"]}]

@@ -9,7 +9,7 @@ from tagi.data.task import Example, Instance, Task
 from tagi.data.text.encoder import TextEncoder
 from tagi.errors import DataError
 from tagi.evaluation.lengths import task_lengths
-from tagi.methods.flops.costs import Lengths
+from tagi.methods.flops import Lengths
 from tests.models import text_settings, tokenizer, words
 
 TASK = Task(

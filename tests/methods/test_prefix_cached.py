@@ -18,7 +18,7 @@ from tagi.data.task import Example, Task
 from tagi.errors import InputError
 from tagi.methods import causal
 from tagi.methods.causal import CausalConcatenation
-from tagi.methods.flops.costs import Lengths
+from tagi.methods.flops import Lengths
 from tagi.methods.load import load_method
 from tagi.settings.generator import LoraShape
 from tests.causal_models import CORE, MODELS, WINDOW, causal_tokenizer, close, exact_causal, tiny_causal_model

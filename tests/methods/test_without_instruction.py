@@ -13,7 +13,7 @@ from tagi.evaluation.conditions import INSTRUCTIONS as INSTRUCTIONS_GIVEN
 from tagi.evaluation.conditions import SENSITIVITY, conditions
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
-from tagi.methods.flops.costs import Lengths
+from tagi.methods.flops import Lengths
 from tagi.methods.load import load_method
 from tagi.methods.prompted import Prompted
 from tagi.stages.characteristics import characteristics

@@ -1,4 +1,4 @@
-"""How long tasks' texts are, in tokens as methods read them: what costs are computed from."""
+"""Lengths of tasks' texts in tokens, from which FLOPs are computed."""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean, median_low
@@ -6,19 +6,23 @@ from statistics import fmean, median_low
 from tagi.data.task import Task
 from tagi.data.text.encoder import TextEncoder
 from tagi.errors import DataError
-from tagi.methods.flops.costs import Lengths
+from tagi.methods.flops import Lengths
 
 
 def task_lengths(
     text: TextEncoder, task: Task, examples: int = 100, *, asks: Callable[..., list[int]] | None = None
 ) -> Lengths:
-    """Tokens of what is read of a task, its instruction with its demonstrations or these alone; of one of its shots as
-    methods read them that learn in context, on average; and means over its instances.
+    """Measure a task's texts, as methods read them: with special tokens, and truncated to their limits.
 
-    Of the input, of the outputs (an instance with several counts with their mean), and of instruction and input in one
-    text. Special tokens count, and texts over their limits are cut, as in evaluation. `examples` inputs are then to be
-    answered, however many were measured. `asks` turns an input into tokens, by default `text.input`: a generator with
-    `instruction_cache` asks in another way (`Generator.asks`). Raises `DataError` for a task without instances.
+    Args:
+        text: Turns texts into tokens.
+        task: Its instruction, with demonstrations if the settings of `text` say so, is measured; so are its shots and
+            all of its instances, of which means are returned. Several outputs of an instance count with their mean.
+        examples: Number of inputs to be answered, however many are measured.
+        asks: Turns an input into tokens, by default `text.input`. A generator with `instruction_cache` has other tokens
+            around an input (`GeneratorModel.asks`).
+
+    Raises `DataError` for a task without instances.
     """
     asks = asks or text.input
     if not task.instances:
@@ -37,6 +41,6 @@ def task_lengths(
 
 
 def task_of_median_length(tasks: Sequence[Task], text: TextEncoder) -> Task:
-    """The task whose instruction and input are in the middle of all tasks', by the mean over its instances."""
-    together = [task_lengths(text, task).prompt for task in tasks]
-    return tasks[together.index(median_low(together))]
+    """The task with the median length of instruction and input in one text, a mean over its instances."""
+    prompts = [task_lengths(text, task).prompt for task in tasks]
+    return tasks[prompts.index(median_low(prompts))]

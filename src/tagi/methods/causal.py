@@ -17,8 +17,7 @@ from tagi.backbones.shapes import ChoiceLabels, ChoiceScores, Labels, Logits, To
 from tagi.data.task import Task
 from tagi.data.text.encoder import CausalTextEncoder
 from tagi.errors import ConfigError
-from tagi.methods.flops.causal import CausalShapes, causal_concatenation_cost
-from tagi.methods.flops.costs import Cost, Lengths
+from tagi.methods.flops import Cost, Lengths, prompted_cost
 from tagi.methods.prompted import Prompted, Prompts
 from tagi.settings.generator import LoraShape
 from tagi.settings.text import TextSettings
@@ -104,12 +103,9 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         return score_after(self.backbone, prefix, labels, reduction)
 
     def cost(self, lengths: Lengths) -> Cost:
-        """Instruction and input read together for every example, or the instruction once; a LoRA is not merged.
+        """FLOPs with the prompt read for every input, or with the instruction read once if `prefix_cached`.
 
-        Raises `ConfigError` for a model whose layers are not an attention and a feed-forward alone.
+        A LoRA is not merged. Raises `ConfigError` for a backbone whose FLOPs cannot be computed.
         """
-        rank = 0 if self.lora is None else self.lora.rank
-        per_token = sum(2 * rank * (site.d_in + site.d_out) for site in self.backbone.sites)
-        shapes = CausalShapes.of(self.backbone.model)
-        lengths = self._read_of(lengths)
-        return causal_concatenation_cost(shapes, lengths, prefix_cached=self.prefix_cached, per_token=per_token)
+        read = self._read_of(lengths)
+        return prompted_cost(self.shapes, read, rank=self.lora_rank, prefix_cached=self.prefix_cached)

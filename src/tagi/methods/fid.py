@@ -15,8 +15,7 @@ from tagi.backbones.shapes import Labels, Logits, Scalar, TaskRows, TokenIds, To
 from tagi.backbones.t5 import T5Backbone
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
-from tagi.methods.flops.costs import Cost, Lengths
-from tagi.methods.flops.in_context import fid_icl_cost
+from tagi.methods.flops import Cost, Lengths, fid_icl_cost
 from tagi.methods.in_context import InContext, shots_of
 from tagi.methods.prompted import Prompts
 from tagi.methods.protocol import Batch
@@ -95,9 +94,8 @@ class FidICL(InContext):
         return Demonstrated((None,) * len(states.tasks), None, None)
 
     def cost(self, lengths: Lengths) -> Cost:
-        """Demonstrations read once, then for every example the query; the decoder attends to all of them."""
-        query = self.query_tokens(lengths) + len(self._mark)
-        return fid_icl_cost(self.shapes, lengths, query, self.lora_rank)
+        """FLOPs with demonstrations encoded once and the query for every input; a LoRA is not merged."""
+        return fid_icl_cost(self.shapes, lengths, self.query_tokens(lengths) + len(self._mark), rank=self.lora_rank)
 
     def _prompt(self, task: Task | None, text: str, *, truncate: bool) -> list[int]:
         """The mark, which is not counted by the limit, and the query."""

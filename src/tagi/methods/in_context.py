@@ -19,9 +19,7 @@ from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
 from tagi.errors import InputError
 from tagi.methods.concatenation import EncoderDecoder
-from tagi.methods.flops.costs import Cost, Lengths, Number
-from tagi.methods.flops.in_context import concat_icl_cost, ensemble_icl_cost
-from tagi.methods.flops.t5 import T5Shapes
+from tagi.methods.flops import Cost, Lengths, Number, prompted_cost
 from tagi.methods.prompted import Prompts
 from tagi.methods.protocol import Batch
 
@@ -33,16 +31,6 @@ class InContext(EncoderDecoder):
     def needs_demonstrations(self) -> bool:
         """Always."""
         return True
-
-    @property
-    def shapes(self) -> T5Shapes:
-        """Shapes that costs are computed from."""
-        return T5Shapes.of(self.backbone.model.config)
-
-    @property
-    def lora_rank(self) -> int | None:
-        """Rank of the trained LoRA, which is not merged; None without one."""
-        return None if self.lora is None else self.lora.rank
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Prompts:
         """Keep the tasks' texts. Raises `InputError` for an instruction over the limit unless `truncate`."""
@@ -84,9 +72,13 @@ class ConcatICL(InContext):
         return [*shown, *query]
 
     def cost(self, lengths: Lengths) -> Cost:
-        """Demonstrations, as many as fit, and the query read together for every example."""
-        limit = self.text.settings.max_input_tokens
-        return concat_icl_cost(self.shapes, lengths, self.query_tokens(lengths), limit, self.lora_rank)
+        """FLOPs with all demonstrations that fit and the query read for every input; a LoRA is not merged."""
+        return self._pass_cost(lengths, lengths.shots)
+
+    def _pass_cost(self, lengths: Lengths, shots: int) -> Cost:
+        """Cost of one pass per input, over the first `shots` demonstrations that fit and the query."""
+        read = lengths.with_shots(shots, self.query_tokens(lengths), self.text.settings.max_input_tokens)
+        return prompted_cost(self.shapes, read, rank=self.lora_rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +113,9 @@ class EnsembleICL(ConcatICL):
         return OneShots((None,) * len(states.counts), (1,) * len(states.counts))
 
     def cost(self, lengths: Lengths) -> Cost:
-        """A demonstration and the query, read and answered as many times as there are demonstrations."""
-        limit = self.text.settings.max_input_tokens
-        return ensemble_icl_cost(self.shapes, lengths, self.query_tokens(lengths), limit, self.lora_rank)
+        """FLOPs with as many passes per input as there are demonstrations; a LoRA is not merged."""
+        one = self._pass_cost(lengths, 1)
+        return replace(one, each=one.each * lengths.shots)
 
     def _read(self, states: OneShots, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Any, Tensor]:
         """Keys and values of every pass, a row's passes together, and how many each row has."""

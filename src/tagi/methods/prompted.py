@@ -5,6 +5,7 @@ With text settings that read nothing of a task, the input stands alone: the cont
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, Unpack, cast
 
@@ -19,7 +20,7 @@ from tagi.data.task import Task
 from tagi.data.text.encoder import TextEncoder
 from tagi.errors import CheckpointError
 from tagi.formats.checkpoint import base_of, identity_of, read_config, read_tensors, write_checkpoint
-from tagi.methods.flops.costs import Lengths
+from tagi.methods.flops import Cost, Lengths, Shapes, prompted_cost
 from tagi.methods.lora import inject_lora
 from tagi.methods.objective.losses import prediction_loss
 from tagi.methods.protocol import Batch, Method, batch_of
@@ -109,6 +110,23 @@ class Prompted(Method, Generic[B]):
         if task is None or self.text.settings.reads == "nothing":
             return self.text.input(text, truncate=truncate)
         return self.text.concatenated(task.instruction, task.examples, text, truncate=truncate)
+
+    @cached_property
+    def shapes(self) -> Shapes:
+        """The backbone's shapes. Raises `ConfigError` for a backbone whose FLOPs cannot be computed."""
+        return Shapes.of(self.backbone)
+
+    @property
+    def lora_rank(self) -> int:
+        """Rank of the trained LoRA, 0 without one."""
+        return 0 if self.lora is None else self.lora.rank
+
+    def cost(self, lengths: Lengths) -> Cost:
+        """FLOPs with the whole prompt read for every input; a LoRA is not merged.
+
+        Raises `ConfigError` for a backbone whose FLOPs cannot be computed.
+        """
+        return prompted_cost(self.shapes, self._read_of(lengths), rank=self.lora_rank)
 
     def _read_of(self, lengths: Lengths) -> Lengths:
         """Return the lengths of what is read of a task."""

@@ -13,7 +13,7 @@ from tagi.backbones.shapes import AnswerIds, ChoiceLabels, ChoiceScores, MemoryM
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.data.text.encoder import TextEncoder
-from tagi.methods.flops.costs import Cost, Lengths
+from tagi.methods.flops import Cost, Lengths
 
 Batch = dict[str, Tensor]
 
@@ -138,7 +138,7 @@ class Method(Trainable):
 
     @abstractmethod
     def cost(self, lengths: Lengths) -> Cost:
-        """FLOPs of answering a task's inputs, its own work included: from shapes alone, weights are not read."""
+        """FLOPs of answering a task's inputs, the work on its instruction included; computed from shapes alone."""
 
     @classmethod
     @abstractmethod

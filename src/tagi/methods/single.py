@@ -20,7 +20,7 @@ from tagi.files import write_text
 from tagi.formats.checkpoint import CONFIG, read_config, read_tensors
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
-from tagi.methods.flops.costs import Cost, Lengths
+from tagi.methods.flops import Cost, Lengths
 from tagi.methods.prompted import Prompted, Prompts
 from tagi.methods.protocol import Batch, Method
 from tagi.settings.generator import LoraShape

@@ -1,6 +1,7 @@
 """TAGI: a generator trained to read instructions, and asked through task states computed once."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -11,7 +12,6 @@ from torch.nn.functional import pad
 
 from tagi.adapters.bank import LoraBank, as_lora
 from tagi.backbones import shapes
-from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.protocol import Decoding, Instructions, Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
@@ -20,9 +20,7 @@ from tagi.hypernetwork.inference import rows_runner
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.hypernetwork.states import TaskStates
 from tagi.hypernetwork.states_memory import StatesMemory
-from tagi.methods.flops.causal import causal_tagi_cost
-from tagi.methods.flops.costs import Cost, Lengths
-from tagi.methods.flops.t5 import T5Shapes, tagi_cost
+from tagi.methods.flops import Cost, Lengths, Shapes, tagi_cost
 from tagi.methods.objective.losses import contrast_loss, distillation_loss, prediction_loss, row_losses
 from tagi.methods.objective.objective import Objective
 from tagi.methods.protocol import Batch, Method, batch_of
@@ -226,22 +224,26 @@ class TAGI(Method):
         scores: Tensor = runner.scores(inputs, mask, labels, reduction)
         return scores
 
+    @cached_property
+    def shapes(self) -> Shapes:
+        """The backbone's shapes. Raises `ConfigError` for a backbone whose FLOPs cannot be computed."""
+        return Shapes.of(self.generator.backbone)
+
     def cost(self, lengths: Lengths, *, merged: bool = True, alone: bool = False) -> Cost:
-        """FLOPs of one task: the work on the instruction once, then every input.
+        """FLOPs with the instruction read once and then every input.
 
         Args:
-            lengths: Tokens of instruction, input and output. An input that is asked alone may have other tokens around
-                it than one that follows the instruction; its length counts them.
-            merged: Whether a LoRA is merged into the weights, as in `TaskAdapter`, or applied beside them, as in
+            lengths: Tokens of instruction, input and output. The tokens around an input that is asked alone may differ
+                from those around one that follows the instruction; its length includes them.
+            merged: Whether a LoRA is merged into the weights, as in `TaskAdapter`, or computed beside them, as in
                 `predict`.
-            alone: Whether inputs are answered with the adapter alone, without the instruction's states or keys and
-                values, which are then not computed.
+            alone: Whether inputs are answered with the adapter alone: the instruction's keys and values are then
+                neither computed nor read.
+
+        Raises `ConfigError` for a backbone whose FLOPs cannot be computed.
         """
-        backbone, settings = self.generator.backbone, self.generator.settings
-        if isinstance(backbone, CausalBackbone):
-            return causal_tagi_cost(self.generator, lengths, merged=merged, alone=alone)
-        shapes = T5Shapes.of(backbone.model.config)
-        return tagi_cost(shapes, backbone.sites, settings, lengths, merged=merged, alone=alone)
+        generator = self.generator
+        return tagi_cost(self.shapes, generator.targets, generator.settings, lengths, merged=merged, alone=alone)
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
         """Write the generator."""

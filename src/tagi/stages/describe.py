@@ -1,5 +1,6 @@
-"""Sizes of a backbone and of the generator a recipe would put on it, from the configuration alone."""
+"""Sizes of a backbone and of a recipe's generator on it, from configurations alone."""
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "t5-xl-lm-adapt": {**_SHARED, "d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32},
     "t5-xxl-lm-adapt": {**_SHARED, "d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64},
 }
-"""Dimensions of google's T5 v1.1 LM-adapted models, as their configurations on the hub give them."""
+"""Dimensions of Google's T5 v1.1 LM-adapted models, from their configurations on the hub."""
 
 HUB = {
     **{f"google/{name}": name for name in PUBLISHED},
@@ -36,55 +37,64 @@ HUB = {
     "qinyuany/my-t0-large": "t5-large-lm-adapt",
     "qinyuany/my-t0-3b": "t5-xl-lm-adapt",
 }
-"""Models on the hub whose dimensions are known here, so that nothing needs a network to be counted."""
+"""Models on the hub whose dimensions are known here, so that counting needs no network."""
 
 
 def describe(name: str, recipe: Recipe) -> dict[str, Any]:
-    """Shapes and parameter counts of a model under the recipe's generator.
+    """Sizes of a model under the recipe's generator: target modules and parameter counts.
 
-    `name` is a published T5, "recipe" for the recipe's own, a built-in backbone, a folder, a GGUF file or a hub name.
-    No weights are made, and none loaded but a T5's from a folder. `rank` is that of the LoRA that acts, a shared LoRA's
-    included; `trained` counts a shared LoRA only if it is trained with the hypernetwork.
+    No weights are made, and none are loaded but those of a T5 in a folder.
+
+    Args:
+        name: A published T5, "recipe" for the recipe's own backbone, a built-in backbone, a folder, a GGUF file or a
+            name on the hub.
+        recipe: The recipe whose generator is described.
+
+    Returns:
+        Counts by name. `rank` is that of the task's whole LoRA, a shared LoRA's included; `trained` includes a shared
+        LoRA only if it is trained with the hypernetwork.
     """
     settings = generator_settings(recipe)
     backbone = shapes_of(name, recipe)
     with torch.device("meta"):
         generator = GeneratorModel(backbone, settings, generator_text(recipe))
     total, tuned = count_parameters(backbone), count_parameters(backbone, trained=True)
-    hypernetwork = count_parameters(generator.hypernetwork)
+    parts = {"hypernetwork": generator.hypernetwork, "fusion": generator.fusion, "reader": generator.reader}
+    counts = {part: 0 if module is None else count_parameters(module) for part, module in parts.items()}
     shared = 0 if generator.shared is None else count_parameters(generator.shared)
-    fusion = 0 if generator.fusion is None else count_parameters(generator.fusion)
-    reader = 0 if generator.reader is None else count_parameters(generator.reader)
+    shapes = Counter(f"{site.d_in}x{site.d_out}" for site in backbone.sites)
     return {
         "backbone": name,
         "backbone_parameters": total,
         "sites": len(backbone.sites),
-        "site_shapes": _site_shapes(backbone),
+        "site_shapes": ", ".join(f"{count} of {shape}" for shape, count in shapes.items()),
         "generator": settings.kind,
         "module": settings.module,
         "generates": words_of(generator.targets),
         **({"rank": settings.adapter_rank} if settings.module == "lora" else {}),
         "generated_per_adapter": sum(target.parameters for target in generator.targets),
         **({"shared_rank": settings.shared_rank, "shared_lora": shared} if settings.shared_rank else {}),
-        "hypernetwork": hypernetwork,
-        "hypernetwork_share_of_backbone": round(hypernetwork / total, 4),
-        "fusion": fusion,
-        "fusion_share_of_backbone": round(fusion / total, 4),
+        "hypernetwork": counts["hypernetwork"],
+        "hypernetwork_share_of_backbone": round(counts["hypernetwork"] / total, 4),
+        "fusion": counts["fusion"],
+        "fusion_share_of_backbone": round(counts["fusion"] / total, 4),
         "backbone_tuned": tuned,
         "backbone_frozen": total - tuned,
-        "reader": reader,
-        "trained": hypernetwork + fusion + reader + tuned + (shared if settings.shared_tune else 0),
+        "reader": counts["reader"],
+        "trained": sum(counts.values()) + tuned + (shared if settings.shared_tune else 0),
     }
 
 
 def shapes_of(name: str, recipe: Recipe) -> Backbone:
-    """`name`, as `describe` takes it, without weights, on torch's meta device."""
+    """A backbone without weights, on torch's meta device; arguments as of `describe`.
+
+    Raises `ConfigError` if there is no such backbone.
+    """
     own = recipe.backbone
     wanted = own.name if name == "recipe" else name
     fields = own.config if name == "recipe" else None
-    published = HUB.get(wanted, wanted)
-    if fields is None and published in PUBLISHED:
-        fields = PUBLISHED[published]
+    if fields is None:
+        fields = PUBLISHED.get(HUB.get(wanted, wanted))
     if fields is None:
         if not may_be_found(wanted):
             known = ", ".join(PUBLISHED)
@@ -99,25 +109,17 @@ def shapes_of(name: str, recipe: Recipe) -> Backbone:
         return T5Backbone(build_t5(fields), _NoTokenizer(), BaseModel(name, "no weights"))
 
 
-def _site_shapes(backbone: Backbone) -> str:
-    counts: dict[str, int] = {}
-    for site in backbone.sites:
-        shape = f"{site.d_in}x{site.d_out}"
-        counts[shape] = counts.get(shape, 0) + 1
-    return ", ".join(f"{count} of {shape}" for shape, count in counts.items())
-
-
 def _tokenizer(recipe: Recipe) -> Any:
-    """Of a model made here: it reads nothing, only a chat's template has to be the recipe's own."""
+    """A tokenizer for a model made here. It reads no text, but a chat encoding needs the recipe's chat template."""
     chat = recipe.data.encoding == "chat"
     return load_tokenizer(str(recipe.backbone.tokenizer)) if chat else toy_tokenizer()
 
 
 class _NoTokenizer:
-    """Stands where nothing is read."""
+    """A tokenizer for a T5 that reads no text."""
 
     pad_token_id = 0
 
     def get_vocab(self) -> dict[str, int]:
-        """What methods ask for by name: T5 has all of its hundred sentinels."""
+        """T5's hundred sentinels, which methods look up."""
         return {f"<extra_id_{at}>": 32099 - at for at in range(100)}

@@ -1,21 +1,24 @@
 """The FLOPs column of the paper's Table 2: every method's cost of a task, as a ratio to Tk-Instruct's."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
+from transformers.initialization import no_init_weights
 
 from tagi.backbones.load import load_tokenizer
+from tagi.backbones.protocol import Backbone
 from tagi.config.methods import MethodRow, method_row, method_rows
 from tagi.data.text.encoder import CausalTextEncoder, TextEncoder
 from tagi.errors import ConfigError
 from tagi.evaluation.lengths import task_lengths
 from tagi.formats.records import RECORD, write_record
-from tagi.methods.flops.causal import CausalShapes, causal_concatenation_cost
-from tagi.methods.flops.costs import Components, Cost, Lengths
+from tagi.methods.flops import Components, Cost, Lengths, Shapes, prompted_cost
+from tagi.methods.prompted import Prompted
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
 from tagi.stages.describe import shapes_of
@@ -24,71 +27,51 @@ from tagi.stages.recipes import as_method
 from tagi.stages.registry import last_stage
 from tagi.stages.tasks import load_tasks
 
-GPT2_XL = CausalShapes(d_model=1600, inner=1600, key_value=1600, d_ff=6400, gated=False, layers=48, vocabulary=50257)
-OPT_13B = CausalShapes(d_model=5120, inner=5120, key_value=5120, d_ff=20480, gated=False, layers=40, vocabulary=50272)
+GPT2_XL = Shapes(0, 48, d_model=1600, inner=1600, key_value=1600, d_ff=6400, matrices=2, vocabulary=50257)
+OPT_13B = Shapes(0, 40, d_model=5120, inner=5120, key_value=5120, d_ff=20480, matrices=2, vocabulary=50272)
 """Dimensions of the two decoder-only models of Table 2, as their configurations on the hub give them."""
 
-Costing = Callable[[Lengths], Cost]
 _REFERENCE = "tk-instruct"
 _CAUSAL = {"causal": False, "causal-cached": True}
-"""Methods on decoder-only models, and whether an instruction's keys and values are kept."""
+"""Methods on decoder-only models, and whether they cache the instruction's keys and values."""
 _MODELS = {"GPT-2 XL": (GPT2_XL, 0.33), "OPT 13B": (OPT_13B, 0.36)}
-"""Those that the paper has, with its figures: one for each model, here read in two ways."""
+"""The paper's decoder-only models, with its figures. It gives one for each model; here each is read in two ways."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of Table 2's column: the paper's ratios of FLOPs and (Table 3) of time, and what costs the method here.
+    """A row of the table.
 
-    `own_model`: the method is a model of its own and costs the same whatever the backbone.
+    Args:
+        title: The method as the paper's tables name it.
+        paper: The paper's ratio of FLOPs (Table 2), None if it has none.
+        paper_time: The paper's ratio of time (Table 3), None if it has none.
+        method: Name of the method.
+        model: Shapes of a method that is a model of its own and costs the same whatever the backbone.
     """
 
-    method: str
+    title: str
     paper: float | None
     paper_time: float | None
-    costing: Callable[[str, Recipe, bool], Costing]
-    own_model: bool = False
+    method: str
+    model: Shapes | None = None
 
 
 def table_rows(names: Sequence[str] | None = None, family: str = "t5") -> list[Row]:
     """The methods' rows in the paper's order; without names those of its Table 2.
 
-    Beside encoder-decoders the decoder-only rivals are the paper's two models, else the backbone itself.
+    Beside encoder-decoders the decoder-only methods are the paper's two models, else the backbone itself.
     """
-    paper = [row for row in method_rows() if row.flops is not None or row.name in _CAUSAL]
-    chosen = [row.name for row in paper if family in row.families] if names is None else names
-    rows: list[Row] = []
-    for row in map(method_row, chosen):
-        if row.name in _CAUSAL and family != "causal":
-            kept = _CAUSAL[row.name]
-            rows += [
-                Row(f"{model}{' cached' if kept else ''}", paper, None, _causal(shapes, kept), own_model=True)
-                for model, (shapes, paper) in _MODELS.items()
-            ]
-        else:
-            rows.append(Row(row.title, row.flops, row.time, _on_backbone(row)))
-    return rows
+    table2 = [row for row in method_rows() if row.flops is not None or row.name in _CAUSAL]
+    chosen = [row for row in table2 if family in row.families] if names is None else map(method_row, names)
+    return [made for row in chosen for made in _rows(row, family)]
 
 
-def _on_backbone(row: MethodRow) -> Callable[[str, Recipe, bool], Costing]:
-    def costing(name: str, recipe: Recipe, merged: bool) -> Costing:
-        own = as_method(recipe, row.name)
-        with torch.device("meta"):
-            method = last_stage(own).untrained(
-                own, shapes_of(name, recipe)
-            )  # a LoRA that is trained changes its backbone
-        if isinstance(method, TAGI):
-            return lambda lengths: method.cost(lengths, merged=merged)
-        return method.cost
-
-    return costing
-
-
-def _causal(shapes: CausalShapes, prefix_cached: bool) -> Callable[[str, Recipe, bool], Costing]:
-    def cost(lengths: Lengths) -> Cost:
-        return causal_concatenation_cost(shapes, lengths, prefix_cached=prefix_cached)
-
-    return lambda _name, _recipe, _merged: cost
+def _rows(row: MethodRow, family: str) -> list[Row]:
+    if row.name not in _CAUSAL or family == "causal":
+        return [Row(row.title, row.flops, row.time, row.name)]
+    ending = " cached" if _CAUSAL[row.name] else ""
+    return [Row(f"{name}{ending}", paper, None, row.name, model) for name, (model, paper) in _MODELS.items()]
 
 
 def flops(
@@ -99,21 +82,30 @@ def flops(
     methods: Sequence[str] | None = None,
     examples: int = 100,
     merged: bool = True,
+    alone: bool = False,
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Every method's FLOPs on the backbones `names`, each as it is made of the recipe; by default Table 2's methods.
+    """Compute every method's FLOPs on several backbones.
 
-    Lengths are `given`, or measured over the recipe's test tasks by its encoding, limits and tokenizer: means over a
-    task's instances, for `examples` of each task. With `out`, writes `record.json` there.
+    Args:
+        names: Backbones, as `describe` takes them.
+        recipe: The recipe that the methods are made of.
+        given: Lengths; by default means over the instances of each of the recipe's test tasks are measured.
+        methods: Names of methods, by default those of Table 2.
+        examples: Inputs answered for each task, where lengths are measured.
+        merged: Whether generated LoRA is merged.
+        alone: Whether generated adapters answer alone, without anything else of the instruction.
+        out: A folder for `record.json`, by default none.
     """
-    tasks, data = ({"given": given}, None) if given is not None else _measured(recipe, examples)
+    tasks, data = ({"given": given}, None) if given is not None else _measured(recipe, examples, alone)
     content = {
         "kind": "flops",
         "examples": examples,
         "merged": merged,
+        "alone": alone,
         "data": data,
         "lengths": _mean_lengths(tasks),
-        "methods": table(names, recipe, tasks, methods=methods, merged=merged),
+        "methods": table(names, recipe, tasks, methods=methods, merged=merged, alone=alone),
         "tasks": {name: asdict(lengths) for name, lengths in tasks.items()},
     }
     return content if out is None else write_record(out / RECORD, recipe, content)
@@ -126,76 +118,87 @@ def table(
     *,
     methods: Sequence[str] | None = None,
     merged: bool = True,
+    alone: bool = False,
 ) -> list[dict[str, Any]]:
-    """Every method's costs on every backbone.
+    """Every method's costs on every backbone; arguments as of `flops`.
 
     Attention is quadratic in lengths, so every task is costed by its own: `ratio` is that of the costs' sums over
-    tasks, `mean_of_ratios` lets every task weigh the same. `flops` and `components` are means over tasks.
+    tasks, `mean_of_ratios` weighs all tasks equally. `flops` and `components` are means over tasks.
     """
-    reference = _on_backbone(method_row(_REFERENCE))
-    told = recipe.model_copy(update={"metatrain": replace(recipe.metatrain, instruction=True)})
-    references = {name: reference(name, told, merged) for name in names}
-    wanted = {name: [costing(lengths).total for lengths in tasks.values()] for name, costing in references.items()}
     rows = table_rows(methods, recipe.backbone.family)
-    return [_row(row, recipe, tasks, merged, wanted) for row in rows]
+    told = recipe.model_copy(update={"metatrain": replace(recipe.metatrain, instruction=True)})
+    (reference,) = table_rows([_REFERENCE])
+    summaries: list[dict[str, Any]] = [{} for _ in rows]
+    for name in names:
+        wanted = [(told, reference), *((recipe, row) for row in rows)]
+        to_reference, *costs = _costs(name, wanted, list(tasks.values()), merged=merged, alone=alone)
+        for summary, by_task in zip(summaries, costs, strict=True):
+            summary[name] = _summary(by_task, to_reference)
+    return [
+        {
+            "method": row.title,
+            "own_model": row.model is not None,
+            "paper": row.paper,
+            "paper_time": row.paper_time,
+            "costs": summary,
+        }
+        for row, summary in zip(rows, summaries, strict=True)
+    ]
 
 
-def _measured(recipe: Recipe, examples: int) -> tuple[dict[str, Lengths], dict[str, Any]]:
-    """Lengths of every test task, and what was read."""
+def _costs(
+    name: str, rows: Sequence[tuple[Recipe, Row]], tasks: Sequence[Lengths], *, merged: bool, alone: bool
+) -> Iterator[list[Cost]]:
+    """Costs of all tasks on one backbone, for each row as it is made of its recipe."""
+    backbone: Backbone | None = None
+    cost: Callable[[Lengths], Cost]
+    for recipe, row in rows:
+        if row.model is not None:
+            cost = partial(prompted_cost, row.model, prefix_cached=_CAUSAL[row.method])
+        else:
+            backbone = backbone or shapes_of(name, recipe)
+            with torch.device("meta"), no_init_weights():
+                own = as_method(recipe, row.method)
+                method = last_stage(own).untrained(own, backbone)
+            cost = partial(method.cost, merged=merged, alone=alone) if isinstance(method, TAGI) else method.cost
+            if isinstance(method, Prompted) and method.lora is not None:
+                backbone = None  # PEFT's layers are inside it now
+        yield [cost(lengths) for lengths in tasks]
+
+
+def _summary(costs: Sequence[Cost], reference: Sequence[Cost]) -> dict[str, Any]:
+    mean = sum((cost.components for cost in costs), Components()) * (1 / len(costs))
+    return {
+        "ratio": sum(cost.total for cost in costs) / sum(cost.total for cost in reference),
+        "mean_of_ratios": fmean(cost.total / other.total for cost, other in zip(costs, reference, strict=True)),
+        "flops": mean.total,
+        "components": mean.as_dict(),
+    }
+
+
+def _measured(recipe: Recipe, examples: int, alone: bool) -> tuple[dict[str, Lengths], dict[str, Any]]:
+    """Lengths of every test task, and a record of the data."""
     loaded = load_tasks(recipe, "test")
     if not loaded.tasks:
         raise ConfigError(f"data.path: expected test tasks to measure, got none in {recipe.data.path}")
     backbone = recipe.backbone
-    own = backbone.tokenizer is None
-    tokenizer = load_tokenizer(backbone.tokenizer or backbone.name, revision=backbone.revision if own else None)
+    revision = backbone.revision if backbone.tokenizer is None else None
     encoder = CausalTextEncoder if backbone.family == "causal" else TextEncoder
-    text = encoder(tokenizer, concatenated_text(recipe))
-    cache = recipe.generator.instruction_cache  # decides what stands before an input
-    asks = text.input if cache is None else text.alone if cache == "none" else text.continuation
-    measured = {task.name: _shown(task_lengths(text, task, examples, asks=asks), recipe) for task in loaded.tasks}
-    return measured, loaded.record()
+    text = encoder(load_tokenizer(backbone.tokenizer or backbone.name, revision=revision), concatenated_text(recipe))
+    cache = recipe.generator.instruction_cache  # it decides which tokens stand around an input
+    asks = text.input if cache is None else text.alone if alone or cache == "none" else text.continuation
+    measured = {task.name: task_lengths(text, task, examples, asks=asks) for task in loaded.tasks}
+    return {name: _with_shots(lengths, recipe) for name, lengths in measured.items()}, loaded.record()
 
 
-def _shown(lengths: Lengths, recipe: Recipe) -> Lengths:
-    """With demonstrations that are each as long as an input and an output: no task need have any to be costed."""
+def _with_shots(lengths: Lengths, recipe: Recipe) -> Lengths:
+    """Give a task without demonstrations as many as the recipe has, each as long as an input and an output."""
     if lengths.shots:
         return lengths
     return replace(lengths, shots=recipe.shots.count, demonstration=lengths.input + lengths.output)
 
 
 def _mean_lengths(tasks: Mapping[str, Lengths]) -> dict[str, float]:
-    """Means over tasks, each weighing the same."""
-    return {
-        "instruction": fmean(one.instruction for one in tasks.values()),
-        "input": fmean(one.input for one in tasks.values()),
-        "output": fmean(one.output for one in tasks.values()),
-        "concatenated": fmean(one.prompt for one in tasks.values()),
-    }
-
-
-def _row(
-    row: Row,
-    recipe: Recipe,
-    tasks: Mapping[str, Lengths],
-    merged: bool,
-    wanted: Mapping[str, Sequence[float]],
-) -> dict[str, Any]:
-    """One method on every backbone; `wanted` has every task's FLOPs by the reference, for each of them."""
-    costs: dict[str, Any] = {}
-    for name in wanted:
-        costing = row.costing(name, recipe, merged)
-        own = [costing(lengths) for lengths in tasks.values()]
-        mean = sum((cost.components for cost in own), Components()) * (1 / len(own))
-        costs[name] = {
-            "ratio": sum(cost.total for cost in own) / sum(wanted[name]),
-            "mean_of_ratios": fmean(cost.total / other for cost, other in zip(own, wanted[name], strict=True)),
-            "flops": mean.total,
-            "components": mean.as_dict(),
-        }
-    return {
-        "method": row.method,
-        "own_model": row.own_model,
-        "paper": row.paper,
-        "paper_time": row.paper_time,
-        "costs": costs,
-    }
+    """Means over tasks, all weighing the same."""
+    attributes = {"instruction": "instruction", "input": "input", "output": "output", "concatenated": "prompt"}
+    return {name: fmean(getattr(lengths, own) for lengths in tasks.values()) for name, own in attributes.items()}

@@ -1,1 +1,0 @@
-"""FLOPs of every method, from shapes and lengths."""
