@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.commands import Ran, Run
-from tests.evaluation.reporting.made_up import evaluation, write
+from tests.evaluation.reports.made_up import evaluation, write
 
 SMALL = ("--set", "data.test_instances_per_task=2")
 
@@ -18,12 +18,12 @@ SMALL = ("--set", "data.test_instances_per_task=2")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of two conditions' scores: `whole`, and `part`, of the first two instances of some tasks."""
     from tagi.config.recipes import load_recipe
-    from tagi.stages.evaluate import Asked, evaluate
+    from tagi.stages.evaluate import EvaluationRequest, evaluate
 
     folder = tmp_path_factory.mktemp("scores")
     recipe = load_recipe("toy", [SMALL[1]])
-    evaluate("toy", recipe, asked=Asked(("right", "none")), out=folder / "whole")
-    evaluate("toy", recipe, asked=Asked(tasks=("*-copy",)), out=folder / "part")
+    evaluate("toy", recipe, request=EvaluationRequest(("right", "none")), out=folder / "whole")
+    evaluate("toy", recipe, request=EvaluationRequest(tasks=("*-copy",)), out=folder / "part")
     return folder
 
 

@@ -23,7 +23,7 @@ from tagi.formats.export_card import RECORD
 from tagi.formats.verify import as_rows, verify
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.tagi import TAGI
-from tagi.stages.evaluate import Asked, evaluate
+from tagi.stages.evaluate import EvaluationRequest, evaluate
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +163,7 @@ def _together(text: Any) -> Any:
 
 def demonstrate_toy(*, limit: int, generator: str = "toy") -> dict[str, Any]:
     """Scores under every instruction condition, and answers to read: one input of every few unseen tasks."""
-    record = evaluate(generator, load_recipe("toy", []), asked=Asked(INSTRUCTIONS, limit=limit))
+    record = evaluate(generator, load_recipe("toy", []), request=EvaluationRequest(INSTRUCTIONS, limit=limit))
     tasks = toy_tasks("unseen", instances_per_task=1)[::_SHOWN_EVERY]
     adapters = open_generator(generator).adapt([task.instruction for task in tasks])
     assert isinstance(adapters, list)

@@ -17,7 +17,8 @@ from tagi.data.readers.jsonl import Labelled, read_labelled
 from tagi.data.task import Example, Instance, Task
 from tagi.data.text.encoder import TextEncoder
 from tagi.errors import InputError, TrainingError
-from tagi.evaluation.scoring.metrics import Prediction, score_predictions
+from tagi.evaluation.scoring.free_form import rouge_scores
+from tagi.evaluation.scoring.statistics import means
 from tagi.files import write_text
 from tagi.formats.task_adapter import ORIGIN, STATES, digest_of, generator_digest, open_adapter, origin_of_adapter
 from tagi.methods.refining import Refined
@@ -207,8 +208,7 @@ def _scores(adapter: TaskAdapter, examples: Sequence[Example]) -> dict[str, floa
         return None
     inputs = [one.input for one in examples]
     answers = adapter.predict(inputs, truncate=True)
-    rows = [Prediction(_TASK, _TASK, answer, (one.output,)) for answer, one in zip(answers, examples, strict=True)]
-    overall = score_predictions(rows)["overall"]
+    overall = means(rouge_scores((answer, (one.output,)) for answer, one in zip(answers, examples, strict=True)))
     told = adapter.score(inputs, [[one.output] for one in examples], reduction="mean", truncate=True)
     return {name: overall[name] for name in ("rougeL", "exact_match")} | {"loss": -fmean(row[0] for row in told)}
 

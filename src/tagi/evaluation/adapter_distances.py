@@ -10,17 +10,17 @@ import torch
 from tagi.adapters.bank import LoraBank, delta_products
 from tagi.adapters.protocol import Bank, stack_banks
 from tagi.data.task import Task
-from tagi.evaluation.scoring.metrics import FloatArray
-from tagi.methods.tagi import TAGI
+from tagi.evaluation.scoring.statistics import FloatArray
+from tagi.methods.protocol import Method
 
 DISTANCE = "||dW_i - dW_j|| / sqrt(mean_k ||dW_k||^2), Frobenius norms over all sites together"
 """In words, for records: 0 for the same update, about 1.41 for updates that share nothing."""
 _DIGITS = 6  # of distances that are compared or kept: beyond them lies what rounding costs near 0
 
 
-def generated_updates(method: TAGI, tasks: Sequence[Task], *, truncate: bool = True) -> Bank:
-    """What is generated for every task, in order and on the CPU, read one task at a time."""
-    return stack_banks([method.prepare([task], truncate=truncate).bank.map(torch.Tensor.cpu) for task in tasks])
+def generated_updates(method: Method, tasks: Sequence[Task]) -> Bank:
+    """Return what a method with a generator generates for every task, in order and on the CPU, one task at a time."""
+    return stack_banks([method.prepare([task], truncate=True).bank.map(torch.Tensor.cpu) for task in tasks])
 
 
 def delta_distances(bank: LoraBank) -> FloatArray:

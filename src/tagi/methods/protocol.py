@@ -12,6 +12,7 @@ from tagi.backbones.protocol import Reduction
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.data.text.encoder import TextEncoder
+from tagi.hypernetwork.model import GeneratorModel
 from tagi.methods.flops.costs import Cost, Lengths
 
 Batch = dict[str, Tensor]
@@ -68,6 +69,11 @@ class Method(Trainable):
     def generated_per_task(self) -> int:
         """Numbers of the adapter that is made for a task; 0 of a method that makes none."""
         return 0
+
+    @property
+    def generator_model(self) -> GeneratorModel | None:
+        """The generator of a method whose `prepare` returns `TaskStates` that it made; None for any other method."""
+        return None
 
     @abstractmethod
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Any:

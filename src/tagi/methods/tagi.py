@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tagi.adapters.bank import LoraBank, as_lora
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.protocol import Instructions, Reduction
 from tagi.data.batches import Sample
@@ -147,56 +146,23 @@ class TAGI(Method):
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> TaskStates:
         """All tasks' instructions in one pass."""
-        return self._prepared([self.text.of_task(task, truncate=truncate) for task in tasks])
+        ids, mask = self.text.batch_instructions([self.text.of_task(task, truncate=truncate) for task in tasks])
+        device = self.generator.backbone.device
+        return self.generator.prepare(ids.to(device), mask.to(device))
 
     @property
     def generated_per_task(self) -> int:
         """Numbers that the hypernetwork writes for a task."""
         return sum(target.parameters for target in self.generator.targets)
 
-    def wordless(self) -> TaskStates:
-        """States of one task whose instruction says nothing, to measure what an instruction's words do."""
-        return self._prepared([self.text.wordless_instruction()])
-
-    def _prepared(self, sequences: Sequence[list[int]]) -> TaskStates:
-        ids, mask = self.text.batch_instructions(sequences)
-        device = self.generator.backbone.device
-        return self.generator.prepare(ids.to(device), mask.to(device))
+    @property
+    def generator_model(self) -> GeneratorModel:
+        """The generator itself."""
+        return self.generator
 
     def without_instruction(self, states: TaskStates) -> TaskStates:
         """The bare backbone: nothing generated, no fusion, no instruction states."""
         return states.without_lora().without_states()
-
-    def crossed(self, states: TaskStates, lora: Int[Tensor, " task"]) -> TaskStates:
-        """Every task's instruction states with the LoRA of task `lora[i]`: which channel carries the task?
-
-        Raises `ValueError` for what is not LoRA.
-        """
-        bank = as_lora(states.bank, "crossed channels").select(lora.to(states.mask.device))
-        return self.generator.states_from(states.read, bank)
-
-    def states_alone(self, states: TaskStates) -> TaskStates:
-        """Fusion and instruction states as the bare backbone projects them, nothing generated anywhere."""
-        return self.generator.states_from(states.read, states.bank.zero())
-
-    def residual_bank(self, residual: Literal["zero", "mean"], of: TaskStates) -> LoraBank:
-        """The shared LoRA with no residual ("zero") or with the mean update of several tasks ("mean"), as one task.
-
-        Args:
-            residual: Which residual stands in the place of a task's own.
-            of: States of the tasks whose residuals are averaged.
-
-        Raises `ValueError` for a generator without a shared LoRA.
-        """
-        with torch.no_grad():
-            found = self.generator.generate_residual(of.states, of.mask)
-            one = found.mean() if residual == "mean" else found.zero().select(torch.zeros_like(of.mask[:1, 0]).long())
-            return self.generator.shared_with(one)
-
-    def under(self, states: TaskStates, bank: LoraBank) -> TaskStates:
-        """The tasks' instructions under the one task of another bank; keys and values are computed under it."""
-        tasks = torch.zeros(states.tasks, dtype=torch.long, device=states.mask.device)
-        return self.generator.states_from(states.read, bank.select(tasks))
 
     def predict(
         self,

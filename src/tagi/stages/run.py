@@ -11,7 +11,7 @@ from tagi.formats.records import RECORD, read_record
 from tagi.settings.recipe import Recipe
 from tagi.settings.tables import STAGES, Stage
 from tagi.stages.building import Sources
-from tagi.stages.evaluate import Asked, evaluate
+from tagi.stages.evaluate import EvaluationRequest, evaluate
 from tagi.stages.identity import score_identity, stage_identity
 from tagi.stages.tasks import refuse_training
 from tagi.stages.train import train_stage
@@ -149,7 +149,7 @@ def _evaluate(step: Step, recipe: Recipe, progress: bool) -> dict[str, Any]:
     return evaluate(
         str(trained),
         recipe,
-        asked=Asked(INSTRUCTIONS),
+        request=EvaluationRequest(INSTRUCTIONS),
         out=step.folder,
         resume=True,
         progress=progress,

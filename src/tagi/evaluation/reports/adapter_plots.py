@@ -9,7 +9,7 @@ import numpy as np
 
 from tagi.errors import InputError
 from tagi.evaluation.adapter_distances import plane
-from tagi.evaluation.scoring.metrics import FloatArray
+from tagi.evaluation.scoring.statistics import FloatArray
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#000000")
 """Told apart by colour-blind eyes (Okabe and Ito's, without yellow)."""
