@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -85,12 +85,7 @@ def conditions(method: Method, tasks: Sequence[Task], names: Iterable[str], *, s
     demonstrations has neither. A method that reads the input alone has only `right`.
     """
 
-    def prepare(task: Task) -> Any:
-        return method.prepare([task], truncate=True)
-
-    def own(index: int) -> Any:
-        return prepare(tasks[index])
-
+    own = partial(_prepare, method, tasks)
     if not (method.reads_instruction or method.needs_demonstrations):
         return [Condition("right", "the input alone", own)]
     lacking = [] if method.reads_instruction else ["paraphrase"]
@@ -108,12 +103,12 @@ def conditions(method: Method, tasks: Sequence[Task], names: Iterable[str], *, s
             given, draw = SUBSTITUTES[name]
             if substitutes := draw(tasks, seed):
                 covered = None if len(substitutes) == len(tasks) else tuple(substitutes)
-                made.append(Condition(name, given, _prepared(prepare, substitutes), covered))
+                made.append(Condition(name, given, partial(_prepare, method, substitutes), covered))
     return made
 
 
-def _prepared(prepare: Callable[[Task], Any], substitutes: Mapping[int, Task]) -> Prepare:
-    return lambda index: prepare(substitutes[index])
+def _prepare(method: Method, tasks: Sequence[Task] | Mapping[int, Task], index: int) -> Any:
+    return method.prepare([tasks[index]], truncate=True)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
 from tagi.data.task import Task
 from tagi.errors import ConfigError, DataError
@@ -46,12 +47,9 @@ def claim(out: Path, identity: str, resume: bool) -> dict[str, Any] | None:
 
 def _read_claim(claim: Path) -> dict[str, Any]:
     try:
-        found = json.loads(claim.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return TypeAdapter(dict[str, Any]).validate_json(claim.read_bytes())
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{claim}: expected the identity of an evaluation, got: {error}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{claim}: expected the identity of an evaluation, got {found!r:.40}")
-    return found
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Short names of settings: what a few of them have that most have not."""
+"""Short names of settings: how they differ from most others."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,14 +8,10 @@ from tagi.evaluation.reports.settings import CHECKPOINT, FUSION, INS, PARTS, PRE
 from tagi.evaluation.scoring.statistics import group_by
 
 _ELSEWHERE = ("backbone.", "data.positives")
-"""Keys that stand in a column of their own."""
+"""Keys that have a column of their own."""
+_TRAINED = {"learning_rate": "learning rate {}", "steps": "{} steps", "warmup_ratio": "warm-up {}"}
 _WORDS = {
-    "training.finetune.learning_rate": "learning rate {}",
-    "training.finetune.steps": "{} steps",
-    "training.finetune.warmup_ratio": "warm-up {}",
-    "training.metatrain.learning_rate": "learning rate {}",
-    "training.metatrain.steps": "{} steps",
-    "training.metatrain.warmup_ratio": "warm-up {}",
+    **{f"training.{stage}.{key}": words for stage in ("finetune", "metatrain") for key, words in _TRAINED.items()},
     "generator.rank": "rank {}",
     "data.task_split": "{} categories",
     "losses.alignment_split": "L_ins on {} categories",
@@ -72,7 +68,7 @@ def _word(key: str, setting: Setting) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of a recipe in few characters."""
+    """Return a value of a recipe in few characters."""
     if isinstance(value, float):
         return f"{value:g}"
     return "none" if value is None else str(value)

@@ -1,9 +1,10 @@
-"""A report: everything that a page or a Markdown file says, in order."""
+"""A report: the sections of the page and of the Markdown file, in order."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """All of a report; `date` is that of its newest record."""
+    """A report, dated by its newest record."""
 
     title: str
     date: datetime
@@ -68,7 +69,7 @@ def make_report(folder: Path) -> Report:
         *([_training(trained)] if trained else []),
         _environments(used),
         _left_out(left_out),
-        _HOW_TO_READ,
+        _how_to_read(),
     ]
     written = [record.written for record in used] or [folder.stat().st_mtime]
     summary = (
@@ -138,18 +139,6 @@ def _left_out(left_out: Sequence[LeftOut]) -> Section:
     return Section("Left out", (f"Not in the numbers above: {words}.",), (table,))
 
 
-_HOW_TO_READ = Section(
-    "How to read the numbers",
-    (
-        "A score is the mean over test instances, in percent; n is how many. Below it stands its 95% bootstrap"
-        " interval: tasks are drawn with replacement, each with all its instances, since the claim is about tasks that"
-        " training has not seen.",
-        "Runs that differ in their seed alone are one score: the mean over seeds, then the interval over tasks of that"
-        " mean (each task's score is first averaged over the seeds), the standard deviation over seeds, and each seed's"
-        " own score. The interval does not hold the spread over seeds, which is why that stands beside it.",
-        "A name holds what a setting has otherwise than most settings of its method. Missing means that no usable"
-        " record fills the cell; figures marked 'paper' are quoted, never ours.",
-        "Records can be compared, and are used, if they are of one version of tagi, of the same test data and scored"
-        " in the same way; the side with more records stays, of as many the newest.",
-    ),
-)
+def _how_to_read() -> Section:
+    text = resources.files(__package__).joinpath("how_to_read.txt").read_text(encoding="utf-8")
+    return Section("How to read the numbers", tuple(text.strip().split("\n\n")))

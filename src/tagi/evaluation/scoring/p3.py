@@ -12,7 +12,7 @@ from tagi.evaluation.scoring.rank_classification import RankScoring, category_re
 from tagi.evaluation.scoring.statistics import RESAMPLES, FloatArray, percentile_interval
 
 MTEST11 = tuple(one.name for one in EVALUATION_SETS)
-"""The 11 data sets; the rounds of ANLI are three."""
+"""The 11 data sets; ANLI's rounds count as three."""
 ANLI = ("anli_r1", "anli_r2", "anli_r3")
 STORY_CLOZE = "story_cloze_2016"
 
@@ -26,12 +26,12 @@ class P3Average:
 
 
 def mtest11(scores: Mapping[str, float]) -> P3Average:
-    """Mean of the 11 data sets, each the mean of its prompts; `scores` by data set, in percent."""
+    """Return the mean of the 11 data sets, each the mean of its prompts; `scores` by data set, in percent."""
     return _mean({name: scores.get(name) for name in MTEST11})
 
 
 def hypert5(scores: Mapping[str, float]) -> P3Average:
-    """Mean of 8 data sets, as HyperTuning's paper has it: ANLI once, the mean of its rounds; no StoryCloze."""
+    """Return the mean of 8 data sets, as in HyperTuning's paper: ANLI once, the mean of its rounds; no StoryCloze."""
     rounds = _mean({name: scores.get(name) for name in ANLI})
     others = {name: scores.get(name) for name in MTEST11 if name not in (*ANLI, STORY_CLOZE)}
     average = _mean({"anli": rounds.value, **others})

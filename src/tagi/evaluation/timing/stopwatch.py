@@ -1,4 +1,4 @@
-"""Wall-clock time of one way to answer against another, in pairs: what noise there is hits both alike.
+"""Timing one way to answer against another, in pairs: noise affects both alike.
 
 A pair is the same batch answered by both, one right after the other. A ratio is the candidate's seconds over the
 reference's, so that below 1 the candidate is faster.
@@ -24,12 +24,12 @@ Clock = Callable[[], float]
 ClockKind = Literal["wall", "processor"]
 Step = Callable[[Any], Any]
 Chain = Sequence[tuple[str, Step]]
-"""Named steps, each given what the one before it made. Steps of one name are one phase."""
+"""Named steps, each given the result of the one before it. Steps of one name are one phase."""
 Phases = dict[str, float]
 """Seconds by phase."""
 
 WARM_UP = 2
-"""Untimed calls of everything before its first timed one."""
+"""Untimed calls of each step before its first timed one."""
 _RESAMPLES = 2000
 
 
