@@ -128,16 +128,21 @@ class _GeneratorConditions:
         shared = generator.shared is not None
         crossed, replaced = channels and several, shared and several
         mean = f"the tasks' mean {'LoRA' if module == 'lora' else module}, no states"
-        lora, states = "LoRA from the task's instruction", "states from the task's instruction"
+        lora = "LoRA from the task's instruction"
         others_lora = "LoRA from another task's instruction"
         base, told = "the shared LoRA", "the task's instruction"
         rows: list[tuple[bool, str, str, Prepare]] = [
             (True, "empty", "an instruction without words", lambda _: wordless(generator)),
             (several, "mean adapter", mean, lambda _: self._mean_adapter),
             (channels, "LoRA alone", f"{lora}, no states", lambda i: own(i).without_states()),
-            (channels, "states alone", f"{states}, no LoRA", self._states_alone),
+            (channels, "states alone", "states from the task's instruction, no LoRA", self._states_alone),
             (crossed, "right LoRA, other states", f"{lora}, states from another's", lambda i: self._mixed(other[i], i)),
-            (crossed, "other LoRA, right states", f"{others_lora}, {states}", lambda i: self._mixed(i, other[i])),
+            (
+                crossed,
+                "other LoRA, right states",
+                f"{others_lora}, states from the task's",
+                lambda i: self._mixed(i, other[i]),
+            ),
             (crossed, "other LoRA alone", f"{others_lora}, no states", lambda i: own(other[i]).without_states()),
             (shared, "zero residual", f"{base} alone, {told}", self._without_residual),
             (replaced, "mean residual", f"{base} with the tasks' mean residual, {told}", self._mean_residual),
