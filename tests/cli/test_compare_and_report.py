@@ -142,7 +142,7 @@ def test_without_matplotlib_one_line_says_so(
     monkeypatch.setattr("tagi.evaluation.reports.charts.find_spec", lambda name: None)
     ran = run_tagi("report", scores, "--out", tmp_path / "x.html")
     assert ran.code == 0
-    assert ran.err == "no charts: they take matplotlib (pip install 'tagi-adapters[plots]')\n"
+    assert ran.err == "no charts: they need matplotlib (pip install 'tagi-adapters[plots]')\n"
     assert (tmp_path / "x.html").is_file()
 
 
