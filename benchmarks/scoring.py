@@ -18,7 +18,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from tagi.data.readers.sni import read_sni
 from tagi.evaluation.scoring.answers import Answer
-from tagi.evaluation.scoring.summary import answer_scores, summarize
+from tagi.evaluation.scoring.free_form import FreeFormScoring
 from tagi.files import write_text
 from tagi.formats.records import environment
 
@@ -46,7 +46,8 @@ def by_rouge_alone(given: list[Answer]) -> float:
 def by_us(given: list[Answer]) -> float:
     """Seconds that the whole summary takes: ROUGE-L, ROUGE-1, exact match, by task and category, interval."""
     begun = time.perf_counter()
-    summarize(given, answer_scores(given, "rouge"))
+    scoring = FreeFormScoring("rouge", 1, 1)
+    scoring.summarize(given, scoring.scores(given))
     return time.perf_counter() - begun
 
 

@@ -15,19 +15,17 @@ from typing import Any
 import numpy as np
 
 from tagi.evaluation.predictions_log import predictions_file
-from tagi.evaluation.scoring.answers import Answer
-from tagi.evaluation.scoring.metrics import FloatArray, clustered_bootstrap_interval
-from tagi.evaluation.scoring.paired import paired_difference
-from tagi.evaluation.scoring.summary import answer_scores
+from tagi.evaluation.scoring.answers import read_line
+from tagi.evaluation.scoring.free_form import rouge_scores
+from tagi.evaluation.scoring.statistics import FloatArray, paired_difference, task_interval
 
 
 def scores(folder: Path, condition: str) -> dict[tuple[str, str], float]:
     """ROUGE-L of every answer, by task and instance."""
     lines = (folder / predictions_file(condition)).read_text(encoding="utf-8").splitlines()
-    answers = [Answer.from_line(json.loads(line)) for line in lines]
-    return {
-        (one.task, one.id): float(s) for one, s in zip(answers, answer_scores(answers, "rouge")["rougeL"], strict=True)
-    }
+    answers = [read_line(json.loads(line)) for line in lines]
+    rouge = rouge_scores((one.prediction, one.references) for one in answers)["rougeL"]
+    return {(one.task, one.id): float(score) for one, score in zip(answers, rouge, strict=True)}
 
 
 def by_task(found: dict[tuple[str, str], float]) -> dict[str, FloatArray]:
@@ -52,22 +50,22 @@ def main() -> None:
                 f"{name}: expected the instances of the first ({len(reference)}), got others ({len(found)})"
             )
         own = by_task(found)
-        values = np.concatenate(list(own.values()))
-        low, high = clustered_bootstrap_interval(values, [task for task, one in own.items() for _ in one], seed=0)
+        found_mean = task_interval(own)
+        mean, (low, high), n = found_mean["mean"], found_mean["interval"], found_mean["n"]
         difference = paired_difference(own, by_task(reference))
         rows.append(
             {
                 "name": name,
                 "condition": condition or "right",
-                "rougeL": float(values.mean()),
+                "rougeL": mean,
                 "interval": [low, high],
                 "minus_first": {key: difference[key] for key in ("mean", "interval")},
-                "n": len(values),
+                "n": n,
                 "per_task": {task: float(one.mean()) for task, one in own.items()},
             }
         )
         paired = f"{difference['mean']:+.1f} ({difference['interval'][0]:.1f} to {difference['interval'][1]:.1f})"
-        print(f"{name:45} {values.mean():5.1f} ({low:.1f} to {high:.1f})  minus the first {paired}  n = {len(values)}")
+        print(f"{name:45} {mean:5.1f} ({low:.1f} to {high:.1f})  minus the first {paired}  n = {n}")
     Path(sys.argv[1]).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 

@@ -12,7 +12,8 @@ import torch
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.load import load_backbone
 from tagi.data.task import Instance, Task
-from tagi.evaluation.scoring.metrics import Prediction, score_predictions
+from tagi.evaluation.scoring.free_form import rouge_scores
+from tagi.evaluation.scoring.statistics import means
 from tagi.stages.recipes import load_recipe
 from tagi.stages.tasks import load_tasks
 
@@ -27,7 +28,9 @@ def messages(task: Task, text: str, way: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": told}, {"role": "user", "content": text}]
 
 
-def answers(backbone: CausalBackbone, asked: list[tuple[Task, Instance]], way: str) -> list[Prediction]:
+def answers(
+    backbone: CausalBackbone, asked: list[tuple[Task, Instance]], way: str
+) -> list[tuple[str, tuple[str, ...]]]:
     """Greedy answers to a batch."""
     tokenizer, rows = backbone.tokenizer, []
     for task, instance in asked:
@@ -38,10 +41,7 @@ def answers(backbone: CausalBackbone, asked: list[tuple[Task, Instance]], way: s
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
     mask = torch.tensor([[False] * (length - len(row)) + [True] * len(row) for row in rows])
     found = tokenizer.batch_decode(backbone.generate(ids, mask, max_new_tokens=_ANSWER), skip_special_tokens=True)
-    return [
-        Prediction(task.name, task.category, answer.strip(), instance.outputs)
-        for (task, instance), answer in zip(asked, found, strict=True)
-    ]
+    return [(answer.strip(), instance.outputs) for (task, instance), answer in zip(asked, found, strict=True)]
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
     )
     for way in ("user", "system"):
         rows = [row for at in range(0, len(asked), _BATCH) for row in answers(backbone, asked[at : at + _BATCH], way)]
-        overall = score_predictions(rows)["overall"]
+        overall = means(rouge_scores(rows))
         print(way, len(rows), {name: round(value, 1) for name, value in overall.items()}, flush=True)
 
 

@@ -19,7 +19,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from tagi.evaluation.scoring.metrics import bootstrap_interval
+from tagi.evaluation.scoring.statistics import bootstrap_interval
 
 LEARNED = 0.5
 """Nats per target token; the points come from over 3 and end near 0.1."""

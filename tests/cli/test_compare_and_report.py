@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.commands import Ran, Run
-from tests.evaluation.reporting.made_up import evaluation, write
+from tests.evaluation.reports.made_up import evaluation, write
 
 SMALL = ("--set", "data.test_instances_per_task=2")
 
@@ -17,13 +17,13 @@ SMALL = ("--set", "data.test_instances_per_task=2")
 @pytest.fixture(scope="module")
 def scores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of two conditions' scores: `whole`, and `part`, of the first two instances of some tasks."""
-    from tagi.stages.evaluate import Asked, evaluate
+    from tagi.stages.evaluate import EvaluationRequest, evaluate
     from tagi.stages.recipes import load_recipe
 
     folder = tmp_path_factory.mktemp("scores")
     recipe = load_recipe("toy", [SMALL[1]])
-    evaluate("toy", recipe, asked=Asked(("right", "none")), out=folder / "whole")
-    evaluate("toy", recipe, asked=Asked(tasks=("*-copy",)), out=folder / "part")
+    evaluate("toy", recipe, request=EvaluationRequest(("right", "none")), out=folder / "whole")
+    evaluate("toy", recipe, request=EvaluationRequest(tasks=("*-copy",)), out=folder / "part")
     return folder
 
 
@@ -142,7 +142,7 @@ def test_without_matplotlib_one_line_says_so(
     monkeypatch.setattr("tagi.evaluation.reports.charts.find_spec", lambda name: None)
     ran = run_tagi("report", scores, "--out", tmp_path / "x.html")
     assert ran.code == 0
-    assert ran.err == "no charts: they take matplotlib (pip install 'tagi-adapters[plots]')\n"
+    assert ran.err == "no charts: they need matplotlib (pip install 'tagi-adapters[plots]')\n"
     assert (tmp_path / "x.html").is_file()
 
 

@@ -114,7 +114,7 @@ def test_named_tasks_the_generators_own_backbone_and_answers_longer_than_it_give
         (("--instruction", "1", "--input", "4", "--output", "2"), ("--instruction", "at least 2", "got 1")),
         (("--task", "no-such-task"), ("--task", "24 test tasks", "'no-such-task'")),
         (("--batch-size", "5", "--inputs", "4"), ("--batch-size", "at most the 4 inputs", "got 5")),
-        (("--clock", "sun"), ("--clock", "wall or processor", "'sun'")),
+        (("--clock", "sun"), ("--clock", "'wall', 'processor'", "'sun'")),
         (("--tagi", "no-such-checkpoint"), ("no-such-checkpoint",)),
         (("--set", "backbone.name=no-such-folder"), ("backbone.name", "'no-such-folder'")),
         (("--set", "data.source=jsonl", "--set", "data.path=no-such-file"), ("no-such-file",)),

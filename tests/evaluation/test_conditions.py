@@ -7,7 +7,8 @@ import torch
 
 from tagi.data.task import Example, Wording
 from tagi.errors import DataError, InputError
-from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, Condition, conditions, other_task
+from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, Condition, conditions
+from tagi.evaluation.substitutes import other_task
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.tagi import TAGI
 from tests.evaluation.echo import Echo, tasks

@@ -15,6 +15,7 @@ from tagi.api.generator import AdapterGenerator
 from tagi.api.task_adapter import TaskAdapter
 from tagi.backbones.causal import CausalBackbone
 from tagi.errors import CheckpointError, ConfigError
+from tagi.evaluation.conditions import cross_lora, residual_bank
 from tagi.hypernetwork.inference import answer, merged_runner, rows_runner, score
 from tagi.hypernetwork.states import TaskStates
 from tagi.hypernetwork.states_memory import StatesMemory
@@ -194,7 +195,7 @@ def test_moved_states_keep_theirs(method: TAGI, states: TaskStates) -> None:
 
 
 def test_crossed_states_have_the_prefix_of_the_other_lora(method: TAGI, states: TaskStates) -> None:
-    crossed = method.crossed(states, torch.tensor([1, 2, 0]))
+    crossed = cross_lora(method.generator, states, torch.tensor([1, 2, 0]))
     check_prefix(method.generator, crossed)
     assert crossed.cross is not None
     assert states.cross is not None
@@ -202,13 +203,13 @@ def test_crossed_states_have_the_prefix_of_the_other_lora(method: TAGI, states: 
 
 
 def test_zeroed_states_have_the_prefix_of_the_backbone(method: TAGI, states: TaskStates) -> None:
-    check_prefix(method.generator, method.states_alone(states))
+    check_prefix(method.generator, method.generator.states_from(states.read, states.bank.zero()))
 
 
 @pytest.mark.parametrize("residual", ["zero", "mean"])
 def test_states_under_another_residual_have_its_prefix(method: TAGI, states: TaskStates, residual: Any) -> None:
-    bank = method.residual_bank(residual, [states])
-    under = method.under(states, bank)
+    bank = residual_bank(method.generator, residual, [states])
+    under = method.generator.states_from(states.read, bank.select(torch.zeros(states.tasks, dtype=torch.long)))
     check_prefix(method.generator, under)
     for task in range(states.tasks):
         for place in bank.places:

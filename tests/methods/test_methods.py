@@ -13,6 +13,7 @@ from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
 from tagi.data.text.encoder import TextEncoder
 from tagi.errors import CheckpointError, InputError
+from tagi.evaluation.conditions import cross_lora
 from tagi.formats.generator import save_generator
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.fid import FidICL
@@ -276,8 +277,8 @@ def test_channels_of_what_is_not_lora_are_not_crossed(name: str) -> None:
     states = method.prepare(tasks())
     wanted = re.escape(f"crossed channels: expected a bank of LoRA, got {states.bank.module}")
     with pytest.raises(ValueError, match=f"^{wanted}$"):
-        method.crossed(states, torch.tensor([1, 2, 0]))
-    alone = method.states_alone(states)
+        cross_lora(method.generator, states, torch.tensor([1, 2, 0]))
+    alone = method.generator.states_from(states.read, states.bank.zero())
     assert alone.cross is not None
     bare = method.generator.backbone.cross_keys_values(states.states)
     assert torch.equal(alone.cross[1][1], bare[1][1])
@@ -287,7 +288,7 @@ def test_channels_can_be_crossed() -> None:
     """LoRA of one task with another's instruction states; the decoder's values over them follow the LoRA."""
     method = tagi().double()
     states = method.prepare(tasks())
-    swapped = method.crossed(states, torch.tensor([1, 2, 0]))
+    swapped = cross_lora(method.generator, states, torch.tensor([1, 2, 0]))
     assert torch.equal(swapped.states, states.states)
     site = "decoder.block.1.layer.1.EncDecAttention.v"
     assert torch.equal(swapped.bank.delta(site, 0), states.bank.delta(site, 1))
@@ -295,10 +296,10 @@ def test_channels_can_be_crossed() -> None:
     assert states.cross is not None
     assert not torch.equal(swapped.cross[1][1], states.cross[1][1])
     assert torch.equal(swapped.cross[1][0], states.cross[1][0])  # keys are no site
-    right = method.crossed(states, torch.arange(TASKS))
+    right = cross_lora(method.generator, states, torch.arange(TASKS))
     assert right.cross is not None
     same(right.cross[1][1], states.cross[1][1])
-    alone = method.states_alone(states)
+    alone = method.generator.states_from(states.read, states.bank.zero())
     assert alone.cross is not None
     bare = method.generator.backbone.cross_keys_values(states.states)
     assert torch.equal(alone.cross[1][1], bare[1][1])

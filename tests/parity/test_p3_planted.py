@@ -11,7 +11,7 @@ import pytest
 from tagi.data.readers.p3_eval import read_p3_eval
 from tagi.data.task import Task
 from tagi.evaluation.scoring.p3 import p3_averages
-from tagi.evaluation.scoring.rank_classification import rank_task, summarize_ranking
+from tagi.evaluation.scoring.rank_classification import RankScoring
 from tests.evaluation.echo import Echo
 
 ROWS = 7
@@ -56,13 +56,9 @@ def tasks(data_dir: Path) -> tuple[Task, ...]:
 
 
 def ranked(tasks: Sequence[Task], score: Callable[[str, str], float]) -> dict[str, Any]:
-    answers = [
-        answer
-        for task in tasks
-        for answer in rank_task(Planted(task, score), [""], task, batch_size=4, reduction="sum")
-    ]
+    answers = [answer for task in tasks for answer in RankScoring(4).ask(Planted(task, score), [""], task)]
     return {
-        "summary": summarize_ranking(answers),
+        "summary": RankScoring(4).summarize(answers, {}),
         "answers": answers,
         "predictions": [answer.prediction for answer in answers],
     }

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from tagi.evaluation.scoring.metrics import METRICS, Prediction, score_predictions
+from tagi.evaluation.scoring.answers import Answer
+from tagi.evaluation.scoring.free_form import FreeFormScoring
+from tagi.evaluation.scoring.metrics import METRICS
 
 
 @pytest.fixture(scope="module")
@@ -15,9 +17,11 @@ def oracle(data_dir):
 @pytest.fixture(scope="module")
 def scores(oracle):
     rows = [
-        Prediction(row["task"], row["category"], row["prediction"], tuple(row["references"])) for row in oracle["rows"]
+        Answer(row["task"], row["category"], "", "", tuple(row["references"]), row["prediction"])
+        for row in oracle["rows"]
     ]
-    return score_predictions(rows)
+    scoring = FreeFormScoring("rouge", 1, 1)
+    return scoring.summarize(rows, scoring.scores(rows))
 
 
 def test_overall(oracle, scores):

@@ -11,7 +11,7 @@ import pytest
 from tagi.data.task import Task
 from tagi.errors import InputError
 from tagi.settings.recipe import Recipe
-from tagi.stages.evaluate import Asked, evaluate, in_wording
+from tagi.stages.evaluate import EvaluationRequest, evaluate, in_wording
 from tagi.stages.recipes import load_recipe
 from tests.commands import Run
 from tests.evaluation.echo import Echo
@@ -57,7 +57,7 @@ def recipe_at(tmp_path: Path, *overrides: str) -> Recipe:
 
 
 def answers(checkpoint: str, recipe: Recipe, out: Path, **asked: Any) -> tuple[dict[str, Any], list[str]]:
-    record = evaluate(checkpoint, recipe, asked=Asked(limit=1, **asked), out=out)
+    record = evaluate(checkpoint, recipe, request=EvaluationRequest(limit=1, **asked), out=out)
     lines = (out / "predictions-right.jsonl").read_text(encoding="utf-8").splitlines()
     return record, [json.loads(line)["prediction"] for line in lines]
 
@@ -91,16 +91,16 @@ def test_drawn_demonstrations_are_left_out_by_default(checkpoint: str, tmp_path:
 def test_what_is_not_there_is_refused(checkpoint: str, tmp_path: Path) -> None:
     recipe = recipe_at(tmp_path)
     with pytest.raises(InputError, match=r"--wording: task 't0' has no wording '2'; it has definition, 1$"):
-        evaluate(checkpoint, recipe, asked=Asked(wording="2"))
-    assert len(evaluate(checkpoint, recipe, asked=Asked(wording="2", tasks=("t1",)))["results"]) == 1
+        evaluate(checkpoint, recipe, request=EvaluationRequest(wording="2"))
+    assert len(evaluate(checkpoint, recipe, request=EvaluationRequest(wording="2", tasks=("t1",)))["results"]) == 1
     with pytest.raises(InputError, match="--positives: this checkpoint shows at most 3 examples of a task, got 4"):
-        evaluate(checkpoint, recipe, asked=Asked(positives=4))
+        evaluate(checkpoint, recipe, request=EvaluationRequest(positives=4))
 
 
 def test_an_evaluation_as_usual_keeps_its_identity() -> None:
-    asked = Asked(tasks=("toy-food-tool-copy",), limit=1)
+    asked = EvaluationRequest(tasks=("toy-food-tool-copy",), limit=1)
     # As it was before wordings and positives could be asked for.
-    assert evaluate("toy", load_recipe("toy"), asked=asked)["evaluation"] == "3df7061e8b0b6c82"
+    assert evaluate("toy", load_recipe("toy"), request=asked)["evaluation"] == "3df7061e8b0b6c82"
 
 
 def test_wordings_of_the_real_test_tasks(data_dir: Path) -> None:
@@ -150,4 +150,4 @@ def test_held_out_tasks_are_scored_instead_of_test_tasks(checkpoint: str, tmp_pa
     assert tested["evaluation"] != record["evaluation"]
     assert "held_out" not in tested
     with pytest.raises(InputError, match=r"--held-out: expected a recipe with data\.validation_categories"):
-        evaluate(checkpoint, load_recipe("sni-small", overrides), asked=Asked(held_out=True))
+        evaluate(checkpoint, load_recipe("sni-small", overrides), request=EvaluationRequest(held_out=True))

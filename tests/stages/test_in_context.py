@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from tagi.errors import ConfigError, InputError
-from tagi.evaluation.conditions import SENSITIVITY
-from tagi.evaluation.reports.compare import compare
+from tagi.evaluation.conditions import SENSITIVITY, wordless
+from tagi.evaluation.reports.paired_evaluations import compare
 from tagi.methods.load import load_method
 from tagi.methods.tagi import TAGI
 from tagi.stages.estimate import estimate
-from tagi.stages.evaluate import Asked, evaluate
+from tagi.stages.evaluate import EvaluationRequest, evaluate
 from tagi.stages.protocol import Sources
 from tagi.stages.recipe_settings import in_context_text
 from tagi.stages.recipes import load_recipe
@@ -55,8 +55,8 @@ def test_a_method_is_trained_and_scored(metatrained: Path, method: str, tmp_path
     recipe = load_recipe("toy", [*SHORT, f"metatrain.method={method}"])
     assert loaded.name == method
     assert loaded.text.settings == in_context_text(recipe)
-    asked = Asked(SENSITIVITY, limit=2)
-    record = evaluate(str(metatrained / method), recipe, asked=asked, out=tmp_path / "scores", progress=False)
+    asked = EvaluationRequest(SENSITIVITY, limit=2)
+    record = evaluate(str(metatrained / method), recipe, request=asked, out=tmp_path / "scores", progress=False)
     assert list(record["results"]) == ["right", "paraphrase", "same category", "other category", "none"]
     assert record["not_scored"] == ["shuffled", "random", "empty", "mean adapter"]
     assert record["data"]["shots"]["count"] == 4
@@ -66,14 +66,14 @@ def test_a_method_is_trained_and_scored(metatrained: Path, method: str, tmp_path
 def test_scores_with_and_without_shots_are_of_the_same_test_data(metatrained: Path, tmp_path: Path) -> None:
     """A recipe of any method names the same tests, and what a checkpoint needs is drawn for it."""
     plain = load_recipe("toy", SHORT)
-    asked = Asked(limit=1, tasks=("toy-animal*",))
+    asked = EvaluationRequest(limit=1, tasks=("toy-animal*",))
     records = {
-        "shown": evaluate(str(metatrained / "fid-icl"), plain, asked=asked, out=tmp_path / "shown", progress=False),
-        "told": evaluate("toy", plain, asked=asked, out=tmp_path / "told", progress=False),
+        "shown": evaluate(str(metatrained / "fid-icl"), plain, request=asked, out=tmp_path / "shown", progress=False),
+        "told": evaluate("toy", plain, request=asked, out=tmp_path / "told", progress=False),
     }
     assert "shots" not in records["told"]["data"]
     other = load_recipe("toy", [*SHORT, "shots.seed=1"])
-    again = evaluate(str(metatrained / "fid-icl"), other, asked=asked, progress=False)
+    again = evaluate(str(metatrained / "fid-icl"), other, request=asked, progress=False)
     assert again["data"]["digest"] == records["shown"]["data"]["digest"] == records["told"]["data"]["digest"]
     assert again["data"]["shots"]["digest"] != records["shown"]["data"]["shots"]["digest"]
     assert again["evaluation"] != records["shown"]["evaluation"]
@@ -109,7 +109,9 @@ def test_the_cheap_variant_trains_a_lora_alone(method: str, tmp_path: Path) -> N
     assert record["parameters"]["trained"] == sum(tensor.numel() for tensor in loaded.trained_tensors().values())
     assert record["parameters"]["trained"] < record["parameters"]["frozen"] / 10
     whole = load_recipe("toy", [*SHORT, f"metatrain.method={method}"])
-    assert evaluate(str(tmp_path), whole, asked=Asked(limit=1), progress=False)["results"]["right"]["n"] > 0
+    assert (
+        evaluate(str(tmp_path), whole, request=EvaluationRequest(limit=1), progress=False)["results"]["right"]["n"] > 0
+    )
 
 
 def test_fid_icl_teaches(metatrained: Path, tmp_path: Path) -> None:
@@ -172,7 +174,9 @@ def test_a_generator_reads_shots(reader: Path) -> None:
     method = load_method(reader / "model")
     assert isinstance(method, TAGI)
     assert method.text.settings.reads == "demonstrations"
-    record = evaluate(str(reader), recipe, asked=Asked(SENSITIVITY, limit=1, tasks=("toy-animal*",)), progress=False)
+    record = evaluate(
+        str(reader), recipe, request=EvaluationRequest(SENSITIVITY, limit=1, tasks=("toy-animal*",)), progress=False
+    )
     assert set(record["results"]) == set(SENSITIVITY) - {"paraphrase", "shuffled", "random"}
     task = load_tasks(recipe, "test").tasks[0]
     assert len(task.shots) == 4
@@ -184,7 +188,7 @@ def test_a_generator_reads_a_tasks_own_examples(tmp_path: Path) -> None:
     recipe = load_recipe("toy", [*READER, "data.positives=2"])
     train_stage(recipe, "finetune", tmp_path / "run", progress=False)
     assert load_method(tmp_path / "run" / "model").text.settings.positives == 2
-    record = evaluate(str(tmp_path / "run"), recipe, asked=Asked(limit=1), progress=False)
+    record = evaluate(str(tmp_path / "run"), recipe, request=EvaluationRequest(limit=1), progress=False)
     assert "shots" not in record["data"]
     task = load_tasks(recipe, "test").tasks[0]
     assert (len(task.examples), task.shots) == (2, ())
@@ -219,8 +223,8 @@ def test_what_a_reader_is_without_demonstrations(reader: Path) -> None:
     task = load_tasks(load_recipe("toy", SHORT), "test").tasks[0]
     with pytest.raises(InputError, match=rf"^{task.name}: expected demonstrations, .* got none$"):
         method.prepare([task])
-    assert method.wordless().mask.sum() == 1  # type: ignore[attr-defined]
-    assert torch.isfinite(method.wordless().bank.delta(method.generator.backbone.sites[0].path)).all()  # type: ignore[attr-defined, union-attr, operator]
+    assert wordless(method.generator).mask.sum() == 1
+    assert torch.isfinite(wordless(method.generator).bank.delta(method.generator.backbone.sites[0].path)).all()  # type: ignore[attr-defined]
 
 
 def test_a_run_in_context_is_estimated(tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def test_no_two_methods_answer_alike(learned: Callable[[str], Learned]) -> None:
 
 
 def test_no_ft_is_never_trained(learned: Callable[[str], Learned], backbone: Path) -> None:
-    """Asked for as many steps as the others have."""
+    """EvaluationRequest for as many steps as the others have."""
     assert [name for name in method_names() if untrained(name)] == ["no-ft"]
     one = learned("no-ft")
     assert one.recipe.training_for("metatrain").steps == STEPS

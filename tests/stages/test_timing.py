@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tagi.errors import ConfigError
-from tagi.evaluation.timing.comparison import Contest
+from tagi.evaluation.timing.task_timing import TaskTiming
 from tagi.settings.recipe import Recipe
 from tagi.stages.describe import PUBLISHED
 from tagi.stages.recipes import load_recipe
@@ -21,15 +21,15 @@ LENGTHS = {"long": 19, "short": 2, "middle": 7, "fourth": 11}
 
 
 @pytest.fixture
-def contests(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Contest, dict[str, Any]]]:
+def timings(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TaskTiming, dict[str, Any]]]:
     """What would be timed."""
-    asked: list[tuple[Contest, dict[str, Any]]] = []
+    asked: list[tuple[TaskTiming, dict[str, Any]]] = []
 
-    def run(self: Contest, _watch: Any, **given: Any) -> dict[str, Any]:
+    def run(self: TaskTiming, _watch: Any, **given: Any) -> dict[str, Any]:
         asked.append((self, given))
         return {"task": self.task.name}
 
-    monkeypatch.setattr(Contest, "run", run)
+    monkeypatch.setattr(TaskTiming, "run", run)
     return asked
 
 
@@ -58,29 +58,29 @@ def recipe(tasks: Path) -> Named:
     return load
 
 
-def test_the_task_of_median_length_whatever_the_number_of_inputs(contests: list[Any], recipe: Named) -> None:
+def test_the_task_of_median_length_whatever_the_number_of_inputs(timings: list[Any], recipe: Named) -> None:
     for inputs in (1, 33):
         time_methods(recipe(), TimingRequest(inputs=inputs), progress=False)
-        contest, given = contests[-1]
-        assert contest.task.name == "middle"
-        assert len(contest.task.instances) == inputs
+        timing, given = timings[-1]
+        assert timing.task.name == "middle"
+        assert len(timing.task.instances) == inputs
         assert given["batch_size"] == (1 if inputs == 1 else 32)
         assert given["pairs"] == 20
-    assert [given["batch_size"] for _, given in contests] == [1, 1, 32]
+    assert [given["batch_size"] for _, given in timings] == [1, 1, 32]
     # One answer of 2 or 4 tokens, then 32 of 5, the end included.
-    assert [contest.output for contest, _ in contests] == [3, 5, 5]
+    assert [timing.output for timing, _ in timings] == [3, 5, 5]
 
 
-def test_named_tasks_in_the_order_of_their_names_on_the_command_line(contests: list[Any], recipe: Named) -> None:
+def test_named_tasks_in_the_order_of_their_names_on_the_command_line(timings: list[Any], recipe: Named) -> None:
     request = TimingRequest(tasks=("short", "long", "short"), batch_sizes=(7,), output=4)
     record = time_methods(recipe(), request, progress=False)
-    assert [contest.task.name for contest, _ in contests] == ["short", "long"]
-    assert [contest.output for contest, _ in contests] == [4, 4]
+    assert [timing.task.name for timing, _ in timings] == ["short", "long"]
+    assert [timing.output for timing, _ in timings] == [4, 4]
     assert [timing["lengths"]["instruction"] for timing in record["timings"]] == [2 + 1, 19 + 1]
 
 
 def test_random_weights_of_a_published_shape(
-    contests: list[Any], recipe: Named, monkeypatch: pytest.MonkeyPatch
+    timings: list[Any], recipe: Named, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(PUBLISHED, "t5-xl-lm-adapt", {**FIELDS, "vocab_size": 251})
     monkeypatch.setitem(PUBLISHED, "t5-base-lm-adapt", {**FIELDS, "vocab_size": 263})
@@ -90,15 +90,15 @@ def test_random_weights_of_a_published_shape(
     time_methods(load_recipe("sni-base", []), hub, progress=False)
     assert record["weights"]["tagi"] == "random weights of t5-xl-lm-adapt"
     assert record["methods"]["dtype"] == "torch.bfloat16"
-    assert [contest.tagi.generator.backbone.model.config.vocab_size for contest, _ in contests[::2]] == [251, 263]
-    for contest, _ in contests:
-        assert contest.metatrained.backbone is contest.tagi.generator.backbone
-        assert not any(module.training for one in (contest.metatrained, contest.tagi) for module in one.modules())
-        text, task = contest.tagi.text, contest.task
+    assert [timing.tagi.generator.backbone.model.config.vocab_size for timing, _ in timings[::2]] == [251, 263]
+    for timing, _ in timings:
+        assert timing.metatrained.backbone is timing.tagi.generator.backbone
+        assert not any(module.training for one in (timing.metatrained, timing.tagi) for module in one.modules())
+        text, task = timing.tagi.text, timing.task
         assert len(text.instruction(task.instruction)) == 12
         assert {len(text.input(instance.input)) for instance in task.instances} == {9}
         assert len({instance.input for instance in task.instances}) == len(task.instances) == 100
-    weights = contests[0][0].tagi.generator.backbone.model.encoder.block[0].layer[0].SelfAttention.q.weight
+    weights = timings[0][0].tagi.generator.backbone.model.encoder.block[0].layer[0].SelfAttention.q.weight
     assert weights.dtype == torch.bfloat16
 
 

@@ -17,7 +17,7 @@ from tagi.methods.protocol import Method
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
 from tagi.settings.tables import Stage
-from tagi.stages.evaluate import Asked, scoring_of, select_tasks
+from tagi.stages.evaluate import EvaluationRequest, scoring_of, select_tasks
 from tagi.stages.evaluate import evaluate as evaluate_checkpoint
 from tagi.stages.protocol import Sources
 from tagi.stages.recipes import load_recipe as load_recipe
@@ -132,8 +132,10 @@ def evaluate(
     if isinstance(tasks, str | Path | Recipe):
         recipe = _recipe(tasks, overrides)
         if not isinstance(model, GeneratorModel):
-            asked, folder = Asked(chosen, tuple(only), limit), None if out is None else Path(out)
-            return evaluate_checkpoint(str(model), recipe, asked=asked, out=folder, resume=resume, progress=progress)
+            request, folder = EvaluationRequest(chosen, tuple(only), limit), None if out is None else Path(out)
+            return evaluate_checkpoint(
+                str(model), recipe, request=request, out=folder, resume=resume, progress=progress
+            )
         found: Sequence[Task] = load_tasks(recipe, "test").tasks
     else:  # how they are scored is the only thing that the recipe says
         recipe = load_recipe("sni-small", ["data.source=jsonl", "data.path=tasks.jsonl", *overrides])

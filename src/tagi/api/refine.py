@@ -15,7 +15,8 @@ from tagi.data.digest import files_digest, tasks_digest
 from tagi.data.readers.jsonl import Labelled, read_labelled
 from tagi.data.task import Example
 from tagi.errors import InputError, TrainingError
-from tagi.evaluation.scoring.metrics import Prediction, score_predictions
+from tagi.evaluation.scoring.free_form import rouge_scores
+from tagi.evaluation.scoring.statistics import means
 from tagi.files import write_text
 from tagi.formats.records import Record
 from tagi.formats.task_adapter import STATES, digest_of, generator_digest
@@ -116,8 +117,7 @@ def _scores(adapter: TaskAdapter, examples: Sequence[Example]) -> dict[str, floa
         return None
     inputs = [one.input for one in examples]
     answers = adapter.predict(inputs, truncate=True)
-    rows = [Prediction("", "", answer, (one.output,)) for answer, one in zip(answers, examples, strict=True)]
-    overall = score_predictions(rows)["overall"]
+    overall = means(rouge_scores((answer, (one.output,)) for answer, one in zip(answers, examples, strict=True)))
     likelihoods = adapter.score(inputs, [[one.output] for one in examples], reduction="mean", truncate=True)
     return {name: overall[name] for name in ("rougeL", "exact_match")} | {"loss": -fmean(row[0] for row in likelihoods)}
 

@@ -5,23 +5,19 @@ from typing import Annotated, Any
 
 import typer
 
-from tagi.cli.output import JsonFlag, Overrides, print_json, print_table
+from tagi.cli.output import JsonFlag, Overrides, interval_text, print_json, print_table
 
-First = Annotated[str, typer.Argument(metavar="A", help="The folder of an evaluation; with --methods, a recipe.")]
-Second = Annotated[Path | None, typer.Argument(metavar="B", help="The folder of another, of the same test data.")]
-Condition = Annotated[str, typer.Option("--condition", metavar="NAME", help="Which instruction was given.")]
-Metric = Annotated[
-    str | None,
-    typer.Option(
-        "--metric", metavar="NAME", help="accuracy, rougeL, rouge1, exact_match, right or rouge_l; by default A's own."
-    ),
-]
+Text = str | None
+First = Annotated[str, typer.Argument(metavar="A", help="The folder of an evaluation, or with --methods a recipe.")]
+Second = Annotated[Path | None, typer.Argument(metavar="B", help="An evaluation of the same test data.")]
+Condition = Annotated[str, typer.Option("--condition", metavar="NAME", help="The condition that is compared.")]
+Metric = Annotated[Text, typer.Option("--metric", metavar="NAME", help="The score that is compared. Default: A's own.")]
 Examples = Annotated[int, typer.Option("--examples", min=0, metavar="N", help="Print the N that differ most.")]
-Methods = Annotated[
-    str | None, typer.Option("--methods", metavar="NAME,...", help="Instead: train and compare these methods, or all.")
+Methods = Annotated[Text, typer.Option("--methods", metavar="NAME,...", help="Train and compare these, or all.")]
+Seeds = Annotated[str, typer.Option("--seeds", metavar="SEED,...", help="With --methods: a run of each under each.")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, metavar="N", help="With --methods: most steps of a stage.")
 ]
-Seeds = Annotated[str, typer.Option("--seeds", metavar="SEED,...", help="With --methods: every method under each.")]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, metavar="N", help="With --methods: of any stage at most.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="With --methods: a folder for all of them.")]
 
 
@@ -41,11 +37,12 @@ def compare(
     """Compare two evaluations of the same test data, paired over instances; or methods, on one recipe.
 
     A - B is the mean difference in percent, with its 95% bootstrap interval over tasks; wins are instances on which A
-    scores higher. Evaluations of other data are refused.
+    scores higher. Evaluations of different data are refused. The metric is accuracy, rougeL, rouge1 or exact_match, or
+    right or rouge_l for answers that are scored by their task's own metric.
 
-    With --methods A is a recipe. Every method that `tagi methods` lists is trained on its tasks, or those named, stages
-    that they share once; then all are scored, costed and timed in one table (DIR/methods.md). Run it again to go on
-    where it was interrupted, or with more methods or seeds: the table holds all that is there.
+    With --methods, A is a recipe. The named methods, or all that `tagi methods` lists, are trained on its tasks; stages
+    that they share are trained once. Then all are scored, costed and timed in one table (DIR/methods.md). Run it again
+    to continue where it was interrupted, or with more methods or seeds: the table holds all that is there.
 
     \b
     Examples:
@@ -61,21 +58,22 @@ def compare(
         return
     if b is None:
         raise typer.BadParameter("expected the folders of two evaluations, or --methods and a recipe, got one folder")
-    from tagi.evaluation.reports.compare import compare as run
+    from tagi.evaluation.reports.paired_evaluations import compare as run
 
     compared = run(Path(a), b, condition=condition, metric=metric, examples=examples)
     if as_json:
         print_json(compared)
         return
-    for name in ("a", "b"):
-        typer.echo(_heading(name.upper(), compared["of"][name]))
+    for name, of in compared["of"].items():
+        partial = ", partial" if of["partial"] else ""
+        checkpoint = f"({of['method']}, checkpoint {of['checkpoint']}, seed {of['seed']}{partial})"
+        typer.echo(f"{name.upper()}: {of['folder']} {checkpoint}")
     typer.echo(f"condition {compared['condition']!r}, {compared['metric']} in percent")
     for key, (one, other) in compared["recipes_differ"].items():
         typer.echo(f"  {key}: {one} in A, {other} in B")
-    rows = [_row(name, own) for name, own in compared["per_category"].items()]
-    print_table([*rows, _row("all", compared)], as_json=False)
+    print_table([_row(name, own) for name, own in [*compared["per_category"].items(), ("all", compared)]])
     for example in compared["examples"]:
-        typer.echo(_shown(example))
+        typer.echo(_example(example))
 
 
 def _methods(
@@ -100,37 +98,28 @@ def _methods(
     except ValueError as error:
         raise typer.BadParameter(f"--seeds: expected whole numbers and commas, got {seeds!r}") from error
     quiet()
-    from tagi.stages.compare_methods import Rivalry, compare_methods, shown_rows
+    from tagi.stages.compare_methods import MethodComparison, compare_methods, shown_rows
 
-    record = compare_methods(recipe, Rivalry(tuple(names), numbers, steps), out, overrides=overrides)
+    record = compare_methods(recipe, MethodComparison(tuple(names), numbers, steps), out, overrides=overrides)
     if as_json:
         print_json(record)
     else:
-        print_table(shown_rows(record), as_json=False)
-
-
-def _heading(name: str, of: dict[str, Any]) -> str:
-    partial = ", partial" if of["partial"] else ""
-    return f"{name}: {of['folder']} ({of['method']}, checkpoint {of['checkpoint']}, seed {of['seed']}{partial})"
+        print_table(shown_rows(record))
 
 
 def _row(category: str, one: dict[str, Any]) -> dict[str, Any]:
-    low, high = one["interval"]
     return {
         "category": category,
-        "n": one["n"],
-        "tasks": one["tasks"],
+        **{key: one[key] for key in ("n", "tasks")},
         "A": f"{one['a']:.1f}",
         "B": f"{one['b']:.1f}",
         "A - B": f"{one['difference']:+.1f}",
-        "95%": f"{low:+.1f} to {high:+.1f}" + (" (one task)" if one["drawn"] == "instances" else ""),
-        "wins": one["wins"],
-        "ties": one["ties"],
-        "losses": one["losses"],
+        "95%": interval_text(one["interval"], "+.1f") + (" (one task)" if one["drawn"] == "instances" else ""),
+        **{key: one[key] for key in ("wins", "ties", "losses")},
     }
 
 
-def _shown(example: dict[str, Any]) -> str:
+def _example(example: dict[str, Any]) -> str:
     lines = [
         f"{example['task']}, {example['id']} ({example['category']})",
         f"  input:     {example['input']}",

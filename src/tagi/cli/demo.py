@@ -77,7 +77,7 @@ def lines_of(shown: dict[str, Any]) -> list[str]:
 
 def _toy(limit: int, as_json: bool) -> None:
     from tagi.api.demo import demonstrate_toy
-    from tagi.cli.evaluate import condition_rows
+    from tagi.cli.evaluation_tables import condition_rows
 
     shown = demonstrate_toy(limit=limit)
     if as_json:

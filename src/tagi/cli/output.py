@@ -16,8 +16,8 @@ Overrides = Annotated[
 _PIPED_WIDTH = 10_000
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
-    """Rows with the same keys in the same order, to stdout: a table headed by the keys, or a JSON list."""
+def print_table(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> None:
+    """Print rows with the same keys in the same order: as a table headed by the keys, or as a JSON list."""
     if as_json:
         print_json(rows)
         return
@@ -33,13 +33,13 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row.values()))
     console = Console()
-    if not console.is_terminal:  # nobody's screen to fit: numbers are not cut
+    if not console.is_terminal:  # there is no screen to fit: numbers are not truncated
         console.width = _PIPED_WIDTH
     console.print(table)
 
 
 def refuse_used(out: Path | None) -> None:
-    """Raise `InputError` if `--out` names a file, or a folder that holds something."""
+    """Raise `InputError` if `--out` names a file or a folder that is not empty."""
     from tagi.errors import InputError
 
     if out is not None and out.exists() and (out.is_file() or any(out.iterdir())):
@@ -47,5 +47,10 @@ def refuse_used(out: Path | None) -> None:
 
 
 def print_json(value: Any) -> None:
-    """A value as JSON to stdout, text unescaped."""
+    """Print a value as JSON, text unescaped."""
     typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def interval_text(bounds: Sequence[float], form: str = ".1f") -> str:
+    """Return an interval in words: "12.3 to 14.5"."""
+    return " to ".join(f"{bound:{form}}" for bound in bounds)

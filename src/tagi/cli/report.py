@@ -9,17 +9,15 @@ import typer
 from tagi.cli.output import JsonFlag, print_json, print_table
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder with records, at any depth.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The HTML page; by default DIR/report.html.")]
-Markdown = Annotated[
-    Path | None, typer.Option("--markdown", metavar="FILE", help="The same tables; by default beside the page, as .md.")
-]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The HTML page. Default: DIR/report.html.")]
+Markdown = Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Default: beside the page, as .md.")]
 
 
 def report(folder: Folder, out: Out = None, markdown: Markdown = None, as_json: JsonFlag = False) -> None:
     """Put all records under DIR together: scores by method and condition, in the shapes of the paper's tables.
 
-    The page needs no other file and no network. Runs that differ in their seed alone are one score. Records that are
-    broken, partial, interrupted, or not comparable with the others are named with the reason, and are in no number.
+    The page needs no other file and no network. Runs that differ only in their seed are one score. Records that are
+    broken, partial, interrupted, or not comparable with the others are left out; the report names them with the reason.
 
     \b
     Examples:
@@ -45,7 +43,7 @@ def report(folder: Folder, out: Out = None, markdown: Markdown = None, as_json: 
     typer.echo(made.summary)
     if made.left_out:
         counts = Counter(one.reason for one in made.left_out)
-        print_table([{"left out": reason, "records": count} for reason, count in sorted(counts.items())], as_json=False)
+        print_table([{"left out": reason, "records": count} for reason, count in sorted(counts.items())])
     if not have_charts():
-        typer.echo("no charts: they take matplotlib (pip install 'tagi-adapters[plots]')", err=True)
+        typer.echo("no charts: they need matplotlib (pip install 'tagi-adapters[plots]')", err=True)
     typer.echo(f"wrote {page} and {table}")

@@ -10,24 +10,24 @@ import torch
 from tagi.adapters.bank import LoraBank, delta_products
 from tagi.adapters.protocol import Bank, stack_banks
 from tagi.data.task import Task
-from tagi.evaluation.scoring.metrics import FloatArray
-from tagi.methods.tagi import TAGI
+from tagi.evaluation.scoring.statistics import FloatArray
+from tagi.methods.protocol import Method
 
 DISTANCE = "||dW_i - dW_j|| / sqrt(mean_k ||dW_k||^2), Frobenius norms over all sites together"
-"""In words, for records: 0 for the same update, about 1.41 for updates that share nothing."""
-_DIGITS = 6  # of distances that are compared or kept: beyond them lies what rounding costs near 0
+"""The distance in words, for records: 0 for the same update, about 1.41 for updates that share nothing."""
+_DIGITS = 6  # of distances that are compared or kept: beyond them lies rounding error near 0
 
 
-def generated_updates(method: TAGI, tasks: Sequence[Task], *, truncate: bool = True) -> Bank:
-    """What is generated for every task, in order and on the CPU, read one task at a time."""
-    return stack_banks([method.prepare([task], truncate=truncate).bank.map(torch.Tensor.cpu) for task in tasks])
+def generated_updates(method: Method, tasks: Sequence[Task]) -> Bank:
+    """Return what a method with a generator generates for every task, in order and on the CPU, one task at a time."""
+    return stack_banks([method.prepare([task], truncate=True).bank.map(torch.Tensor.cpu) for task in tasks])
 
 
 def delta_distances(bank: LoraBank) -> FloatArray:
-    """Relative Frobenius distances `(task, task)` between the tasks' updates Delta W, as `DISTANCE` says, in fp64.
+    """Return the relative Frobenius distances `(task, task)` between the tasks' updates Delta W (`DISTANCE`), in fp64.
 
-    Half of the mean of their squares, over all ordered pairs, is `tagi.adapters.delta_variance`. All zero where no
-    task is given any update.
+    Half of the mean of their squares, over all ordered pairs, is `delta_variance`. All are zero if no task has an
+    update.
     """
     products: FloatArray = delta_products(bank).numpy()
     squares = products.diagonal()
@@ -42,12 +42,18 @@ def delta_distances(bank: LoraBank) -> FloatArray:
 def categories_apart(
     distances: FloatArray, categories: Sequence[str], seed: int = 0, permutations: int = 10_000
 ) -> dict[str, Any] | None:
-    """Are tasks of the same category closer to each other than tasks of different ones?
+    """Test whether tasks of the same category are closer to each other than tasks of different categories.
 
-    `auc`: how often a pair within a category is closer than a pair between categories, ties counting half: 0.5 if
-    distance knows nothing of categories, 1 if it tells them apart wholly. `p`: the share of random relabellings of the
-    tasks with an `auc` at least as high (the one at hand among them), `chance`: the central 95% of theirs. `within` and
-    `between`: mean distances. None where there are no pairs of both sorts.
+    Args:
+        distances: Distances `(task, task)`.
+        categories: The category of each task.
+        seed: Seed of the permutations.
+        permutations: How many random relabellings of the tasks are drawn.
+
+    Returns None unless there are pairs within a category and pairs between categories. Otherwise `auc` is how often a
+    pair within a category is closer than a pair between categories, ties counting half: 0.5 if distances do not depend
+    on categories, 1 if they separate them. `p` is the share of relabellings with an `auc` at least as high, the given
+    labels included, and `chance` the central 95% of their `auc`. `within` and `between` are mean distances.
     """
     labels = np.unique(np.asarray(categories), return_inverse=True)[1]
     one, other = np.triu_indices(len(labels), 1)
@@ -77,7 +83,7 @@ def categories_apart(
 
 
 def adapter_report(bank: LoraBank, tasks: Sequence[Task], seed: int = 0) -> dict[str, Any]:
-    """For a record: the distances between the tasks' updates, in the tasks' order, and `categories_apart` of them."""
+    """Return for a record the distances between the tasks' updates, in the tasks' order, and `categories_apart`."""
     distances = delta_distances(bank)
     categories = [task.category for task in tasks]
     return {
@@ -90,7 +96,7 @@ def adapter_report(bank: LoraBank, tasks: Sequence[Task], seed: int = 0) -> dict
 
 
 def plane(distances: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Points `(task, 2)` whose distances are like these, and the share of the variance that each axis has.
+    """Return points `(task, 2)` whose distances approximate these, and each axis' share of the variance.
 
     Classical multidimensional scaling: for distances of updates, their two main components. The largest coordinate of
     an axis is positive.

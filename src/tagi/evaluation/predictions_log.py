@@ -1,4 +1,4 @@
-"""JSON Lines that grow by a task at a time, so that an interrupted evaluation goes on with the next task."""
+"""JSON Lines that grow by one task at a time, so that an interrupted evaluation continues with the next task."""
 
 import json
 import os
@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from tagi.errors import DataError
+from tagi.evaluation.scoring.statistics import group_by
 from tagi.files import write_text
 
 
 def predictions_file(condition: str) -> str:
-    """Name of the file that holds what a method gave under a condition, beside the evaluation's record."""
+    """Return the name of the file with a method's answers under a condition, beside the evaluation's record."""
     words = re.sub(r"[^\w]+", "-", condition)
     return f"predictions-{words}.jsonl"
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:
-    """The lines of a finished file; `DataError` if there is none, or naming the line that is no answer."""
+    """Return the lines of a finished file. Raises `DataError` without one, and for a line that is not an answer."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
@@ -29,8 +30,13 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
 class TaskLog:
     """Lines of finished tasks in a file; every line is an object that names its task under `task_id`.
 
-    `sizes` says how many lines each task has. What an interrupted run left of a task is dropped when the file is
-    opened, a last line that was cut too.
+    An unfinished task of an interrupted run is dropped when the file is opened, and so is a truncated last line.
+
+    Args:
+        path: The file; it may be new.
+        sizes: How many lines each task has.
+
+    Raises `DataError` for a damaged line, and for answers to other tasks.
     """
 
     def __init__(self, path: Path, sizes: Mapping[str, int]) -> None:
@@ -44,7 +50,7 @@ class TaskLog:
         return task in self._lines
 
     def lines(self, task: str) -> list[dict[str, Any]]:
-        """A finished task's lines."""
+        """Return the lines of a finished task."""
         return self._lines[task]
 
     def append(self, task: str, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -60,15 +66,13 @@ class TaskLog:
 
     def _read(self) -> None:
         text = self.path.read_text(encoding="utf-8", errors="replace")
-        whole, _, cut = text.rpartition("\n")
-        found: dict[str, list[dict[str, Any]]] = {}
-        for content in _answers(self.path, whole):
-            found.setdefault(content["task_id"], []).append(content)
+        whole, _, truncated = text.rpartition("\n")
+        found = group_by(_answers(self.path, whole), lambda content: str(content["task_id"]))
         foreign = sorted(set(found) - set(self._sizes))
         if foreign:
             raise DataError(f"{self.path}: expected answers to this evaluation's tasks, got some to {foreign[0]!r}")
         self._lines = {task: lines for task, lines in found.items() if len(lines) == self._sizes[task]}
-        if cut or len(self._lines) < len(found):
+        if truncated or len(self._lines) < len(found):
             kept = (_text(line) for lines in self._lines.values() for line in lines)
             write_text(self.path, "".join(kept))
 

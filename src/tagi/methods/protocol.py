@@ -13,6 +13,7 @@ from tagi.backbones.shapes import AnswerIds, ChoiceLabels, ChoiceScores, MemoryM
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.data.text.encoder import TextEncoder
+from tagi.hypernetwork.model import GeneratorModel
 from tagi.methods.flops import Cost, Lengths
 
 Batch = dict[str, Tensor]
@@ -69,6 +70,11 @@ class Method(Trainable):
     def generated_per_task(self) -> int:
         """Parameters of the adapter that is generated for a task; 0 for a method that generates none."""
         return 0
+
+    @property
+    def generator_model(self) -> GeneratorModel | None:
+        """The generator of a method whose `prepare` returns `TaskStates` that it made; None for any other method."""
+        return None
 
     @abstractmethod
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Any:

@@ -3,14 +3,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Unpack
+from typing import Any, Unpack
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from torch.nn.functional import pad
 
-from tagi.adapters.bank import LoraBank, as_lora
 from tagi.backbones import shapes
 from tagi.backbones.protocol import Decoding, Instructions, Reduction
 from tagi.data.batches import Sample
@@ -146,63 +144,23 @@ class TAGI(Method):
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> TaskStates:
         """Return the states of all tasks, computed in one pass over their instructions."""
-        return self._prepared([self.text.of_task(task, truncate=truncate) for task in tasks])
+        ids, mask = self.text.batch_instructions([self.text.of_task(task, truncate=truncate) for task in tasks])
+        device = self.generator.backbone.device
+        return self.generator.prepare(ids.to(device), mask.to(device))
 
     @property
     def generated_per_task(self) -> int:
         """Parameters that the hypernetwork generates for a task."""
         return sum(target.parameters for target in self.generator.targets)
 
-    def wordless(self) -> TaskStates:
-        """Return the states of one task with an empty instruction, to measure what an instruction adds."""
-        return self._prepared([self.text.wordless_instruction()])
-
-    def _prepared(self, sequences: Sequence[list[int]]) -> TaskStates:
-        ids, mask = self.text.batch_instructions(sequences)
-        device = self.generator.backbone.device
-        return self.generator.prepare(ids.to(device), mask.to(device))
+    @property
+    def generator_model(self) -> GeneratorModel:
+        """The generator itself."""
+        return self.generator
 
     def without_instruction(self, states: TaskStates) -> TaskStates:
         """Return states of the bare backbone: nothing generated, no fusion, no prefix."""
         return states.without_lora().without_states()
-
-    def crossed(self, states: TaskStates, lora: Int[Tensor, " task"]) -> TaskStates:
-        """Return every task's instruction states with the LoRA of task `lora[i]`: which channel carries the task?
-
-        Raises `ValueError` for what is not LoRA.
-        """
-        bank = as_lora(states.bank, "crossed channels").select(lora.to(states.mask.device))
-        return self.generator.states_from(states.read, bank)
-
-    def states_alone(self, states: TaskStates) -> TaskStates:
-        """Return states with fusion and instruction states as the bare backbone projects them, nothing generated."""
-        return self.generator.states_from(states.read, states.bank.zero())
-
-    def residual_bank(self, residual: Literal["zero", "mean"], of: Sequence[TaskStates]) -> LoraBank:
-        """Return the shared LoRA with no residual ("zero") or with the mean update of several tasks ("mean").
-
-        Args:
-            residual: The residual in the place of a task's own.
-            of: States of the tasks whose residuals are averaged.
-
-        Returns:
-            A bank of one task.
-
-        Raises:
-            ValueError: The generator has no shared LoRA.
-        """
-        length = max(one.mask.shape[1] for one in of)
-        states = torch.cat([pad(one.states, (0, 0, 0, length - one.mask.shape[1])) for one in of])
-        mask = torch.cat([pad(one.mask, (0, length - one.mask.shape[1])) for one in of])
-        with torch.no_grad():
-            found = self.generator.generate_residual(states, mask)
-            one = found.mean() if residual == "mean" else found.zero().select(torch.zeros_like(mask[:1, 0]).long())
-            return self.generator.shared_with(one)
-
-    def under(self, states: TaskStates, bank: LoraBank) -> TaskStates:
-        """Return the tasks' instructions under the one task of another bank; keys and values are computed under it."""
-        tasks = torch.zeros(states.tasks, dtype=torch.long, device=states.mask.device)
-        return self.generator.states_from(states.read, bank.select(tasks))
 
     def _read(self, states: TaskStates, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Any, Tensor]:
         device = self.generator.backbone.device

@@ -16,18 +16,16 @@ from tagi.config.sweeps import Point
 from tagi.data.task import Task
 from tagi.errors import ConfigError
 from tagi.evaluation.lengths import task_lengths, task_of_median_length
-from tagi.evaluation.predictions_log import predictions_file, read_answers
-from tagi.evaluation.reports.paired_answers import score_lines
-from tagi.evaluation.reports.seeds import SeedScores, difference, over_seeds, time_ratio
-from tagi.evaluation.scoring.paired import ByTask
+from tagi.evaluation.reports.paired_evaluations import read_scored
+from tagi.evaluation.scoring.statistics import ByTask, group_by, mean_over_seeds, paired_difference, task_interval
 from tagi.evaluation.timing.stopwatch import stopwatch
 from tagi.evaluation.timing.tables import markdown
+from tagi.evaluation.timing.task_timing import time_ratio
 from tagi.files import write_text
 from tagi.formats.finding import find_checkpoint
 from tagi.formats.records import RECORD, read_record, write_record
 from tagi.methods.load import load_method
 from tagi.methods.protocol import Method
-from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
 from tagi.settings.tables import STAGES
 from tagi.stages.recipe_backbone import load_recipe_backbone
@@ -40,21 +38,26 @@ from tagi.training.trainer import fingerprint
 
 TABLE = "methods.md"
 _MEASURED = "measured"
-"""Under the folder: what was measured of each finished method, by the folders of its steps."""
+"""The folder under `out` with a file for every finished method and seed."""
 REFERENCE = "tk-instruct"
-"""What every ratio and difference is relative to."""
+"""The method that every ratio and difference is relative to."""
 _BARE = "no-ft"
-"""The same arithmetic without weights that must be there."""
+"""A method with the reference's arithmetic that needs no trained weights."""
 _RIGHT = "right"
 """The condition that methods are compared under: every task with its own instruction."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rivalry:
-    """What to compare: methods by name, seeds, the most steps of any stage (None: as the recipe says).
+class MethodComparison:
+    """What to compare, and how to time it against the reference on the test task of median length.
 
-    Each method is timed against the reference on `inputs` of the test task of median length, at `batch_size`, in at
-    least `pairs` pairs.
+    Args:
+        methods: Names of methods.
+        seeds: Every method is trained under each.
+        steps: The most steps of any stage; None leaves them to the recipe.
+        inputs: The most inputs to time.
+        batch_size: Inputs that are timed at once.
+        pairs: The least pairs of a method and the reference.
     """
 
     methods: tuple[str, ...]
@@ -67,7 +70,7 @@ class Rivalry:
 
 def compare_methods(
     name_or_path: str | Path,
-    asked: Rivalry,
+    comparison: MethodComparison,
     out: Path,
     *,
     overrides: Sequence[str] = (),
@@ -76,29 +79,41 @@ def compare_methods(
     """Train what is missing of every method under every seed, score it, and return the record of all that is in `out`.
 
     Stages that methods have in common are trained once. `out/record.json` and `out/methods.md` hold every method that
-    this call or an earlier one has finished there on the same recipe. Run again, it goes on where it was interrupted.
+    this call or an earlier one has finished there on the same recipe. Run again, it continues where it was interrupted.
+
+    Args:
+        name_or_path: The recipe.
+        comparison: Which methods and seeds, and how they are timed.
+        out: The folder for all of them.
+        overrides: Overrides of the recipe.
+        progress: Print on stderr what is trained and measured.
     """
     points = {}  # every fault comes before anything is trained
-    for seed in asked.seeds:
-        for name in asked.methods:
+    for seed in comparison.seeds:
+        for name in comparison.methods:
             point = Point(f"{method_row(name).title}, seed {seed}", (f"seed={seed}",), name)
-            bounds = _bounds(point.recipe(name_or_path, overrides, load_recipe), asked.steps)
+            bounds = _bounds(point.recipe(name_or_path, overrides, load_recipe), comparison.steps)
             points[name, seed] = replace(point, overrides=(*point.overrides, *bounds))
     sweep(name_or_path, list(points.values()), out, overrides=overrides, progress=progress)
     plain = load_recipe(name_or_path, overrides)
-    plain = load_recipe(name_or_path, [*overrides, *_bounds(plain, asked.steps)])
+    plain = load_recipe(name_or_path, [*overrides, *_bounds(plain, comparison.steps)])
+    # What all methods and seeds of a comparison have in common.
+    shared = fingerprint(plain.model_dump(mode="json", exclude={"seed"}))
     for (name, seed), point in points.items():
         if progress and is_main_process():
             Console(stderr=True).print(f"measuring {point.label}", markup=False)
-        _measure(plain, point.recipe(name_or_path, overrides, load_recipe), name, seed, out, asked)
-    content = {"kind": "methods", "steps": asked.steps, "methods": _rows(out, _all_entries(out, plain))}
+        path = out / _MEASURED / f"{name}-{seed}-{shared}.json"
+        _measure(plain, point.recipe(name_or_path, overrides, load_recipe), name, seed, path, comparison)
+    files = sorted((out / _MEASURED).glob(f"*-{shared}.json"))
+    entries = [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    content = {"kind": "methods", "steps": comparison.steps, "methods": _rows(out, entries)}
     record = write_record(out / RECORD, plain, content)
     write_text(out / TABLE, markdown(shown_rows(record)))
     return record
 
 
 def shown_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
-    """A record's methods as rows of text."""
+    """Return a record's methods as rows of text."""
     return [_shown(row) for row in record["methods"]]
 
 
@@ -112,16 +127,19 @@ def _bounds(recipe: Recipe, steps: int | None) -> list[str]:
     return most + [f"training.{stage}.steps={min(steps, count)}" for stage, count in own.items() if count is not None]
 
 
-def _measure(plain: Recipe, recipe: Recipe, name: str, seed: int, out: Path, asked: Rivalry) -> None:
+def _measure(plain: Recipe, recipe: Recipe, name: str, seed: int, path: Path, comparison: MethodComparison) -> None:
     """Write what is known of a finished method: its steps' folders, parameters, FLOPs and time; measured once."""
-    trained, scored = last_steps(recipe, planned(recipe, out))
+    out = path.parent.parent
+    steps = planned(recipe, out)
+    trained, scored = last_steps(recipe, steps)
     if scored is None:
         raise ConfigError(f"{recipe.name}: expected test tasks to compare methods on, got none")
-    identity = fingerprint(trained.folder.name, scored.folder.name, asdict(replace(asked, methods=(), seeds=())))
-    path = out / _MEASURED / f"{name}-{seed}-{_shared(plain)}.json"
+    settings = asdict(replace(comparison, methods=(), seeds=()))
+    identity = fingerprint(trained.folder.name, scored.folder.name, settings)
     if path.exists() and json.loads(path.read_text(encoding="utf-8"))["identity"] == identity:
         return
     record = read_record(trained.folder / RECORD)
+    training = [read_record(step.folder / RECORD)["training"] for step in steps if not step.evaluates]
     device = best_device()
     method = load_method(find_checkpoint(str(trained.folder))).to(device)
     bare = as_method(plain, _BARE)
@@ -134,75 +152,59 @@ def _measure(plain: Recipe, recipe: Recipe, name: str, seed: int, out: Path, ask
         "trained": str(trained.folder.relative_to(out)),
         "scored": str(scored.folder.relative_to(out)),
         "steps": record["training"]["steps"],
-        "seconds": sum(_seconds(step.folder) for step in planned(recipe, out) if not step.evaluates),
+        "seconds": sum(float(one.get("seconds", 0.0)) for one in training),
         "tuned": record["parameters"]["trained"],
         "generated": method.generated_per_task,
         "flops": _flops_ratio(method, reference, tasks),
-        "time": _time(method, reference, tasks, asked),
+        "time": _time(method, reference, tasks, comparison),
     }
     write_text(path, json.dumps(entry, indent=2) + "\n")
 
 
-def _shared(plain: Recipe) -> str:
-    """A digest of what all methods and seeds of a comparison have in common."""
-    return fingerprint(plain.model_dump(mode="json", exclude={"seed"}))
-
-
-def _seconds(folder: Path) -> float:
-    return float(read_record(folder / RECORD)["training"].get("seconds", 0.0))
-
-
 def _flops_ratio(method: Method, reference: Method, tasks: Sequence[Task]) -> float:
     """FLOPs of all tasks, each with 100 inputs of its own mean length, over the reference's."""
-    asks = method.generator.asks(alone=not method.generator.keeps_prefix) if isinstance(method, TAGI) else None
+    generator = method.generator_model
+    asks = None if generator is None else generator.asks(alone=not generator.keeps_prefix)
     own = sum(method.cost(task_lengths(method.text, task, asks=asks)).total for task in tasks)
     return float(own / sum(reference.cost(task_lengths(reference.text, task)).total for task in tasks))
 
 
-def _time(method: Method, reference: Method, tasks: Sequence[Task], asked: Rivalry) -> dict[str, Any]:
+def _time(method: Method, reference: Method, tasks: Sequence[Task], comparison: MethodComparison) -> dict[str, Any]:
     task = task_of_median_length(tasks, reference.text)
-    task = replace(task, instances=task.instances[: asked.inputs])
+    task = replace(task, instances=task.instances[: comparison.inputs])
     output = max(1, round(task_lengths(reference.text, task).output))
     device = next(reference.parameters()).device
     watch = stopwatch(device, "processor" if device.type == "cpu" else "wall")
-    return time_ratio(watch, method, reference, task, batch_size=asked.batch_size, output=output, pairs=asked.pairs)
-
-
-def _all_entries(out: Path, plain: Recipe) -> list[dict[str, Any]]:
-    """Everything measured in the folder on this recipe, whatever the call."""
-    files = sorted((out / _MEASURED).glob(f"*-{_shared(plain)}.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in files]
+    size, pairs = comparison.batch_size, comparison.pairs
+    return time_ratio(watch, method, reference, task, batch_size=size, output=output, pairs=pairs)
 
 
 def _rows(out: Path, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One row per method, its seeds together, in the paper's order."""
-    by_method: dict[str, list[Mapping[str, Any]]] = {}
-    for entry in sorted(entries, key=lambda entry: entry["seed"]):
-        by_method.setdefault(entry["method"], []).append(entry)
+    by_method = group_by(sorted(entries, key=lambda entry: entry["seed"]), lambda entry: str(entry["method"]))
     scores = {name: _scores(out, own) for name, own in by_method.items()}
+    values = {name: mean_over_seeds(list(runs.values())) for name, (_, runs) in scores.items()}
     rows = []
     for method in method_rows():
-        own = by_method.get(method.name)
-        if own is None:
+        if method.name not in by_method:
             continue
-        metric, score = scores[method.name]
+        own, first = by_method[method.name], by_method[method.name][0]
+        metric, runs = scores[method.name]
+        score = task_interval(values[method.name])
+        reference = values.get(REFERENCE) if method.name != REFERENCE else None
         rows.append(
             {
                 "method": method.name,
                 "title": method.title,
                 "metric": metric,
-                "mean": score.mean,
-                "interval": list(score.interval),
-                "n": score.n,
-                "seeds": score.seeds,
-                "minus_reference": _minus(score, scores.get(REFERENCE), method.name),
-                "flops": own[0]["flops"],
+                **{key: score[key] for key in ("mean", "interval", "n")},
+                "seeds": {seed: float(np.concatenate(list(run.values())).mean()) for seed, run in runs.items()},
+                "minus_reference": reference and paired_difference(values[method.name], reference),
+                "flops": first["flops"],
                 "flops_paper": method.flops,
-                "time": own[0]["time"],
+                "time": first["time"],
                 "time_paper": method.time,
-                "tuned": own[0]["tuned"],
-                "generated": own[0]["generated"],
-                "steps": own[0]["steps"],
+                **{key: first[key] for key in ("tuned", "generated", "steps")},
                 "seconds": fmean(entry["seconds"] for entry in own),
                 "trained": [entry["trained"] for entry in own],
                 "scored": [entry["scored"] for entry in own],
@@ -211,22 +213,17 @@ def _rows(out: Path, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     return rows
 
 
-def _scores(out: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[str, SeedScores]:
-    """The metric's name, and every seed's answers scored by it."""
+def _scores(out: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[str, dict[int, ByTask]]:
+    """The metric's name, and every seed's answers scored by it, by task."""
     runs: dict[int, ByTask] = {}
     metric = ""
     for entry in entries:
         folder = out / entry["scored"]
-        metric = str(read_record(folder / RECORD)["results"][_RIGHT]["metric"])
-        by_task: dict[str, list[float]] = {}
-        for one in score_lines(read_answers(folder / predictions_file(_RIGHT)), metric):
-            by_task.setdefault(one.task, []).append(one.score)
-        runs[entry["seed"]] = {task: np.array(own) for task, own in by_task.items()}
-    return metric, over_seeds(runs)
-
-
-def _minus(score: SeedScores, reference: tuple[str, SeedScores] | None, name: str) -> dict[str, Any] | None:
-    return None if reference is None or name == REFERENCE else difference(score, reference[1])
+        result = read_record(folder / RECORD)["results"][_RIGHT]
+        metric = str(result["metric"])
+        scored = group_by(read_scored(folder, _RIGHT, metric, result["n"]), lambda one: one.answer.task)
+        runs[entry["seed"]] = {task: np.array([one.score for one in own]) for task, own in scored.items()}
+    return metric, runs
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:

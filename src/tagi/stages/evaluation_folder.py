@@ -1,66 +1,60 @@
-"""The folder that an evaluation writes into: whose it is, who is in it, and what an earlier run left there."""
+"""The folder that an evaluation writes into: which evaluation it belongs to, and what an earlier run left there."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
 
 from tagi.data.task import Task
 from tagi.errors import ConfigError, DataError
 from tagi.evaluation.predictions_log import TaskLog
-from tagi.evaluation.scoring.answers import line_fault
+from tagi.evaluation.reports.records import read_evaluation
+from tagi.evaluation.scoring.answers import Answer, RankedAnswer, read_line
 from tagi.files import write_text
 from tagi.formats.records import RECORD, read_record
 
 _LOCK = ".lock"
-_WHOLE = {"n", "metric", "overall", "interval", "per_category"}
-"""What a finished evaluation's record has of every condition."""
 _CLAIM = "evaluation.json"
-"""What an evaluation is of, written before its first answer, so that only the same one goes on with its files."""
+"""Holds the evaluation's identity from before its first answer, so that only the same one goes on with its files."""
 
 
 def claim(out: Path, identity: str, resume: bool) -> dict[str, Any] | None:
-    """Take `out` for this evaluation; its record if it is finished there. Anything else's files are an error."""
+    """Take `out` for this evaluation; return its record if it is finished there.
+
+    Raises a `TagiError` if the folder holds anything else, or if its record is damaged.
+    """
     mark, record = out / _CLAIM, out / RECORD
     if not out.exists() or not any(file.name != _LOCK for file in out.iterdir()):
         write_text(mark, json.dumps({"evaluation": identity}) + "\n")
         return None
-    if not resume or not (mark.exists() or record.exists()):
-        own = ": go on with --resume" if mark.exists() or record.exists() else ""
-        raise ConfigError(f"{out}: expected a new folder, got one that holds files{own}")
-    found = read_record(record) if record.exists() else _read_claim(mark)
-    other = found.get("evaluation")
+    begun = mark.exists() or record.exists()
+    if not resume or not begun:
+        raise ConfigError(
+            f"{out}: expected a new folder, got one that holds files{': go on with --resume' if begun else ''}"
+        )
+    other = (read_record(record) if record.exists() else _read_claim(mark)).get("evaluation")
     if other != identity:
         raise ConfigError(
             f"{out}: expected an evaluation of this checkpoint, recipe and data, of the same conditions and limits "
             f"({identity}), got another ({other}): score into another folder"
         )
-    if not record.exists():
-        return None
-    results = found.get("results")
-    tables = list(results.values()) if isinstance(results, dict) else []
-    whole = all(isinstance(table, dict) and table.keys() >= _WHOLE for table in tables)
-    if not tables or not whole or not isinstance(found.get("data"), dict):
-        raise ConfigError(f"{record}: expected a finished evaluation's record, got one without its results")
-    return found
+    return read_evaluation(record) if record.exists() else None
 
 
 def _read_claim(claim: Path) -> dict[str, Any]:
     try:
-        found = json.loads(claim.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{claim}: expected what is evaluated here, got: {error}") from error
-    if not isinstance(found, dict):
-        raise ConfigError(f"{claim}: expected what is evaluated here, got {found!r:.40}")
-    return found
+        return TypeAdapter(dict[str, Any]).validate_json(claim.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{claim}: expected the identity of an evaluation, got: {error}") from error
 
 
 @contextmanager
 def alone(out: Path | None) -> Iterator[None]:
-    """No other process evaluates into the folder meanwhile."""
+    """Let no other process evaluate into the folder meanwhile. Raises `ConfigError` if one does already."""
     if out is None:
         yield
         return
@@ -79,13 +73,15 @@ def alone(out: Path | None) -> Iterator[None]:
             out.rmdir()
 
 
-def check_kept(log: TaskLog, task: Task) -> None:
-    """What an earlier run left is taken up only if it answers these instances."""
+def kept_answers(log: TaskLog, task: Task) -> Sequence[Answer | RankedAnswer]:
+    """Return the answers that an earlier run left of a task. Raises `DataError` if they are not to these instances."""
+    answers = []
     for line, instance in zip(log.lines(task.name), task.instances, strict=True):
-        fault = line_fault(line)
-        asked = {"id": instance.id, "input": instance.input, "references": list(instance.outputs)}
-        wrong = [key for key, value in asked.items() if key in line and line[key] != value]
-        if fault is None and wrong:
-            fault = f"{wrong[0]}: expected {asked[wrong[0]]!r:.60}, got {line[wrong[0]]!r:.60}"
-        if fault:
-            raise DataError(f"{log.path}: task {task.name!r}: {fault}: remove the file to ask anew")
+        try:
+            answers.append(read_line(line))
+            for key, value in (("id", instance.id), ("input", instance.input), ("references", list(instance.outputs))):
+                if key in line and line[key] != value:
+                    raise DataError(f"{key}: expected {value!r:.60}, got {line[key]!r:.60}")
+        except DataError as error:
+            raise DataError(f"{log.path}: task {task.name!r}: {error}: remove the file to ask anew") from error
+    return answers

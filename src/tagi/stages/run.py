@@ -10,7 +10,7 @@ from tagi.evaluation.conditions import INSTRUCTIONS
 from tagi.formats.records import RECORD, read_record
 from tagi.settings.recipe import Recipe
 from tagi.settings.tables import Stage
-from tagi.stages.evaluate import Asked, evaluate
+from tagi.stages.evaluate import EvaluationRequest, evaluate
 from tagi.stages.identity import score_identity, stage_identity
 from tagi.stages.protocol import Sources
 from tagi.stages.registry import STAGES, stage_of
@@ -131,7 +131,7 @@ def _evaluate(step: Step, data: RecipeData, progress: bool) -> dict[str, Any]:
     return evaluate(
         str(trained),
         recipe,
-        asked=Asked(INSTRUCTIONS),
+        request=EvaluationRequest(INSTRUCTIONS),
         data=data,
         out=step.folder,
         resume=True,

@@ -1,10 +1,10 @@
-"""Seconds of TAGI against those of the meta-trained model: which models, which task, what is kept of it."""
+"""Timing TAGI against the meta-trained model: which models, which tasks, and the record."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
@@ -19,15 +19,16 @@ from tagi.data.toy.lexicon import lexicon_words
 from tagi.data.toy.tokenizer import toy_tokenizer
 from tagi.errors import ConfigError, InputError
 from tagi.evaluation.lengths import task_lengths, task_of_median_length
-from tagi.evaluation.timing.comparison import Contest
 from tagi.evaluation.timing.stopwatch import ClockKind, stopwatch
 from tagi.evaluation.timing.tables import markdown, phase_rows, ratio_rows, speed_rows
+from tagi.evaluation.timing.task_timing import TaskTiming
 from tagi.files import write_text
 from tagi.formats.finding import find_checkpoint
 from tagi.formats.records import RECORD, write_record
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.load import load_method
+from tagi.methods.protocol import Method
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
 from tagi.settings.text import TextSettings
@@ -35,30 +36,49 @@ from tagi.stages.describe import HUB, PUBLISHED
 from tagi.stages.recipe_settings import generator_settings, generator_text, text_settings
 from tagi.stages.tasks import load_tasks
 
+M = TypeVar("M", bound=Method)
+
 PAPER = 0.88
-"""TAGI in the column "Average Relative Inference Time" of Table 3, at batch size 1."""
+"""TAGI's "Average Relative Inference Time" in Table 3, at batch size 1."""
 BATCH_SIZES = (1, 32)
 TABLES = "timing.md"
 
 
 @dataclass(frozen=True, slots=True)
 class GivenLengths:
-    """Tokens of an instruction and of an input that are made up, the end of each included."""
+    """Tokens of a made-up instruction and of a made-up input, the end of each included."""
 
     instruction: int
     input: int
+
+
+def given_lengths(instruction: int | None, inputs: int | None) -> GivenLengths | None:
+    """Return the lengths if both are given, None if neither is. Raises `InputError` if one is missing."""
+    if instruction is not None and inputs is not None:
+        return GivenLengths(instruction, inputs)
+    if instruction is None and inputs is None:
+        return None
+    missing = "--instruction" if instruction is None else "--input"
+    raise InputError(f"expected both of --instruction and --input, or neither, got no {missing}")
 
 
 @dataclass(frozen=True, slots=True)
 class TimingRequest:
     """What to time.
 
-    The models: `tagi` and `metatrained` are checkpoints; without `metatrained` the generator's own backbone reads the
-    instruction concatenated, and with neither, both stand on random weights of `backbone`'s published shape, or of the
-    recipe's. The texts: the recipe's test `tasks` of these names (without names the task of median length), or made up
-    to `lengths`. `output` tokens an answer, by default the mean of the task's own. At most `inputs` of a task; batch
-    sizes, by default 1 and 32 where there are as many inputs; at least `pairs` pairs of each comparison; `clock` says
-    what seconds are.
+    Args:
+        backbone: A published shape whose random weights both methods use without `tagi`; by default the recipe's
+            backbone.
+        tagi: A checkpoint of a generator.
+        metatrained: A checkpoint of a meta-trained model; by default the generator's own backbone reads the instruction
+            concatenated.
+        tasks: Names of the recipe's test tasks; by default the task of median length.
+        lengths: Lengths of made-up texts, instead of tasks.
+        output: Tokens of an answer; by default the mean of the task's own.
+        inputs: The most inputs of a task.
+        clock: What seconds are: of the wall clock, or of the process on its processors.
+        batch_sizes: By default 1, and 32 where there are as many inputs.
+        pairs: The least pairs of each comparison.
     """
 
     backbone: str | None = None
@@ -73,45 +93,45 @@ class TimingRequest:
     pairs: int = 20
 
 
-@dataclass(frozen=True, slots=True)
-class _Models:
-    metatrained: Concatenation
-    tagi: TAGI
-    weights: dict[str, str]
-
-
 def time_methods(
     recipe: Recipe, request: TimingRequest, *, out: Path | None = None, progress: bool = True
 ) -> dict[str, Any]:
     """Time TAGI in pairs with the meta-trained model and return the record.
 
-    With `out`, `record.json` (every pair in it) and the tables lie there.
+    Args:
+        recipe: Names the generator, the backbone and the test tasks.
+        request: Which models, texts, batch sizes and clock.
+        out: A folder for `record.json`, which holds every pair, and the tables.
+        progress: Print on stderr what is timed.
+
+    Raises `InputError` for requests that contradict each other, and `ConfigError` for models that cannot be timed.
     """
     _check(request)
-    models = _models(recipe, request)
-    tasks, data = _tasks(recipe, request, models.tagi.text)
-    sizes = request.batch_sizes or tuple(
-        size for size in BATCH_SIZES if size <= min(len(task.instances) for task in tasks)
-    )
-    _fitting(tasks, sizes)
-    watch, begun = stopwatch(models.tagi.generator.backbone.device, request.clock), _load()
+    metatrained, tagi, weights = _models(recipe, request)
+    tasks, data = _tasks(recipe, request, tagi.text)
+    smallest = min(tasks, key=lambda task: len(task.instances))
+    fewest = len(smallest.instances)
+    sizes = request.batch_sizes or tuple(size for size in BATCH_SIZES if size <= fewest)
+    if max(sizes) > fewest:
+        raise InputError(f"--batch-size: expected at most the {fewest} inputs of {smallest.name}, got {max(sizes)}")
+    watch, begun = stopwatch(tagi.generator.backbone.device, request.clock), _load()
     timings = []
     for task in tasks:
-        lengths = task_lengths(models.tagi.text, task, len(task.instances))
-        output = request.output or round(lengths.output)
-        contest = Contest(models.metatrained, models.tagi, task, output)
+        lengths = task_lengths(tagi.text, task, len(task.instances))
+        timing = TaskTiming(metatrained, tagi, task, request.output or round(lengths.output))
         for size in sizes:
             say = _say(f"{task.name}, batch size {size}", progress)
-            timing = contest.run(watch, batch_size=size, pairs=request.pairs, say=say)
-            timings.append({"lengths": asdict(lengths), **timing})
+            timings.append(
+                {"lengths": asdict(lengths), **timing.run(watch, batch_size=size, pairs=request.pairs, say=say)}
+            )
     content = {
         "kind": "time",
         "paper": PAPER,
-        "weights": models.weights,
+        "weights": weights,
         "methods": {
-            "generator": models.tagi.generator.settings.as_dict(),
-            "text": models.tagi.text.settings.as_dict(),
-            "dtype": str(models.tagi.generator.backbone.model.dtype),
+            "generator": tagi.generator.settings.as_dict(),
+            "text": tagi.text.settings.as_dict(),
+            "dtype": str(tagi.generator.backbone.model.dtype),
         },
         "clock": request.clock,
         "machine": {
@@ -130,7 +150,7 @@ def time_methods(
 
 
 def tables(record: dict[str, Any]) -> str:
-    """All tables of a record in Markdown."""
+    """Return all tables of a record in Markdown."""
     return "\n".join(
         f"{headline(record, timing)}\n\n{markdown(rows(timing))}"
         for timing in record["timings"]
@@ -139,7 +159,7 @@ def tables(record: dict[str, Any]) -> str:
 
 
 def headline(record: dict[str, Any], timing: dict[str, Any]) -> str:
-    """What was timed, in a line."""
+    """Return what was timed, on one line."""
     lengths, machine = timing["lengths"], record["machine"]
     return (
         f"{timing['task']}, batch size {timing['batch_size']}: "
@@ -169,100 +189,86 @@ def _check(request: TimingRequest) -> None:
             raise InputError(f"{option}: expected at least 2 tokens, a word and the end, got {length}")
 
 
-def _fitting(tasks: Sequence[Task], sizes: Sequence[int]) -> None:
-    for task in tasks:
-        for size in sizes:
-            if size > len(task.instances):
-                found = len(task.instances)
-                raise InputError(f"--batch-size: expected at most the {found} inputs of {task.name}, got {size}")
-
-
-def _models(recipe: Recipe, request: TimingRequest) -> _Models:
-    device = best_device()
+def _models(recipe: Recipe, request: TimingRequest) -> tuple[Concatenation, TAGI, dict[str, str]]:
+    """The meta-trained model, TAGI, and what the weights of each are."""
     if request.tagi is None:
-        backbone, named = _backbone(recipe, request)
-        settings = text_settings(recipe) if request.lengths is None else _wide(request.lengths, request.output)
-        read = generator_text(recipe) if request.lengths is None else settings
+        backbone, weights = _backbone(recipe, request)
+        settings = read = text_settings(recipe)
+        if request.lengths is None:
+            read = generator_text(recipe)
+        else:  # a word a token, and room for all of them
+            given, output = request.lengths, request.output or 1
+            settings = read = TextSettings("plain", 0, given.instruction, given.instruction + given.input, output)
         tagi = TAGI(GeneratorModel(backbone, generator_settings(recipe), read))
-        return _on(device, Concatenation(backbone, settings), tagi, {"tagi": named, "metatrained": named})
-    trained = load_method(find_checkpoint(request.tagi))
-    if not isinstance(trained, TAGI):
-        raise ConfigError(f"--tagi: expected a generator, got {request.tagi}, of method {trained.name!r}")
-    found = trained.generator.backbone
-    if not isinstance(found, T5Backbone):
-        raise ConfigError(f"--tagi: expected a generator on an encoder-decoder to time, got {request.tagi}")
-    backbone = found
-    weights = {"tagi": request.tagi, "metatrained": request.metatrained or f"the backbone of {request.tagi}"}
-    if request.metatrained is None:
-        return _on(device, Concatenation(backbone, trained.text.settings), trained, weights)
-    rival = load_method(find_checkpoint(request.metatrained))
-    if not isinstance(rival, Concatenation):
-        wanted = "expected a meta-trained model (concatenation)"
-        raise ConfigError(f"--metatrained: {wanted}, got {request.metatrained}, of method {rival.name!r}")
-    if _shape(rival.backbone) != _shape(backbone):
-        raise ConfigError(
-            f"--metatrained: expected a model of the shape that {request.tagi} stands on ({_in_words(backbone)}), got "
-            f"{request.metatrained} ({_in_words(rival.backbone)})"
-        )
-    return _on(device, rival, trained, weights)
+        metatrained, named = Concatenation(backbone, settings), weights
+    else:
+        tagi, weights = _trained("--tagi", request.tagi, TAGI, "a generator"), request.tagi
+        found = tagi.generator.backbone
+        if not isinstance(found, Concatenation.family):
+            raise ConfigError(f"--tagi: expected a generator on an encoder-decoder to time, got {request.tagi}")
+        if request.metatrained is None:
+            metatrained, named = Concatenation(found, tagi.text.settings), f"the backbone of {request.tagi}"
+        else:
+            named = request.metatrained
+            metatrained = _trained("--metatrained", named, Concatenation, "a meta-trained model (concatenation)")
+            wanted, shape = _shape(found), _shape(metatrained.backbone)
+            if shape != wanted:
+                expected = f"expected a model of the shape of {request.tagi}'s backbone ({wanted})"
+                raise ConfigError(f"--metatrained: {expected}, got {named} ({shape})")
+    device = best_device()
+    return metatrained.to(device).eval(), tagi.to(device).eval(), {"tagi": weights, "metatrained": named}
 
 
-def _on(device: torch.device, metatrained: Concatenation, tagi: TAGI, weights: dict[str, str]) -> _Models:
-    return _Models(metatrained.to(device).eval(), tagi.to(device).eval(), weights)
+def _trained(option: str, checkpoint: str, kind: type[M], wanted: str) -> M:
+    method = load_method(find_checkpoint(checkpoint))
+    if not isinstance(method, kind):
+        raise ConfigError(f"{option}: expected {wanted}, got {checkpoint}, of method {method.name!r}")
+    return method
 
 
 def _backbone(recipe: Recipe, request: TimingRequest) -> tuple[T5Backbone, str]:
-    """A backbone, and what its weights are: random unless the recipe's own lies here."""
+    """A backbone, and what its weights are: random unless the recipe names a folder of this machine."""
     wanted = recipe.backbone
     if wanted.family != "t5":
         raise ConfigError(f"backbone.family: expected 't5' to time TAGI on, got {wanted.family!r}")
-    tokenizer = toy_tokenizer() if request.lengths is not None else None
+    made_up = request.lengths is not None
     shape = request.backbone or HUB.get(wanted.name)
     fields = wanted.config if shape is None else PUBLISHED[shape]
-    if fields is None:
-        if wanted.name != "toy" and not Path(wanted.name).exists():
-            known = ", ".join(HUB)
-            raise ConfigError(f"backbone.name: expected a folder or one of {known} to time, got {wanted.name!r}")
+    if fields is not None:
+        toy = made_up or "toy" in (wanted.tokenizer, wanted.name)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            model = build_t5(fields)
+        tokenizer = toy_tokenizer() if toy else load_tokenizer(wanted.tokenizer or wanted.name)
+        identity = BaseModel(shape or recipe.name, "random weights")
+        backbone, weights = T5Backbone(model, tokenizer, identity), f"random weights of {identity.name}"
+    elif wanted.name == "toy" or Path(wanted.name).exists():
         backbone = load_backbone(wanted.name, T5Backbone, revision=wanted.revision, tokenizer=wanted.tokenizer)
-        if tokenizer is not None:
-            backbone.tokenizer = tokenizer
-        return _sized(backbone, wanted.dtype), f"weights of {wanted.name}"
-    if tokenizer is None:
-        tokenizer = toy_tokenizer() if "toy" in (wanted.tokenizer, wanted.name) else None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        model = build_t5(fields)
-    found = tokenizer or load_tokenizer(wanted.tokenizer or wanted.name)
-    identity = BaseModel(shape or recipe.name, "random weights")
-    return _sized(T5Backbone(model, found, identity), wanted.dtype), f"random weights of {identity.name}"
-
-
-def _sized(backbone: T5Backbone, dtype: str) -> T5Backbone:
+        weights = f"weights of {wanted.name}"
+        if made_up:
+            backbone.tokenizer = toy_tokenizer()
+    else:
+        known = ", ".join(HUB)
+        raise ConfigError(f"backbone.name: expected a folder or one of {known} to time, got {wanted.name!r}")
     size, tokens = backbone.model.config.vocab_size, len(backbone.tokenizer)
     if tokens > size:
         raise ConfigError(f"backbone: expected a vocabulary of at least the tokenizer's {tokens}, got {size}")
-    backbone.model.to(getattr(torch, dtype))
-    return backbone
-
-
-def _wide(lengths: GivenLengths, output: int | None) -> TextSettings:
-    """A word a token, and room for all of them."""
-    return TextSettings("plain", 0, lengths.instruction, lengths.instruction + lengths.input, output or 1)
+    backbone.model.to(getattr(torch, wanted.dtype))
+    return backbone, weights
 
 
 def _tasks(recipe: Recipe, request: TimingRequest, text: TextEncoder) -> tuple[list[Task], dict[str, Any] | None]:
-    """The tasks to time, each with its inputs, and what was read for them."""
+    """The tasks to time, each with its inputs, and what a record says of the data."""
     if request.lengths is not None:
         return [_made_up(request.lengths, request.output or 1, request.inputs)], None
     loaded = load_tasks(recipe, "test")
-    tasks = [task for task in loaded.tasks if task.instances]
-    if not tasks:
+    named = {task.name: task for task in loaded.tasks if task.instances}
+    if not named:
         raise ConfigError(f"data: expected test tasks to time, got none in {recipe.data.path or recipe.data.source}")
-    named = {task.name: task for task in tasks}
-    for name in request.tasks:
-        if name not in named:
-            raise InputError(f"--task: expected the name of one of {len(tasks)} test tasks, got {name!r}")
-    chosen = [named[name] for name in dict.fromkeys(request.tasks)] or [task_of_median_length(tasks, text)]
+    if unknown := [name for name in request.tasks if name not in named]:
+        raise InputError(f"--task: expected the name of one of {len(named)} test tasks, got {unknown[0]!r}")
+    chosen = [named[name] for name in dict.fromkeys(request.tasks)]
+    chosen = chosen or [task_of_median_length(list(named.values()), text)]
     return [replace(task, instances=task.instances[: request.inputs]) for task in chosen], loaded.record()
 
 
@@ -276,18 +282,13 @@ def _made_up(lengths: GivenLengths, output: int, inputs: int) -> Task:
     return Task("given lengths", "none", words(0, lengths.instruction - 1), instances)
 
 
-def _shape(backbone: T5Backbone) -> tuple[Any, ...]:
-    config = backbone.model.config
-    return backbone.sites, config.d_ff, config.vocab_size
-
-
-def _in_words(backbone: T5Backbone) -> str:
-    config = backbone.model.config
-    return f"d_model {config.d_model}, {len(backbone.sites)} sites, d_ff {config.d_ff}, {config.vocab_size} tokens"
+def _shape(backbone: T5Backbone) -> str:
+    keys = ("d_model", "d_kv", "num_heads", "d_ff", "num_layers", "num_decoder_layers", "vocab_size")
+    return ", ".join(f"{key} {getattr(backbone.model.config, key)}" for key in keys)
 
 
 def _load() -> list[float] | None:
-    """Processes that wanted to run, on average over 1, 5 and 15 minutes, where the system counts them."""
+    """The system's load over 1, 5 and 15 minutes, where it counts it."""
     return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 

@@ -1,15 +1,15 @@
 """Tables and curves of settings that differ in one thing alone: Table 4, Table 7, Figures 3 and 4."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from tagi.evaluation.reports.groups import HYPERT5, MAIN, MTEST11, Group, Score
 from tagi.evaluation.reports.labels import shown, variant_names
 from tagi.evaluation.reports.quoted import departures, figure
 from tagi.evaluation.reports.settings import ALIGNED, INS, METATRAINED, PARTS, SPLIT, STEPS, TAGI, Setting
-from tagi.evaluation.reports.tables import Cell, Row, Table, column_of, p3_column_of, score_cell
+from tagi.evaluation.reports.tables import Cell, Row, Table, column_of, metric_names, score_cell
+from tagi.evaluation.scoring.statistics import group_by
 
 _ROWS = {
     (): ("TAGI", "TAGI"),
@@ -28,8 +28,6 @@ _AXES = {
     "steps": "steps",
     "warm-up": "warmup_ratio",
 }
-Lines = dict[str, dict[int, Group]]
-"""Label of a line -> where it has which group."""
 _PAPERS_OWN = {TAGI: "TAGI", METATRAINED: "Tk-Instruct"}
 
 
@@ -43,92 +41,136 @@ class Curve:
     lines: Mapping[str, tuple[tuple[float, Score], ...]]
 
 
+@dataclass(frozen=True)
+class PaperFigure:
+    """A figure of the paper: what varies along its axis and between its lines.
+
+    Args:
+        title: Title of the curves.
+        axis: What the axis counts.
+        keys: The keys in which the settings of a curve may differ.
+        place: The place of a setting on the axis; None for a setting without one.
+        line: The label of a setting's line; None for a setting whose score starts every line.
+    """
+
+    title: str
+    axis: str
+    keys: tuple[str, ...]
+    place: Callable[[Mapping[str, Any]], Any]
+    line: Callable[[Mapping[str, Any]], str | None]
+
+
+def _weight(table: Mapping[str, Any]) -> str:
+    weight = table.get(INS)
+    return f"L_ins weighed {shown(weight)}" if weight else "without L_ins"
+
+
+FIGURES = {
+    "Figure 3": PaperFigure(
+        "Score by categories trained on (Figure 3)", "categories", (SPLIT, INS), lambda table: table[SPLIT], _weight
+    ),
+    "the left of Figure 4": PaperFigure(
+        "Score by finetuning steps (Figure 4, left)", "steps", (STEPS,), lambda table: table[STEPS], lambda _: TAGI
+    ),
+    "the right of Figure 4": PaperFigure(
+        "Score by categories aligned (Figure 4, right)",
+        "categories aligned; 0 is without L_ins",
+        (ALIGNED, INS),
+        lambda table: table[ALIGNED] if table[INS] else 0,
+        lambda table: _weight(table) if table[INS] else None,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Groups whose settings differ in a few keys alone; named by what they share."""
+
+    groups: list[Group]
+    name: str
+    column: str
+
+
+def _families(
+    groups: Sequence[Group],
+    source: str,
+    keys: Callable[[Setting], Sequence[str]],
+    value: Callable[[Setting], Hashable],
+) -> list[_Family]:
+    """Groups that are equal without these keys, in order, where they have several values."""
+    by_rest = group_by(groups, lambda group: group.setting.masked(*keys(group.setting)))
+    compared = {rest: own for rest, own in by_rest.items() if len({value(group.setting) for group in own}) > 1}
+    names = variant_names(list(compared))
+    return [_Family(own, names[rest], column_of(rest, source)) for rest, own in compared.items()]
+
+
 def ablation(groups: Sequence[Group], source: str) -> Table | None:
-    """Table 4's shape: what is left without each part. None unless settings differ in their parts alone."""
-    keys = {key for key, _, _ in PARTS}
-    families = _families(groups, lambda setting: setting.masked(*keys) if setting.method == TAGI else None)
-    compared = [own for own in families if len({group.setting.missing for group in own}) > 1]
-    if not compared:
+    """Return Table 4's shape: what is left without each part. None unless settings differ in their parts alone."""
+    keys = tuple({key for key, _, _ in PARTS})
+    ours = [group for group in groups if group.setting.method == TAGI]
+    families = _families(ours, source, lambda _: keys, lambda setting: setting.missing)
+    if not families:
         return None
     average = HYPERT5 if source == "p3" else MAIN
-    names = variant_names([own[0].setting.masked(*keys) for own in compared])
-    found = list(dict.fromkeys(group.setting.missing for own in compared for group in own))
+    found = (group.setting.missing for family in families for group in family.groups)
     parts = list(dict.fromkeys([*_ROWS, *found]))
-    columns, cells = [], []
-    for own in compared:
-        bare = own[0].setting.masked(*keys)
-        column = p3_column_of(bare) if source == "p3" else column_of(bare)
-        columns.append(column if len(compared) == 1 else f"{column}, {names[bare]}")
-        cells.append([_part_cell(own, part, source, average) for part in parts])
-    rows = tuple((_part_name(part), tuple(own[at] for own in cells)) for at, part in enumerate(parts))
-    what = average if source == "p3" else own_metric(groups)
+    columns = tuple(one.column if len(families) == 1 else f"{one.column}, {one.name}" for one in families)
+    rows = tuple(
+        (
+            _ROWS[part][0] if part in _ROWS else f"without {' and '.join(part)}",
+            tuple(_part_cell(family.groups, part, source, average) for family in families),
+        )
+        for part in parts
+    )
+    what = average if source == "p3" else metric_names(groups)
     note = f"{what}, percent. A column's settings differ in nothing but the parts. {_note(rows, 4)}"
-    return Table("What is left without each part (the shape of Table 4)", note.strip(), tuple(columns), rows)
-
-
-def _part_name(missing: tuple[str, ...]) -> str:
-    return _ROWS[missing][0] if missing in _ROWS else f"without {' and '.join(missing)}"
+    return Table("What is left without each part (the shape of Table 4)", note.strip(), columns, rows)
 
 
 def _part_cell(groups: Sequence[Group], missing: tuple[str, ...], source: str, average: str) -> Cell:
-    """Settings that differ in how a part is weighed share a cell's row: each is named there, the first heads it."""
+    """Settings that differ in how a part is weighed share a row: each is named in its cell."""
     own = [group for group in groups if group.setting.missing == missing]
     setting = groups[0].setting
     row = _ROWS.get(missing, ("", None))[1]
     column = "P3" if source == "p3" else setting.demonstrations
     xl = setting.size == "XL (3B)" and setting.family == "T5-LM"
     quoted = figure("table4", row, column) if row and xl and not departures(setting, source) else None
-    if not own:
-        return score_cell(None, quoted)
-    if len(own) == 1:
-        return score_cell(own[0].score(of=average), quoted)
+    if len(own) < 2:
+        return score_cell(own[0].score(of=average) if own else None, quoted)
     names = variant_names([group.setting for group in own for _ in group.runs])
-    texts = []
-    for group in own:
-        cell = score_cell(group.score(of=average))
-        texts.append(f"{names[group.setting]}: {cell.text} ({', '.join(cell.details)})")
-    return Cell(f"{len(own)} settings", tuple(texts), None if quoted is None else f"paper {quoted:.1f}")
+    cells = {names[group.setting]: score_cell(group.score(of=average)) for group in own}
+    texts = tuple(f"{name}: {cell.text} ({', '.join(cell.details)})" for name, cell in cells.items())
+    return Cell(f"{len(own)} settings", texts, None if quoted is None else f"paper {quoted:.1f}")
 
 
 def hyperparameters(groups: Sequence[Group], source: str) -> list[Table]:
-    """Table 7's shape: a table for each of learning rate, rank, steps and warm-up that alone is varied."""
-    tables = []
-    for axis in _AXES:
-        families = _families(groups, partial(_without_axis, axis=axis))
-        compared = [own for own in families if len({_value(group.setting, axis) for group in own}) > 1]
-        if not compared:
-            continue
-        values = sorted({_value(group.setting, axis) for own in compared for group in own})
-        bare = [_without_axis(own[0].setting, axis) for own in compared]
-        names = variant_names([setting for setting in bare if setting is not None])
-        rows = []
-        for own, setting in zip(compared, bare, strict=True):
-            if setting is None:
-                continue
-            column = p3_column_of(setting) if source == "p3" else column_of(setting)
-            at = {_value(group.setting, axis): group for group in own}
-            cells = tuple(_axis_cell(at.get(value), own[0].setting, source, axis, value) for value in values)
-            rows.append((f"{names[setting]} ({column})", cells))
-        what = MTEST11 if source == "p3" else own_metric(groups)
-        note = f"{what}, percent. A row's settings differ in the {axis} alone. {_note(rows, 7)}"
-        columns = tuple(shown(value) for value in values)
-        tables.append(Table(f"By {axis} (the shape of Table 7)", note.strip(), columns, tuple(rows)))
-    return tables
+    """Return Table 7's shape: a table for each of learning rate, rank, steps and warm-up that alone is varied."""
+    tables = (_by_axis(groups, source, axis) for axis in _AXES)
+    return [table for table in tables if table is not None]
+
+
+def _by_axis(groups: Sequence[Group], source: str, axis: str) -> Table | None:
+    def value(setting: Setting) -> Any:
+        return setting.table[_axis_key(setting, axis)]
+
+    varied = [group for group in groups if _axis_key(group.setting, axis) in group.setting.table]
+    families = _families(varied, source, lambda setting: (_axis_key(setting, axis),), value)
+    if not families:
+        return None
+    values = sorted({value(group.setting) for family in families for group in family.groups})
+    rows = []
+    for family in families:
+        at = {value(group.setting): group for group in family.groups}
+        cells = tuple(_axis_cell(at.get(one), family.groups[0].setting, source, axis, one) for one in values)
+        rows.append((f"{family.name} ({family.column})", cells))
+    what = MTEST11 if source == "p3" else metric_names(groups)
+    note = f"{what}, percent. A row's settings differ in the {axis} alone. {_note(rows, 7)}"
+    return Table(f"By {axis} (the shape of Table 7)", note.strip(), tuple(map(shown, values)), tuple(rows))
 
 
 def _axis_key(setting: Setting, axis: str) -> str:
-    key = _AXES[axis]
     stage = "finetune" if setting.method == TAGI else "metatrain"
-    return key if "." in key else f"training.{stage}.{key}"
-
-
-def _without_axis(setting: Setting, axis: str) -> Setting | None:
-    key = _axis_key(setting, axis)
-    return setting.masked(key) if key in setting.table else None
-
-
-def _value(setting: Setting, axis: str) -> Any:
-    return setting.table[_axis_key(setting, axis)]
+    return _AXES[axis] if "." in _AXES[axis] else f"training.{stage}.{_AXES[axis]}"
 
 
 def _axis_cell(group: Group | None, setting: Setting, source: str, axis: str, value: Any) -> Cell:
@@ -136,106 +178,51 @@ def _axis_cell(group: Group | None, setting: Setting, source: str, axis: str, va
     row = "Metatrain" if source == "p3" and setting.method == METATRAINED else _PAPERS_OWN.get(setting.method)
     column = MTEST11 if source == "p3" else setting.demonstrations
     base = setting.size == "Base (250M)" and setting.family == "T5-LM" and not setting.missing
-    at_default = Setting(setting.method, tuple((k, v) for k, v in setting.values if k != _axis_key(setting, axis)))
     quoted = None
-    if row and base and not departures(at_default, source):
+    if row and base and not departures(setting.masked(_axis_key(setting, axis)), source):
         quoted = figure("table7", column, row, axis, str(value))
     return score_cell(None if group is None else group.score(of=average), quoted)
 
 
-def by_categories(groups: Sequence[Group], source: str) -> list[Curve]:
-    """Figure 3: the score by the number of training categories, with and without L_ins."""
-    title = "Score by categories trained on (Figure 3)"
-
-    def lines(own: Sequence[Group]) -> Lines:
-        found: Lines = {}
-        for group in own:
-            found.setdefault(_weight(group.setting), {})[group.setting.table[SPLIT]] = group
-        return found
-
-    having = [group for group in groups if group.setting.table.get(SPLIT) is not None]
-    return _curves(having, source, (SPLIT, INS), title, "categories", lines)
-
-
-def by_steps(groups: Sequence[Group], source: str) -> list[Curve]:
-    """Figure 4, left: the score by finetuning steps."""
-    title = "Score by finetuning steps (Figure 4, left)"
-    return _curves(
-        groups, source, (STEPS,), title, "steps", lambda own: {TAGI: {one.setting.table[STEPS]: one for one in own}}
-    )
-
-
-def by_alignment(groups: Sequence[Group], source: str) -> list[Curve]:
-    """Figure 4, right: the score by the number of categories that are aligned, 0 being without L_ins."""
-    title, axis = "Score by categories aligned (Figure 4, right)", "categories aligned; 0 is without L_ins"
-
-    def lines(own: Sequence[Group]) -> Lines:
-        without = next((one for one in own if not one.setting.table.get(INS)), None)
-        found: Lines = {}
-        for group in own:
-            split = group.setting.table.get(ALIGNED)
-            if group.setting.table.get(INS) and split is not None:
-                found.setdefault(_weight(group.setting), {} if without is None else {0: without})[split] = group
-        return found
-
-    return _curves(groups, source, (ALIGNED, INS), title, axis, lines)
-
-
-def _weight(setting: Setting) -> str:
-    weight = setting.table.get(INS)
-    return f"L_ins weighed {shown(weight)}" if weight else "without L_ins"
-
-
-def _curves(
-    groups: Sequence[Group],
-    source: str,
-    keys: tuple[str, ...],
-    title: str,
-    axis: str,
-    lines_of: Callable[[Sequence[Group]], Lines],
-) -> list[Curve]:
-    """A curve for every family of TAGI's settings that differ in `keys` alone and lie at two places or more."""
+def curves(groups: Sequence[Group], source: str, of: PaperFigure) -> list[Curve]:
+    """Return a curve for every family of TAGI's settings that lie at two places or more of a figure's axis."""
     average = MTEST11 if source == "p3" else MAIN
-    scored = [group for group in groups if group.setting.method == TAGI and group.score(of=average) is not None]
-    ours = [group for group in scored if set(keys) <= group.setting.table.keys()]  # else training is not recorded
-    found = [(own, lines_of(own)) for own in _families(ours, lambda setting: setting.masked(*keys))]
-    found = [(own, lines) for own, lines in found if len({x for points in lines.values() for x in points}) > 1]
-    names = variant_names([own[0].setting.masked(*keys) for own, _ in found])
-    curves = []
-    for own, lines in found:
-        bare = own[0].setting.masked(*keys)
-        column = p3_column_of(bare) if source == "p3" else column_of(bare)
-        name = f"{title}: {column}" + (f", {names[bare]}" if len(found) > 1 else "")
+
+    def place(setting: Setting) -> Any:
+        # Without the keys, training is not recorded.
+        return of.place(setting.table) if set(of.keys) <= setting.table.keys() else None
+
+    ours = [
+        group
+        for group in groups
+        if group.setting.method == TAGI and group.score(of=average) is not None and place(group.setting) is not None
+    ]
+    families = _families(ours, source, lambda _: of.keys, place)
+    made = []
+    for family in families:
+        lines: dict[str, dict[Any, Group]] = {}
+        starts = [group for group in family.groups if of.line(group.setting.table) is None]
+        for group in family.groups:
+            if (label := of.line(group.setting.table)) is not None:
+                start = {place(one.setting): one for one in starts[:1]}
+                lines.setdefault(label, start)[place(group.setting)] = group
+        name = f"{of.title}: {family.column}" + (f", {family.name}" if len(families) > 1 else "")
+        metric = average if source == "p3" else metric_names(family.groups)
         points = {label: _points(found, average) for label, found in lines.items()}
-        curves.append(Curve(name, axis, average if source == "p3" else own_metric(own), points))
-    return curves
+        made.append(Curve(name, of.axis, metric, points))
+    return made
 
 
-def _points(points: Mapping[int, Group], average: str) -> tuple[tuple[float, Score], ...]:
+def _points(points: Mapping[Any, Group], average: str) -> tuple[tuple[float, Score], ...]:
     scores = ((float(x), group.score(of=average)) for x, group in sorted(points.items()))
     return tuple((x, score) for x, score in scores if score is not None)
 
 
 def curve_table(curve: Curve) -> Table:
-    """A curve's points in figures."""
+    """Return a curve's points as a table."""
     at = sorted({x for points in curve.lines.values() for x, _ in points})
     rows = tuple((name, tuple(score_cell(dict(points).get(x)) for x in at)) for name, points in curve.lines.items())
     return Table(curve.title, f"{curve.metric}, percent, by {curve.axis}.", tuple(f"{x:g}" for x in at), rows)
-
-
-def _families(groups: Sequence[Group], of: Callable[[Setting], Setting | None]) -> list[list[Group]]:
-    """Groups whose settings become equal, in order; those that become nothing are left."""
-    families: dict[Setting, list[Group]] = {}
-    for group in groups:
-        family = of(group.setting)
-        if family is not None:
-            families.setdefault(family, []).append(group)
-    return list(families.values())
-
-
-def own_metric(groups: Sequence[Group]) -> str:
-    """What the groups' main scores are called."""
-    return ", ".join(dict.fromkeys(group.metric() for group in groups if group.score() is not None))
 
 
 def _note(rows: Sequence[Row], table: int) -> str:

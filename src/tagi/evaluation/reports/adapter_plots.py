@@ -1,4 +1,4 @@
-"""Pictures for people; they need matplotlib, which is an extra."""
+"""Plots of adapters. They need matplotlib, which is an extra."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -9,17 +9,17 @@ import numpy as np
 
 from tagi.errors import InputError
 from tagi.evaluation.adapter_distances import plane
-from tagi.evaluation.scoring.metrics import FloatArray
+from tagi.evaluation.scoring.statistics import FloatArray
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#000000")
-"""Told apart by colour-blind eyes (Okabe and Ito's, without yellow)."""
+"""Distinct for colour-blind readers (Okabe and Ito's, without yellow)."""
 _MARKS = ("o", "s", "^", "D", "v", "X", "P", "<", ">", "p")
 _NAMES_IN_A_COLUMN = 24
 _DPI = 130
 
 
 def needs_matplotlib(what: str) -> None:
-    """Raise `InputError` unless matplotlib is there for `what`."""
+    """Raise `InputError` unless matplotlib, which `what` needs, is installed."""
     if find_spec("matplotlib") is None:
         raise InputError(f"{what}: expected matplotlib, which is not installed: pip install 'tagi-adapters[plots]'")
 
@@ -32,7 +32,7 @@ def draw_adapters(path: Path, distances: FloatArray, categories: Sequence[str]) 
 
 
 def adapters_figure(distances: FloatArray, categories: Sequence[str]) -> Any:
-    """The picture that `draw_adapters` writes, as matplotlib's `Figure`."""
+    """Return the picture that `draw_adapters` writes, as matplotlib's `Figure`."""
     from matplotlib.figure import Figure
 
     order = sorted(range(len(categories)), key=lambda index: categories[index])
@@ -92,9 +92,9 @@ def _draw_plane(axis: Any, distances: FloatArray, categories: Sequence[str], nam
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Rising places moved as little apart as keeps them at least `gap` from each other and within `low` and `high`.
+    """Move rising places apart, so that they are at least `gap` from each other and lie within `low` and `high`.
 
-    Where there is no room for all, they are spread evenly.
+    If there is no room for all, they are spread evenly.
     """
     gap = min(gap, (high - low) / len(places))
     moved: list[float] = []

@@ -4,10 +4,12 @@ import base64
 import io
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from tagi.evaluation.reports.ablations import Curve
 from tagi.evaluation.reports.training import LossCurves
+from tagi.evaluation.scoring.statistics import group_by
 
 _WIDTH, _HEIGHT, _LEGEND_LINE = 5.2, 2.9, 0.19
 """Inches; the legend stands below the axes and takes room of its own."""
@@ -15,23 +17,12 @@ _MAX_NAMED = 20
 """Names in a legend, as many as there are colours: of more lines the description tells."""
 _FEW = 10
 _DECADE = 10
-_STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "tagi",
-    "font.family": "sans-serif",
-    "font.size": 11,
-    "text.parse_math": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-}
+_STYLE = Path(__file__).with_suffix(".mplstyle")
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture as a `data:` address, and in words what it shows."""
+    """A picture as a `data:` address, with its title and a description."""
 
     title: str
     alt: str
@@ -39,12 +30,12 @@ class Chart:
 
 
 def have_charts() -> bool:
-    """Whether matplotlib is there to draw them."""
+    """Return whether matplotlib is installed."""
     return find_spec("matplotlib") is not None
 
 
 def draw_curve(curve: Curve) -> Chart:
-    """Scores by a number, with their intervals."""
+    """Draw scores by a number, with their intervals."""
     figure, axes = _figure()
     for name, points in curve.lines.items():
         xs = [x for x, _ in points]
@@ -65,14 +56,14 @@ def draw_curve(curve: Curve) -> Chart:
 
 
 def draw_losses(curves: LossCurves) -> Chart:
-    """Losses by step, on a logarithmic axis where they span decades; seeds of one setting have one colour."""
+    """Draw losses by step, on a logarithmic axis if they span decades; seeds of one setting have one colour."""
     from matplotlib import colormaps
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    colours = colormaps["tab10" if len(curves.names) <= _FEW else "tab20"].colors  # type: ignore[attr-defined]
+    by_name = group_by(curves.lines, lambda line: line.name)
+    colours = colormaps["tab10" if len(by_name) <= _FEW else "tab20"].colors  # type: ignore[attr-defined]
     figure, axes = _figure()
-    for at, name in enumerate(curves.names):
-        own = [line for line in curves.lines if line.name == name]
+    for at, (name, own) in enumerate(by_name.items()):
         seeds = f" ({len(own)} runs)" if len(own) > 1 else ""
         for line in own:
             label = f"{name}{seeds}" if line is own[0] else None
@@ -88,14 +79,14 @@ def draw_losses(curves: LossCurves) -> Chart:
     told = "; ".join(
         f"{line.name}, seed {line.seed}: {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in curves.lines
     )
-    return _chart(figure, axes, curves.title, f"{curves.title}. {told}", named=len(curves.names))
+    return _chart(figure, axes, curves.title, f"{curves.title}. {told}", named=len(by_name))
 
 
 def _figure() -> tuple[Any, Any]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(_STYLE):
+    with rc_context(fname=_STYLE):
         figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         return figure, figure.add_subplot()
 
@@ -103,7 +94,7 @@ def _figure() -> tuple[Any, Any]:
 def _chart(figure: Any, axes: Any, title: str, alt: str, named: int) -> Chart:
     from matplotlib import rc_context
 
-    with rc_context(_STYLE):
+    with rc_context(fname=_STYLE):
         if 1 < named <= _MAX_NAMED:
             figure.set_size_inches(_WIDTH, _HEIGHT + named * _LEGEND_LINE)
             figure.legend(loc="outside lower left", fontsize=9)

@@ -1,15 +1,15 @@
-"""Runs that differ in their seed alone, put together; their scores with intervals."""
+"""Runs that differ only in their seed, put together; their scores with intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
 from tagi.evaluation.reports.records import Record
 from tagi.evaluation.reports.settings import Setting, seed_of, setting_of
-from tagi.evaluation.scoring.metrics import clustered_bootstrap_interval
+from tagi.evaluation.scoring.statistics import bootstrap_interval, group_by
 
 MAIN = "main"
 MTEST11 = "MTest11"
@@ -19,7 +19,14 @@ RIGHT = "right"
 
 @dataclass(frozen=True)
 class Score:
-    """A score in percent: the mean over `seeds`, its 95% interval over tasks if one is known, and answers per seed."""
+    """A score in percent.
+
+    Args:
+        value: The mean over the seeds.
+        interval: Its 95% interval over tasks, None if unknown.
+        n: Answers per seed.
+        seeds: The score of each seed.
+    """
 
     value: float
     interval: tuple[float, float] | None
@@ -44,71 +51,56 @@ class Group:
         """All that any of the runs has."""
         return list(dict.fromkeys(name for run in self.runs for name in run.content["results"]))
 
-    @property
-    def instances(self) -> int:
-        """Test instances; the same of every run."""
-        return int(self.runs[0].content["data"]["instances"])
-
     def metric(self, condition: str = RIGHT) -> str:
-        """What a condition's main score is called."""
-        return next(str(found["metric"]) for _, found in self._having(condition))
+        """Return the name of a condition's main score."""
+        return next(str(result["metric"]) for _, result in self._having(condition))
 
     def score(self, condition: str = RIGHT, of: str = MAIN) -> Score | None:
-        """The mean over seeds; None if no run has it. `of` is `MAIN`, or the name of one of P3's averages."""
-        if of != MAIN:
-            return self._average(condition, of)
+        """Return the mean over seeds, None if no run has it; `of` is `MAIN` or the name of one of P3's averages."""
         having = self._having(condition)
-        if not having:
+        if of == MAIN:
+            values = [(run, result["overall"][result["metric"]], result["interval"]) for run, result in having]
+        else:
+            averages = [(run, *_average(run, result, of)) for run, result in having]
+            values = [one for one in averages if one[1] is not None]
+        if not values:
             return None
-        seeds = {seed_of(run): float(found["overall"][found["metric"]]) for run, found in having}
-        value = float(np.mean(list(seeds.values())))
-        first = having[0][1]
-        interval = (first["interval"][0], first["interval"][1]) if len(having) == 1 else _interval(condition, having)
-        return Score(value, interval, int(first["n"]), seeds)
+        seeds = {seed_of(run): float(value) for run, value, _ in values}
+        interval = values[0][2] if len(values) == 1 else _interval(condition, having) if of == MAIN else None
+        return Score(fmean(seeds.values()), interval and (interval[0], interval[1]), int(having[0][1]["n"]), seeds)
 
     def _having(self, condition: str) -> list[tuple[Record, dict[str, Any]]]:
         return [(run, run.content["results"][condition]) for run in self.runs if condition in run.content["results"]]
 
-    def _average(self, condition: str, name: str) -> Score | None:
-        found = {}
-        interval, n = None, 0
-        for run, result in self._having(condition):
-            averages = result.get("averages") or run.content.get("averages") or {}
-            average = {key.lower(): one for key, one in averages.items()}.get(name.lower())
-            value = average.get("value") if isinstance(average, dict) else average
-            if isinstance(value, int | float):
-                found[seed_of(run)] = float(value)
-                n = int(result["n"])
-                interval = average.get("interval") if isinstance(average, dict) else None
-        if not found:
-            return None
-        alone = (interval[0], interval[1]) if interval and len(found) == 1 else None
-        return Score(float(np.mean(list(found.values()))), alone, n, found)
-
 
 def grouped(records: Sequence[Record]) -> list[Group]:
-    """Evaluations by their setting, seeds in order, in the order of their first paths."""
-    groups: dict[Setting, list[Record]] = {}
-    for record in records:
-        groups.setdefault(setting_of(record), []).append(record)
-    return [
-        Group(setting, tuple(sorted(runs, key=lambda run: -1 if (seed := seed_of(run)) is None else seed)))
-        for setting, runs in groups.items()
-    ]
+    """Group evaluations by their setting, seeds in order, in the order of their first paths."""
+
+    def seed(run: Record) -> int:
+        found = seed_of(run)
+        return -1 if found is None else found
+
+    return [Group(setting, tuple(sorted(runs, key=seed))) for setting, runs in group_by(records, setting_of).items()]
+
+
+def _average(run: Record, result: Mapping[str, Any], name: str) -> tuple[Any, Any]:
+    """One of P3's averages in a result, and its interval; None where there is none."""
+    averages = result.get("averages") or run.content.get("averages") or {}
+    average = {key.lower(): one for key, one in averages.items()}.get(name.lower())
+    return (average.get("value"), average.get("interval")) if isinstance(average, dict) else (average, None)
 
 
 def _interval(condition: str, having: Sequence[tuple[Record, dict[str, Any]]]) -> tuple[float, float] | None:
     """95% over tasks, drawn with all their instances, of the mean over seeds; None if the tasks' sizes are unknown."""
-    metric = having[0][1]["metric"]
-    tasks = list(having[0][1]["per_task"])
-    if any(found["per_task"].keys() != set(tasks) for _, found in having):
+    results = [result for _, result in having]
+    metric, tasks = results[0]["metric"], list(results[0].get("per_task", ()))
+    if not tasks or any(result.get("per_task", {}).keys() != set(tasks) for result in results):
         return None
-    means = np.mean([[found["per_task"][task][metric] for task in tasks] for _, found in having], axis=0)
     counts = _counts(condition, having, tasks)
     if counts is None:
         return None
-    values = np.repeat(means, counts)
-    return clustered_bootstrap_interval(values, np.repeat(tasks, counts).tolist(), seed=0)
+    means = np.mean([[result["per_task"][task][metric] for task in tasks] for result in results], axis=0)
+    return bootstrap_interval(np.repeat(means, counts), np.repeat(tasks, counts).tolist())
 
 
 def _counts(condition: str, having: Sequence[tuple[Record, dict[str, Any]]], tasks: Sequence[str]) -> list[int] | None:

@@ -1,20 +1,17 @@
-"""Short names of settings: what a few of them have that most have not."""
+"""Short names of settings: how they differ from most others."""
 
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from tagi.evaluation.reports.settings import CHECKPOINT, FUSION, INS, PARTS, PRETRAINED, Setting
+from tagi.evaluation.scoring.statistics import group_by
 
 _ELSEWHERE = ("backbone.", "data.positives")
-"""Keys that stand in a column of their own."""
+"""Keys that have a column of their own."""
+_TRAINED = {"learning_rate": "learning rate {}", "steps": "{} steps", "warmup_ratio": "warm-up {}"}
 _WORDS = {
-    "training.finetune.learning_rate": "learning rate {}",
-    "training.finetune.steps": "{} steps",
-    "training.finetune.warmup_ratio": "warm-up {}",
-    "training.metatrain.learning_rate": "learning rate {}",
-    "training.metatrain.steps": "{} steps",
-    "training.metatrain.warmup_ratio": "warm-up {}",
+    **{f"training.{stage}.{key}": words for stage in ("finetune", "metatrain") for key, words in _TRAINED.items()},
     "generator.rank": "rank {}",
     "data.task_split": "{} categories",
     "losses.alignment_split": "L_ins on {} categories",
@@ -24,30 +21,24 @@ _UNKNOWN = "unknown"
 
 
 def variant_names(settings: Sequence[Setting]) -> dict[Setting, str]:
-    """A name for each setting: its method, and each key in which it is not as most runs of that method are.
+    """Return a name for each setting: its method, and each key in which it differs from most runs of that method.
 
     A setting counts as often as it is given. Where no value is the most frequent, all have it in their names. Backbone
     and demonstrations are left to columns.
     """
     names = {}
-    for kind in dict.fromkeys(map(_kind, settings)):
-        own = [setting for setting in settings if _kind(setting) == kind]
+    # Settings whose training is not recorded have hardly a key in common with others.
+    for own in group_by(settings, lambda setting: (setting.method, CHECKPOINT in setting.table)).values():
         usual = _usual(own)
-        for setting in dict.fromkeys(own):
+        for setting in own:
             differing = [key for key in sorted(usual) if setting.table.get(key, _UNKNOWN) != usual[key]]
-            words = dict.fromkeys(_word(key, setting) for key in differing)
-            name = setting.method
-            names[setting] = ", ".join([name, *words]) if len(words) < 2 else f"{name}: {', '.join(words)}"
+            words = list(dict.fromkeys(_word(key, setting) for key in differing))
+            names[setting] = f"{setting.method}{': ' if len(words) > 1 else ', ' if words else ''}{', '.join(words)}"
     return names
 
 
-def _kind(setting: Setting) -> tuple[str, bool]:
-    """Settings whose training is not recorded have hardly a key in common with others."""
-    return setting.method, CHECKPOINT in setting.table
-
-
 def _usual(settings: Sequence[Setting]) -> dict[str, Any]:
-    """Of every key that is not the same everywhere, the value that most have; a list, equal to none, if none is."""
+    """The most frequent value of every key that varies; a list, which equals no value, if none is the most frequent."""
     usual: dict[str, Any] = {}
     for key in {key for setting in settings for key in setting.table}:
         if key.startswith(_ELSEWHERE):
@@ -77,7 +68,7 @@ def _word(key: str, setting: Setting) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of a recipe in few characters."""
+    """Return a value of a recipe in few characters."""
     if isinstance(value, float):
         return f"{value:g}"
     return "none" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""The paper's own figures, to stand beside ours: Tables 2, 3, 4 and 7 as printed, in `paper.json`.
+"""The paper's figures, to compare ours with: Tables 2, 3, 4 and 7 as printed, in `paper.json`.
 
 Figures 3 and 4 print no numbers. Table 4 has 60.6 for TAGI on P3 where Tables 3 and 9 have 59.8.
 """
@@ -24,14 +24,14 @@ _WHOLE_SPLIT = {"sni": (None, 60), "p3": (None, 36)}
 
 @lru_cache(maxsize=1)
 def paper() -> dict[str, Any]:
-    """Tables by their number, each `{row: {column: figure or None}}`; Table 3 by average, Table 7 by setting first."""
+    """Return tables by number, each `{row: {column: figure or None}}`; Table 3 by average, Table 7 by setting first."""
     text = resources.files(__package__).joinpath("paper.json").read_text(encoding="utf-8")
     tables: dict[str, Any] = json.loads(text)
     return tables
 
 
 def departures(setting: Setting, source: str) -> list[str]:
-    """Where a setting is not the paper's (Table 6), but for the parts and demonstrations it has; in few words."""
+    """Return in few words how a setting differs from the paper's (Table 6), apart from parts and demonstrations."""
     if source not in _PER_TASK or setting.size not in _BATCH[source]:
         return ["another backbone"]
     if setting.method not in (TAGI, METATRAINED):
@@ -65,7 +65,7 @@ def departures(setting: Setting, source: str) -> list[str]:
 
 
 def figure(table: str, *keys: str) -> float | None:
-    """A figure of the paper's by table and keys; None where it has none."""
+    """Return the paper's figure by table and keys; None where it has none."""
     found: Any = paper()[table]
     for key in keys:
         found = found.get(key) if isinstance(found, dict) else None

@@ -1,26 +1,22 @@
-"""A report: everything that a page or a Markdown file says, in order."""
+"""A report: the sections of the page and of the Markdown file, in order."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from tagi.errors import InputError
-from tagi.evaluation.reports.ablations import (
-    ablation,
-    by_alignment,
-    by_categories,
-    by_steps,
-    curve_table,
-    hyperparameters,
-)
+from tagi.evaluation.reports.ablations import FIGURES, ablation, curve_table, curves, hyperparameters
 from tagi.evaluation.reports.charts import Chart, draw_curve, draw_losses, have_charts
 from tagi.evaluation.reports.choosing import choose
-from tagi.evaluation.reports.groups import Group, grouped
+from tagi.evaluation.reports.groups import grouped
 from tagi.evaluation.reports.records import LeftOut, Record, read_records
 from tagi.evaluation.reports.tables import Cell, Table, by_condition, by_size, p3_averages
 from tagi.evaluation.reports.training import loss_curves, training_table
+from tagi.evaluation.scoring.statistics import group_by
 
 _SHAPES = {
     "the shape of Table 4": "settings that differ in TAGI's parts alone",
@@ -29,7 +25,7 @@ _SHAPES = {
     "the left of Figure 4": "settings that differ in the steps of finetuning alone",
     "the right of Figure 4": "settings that differ in losses.alignment_split alone",
 }
-"""What a data set's section may have, and what it takes."""
+"""What a data set's section may show, and the records that it takes."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Report:
-    """All of a report; `date` is that of its newest record."""
+    """A report, dated by its newest record."""
 
     title: str
     date: datetime
@@ -54,14 +50,14 @@ class Report:
     left_out: tuple[LeftOut, ...]
 
 
-def make_report(folder: Path, form: int) -> Report:
-    """Read every record under `folder` and put together what can be compared; `form` is the records' format.
+def make_report(folder: Path) -> Report:
+    """Read every record under `folder` and put together what can be compared.
 
     Raises `InputError` if there is no record at all.
     """
     if not folder.is_dir():
-        raise InputError(f"report: expected a folder with records, got {folder}, which is none")
-    read, unread = read_records(folder, form)
+        raise InputError(f"report: expected a folder with records, got {folder}, which is not a folder")
+    read, unread = read_records(folder)
     if not read and not unread:
         raise InputError(f"report: expected records under {folder.resolve()} (record.json, at any depth), got none")
     used, others = choose(read)
@@ -69,11 +65,11 @@ def make_report(folder: Path, form: int) -> Report:
     evaluated = [record for record in used if record.kind == "evaluation"]
     trained = [record for record in used if record.kind == "training"]
     sections = [
-        *(_data_set(name, own) for name, own in _by_data_set(evaluated).items()),
+        *(_data_set(name, own) for name, own in group_by(evaluated, lambda one: one.data_set).items()),
         *([_training(trained)] if trained else []),
         _environments(used),
         _left_out(left_out),
-        _HOW_TO_READ,
+        _how_to_read(),
     ]
     written = [record.written for record in used] or [folder.stat().st_mtime]
     summary = (
@@ -84,92 +80,65 @@ def make_report(folder: Path, form: int) -> Report:
     return Report("TAGI: report", date, summary, tuple(sections), tuple(used), left_out)
 
 
-def _by_data_set(records: Sequence[Record]) -> dict[str, list[Record]]:
-    found: dict[str, list[Record]] = {}
-    for record in records:
-        found.setdefault(record.data_set, []).append(record)
-    return found
-
-
 def _data_set(name: str, records: Sequence[Record]) -> Section:
     groups = grouped(records)
     source = str(records[0].content["recipe"]["data"]["source"])
     data = records[0].content["data"]
-    curves = {
-        "Figure 3": by_categories(groups, source),
-        "the left of Figure 4": by_steps(groups, source),
-        "the right of Figure 4": by_alignment(groups, source),
-    }
+    drawn = {name: curves(groups, source, figure) for name, figure in FIGURES.items()}
     parts, varied = ablation(groups, source), hyperparameters(groups, source)
     tables = [
         by_condition(groups),
         *(p3_averages(groups) if source == "p3" else [by_size(groups, source)]),
         *([parts] if parts else []),
         *varied,
-        *(curve_table(curve) for own in curves.values() for curve in own),
+        *(curve_table(curve) for own in drawn.values() for curve in own),
     ]
-    charts = [draw_curve(curve) for own in curves.values() for curve in own] if have_charts() else []
-    shown = {"the shape of Table 4": parts, "the shape of Table 7": varied, **curves}
+    charts = [draw_curve(curve) for own in drawn.values() for curve in own] if have_charts() else []
+    shown = {"the shape of Table 4": parts, "the shape of Table 7": varied, **drawn}
     missing = [f"{shape} takes {_SHAPES[shape]}" for shape, found in shown.items() if not found]
     words = [
-        f"{data.get('tasks')} test tasks, {data['instances']:,} instances, {data['digest']}; {_of(groups)}.",
+        f"{data.get('tasks')} test tasks, {data['instances']:,} instances, {data['digest']}; "
+        f"{len(records)} evaluations of {len(groups)} settings.",
         *([str(data["warning"])] if data.get("warning") else []),
         *([f"Missing, for want of records: {'; '.join(missing)}."] if missing else []),
     ]
     return Section(f"Scores: {name}", tuple(words), tuple(tables), tuple(charts))
 
 
-def _of(groups: Sequence[Group]) -> str:
-    return f"{sum(len(group.runs) for group in groups)} evaluations of {len(groups)} settings"
-
-
 def _training(records: Sequence[Record]) -> Section:
     charts = tuple(draw_losses(curves) for curves in loss_curves(records)) if have_charts() else ()
-    words = () if have_charts() else ("Charts are missing: they take matplotlib (pip install 'tagi-adapters[plots]').",)
+    words = () if have_charts() else ("Charts are missing: they need matplotlib (pip install 'tagi-adapters[plots]').",)
     return Section("Training", words, (training_table(records),), charts)
 
 
 def _environments(records: Sequence[Record]) -> Section:
-    counts: Counter[tuple[str, ...]] = Counter()
-    for record in records:
-        environment = record.content["environment"]
-        packages = environment.get("packages") or {}
-        counts[
-            (
-                str(environment["tagi"]),
-                str(environment.get("commit") or "none"),
-                str(environment.get("python")),
-                ", ".join(f"{name} {version}" for name, version in packages.items()),
-                f"{environment.get('device')}, threads: {environment.get('threads')}",
-            )
-        ] += 1
+    counts = Counter(_environment(record.content["environment"]) for record in records)
     columns = ("commit", "Python", "packages", "device", "records")
     rows = tuple((f"tagi {one[0]}", tuple(map(Cell, (*one[1:], str(count))))) for one, count in counts.most_common())
     return Section("Environments", (), (Table("Where the records come from", "", columns, rows),))
 
 
+def _environment(environment: Mapping[str, Any]) -> tuple[str, ...]:
+    packages = environment.get("packages") or {}
+    return (
+        str(environment["tagi"]),
+        str(environment.get("commit") or "none"),
+        str(environment.get("python")),
+        ", ".join(f"{name} {version}" for name, version in packages.items()),
+        f"{environment.get('device')}, threads: {environment.get('threads')}",
+    )
+
+
 def _left_out(left_out: Sequence[LeftOut]) -> Section:
     if not left_out:
-        return Section("Left out", ("Nothing: every record that was found is in the numbers above.",))
+        return Section("Left out", ("Nothing: every record is in the numbers above.",))
     rows = tuple((one.path, (Cell(one.reason), Cell(one.detail))) for one in left_out)
     counts = Counter(one.reason for one in left_out)
     words = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
-    table = Table("Records in no number", "", ("reason", "what is so"), rows)
-    return Section("Left out", (f"In no number above: {words}.",), (table,))
+    table = Table("Records that are not used", "", ("reason", "detail"), rows)
+    return Section("Left out", (f"Not in the numbers above: {words}.",), (table,))
 
 
-_HOW_TO_READ = Section(
-    "How to read the numbers",
-    (
-        "A score is the mean over test instances, in percent; n is how many. Below it stands its 95% bootstrap"
-        " interval: tasks are drawn with replacement, each with all its instances, since the claim is about tasks that"
-        " training has not seen.",
-        "Runs that differ in their seed alone are one score: the mean over seeds, then the interval over tasks of that"
-        " mean (each task's score is first averaged over the seeds), the standard deviation over seeds, and each seed's"
-        " own score. The interval does not hold the spread over seeds, which is why that stands beside it.",
-        "A name holds what a setting has otherwise than most settings of its method. Missing means that no usable"
-        " record fills the cell; figures marked 'paper' are quoted, never ours.",
-        "Records can be compared, and are used, if they are of one version of tagi, of the same test data and scored"
-        " in the same way; the side with more records stays, of as many the newest.",
-    ),
-)
+def _how_to_read() -> Section:
+    text = resources.files(__package__).joinpath("how_to_read.txt").read_text(encoding="utf-8")
+    return Section("How to read the numbers", tuple(text.strip().split("\n\n")))

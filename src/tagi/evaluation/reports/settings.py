@@ -1,8 +1,8 @@
-"""What a score is of: everything in a record that decides it, but for the seed."""
+"""Settings: everything in a record that decides a score, except the seed."""
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ _PROMPTED = {
     "concat-icl": "Concat-ICL",
     "ensemble-icl": "Ensemble-ICL",
 }
-"""What tables call what the stage metatrain trains; a method that is not here goes by its own name."""
+"""What tables call a model that metatraining gives; a method that is not here goes by its own name."""
 _CONCATENATED = "Instruction concatenated"
 _METHODS = {"tagi": TAGI, "concatenation": _CONCATENATED, "causal-concatenation": _CONCATENATED}
 
@@ -41,7 +41,7 @@ PARTS: tuple[tuple[str, str, Any], ...] = (
 )
 """Parts of the method that Table 4 leaves out: the key, the part, and the value that leaves it out."""
 
-_OF_TABLES = ("pretrain", "teachers", "metatrain", "finetune")
+_RESTED_ON = ("run", "generator", "losses", "teacher", "metatrain", "pretraining", "single", "shots")
 _NOT_OUTCOME = {"keep_checkpoints", "report_to", "save_every", "log_every", "gradient_checkpointing"}
 _PLACES = {"path", "test_path", "templates", "prompts", "test_instances_per_task"}
 """Keys of `[data]` that say where tasks lie, or are about test tasks: of those the digest tells more."""
@@ -105,18 +105,16 @@ class Setting:
 
 
 def trained_by(record: Record) -> Mapping[str, Any] | None:
-    """`recipe`, `stage` and `seed` of the training that made what a record scores; None if the record does not say."""
+    """Return `recipe`, `stage` and `seed` of the training that made what a record scores; None if it does not say."""
     content = record.content
-    if "stage" in content:
-        return content
-    trained = content.get("trained")
+    trained = content if "stage" in content else content.get("trained")
     if isinstance(trained, dict) and isinstance(trained.get("recipe"), dict) and {"stage", "seed"} <= trained.keys():
         return trained
     return None
 
 
 def seed_of(record: Record) -> int | None:
-    """The seed of training; None if the record does not say."""
+    """Return the seed of training; None if the record does not say."""
     trained = trained_by(record)
     if trained is None:
         return None
@@ -125,27 +123,25 @@ def seed_of(record: Record) -> int | None:
 
 
 def setting_of(record: Record) -> Setting:
-    """What an evaluation is of, or what a training run was to become."""
+    """Return what an evaluation is of, or what a training run was to become."""
     content = record.content
     trained = trained_by(record)
+    read = {f"data.{key}": value for key, value in content["recipe"]["data"].items() if key in _READ_AT_TEST}
     method = _METHODS.get(str(content.get("method", "tagi")), str(content.get("method")))
     if trained is None:  # the recipe names the test tasks alone
         checkpoint = f"{content.get('checkpoint')} ({str(content['revision'])[:_DIGITS]})"
-        flat = {CHECKPOINT: checkpoint, **_flat("backbone", content["recipe"]["backbone"])}
-        return _setting(method, {**flat, **_read(content["recipe"]["data"])})
+        return _setting(method, {CHECKPOINT: checkpoint, **_flat("backbone", content["recipe"]["backbone"]), **read})
     recipe, stage = trained["recipe"], str(trained["stage"])
-    method = _trained_method(recipe, stage) or method
-    flat = _OF_STAGE.get(stage, _whole)(recipe)
-    flat |= _flat("backbone", recipe["backbone"]) | _flat("data", _without(recipe["data"], _PLACES))
-    if content["kind"] == "training":
-        return _setting(method, flat)
-    evaluated = _read(content["recipe"]["data"])
-    other = {f"evaluated with {key}": value for key, value in evaluated.items() if flat.get(key, value) != value}
-    return _setting(method, {**flat, **other, **evaluated})
+    data = {key: value for key, value in recipe["data"].items() if key not in _PLACES}
+    flat = _deciding(recipe, stage) | _flat("backbone", recipe["backbone"]) | _flat("data", data)
+    if content["kind"] == "evaluation":
+        other = {f"evaluated with {key}": value for key, value in read.items() if flat.get(key, value) != value}
+        flat = {**flat, **other, **read}
+    return _setting(_trained_method(recipe, stage) or method, flat)
 
 
 def _trained_method(recipe: Mapping[str, Any], stage: str) -> str | None:
-    """What the paper's tables call what a stage of a recipe trains; None of a stage that is no method."""
+    """What the paper's tables call the result of a recipe's stage; None of a stage that trains no method."""
     if stage == "finetune":
         return str(recipe.get("method") or TAGI)
     if stage == "single":
@@ -153,14 +149,13 @@ def _trained_method(recipe: Mapping[str, Any], stage: str) -> str | None:
     if stage != "metatrain":
         return None
     table = recipe.get("metatrain", {})
+    kind, tune = table.get("method", "concatenation"), table.get("tune")
+    name = _PROMPTED.get(kind, kind)
     if recipe["backbone"].get("family") == "causal":
         name = f"Decoder-only{', cached' if table.get('prefix_cached') else ''}"
-    else:
-        kind = table.get("method", "concatenation")
-        name = _PROMPTED.get(kind, kind)
-    if table.get("tune") == "none":
+    if tune == "none":
         return "No FT" if name == METATRAINED else f"{name}, not trained"
-    return f"{name} by LoRA" if table.get("tune") == "lora" else name
+    return f"{name} by LoRA" if tune == "lora" else name
 
 
 def _setting(method: str, flat: Mapping[str, Any]) -> Setting:
@@ -168,62 +163,37 @@ def _setting(method: str, flat: Mapping[str, Any]) -> Setting:
     return Setting(method, tuple(sorted(hashable)))
 
 
-def _whole(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """TAGI rests on every table."""
-    generator = dict(recipe.get("generator", {}))
+def _deciding(recipe: Mapping[str, Any], stage: str) -> dict[str, Any]:
+    """The keys that decide the outcome of a recipe's stage, but for backbone and data."""
+    tables = _tables(recipe, stage)
+    flat = {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
+    for trained in (stage,) if stage in ("metatrain", "single") else ("pretrain", "teachers", "metatrain", "finetune"):
+        training = recipe["training"]
+        shared = {key: value for key, value in training.items() if not isinstance(value, dict)}
+        own = {key: value for key, value in training.get(trained, {}).items() if value is not None}
+        flat |= {f"training.{trained}.{k}": v for k, v in {**shared, **own}.items() if k not in _NOT_OUTCOME}
+    return flat
+
+
+def _tables(recipe: Mapping[str, Any], stage: str) -> dict[str, Mapping[str, Any]]:
+    """The tables that a stage's outcome rests on besides its own table of `[training]`: of TAGI, all of them."""
+    tables = {name: dict(recipe.get(name) or {}) for name in _RESTED_ON}
+    generator, run = tables["generator"], tables["run"]
+    for name in ("shots", "pretraining"):
+        tables[name].pop("path", None)
+    if stage == "single":
+        return {"single": tables["single"], "shots": tables["shots"], "run": {"start": run.get("start")}}
+    if stage == "metatrain":
+        table = tables["metatrain"]
+        lora = {key: generator[key] for key in ("rank", "alpha")} if table.get("tune") == "lora" else {}
+        shots = tables["shots"] if table.get("method", "concatenation") != "concatenation" else {}
+        return {"metatrain": table, "generator": lora, "shots": shots}
     alpha, rank = generator.pop("alpha", None), generator.get("rank")
     if alpha and rank:
         generator["scale"] = alpha / rank  # of updates; alpha itself moves with the rank
-    run = dict(recipe.get("run", {}))
-    flat = {PRETRAINED: "pretrain" in run.pop("stages", ["pretrain"]), **_flat("run", run)}
-    flat |= _flat("generator", generator)
-    for key in ("losses", "teacher", "metatrain"):
-        flat |= _flat(key, recipe.get(key, {}))
-    flat |= _flat("pretraining", _without(recipe.get("pretraining") or {}, {"path"}))
-    for stage in _OF_TABLES:
-        flat |= _stage(recipe["training"], stage)
-    return flat
-
-
-def _metatrained(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the meta-trained model, its own table and what it is trained by."""
-    flat = _flat("metatrain", recipe.get("metatrain", {})) | _stage(recipe["training"], "metatrain")
-    if flat.get("metatrain.tune") == "lora":
-        flat |= _flat("generator", {key: recipe["generator"][key] for key in ("rank", "alpha")})
-    if flat.get("metatrain.method", "concatenation") != "concatenation":
-        flat |= _flat("shots", _without(recipe.get("shots", {}), {"path"}))
-    return flat
-
-
-def _single(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Of models of one task each, their examples and what they are trained by."""
-    flat = _flat("single", recipe.get("single", {})) | _stage(recipe["training"], "single")
-    return (
-        flat
-        | _flat("shots", _without(recipe.get("shots", {}), {"path"}))
-        | _flat("run", {"start": recipe.get("run", {}).get("start")})
-    )
-
-
-_OF_STAGE: Mapping[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"metatrain": _metatrained, "single": _single}
-"""Stages that do not rest on all of a recipe, and the keys that decide their outcome."""
-
-
-def _stage(training: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """A stage's table: what it does not say is as `[training]` has it."""
-    shared = {key: value for key, value in training.items() if not isinstance(value, dict)}
-    own = {key: value for key, value in training.get(stage, {}).items() if value is not None}
-    return _flat(f"training.{stage}", _without({**shared, **own}, _NOT_OUTCOME))
-
-
-def _read(data: Mapping[str, Any]) -> dict[str, Any]:
-    """How instructions are read when the test tasks are asked."""
-    return {f"data.{key}": data[key] for key in _READ_AT_TEST if key in data}
+    tables["run"] = {"pretrain": "pretrain" in run.pop("stages", ["pretrain"]), **run}
+    return {name: table for name, table in tables.items() if name not in ("single", "shots")}
 
 
 def _flat(prefix: str, table: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{prefix}.{key}": value for key, value in table.items()}
-
-
-def _without(table: Mapping[str, Any], keys: set[str]) -> dict[str, Any]:
-    return {key: value for key, value in table.items() if key not in keys}

@@ -1,4 +1,4 @@
-"""What training records say: losses by step, speed, memory."""
+"""Tables and curves of training records: losses by step, speed, memory."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _GIB = 2**30
 
 @dataclass(frozen=True)
 class LossLine:
-    """One run's losses: what its setting is called, its seed, (step, loss)."""
+    """One run's losses: the name of its setting, its seed, and pairs of step and loss."""
 
     name: str
     seed: int
@@ -28,14 +28,9 @@ class LossCurves:
     title: str
     lines: tuple[LossLine, ...]
 
-    @property
-    def names(self) -> list[str]:
-        """Of the settings, each once."""
-        return list(dict.fromkeys(line.name for line in self.lines))
-
 
 def training_table(records: Sequence[Record]) -> Table:
-    """A row for each training run."""
+    """Return a row for each training run."""
     names = variant_names([_of_stage(record) for record in records])
     columns = ("stage", "seed", "steps", "loss, first to last", "tokens per second", "peak memory", "time", "device")
     rows = tuple(
@@ -50,7 +45,7 @@ def training_table(records: Sequence[Record]) -> Table:
 
 
 def loss_curves(records: Sequence[Record]) -> list[LossCurves]:
-    """One chart for each data set and stage that has losses; a line for each run."""
+    """Return a chart for each data set and stage that has losses, with a line for each run."""
     names = variant_names([_of_stage(record) for record in records])
     charts: dict[tuple[str, str], list[LossLine]] = {}
     for record in records:
@@ -62,14 +57,14 @@ def loss_curves(records: Sequence[Record]) -> list[LossCurves]:
 
 
 def _of_stage(record: Record) -> Setting:
-    """What decides a stage's training: its own name first, so that a label speaks of that stage's runs alone."""
+    """The keys that decide a stage's training, under the stage's name: its runs are named by how they differ."""
     setting = setting_of(record)
     stage = str(record.content["stage"])
-    if stage == "finetune":
-        return Setting(stage, setting.values)
-    own = tuple((key, value) for key, value in setting.values if not key.startswith(("losses.", "training.")))
-    of_stage = tuple((key, value) for key, value in setting.values if key.startswith(f"training.{stage}."))
-    return Setting(stage, tuple(sorted((*own, *of_stage))))
+    others = ("losses.", "training.") if stage != "finetune" else ()
+    own = (
+        pair for pair in setting.values if not pair[0].startswith(others) or pair[0].startswith(f"training.{stage}.")
+    )
+    return Setting(stage, tuple(own))
 
 
 def _losses(record: Record) -> list[tuple[int, float]]:

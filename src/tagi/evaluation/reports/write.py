@@ -1,16 +1,18 @@
-"""A folder of records as a page and a Markdown file."""
+"""A report as one HTML page, which needs no other file and runs nothing, and as a Markdown file without its charts."""
 
+import re
+from importlib import resources
 from pathlib import Path
 
+from jinja2 import Environment, StrictUndefined
+
 from tagi.errors import InputError
-from tagi.evaluation.reports.markdown import as_markdown
-from tagi.evaluation.reports.page import as_page
 from tagi.evaluation.reports.report import Report, make_report
 from tagi.files import write_text
-from tagi.formats.records import FORMAT
 
-_MARKS = (b"<!doctype html>", b"# TAGI: report")
+_BEGINNINGS = (b"<!doctype html>", b"# TAGI: report")
 """How reports begin: nothing else is overwritten."""
+_SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
 
 
 def report(folder: Path, *, page: Path, markdown: Path) -> Report:
@@ -20,9 +22,31 @@ def report(folder: Path, *, page: Path, markdown: Path) -> Report:
     for option, path in (("--out", page), ("--markdown", markdown)):
         if path.is_dir():
             raise InputError(f"{option}: expected a file to write, got {path}, which is a folder")
-        if path.is_file() and not path.read_bytes().startswith(_MARKS):
+        if path.is_file() and not path.read_bytes().startswith(_BEGINNINGS):
             raise InputError(f"{option}: expected a new file or an earlier report, got {path}, which is neither")
-    made = make_report(folder, FORMAT)
+    made = make_report(folder)
     write_text(page, as_page(made))
     write_text(markdown, as_markdown(made))
     return made
+
+
+def as_page(report: Report) -> str:
+    """Return the HTML page; everything that comes from records is escaped."""
+    return _rendered("report.html.j2", report, escapes_html=True)
+
+
+def as_markdown(report: Report) -> str:
+    """Return the sections in the page's order, without charts; everything that comes from records is escaped."""
+    return _rendered("report.md.j2", report, escapes_html=False)
+
+
+def _rendered(name: str, report: Report, *, escapes_html: bool) -> str:
+    template = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    environment = Environment(autoescape=escapes_html, undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters["plain"] = _plain
+    return environment.from_string(template).render(report=report)
+
+
+def _plain(text: str) -> str:
+    """One line in which nothing is Markdown or HTML."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

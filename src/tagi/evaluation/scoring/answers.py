@@ -1,35 +1,47 @@
-"""Asking any method for its answers to a task's instances."""
+"""Answers of a method to a task's instances: how they are asked for in batches, and how a file keeps them."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, TypeVar
 
-import torch
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt, TypeAdapter, ValidationError
 
-from tagi.data.task import TASK_METRICS, Task
-from tagi.evaluation.scoring.metrics import Prediction
-from tagi.methods.protocol import Method
+from tagi.data.task import TASK_METRICS
+from tagi.errors import DataError
+from tagi.evaluation.validation import first_fault
+
+Advance = Callable[[int], None]
+"""Told of the size of each batch that is done."""
+T = TypeVar("T")
+
+
+def _known_metric(name: str) -> str:
+    if name not in TASK_METRICS:
+        raise ValueError(f"expected one of {', '.join(TASK_METRICS)}")
+    return name
+
+
+TaskName = Annotated[str, Field(alias="task_id")]
+CategoryName = Annotated[str, Field(alias="task_category")]
+MetricName = Annotated[str, AfterValidator(_known_metric)]
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer with where it belongs, and the metric of its task where that decides its score."""
+    """A generated answer to one instance, and the metric of its task where that decides its score."""
 
-    task: str
-    category: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    task: TaskName
+    category: CategoryName
     id: str
     input: str
-    references: tuple[str, ...]
+    references: Annotated[tuple[str, ...], Field(min_length=1)]
     prediction: str
-    metric: str | None = None
-
-    def as_prediction(self) -> Prediction:
-        """What scoring needs of it."""
-        return Prediction(self.task, self.category, self.prediction, self.references)
+    metric: MetricName | None = None
 
     def as_line(self) -> dict[str, Any]:
-        """For JSON Lines, under the names that natural-instructions' own `evaluation.py` reads.
+        """Return the answer for JSON Lines, under the names that natural-instructions' own `evaluation.py` reads.
 
         It takes such a file both for its `--prediction_file` and for its `--reference_file`.
         """
@@ -44,99 +56,86 @@ class Answer:
             **({} if self.metric is None else {"metric": self.metric}),
         }
 
-    @classmethod
-    def from_line(cls, line: Mapping[str, Any]) -> "Answer":
-        """The inverse of `as_line`."""
-        return cls(
-            line["task_id"],
-            line["task_category"],
-            line["id"],
-            line["input"],
-            tuple(line["references"]),
-            line["prediction"],
-            line.get("metric"),
-        )
 
+@dataclass(frozen=True, slots=True)
+class RankedAnswer:
+    """The ranked choices of one instance.
 
-_TEXTS = ("task_id", "task_category", "id", "input", "prediction")
-_RANKED = ("choices", "scores", "right", "predicted", "tied")
-
-
-def line_fault(line: Mapping[str, Any]) -> str | None:
-    """What keeps a line of a file from being an answer in words or a ranked one; None if it is whole."""
-    for key in _TEXTS:
-        if not isinstance(line.get(key), str):
-            return f"{key}: expected text, got {line.get(key)!r:.60}"
-    ranked = "choices" in line
-    unknown = sorted(set(line) - {*_TEXTS, *(_RANKED if ranked else ("references", "track", "metric"))})
-    if unknown:
-        return f"{unknown[0]}: expected no such key"
-    if "metric" in line and line["metric"] not in TASK_METRICS:
-        return f"metric: expected one of {', '.join(TASK_METRICS)}, got {line['metric']!r:.60}"
-    return _ranked_fault(line) if ranked else _texts_fault(line, "references", 1)
-
-
-def _texts_fault(line: Mapping[str, Any], key: str, least: int) -> str | None:
-    value = line.get(key)
-    if isinstance(value, list) and len(value) >= least and all(isinstance(one, str) for one in value):
-        return None
-    return f"{key}: expected a list of at least {least} text(s), got {value!r:.60}"
-
-
-def _ranked_fault(line: Mapping[str, Any]) -> str | None:
-    fault = _texts_fault(line, "choices", 2)
-    if fault:
-        return fault
-    count = len(line["choices"])
-    scores, right, predicted = line.get("scores"), line.get("right"), line.get("predicted")
-    if not isinstance(scores, list) or len(scores) != count or not all(_is_finite(score) for score in scores):
-        return f"scores: expected {count} finite numbers, got {scores!r:.60}"
-    places = [*right, predicted] if isinstance(right, list) and right else [None]
-    if not all(type(place) is int and 0 <= place < count for place in places):
-        return f"right, predicted: expected places among {count} choices, got {right!r:.40} and {predicted!r:.40}"
-    return None if isinstance(line.get("tied"), bool) else f"tied: expected true or false, got {line.get('tied')!r:.40}"
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def answer_task(
-    method: Method,
-    states: Any,
-    task: Task,
-    *,
-    batch_size: int,
-    max_new_tokens: int,
-    num_beams: int = 1,
-    advance: Callable[[int], None] | None = None,
-) -> list[Answer]:
-    """Answers to every instance of a task, in order; `states` hold that one task.
-
-    Batches go by length of the input, so that little is padding. `advance` hears of each batch's size.
+    `choices` are the different ones, `scores` their log-probabilities, `right` and `predicted` indices into them. With
+    `tied`, several choices have the largest score, and the first of them is predicted.
     """
-    texts = [""] * len(task.instances)
-    for batch in by_length([instance.input for instance in task.instances], batch_size):
-        answers = method.predict(
-            states,
-            torch.zeros(len(batch), dtype=torch.long),
-            [task.instances[index].input for index in batch],
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            truncate=True,
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    task: TaskName
+    category: CategoryName
+    id: str
+    input: str
+    choices: Annotated[tuple[str, ...], Field(min_length=2)]
+    scores: tuple[FiniteFloat, ...]
+    right: Annotated[tuple[StrictInt, ...], Field(min_length=1)]
+    predicted: StrictInt
+    tied: StrictBool
+    prediction: str
+
+    @property
+    def correct(self) -> bool:
+        """Whether a right choice is predicted."""
+        return self.predicted in self.right
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The right choices."""
+        return tuple(self.choices[index] for index in self.right)
+
+    def as_line(self) -> dict[str, Any]:
+        """Return the answer for JSON Lines, its task, category and prediction named as generated answers name them."""
+        line = asdict(self)
+        return {"task_id": line.pop("task"), "task_category": line.pop("category"), **line}
+
+
+_GENERATED, _RANKED = TypeAdapter(Answer), TypeAdapter(RankedAnswer)
+
+
+def read_line(line: Mapping[str, Any]) -> Answer | RankedAnswer:
+    """Return the answer that `as_line` wrote. Raises `DataError`, naming the key, if the line is not an answer."""
+    try:
+        if "choices" not in line:
+            return _GENERATED.validate_python({key: value for key, value in line.items() if key != "track"})
+        answer = _RANKED.validate_python(line)
+    except ValidationError as error:
+        raise DataError(first_fault(error)) from error
+    count = len(answer.choices)
+    if len(answer.scores) != count:
+        raise DataError(f"scores: expected a score for each of {count} choices, got {len(answer.scores)}")
+    if not all(0 <= index < count for index in (*answer.right, answer.predicted)):
+        raise DataError(
+            f"right, predicted: expected indices of {count} choices, got {answer.right} and {answer.predicted}"
         )
-        for index, text in zip(batch, answers, strict=True):
-            texts[index] = text
+    return answer
+
+
+def ask_in_batches(
+    inputs: Sequence[str], batch_size: int, ask: Callable[[list[int]], Sequence[T]], advance: Advance | None = None
+) -> list[T]:
+    """Return what `ask` gives for every input, in order.
+
+    Args:
+        inputs: The texts of a task's instances.
+        batch_size: Inputs of a batch at most. Inputs of similar length share a batch, so that little is padding.
+        ask: Given the indices of a batch, returns one result for each.
+        advance: Told of the size of each batch when it is done.
+    """
+    results: dict[int, T] = {}
+    for batch in by_length(inputs, batch_size):
+        results.update(zip(batch, ask(batch), strict=True))
         if advance is not None:
             advance(len(batch))
-    return [
-        Answer(task.name, task.category, instance.id, instance.input, instance.outputs, text)
-        for instance, text in zip(task.instances, texts, strict=True)
-    ]
+    return [results[index] for index in range(len(inputs))]
 
 
 def by_length(texts: Sequence[str], size: int) -> Iterator[list[int]]:
-    """Indices of the texts in batches of `size`, texts of like length together."""
+    """Yield the indices of the texts in batches of `size`, texts of similar length together."""
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     for start in range(0, len(order), size):
         yield order[start : start + size]

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from tagi.data.readers.p3_eval import EVALUATION_SETS
-from tagi.evaluation.scoring.metrics import FloatArray, interval_of
-from tagi.evaluation.scoring.rank_classification import ByRank, RankedAnswer, category_resamples
+from tagi.evaluation.scoring.answers import RankedAnswer
+from tagi.evaluation.scoring.rank_classification import RankScoring, category_resamples
+from tagi.evaluation.scoring.statistics import RESAMPLES, FloatArray, percentile_interval
 
 MTEST11 = tuple(one.name for one in EVALUATION_SETS)
-"""The 11 data sets; the rounds of ANLI are three."""
+"""The 11 data sets; ANLI's rounds count as three."""
 ANLI = ("anli_r1", "anli_r2", "anli_r3")
-_RESAMPLES = 1000
 STORY_CLOZE = "story_cloze_2016"
 
 
@@ -26,12 +26,12 @@ class P3Average:
 
 
 def mtest11(scores: Mapping[str, float]) -> P3Average:
-    """Mean of the 11 data sets, each the mean of its prompts; `scores` by data set, in percent."""
+    """Return the mean of the 11 data sets, each the mean of its prompts; `scores` by data set, in percent."""
     return _mean({name: scores.get(name) for name in MTEST11})
 
 
 def hypert5(scores: Mapping[str, float]) -> P3Average:
-    """Mean of 8 data sets, as HyperTuning's paper has it: ANLI once, the mean of its rounds; no StoryCloze."""
+    """Return the mean of 8 data sets, as in HyperTuning's paper: ANLI once, the mean of its rounds; no StoryCloze."""
     rounds = _mean({name: scores.get(name) for name in ANLI})
     others = {name: scores.get(name) for name in MTEST11 if name not in (*ANLI, STORY_CLOZE)}
     average = _mean({"anli": rounds.value, **others})
@@ -40,30 +40,30 @@ def hypert5(scores: Mapping[str, float]) -> P3Average:
 
 
 def p3_averages(summary: Mapping[str, Any], answers: Sequence[RankedAnswer]) -> dict[str, Any]:
-    """Both averages of what `summarize_ranking` made of the answers, ready for JSON.
+    """Return both averages of what `RankScoring.summarize` made of the answers, ready for JSON.
 
     `{"mtest11": {"value": percent or None, "missing": [...], "interval": [low, high] or None}, "hypert5": {...}}`. The
     95% interval draws every data set's examples, each with all prompts that have it; the data sets are those they are.
     """
     scores = {name: group["accuracy"] for name, group in summary["per_category"].items()}
     resamples = category_resamples(answers)
-    drawn = [{name: float(means[at]) for name, means in resamples.items()} for at in range(_RESAMPLES)]
+    drawn = [{name: float(means[at]) for name, means in resamples.items()} for at in range(RESAMPLES)]
     averages = {}
     for name, average in (("mtest11", mtest11), ("hypert5", hypert5)):
         one = average(scores)
         values = [average(resample).value for resample in drawn] if one.value is not None else None
-        interval = None if values is None else list(interval_of(np.array(values, dtype=np.float64)))
+        interval = None if values is None else list(percentile_interval(np.array(values, dtype=np.float64)))
         averages[name] = {"value": one.value, "missing": list(one.missing), "interval": interval}
     return averages
 
 
-class ByP3Rank(ByRank):
+class P3RankScoring(RankScoring):
     """Rank classification of P3's evaluation sets, with their averages."""
 
-    def summarize(self, given: Sequence[RankedAnswer], scores: dict[str, FloatArray]) -> dict[str, Any]:
-        """As `ByRank`, and `averages`."""
-        summary = super().summarize(given, scores)
-        return {**summary, "averages": p3_averages(summary, given)}
+    def summarize(self, answers: Sequence[RankedAnswer], scores: dict[str, FloatArray]) -> dict[str, Any]:
+        """Return what `RankScoring` does, and `averages`."""
+        summary = super().summarize(answers, scores)
+        return {**summary, "averages": p3_averages(summary, answers)}
 
 
 def _mean(scores: Mapping[str, float | None]) -> P3Average:

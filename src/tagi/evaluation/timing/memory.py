@@ -1,4 +1,4 @@
-"""How much memory a call needs at its most, and how much tensors hold."""
+"""The peak memory of a call, and the bytes that tensors hold."""
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -17,15 +17,15 @@ CPU = (
 
 
 def held_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the storages behind tensors; one that several share counts once."""
+    """Return the bytes of the storages behind tensors; a storage that several share counts once."""
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> tuple[int, str]:
-    """Bytes that `call` needs at its most beyond what was there before, and how they were measured.
+    """Return the bytes that `call` needs at its peak beyond what was allocated before, and how they were measured.
 
-    On a processor the call is slow: every operation is looked at.
+    On a CPU the call is slow: every operation is observed.
     """
     if device.type == "cuda":
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""Wall-clock time of one way to answer against another, in pairs: what noise there is hits both alike.
+"""Timing one way to answer against another, in pairs: noise affects both alike.
 
 A pair is the same batch answered by both, one right after the other. A ratio is the candidate's seconds over the
 reference's, so that below 1 the candidate is faster.
@@ -18,35 +18,35 @@ import numpy.typing as npt
 import torch
 
 from tagi.errors import InputError
-from tagi.evaluation.scoring.metrics import interval_of
+from tagi.evaluation.scoring.statistics import percentile_interval, resample
 
 Clock = Callable[[], float]
 ClockKind = Literal["wall", "processor"]
 Step = Callable[[Any], Any]
 Chain = Sequence[tuple[str, Step]]
-"""Named steps, each given what the one before it made. Steps of one name are one phase."""
+"""Named steps, each given the result of the one before it. Steps of one name are one phase."""
 Phases = dict[str, float]
 """Seconds by phase."""
 
 WARM_UP = 2
-"""Untimed calls of everything before its first timed one."""
+"""Untimed calls of each step before its first timed one."""
 _RESAMPLES = 2000
-_DRAWN_AT_ONCE = 2_000_000
-
-
-def _nothing() -> None:
-    """A processor has always finished what it was told."""
 
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """A clock in seconds, and what waits for a device to finish what it was told: before a call and after it."""
+    """Times calls.
+
+    Args:
+        clock: Returns seconds.
+        synchronize: Waits for a device to finish its work, before a call and after it. On a processor nothing is left.
+    """
 
     clock: Clock = time.perf_counter
-    synchronize: Callable[[], None] = _nothing
+    synchronize: Callable[[], object] = lambda: None
 
     def time(self, step: Step, given: Any) -> tuple[Any, float]:
-        """What `step(given)` gives, and its seconds."""
+        """Return what `step(given)` returns, and its seconds."""
         self.synchronize()
         begun = self.clock()
         made = step(given)
@@ -55,9 +55,9 @@ class Stopwatch:
 
 
 def stopwatch(device: torch.device, kind: ClockKind = "wall") -> Stopwatch:
-    """For what runs on `device`: wall-clock seconds, or the process's own on its processors, all threads together.
+    """Return a stopwatch for a device: wall-clock seconds, or the process's own on its processors, of all threads.
 
-    The latter leave out what other processes take away, and mean nothing where a device does the work.
+    The latter leave out what other processes take, and mean nothing where an accelerator does the work: `InputError`.
     """
     if kind == "processor":
         if device.type != "cpu":
@@ -84,7 +84,7 @@ class Pair:
 def time_pairs(
     watch: Stopwatch, reference: Step, candidate: Step, batches: Sequence[Any], *, pairs: int, warm_up: int = WARM_UP
 ) -> list[Pair]:
-    """Every batch by both, in as many whole passes over the batches as give at least `pairs` pairs.
+    """Time every batch by both, in as many whole passes over the batches as give at least `pairs` pairs.
 
     Who goes first alternates within a pass, and for every batch from pass to pass. Python's garbage collector runs
     between pairs and not in them.
@@ -108,7 +108,7 @@ def time_pairs(
 def time_phases(
     watch: Stopwatch, chains: Mapping[str, Chain], batches: Sequence[Any], *, rounds: int, warm_up: int = WARM_UP
 ) -> dict[str, Phases]:
-    """Median seconds of every phase of every chain, over `rounds` batches spread evenly.
+    """Return the median seconds of every phase of every chain, over `rounds` batches spread evenly.
 
     Each round takes all chains over one batch, in reversed order every other time.
     """
@@ -138,27 +138,32 @@ def _run(watch: Stopwatch, chain: Chain, batch: Any) -> Phases:
 
 
 def predicted_ratio(reference: Phases, candidate: Phases, once: Phases | None = None) -> float:
-    """The ratio that phases timed apart give; `once` are those that a cold instruction adds to the candidate's."""
+    """Return the ratio that phases timed apart give; `once` are those that a cold instruction adds."""
     return (sum(candidate.values()) + sum((once or {}).values())) / sum(reference.values())
 
 
 def median_ratio(pairs: Sequence[Pair], seed: int = 0) -> tuple[float, tuple[float, float]]:
-    """The median of the pairs' ratios, and a bootstrap 95% interval of that median (percentiles, pairs drawn)."""
+    """Return the median of the pairs' ratios, and its bootstrap 95% interval (percentiles, pairs drawn)."""
     ratios = np.array([pair.ratio for pair in pairs])
-    return float(np.median(ratios)), _interval(len(pairs), lambda drawn: np.median(ratios[drawn], axis=1), seed)
+    drawn = resample(len(pairs), lambda indices: np.median(ratios[indices], axis=1), seed, _RESAMPLES)
+    return float(np.median(ratios)), percentile_interval(drawn)
 
 
 def whole_task_ratio(
     pairs: Sequence[Pair], rows: Sequence[int], *, once: float, inputs: int, seed: int = 0
 ) -> tuple[float, tuple[float, float]]:
-    """`inputs` answers at the pairs' mean seconds an input, `once` added to the candidate's: what a task takes.
+    """Return the ratio for a whole task, with a bootstrap 95% interval (percentiles, pairs drawn).
 
-    `rows` is the number of inputs of every batch. With a bootstrap 95% interval (percentiles, pairs drawn).
+    Args:
+        pairs: Pairs of warm answers, which give the mean seconds of an input.
+        rows: The number of inputs of every batch.
+        once: Seconds that the candidate needs once for the task.
+        inputs: How many inputs the task has.
+        seed: Seed of the draws.
     """
     counts = np.array([rows[pair.batch] for pair in pairs])
-    by_reference, by_candidate = (
-        np.array([getattr(pair, name) for pair in pairs]) for name in ("reference", "candidate")
-    )
+    by_reference = np.array([pair.reference for pair in pairs])
+    by_candidate = np.array([pair.candidate for pair in pairs])
 
     def ratio(drawn: npt.NDArray[Any]) -> npt.NDArray[Any]:
         share = inputs / counts[drawn].sum(axis=1)
@@ -166,25 +171,12 @@ def whole_task_ratio(
         return result + by_candidate[drawn].sum(axis=1) / by_reference[drawn].sum(axis=1)
 
     everything = np.arange(len(pairs))[None]
-    return float(ratio(everything)[0]), _interval(len(pairs), ratio, seed)
-
-
-def _interval(count: int, statistic: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], seed: int) -> tuple[float, float]:
-    """Percentiles of a statistic of resamples; it is given indices, a resample a row."""
-    generator = np.random.default_rng(seed)
-    at_once = max(1, _DRAWN_AT_ONCE // count)
-    found = np.concatenate(
-        [
-            statistic(generator.integers(count, size=(min(at_once, _RESAMPLES - start), count)))
-            for start in range(0, _RESAMPLES, at_once)
-        ]
-    )
-    return interval_of(found)
+    return float(ratio(everything)[0]), percentile_interval(resample(len(pairs), ratio, seed, _RESAMPLES))
 
 
 @contextmanager
 def _collecting_between() -> Iterator[Callable[[], Any]]:
-    """No garbage is collected but when the body asks; that is quick: what was there before is not looked through."""
+    """Collect no garbage except when the body asks; that is quick: what was there before is not looked through."""
     was_on = gc.isenabled()
     gc.collect()
     gc.freeze()

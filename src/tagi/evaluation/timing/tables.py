@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tagi.evaluation.timing.comparison import ONCE
+from tagi.evaluation.timing.task_timing import ONCE
 from tagi.evaluation.timing.timed_methods import ADAPTER, INSTRUCTION, KEYS_VALUES, MERGE
 
 Row = dict[str, Any]
@@ -12,7 +12,7 @@ _MIB = 2**20
 
 
 def ratio_rows(timing: Mapping[str, Any]) -> list[Row]:
-    """A row per comparison: seconds relative to Metatrain, measured and predicted from the phases."""
+    """Return a row per comparison: seconds relative to Metatrain, measured and predicted from the phases."""
     return [
         {
             "method": f"{one['method']}, {one['instruction']}",
@@ -27,7 +27,7 @@ def ratio_rows(timing: Mapping[str, Any]) -> list[Row]:
 
 
 def speed_rows(timing: Mapping[str, Any]) -> list[Row]:
-    """A row per method and kind of instruction: milliseconds an input, tokens read and written a second, memory."""
+    """Return a row per method and kind of instruction: milliseconds an input, tokens a second, memory."""
     memory = {one["method"]: one for one in timing["memory"]}
     paired = [one for one in timing["comparisons"] if "speed" in one]
     shown = [("Metatrain", "", paired[0]["speed"]["reference"])]
@@ -39,7 +39,7 @@ def speed_rows(timing: Mapping[str, Any]) -> list[Row]:
             "read/s": f"{speed['read_tokens_per_second']:.0f}",
             "written/s": f"{speed['written_tokens_per_second']:.1f}",
             "held MiB": f"{memory[method]['held_bytes'] / _MIB:.0f}",
-            # Of a warm answer: a cold one has the instruction's besides.
+            # Of a warm answer: a cold one has the instruction's as well.
             "peak MiB": "" if instruction == ", cold" else f"{memory[method]['peak_bytes'] / _MIB:.1f}",
         }
         for method, instruction, speed in shown
@@ -47,26 +47,22 @@ def speed_rows(timing: Mapping[str, Any]) -> list[Row]:
 
 
 def phase_rows(timing: Mapping[str, Any]) -> list[Row]:
-    """A row per phase: each method's milliseconds a batch, and in percent of the method's warm answer."""
+    """Return a row per phase: each method's milliseconds a batch, and in percent of the method's warm answer."""
     phases: Mapping[str, Mapping[str, float]] = timing["phases"]
     methods = [name for name in phases if not name.endswith(ONCE)]
     rows = []
     for phase in dict.fromkeys([*phases[methods[0]], *_ONCE]):
         row: Row = {"phase": phase}
         for method in methods:
-            own, once = phases[method], phases.get(f"{method}, {ONCE}", {})
-            seconds = own.get(phase, once.get(phase))
-            row[f"{method} ms"] = "" if seconds is None else _share(seconds, sum(own.values()))
+            warm = sum(phases[method].values())
+            seconds = {**phases.get(f"{method}, {ONCE}", {}), **phases[method]}.get(phase)
+            row[f"{method} ms"] = "" if seconds is None else f"{1000 * seconds:.1f} ({100 * seconds / warm:.0f}%)"
         rows.append(row)
     return rows
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """A table in Markdown."""
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows with the same keys as a table in Markdown."""
     heads = list(rows[0])
     lines = [heads, ["---"] * len(heads), *([str(row[head]) for head in heads] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def _share(seconds: float, whole: float) -> str:
-    return f"{1000 * seconds:.1f} ({100 * seconds / whole:.0f}%)"

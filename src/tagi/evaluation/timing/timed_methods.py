@@ -1,18 +1,18 @@
-"""What is timed: the meta-trained model and TAGI, answering a task's inputs with answers of a fixed length."""
+"""Timed methods: the meta-trained model and TAGI, answering a task's inputs with answers of a fixed length."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tagi.backbones.protocol import Instructions
 from tagi.data.task import Task
-from tagi.data.text.encoder import TextEncoder
 from tagi.evaluation.timing.memory import held_bytes
 from tagi.evaluation.timing.stopwatch import Chain
-from tagi.hypernetwork.adapted_task import AdaptedTask, adapted_states
+from tagi.hypernetwork.adapted_task import AdaptedTask
 from tagi.hypernetwork.inference import Runner, merged_runner, rows_runner
 from tagi.hypernetwork.states import TaskStates
 from tagi.methods.concatenation import Concatenation
@@ -26,130 +26,134 @@ INSTRUCTION, ADAPTER, KEYS_VALUES, MERGE = "read instruction", "generate adapter
 """Phases of an instruction that was not read before."""
 
 
-class Contender(ABC):
-    """One way to answer a task's inputs. Answers have exactly `output` tokens, whatever the weights."""
+def answers_of(method: Method, states: Any, inputs: Inputs, output: int) -> list[str]:
+    """Return a method's answers to inputs of one task, all of exactly `output` tokens."""
+    rows = torch.zeros(len(inputs), dtype=torch.long)
+    return method.predict(states, rows, inputs, max_new_tokens=output, min_new_tokens=output, truncate=True)
 
-    name: ClassVar[str]
-    text: TextEncoder
 
-    def __init__(self, device: torch.device, task: Task, output: int) -> None:
-        self.device = device
+class TimedMethod(ABC):
+    """A way to answer a task's inputs. Answers have exactly `output` tokens, whatever the weights.
+
+    Args:
+        name: What tables call it.
+        method: The method that answers.
+        task: The task, with the inputs to answer.
+        output: Tokens of every answer, its end included.
+    """
+
+    def __init__(self, name: str, method: Method, task: Task, output: int) -> None:
+        self.name = name
+        self.method = method
+        self.text = method.text
         self.task = task
         self.output = output
+        self.device = next(method.parameters()).device
+        self.states = method.prepare([task], truncate=True)
 
-    @abstractmethod
     def answer(self, inputs: Inputs) -> list[str]:
-        """Answers, by the way that users take, whatever is done once for a task done before."""
+        """Return answers as users get them, what is done once per task done before."""
+        return answers_of(self.method, self.states, inputs, self.output)
+
+    def chain(self) -> Chain:
+        """Return the phases of `answer`: words, encode, decode, words. They turn inputs into answers."""
+
+        @torch.no_grad()
+        def encode(read: tuple[Tensor, Tensor]) -> Callable[..., Tensor]:
+            return self.encode(*read)
+
+        def decode(generate: Callable[..., Tensor]) -> Tensor:
+            return generate(max_new_tokens=self.output, min_new_tokens=self.output)
+
+        return ((WORDS, self._words), (ENCODE, encode), (DECODE, decode), (WORDS, self.text.decode))
 
     @abstractmethod
-    def chain(self) -> Chain:
-        """The same from its parts: inputs to answers."""
+    def encode(self, ids: Tensor, mask: Tensor) -> Callable[..., Tensor]:
+        """Return what generates answers to a batch of inputs that has been read."""
 
     @abstractmethod
     def sequences(self, inputs: Inputs) -> list[list[int]]:
-        """Tokens of what is read for every input."""
+        """Return the tokens that are read for every input."""
 
-    @abstractmethod
     def held(self) -> int:
-        """Bytes of weights and of what is kept of the task."""
+        """Return the bytes of the weights and of what is kept of the task."""
+        return held_bytes([*self.method.parameters(), *self.method.buffers(), *self.kept()])
+
+    def kept(self) -> Iterable[Tensor]:
+        """Return what is kept of the task."""
+        return ()
 
     def answer_tokens(self, inputs: Inputs) -> int:
-        """How many tokens answers have: the decoder's start, which every answer has, does not count."""
+        """Return how many tokens answers have, without the decoder's start, which every answer has."""
         value: Any = inputs
         for name, step in self.chain():
             value = step(value)
             if name == DECODE:
-                return int(value.shape[1]) - 1
-        raise AssertionError("a chain decodes")
-
-    def _predict(self, method: Method, states: Any, inputs: Inputs) -> list[str]:
-        return method.predict(
-            states,
-            _one_task(len(inputs)),
-            inputs,
-            max_new_tokens=self.output,
-            min_new_tokens=self.output,
-            truncate=True,
-        )
+                break
+        return int(value.shape[1]) - 1
 
     def _words(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         ids, mask = self.text.batch(self.sequences(inputs))
         return ids.to(self.device), mask.to(self.device)
 
 
-class Metatrained(Contender):
+class TimedMetatrained(TimedMethod):
     """The backbone with the instruction concatenated: for it no instruction is ever warm."""
 
-    name = "Metatrain"
+    method: Concatenation
 
     def __init__(self, method: Concatenation, task: Task, output: int) -> None:
-        super().__init__(method.backbone.device, task, output)
-        self.method = method
-        self.text = method.text
-        self.states = method.prepare([task], truncate=True)
+        super().__init__("Metatrain", method, task, output)
 
-    def answer(self, inputs: Inputs) -> list[str]:
-        """By `Concatenation.predict`."""
-        return self._predict(self.method, self.states, inputs)
-
-    def chain(self) -> Chain:
-        """Words, encode, decode."""
+    def encode(self, ids: Tensor, mask: Tensor) -> Callable[..., Tensor]:
+        """Compute the decoder's keys and values over instruction and input."""
         backbone = self.method.backbone
-
-        @torch.no_grad()
-        def encode(read: tuple[Tensor, Tensor]) -> Any:
-            return backbone.cross_keys_values(backbone.encode(*read)), read[1]
-
-        def decode(encoded: Any) -> Tensor:
-            cross, mask = encoded
-            return backbone.generate(cross, mask, max_new_tokens=self.output, min_new_tokens=self.output)
-
-        return ((WORDS, self._words), (ENCODE, encode), (DECODE, decode), (WORDS, self.text.decode))
+        return partial(backbone.generate, backbone.cross_keys_values(backbone.encode(ids, mask)), mask)
 
     def sequences(self, inputs: Inputs) -> list[list[int]]:
-        """Instruction and input in one text."""
+        """Return instruction and input as one text."""
         task = self.task
         return [self.text.concatenated(task.instruction, task.examples, text, truncate=True) for text in inputs]
 
-    def held(self) -> int:
-        """Bytes of the backbone."""
-        return held_bytes([*self.method.parameters(), *self.method.buffers()])
 
+class TimedTAGI(TimedMethod):
+    """TAGI: the instruction is read once, then inputs alone.
 
-class Adapted(Contender):
-    """TAGI: the instruction read once, then inputs alone."""
+    The LoRA is merged into weights of the task's own, as `AdaptedTask` does it for one task in a batch, or with
+    `merged=False` applied beside the backbone's weights, as `TAGI.predict` does it for a batch that mixes tasks.
+    """
 
-    def __init__(self, method: TAGI, task: Task, output: int) -> None:
-        super().__init__(method.generator.backbone.device, task, output)
-        self.method = method
-        self.text = method.text
-        self.states: TaskStates = method.prepare([task], truncate=True)
+    method: TAGI
+    states: TaskStates
 
-    @abstractmethod
+    def __init__(self, method: TAGI, task: Task, output: int, *, merged: bool) -> None:
+        super().__init__("TAGI merged" if merged else "TAGI per row", method, task, output)
+        self.merged = self._adapted(self.states) if merged else None
+
+    def answer(self, inputs: Inputs) -> list[str]:
+        """Answer from states prepared before, with the LoRA merged before."""
+        return super().answer(inputs) if self.merged is None else self._merged_answers(self.merged, inputs)
+
     def cold(self, inputs: Inputs) -> list[str]:
-        """Answers, the instruction not read before."""
+        """Read the instruction, generate the adapter, merge it if that is the way, and answer."""
+        states = self.method.prepare([self.task], truncate=True)
+        if self.merged is None:
+            return answers_of(self.method, states, inputs, self.output)
+        return self._merged_answers(self._adapted(states), inputs)
 
-    @abstractmethod
     def runner(self, rows: int) -> Runner:
-        """What reads a batch of so many rows."""
+        """Return what reads a batch of so many rows; per row it is chosen anew for every batch."""
+        if self.merged is not None:
+            return self.merged.runner()
+        return rows_runner(self.method.generator, self.states, torch.zeros(rows, dtype=torch.long, device=self.device))
 
-    def chain(self) -> Chain:
-        """Words, encode, decode. Choosing the adapters of a batch, where it is done anew for each, is encoding."""
-
-        @torch.no_grad()
-        def encode(read: tuple[Tensor, Tensor]) -> Any:
-            runner = self.runner(len(read[0]))
-            return runner, *runner.read(*read)
-
-        def decode(encoded: Any) -> Tensor:
-            runner, cross, memory = encoded
-            answers: Tensor = runner.decode(cross, memory, max_new_tokens=self.output, min_new_tokens=self.output)
-            return answers
-
-        return ((WORDS, self._words), (ENCODE, encode), (DECODE, decode), (WORDS, self.text.decode))
+    def encode(self, ids: Tensor, mask: Tensor) -> Callable[..., Tensor]:
+        """Read inputs by the runner; choosing the adapters of a batch counts as encoding."""
+        runner = self.runner(len(ids))
+        return partial(runner.decode, *runner.read(ids, mask))
 
     def once(self) -> Chain:
-        """What a cold instruction adds, from its parts; given anything, since it reads the task alone."""
+        """Return the phases that a cold instruction adds; given anything, since they read the task alone."""
         generator = self.method.generator
 
         @torch.no_grad()
@@ -164,94 +168,32 @@ class Adapted(Contender):
         def keys_values(generated: Any) -> TaskStates:
             return generator.states_from(*generated)
 
-        return ((INSTRUCTION, read), (ADAPTER, generate), (KEYS_VALUES, keys_values))
+        chain = ((INSTRUCTION, read), (ADAPTER, generate), (KEYS_VALUES, keys_values))
+        return chain if self.merged is None else (*chain, (MERGE, partial(merged_runner, generator)))
 
     def instruction(self) -> list[int]:
-        """Tokens of the instruction with its demonstrations."""
+        """Return the tokens of the instruction with its demonstrations."""
         return self.text.instruction(self.task.instruction, self.task.examples, truncate=True)
 
     def sequences(self, inputs: Inputs) -> list[list[int]]:
-        """Inputs alone."""
+        """Return the inputs alone."""
         return [self.text.input(text, truncate=True) for text in inputs]
 
-    def held(self) -> int:
-        """Bytes of backbone, hypernetwork, fusion and the task's states."""
-        generator = self.method.generator
-        return held_bytes([*generator.parameters(), *generator.buffers(), *_tensors(self.states)])
+    def kept(self) -> Iterable[Tensor]:
+        """Return the task's states and its merged weights."""
+        states = self.states
+        yield from (states.states, states.mask, *states.bank.tensors().values())
+        yield from (tensor for layers in (states.fusion, states.cross) for pair in layers or () for tensor in pair)
+        if self.merged is not None:
+            yield from self.merged.runner().backbone.parameters()
 
+    def _adapted(self, states: TaskStates) -> AdaptedTask:
+        adapted = AdaptedTask(self.method.generator, states, self.task.instruction, self.task.examples)
+        adapted.runner()
+        return adapted
 
-class AdaptedRows(Adapted):
-    """LoRA by its own products beside the backbone's, as in a batch that mixes tasks: `TAGI.predict`."""
-
-    name = "TAGI per row"
-
-    def answer(self, inputs: Inputs) -> list[str]:
-        """By `TAGI.predict` from states prepared before."""
-        return self._predict(self.method, self.states, inputs)
-
-    def cold(self, inputs: Inputs) -> list[str]:
-        """By `TAGI.prepare`, then `TAGI.predict`."""
-        states = self.method.prepare([self.task], truncate=True)
-        return self._predict(self.method, states, inputs)
-
-    def runner(self, rows: int) -> Runner:
-        """Chosen anew for every batch, as `TAGI.predict` does."""
-        return rows_runner(self.method.generator, self.states, _one_task(rows).to(self.device))
-
-
-class AdaptedMerged(Adapted):
-    """LoRA merged into weights of the task's own: `AdaptedTask`, one task to a batch."""
-
-    name = "TAGI merged"
-
-    def __init__(self, method: TAGI, task: Task, output: int) -> None:
-        super().__init__(method, task, output)
-        self.adapter = AdaptedTask(method.generator, self.states, task.instruction, task.examples)
-        self.adapter.runner()
-
-    def answer(self, inputs: Inputs) -> list[str]:
-        """By `AdaptedTask.predict`, merged before."""
-        return self._answer(self.adapter, inputs)
-
-    def cold(self, inputs: Inputs) -> list[str]:
-        """Read the instruction, generate the adapter and merge it, then answer."""
-        task, generator = self.task, self.method.generator
-        (states,) = adapted_states(generator, [task.instruction], [task.examples], truncate=True)
-        return self._answer(AdaptedTask(generator, states, task.instruction, task.examples), inputs)
-
-    def runner(self, rows: int) -> Runner:
-        """The adapter's."""
-        return self.adapter.runner()
-
-    def once(self) -> Chain:
-        """As for rows, then merging."""
-
-        def merge(states: TaskStates) -> Runner:
-            return merged_runner(self.method.generator, states)
-
-        return (*super().once(), (MERGE, merge))
-
-    def held(self) -> int:
-        """The task's merged weights besides."""
-        generator, merged = self.method.generator, self.adapter.runner().backbone
-        kept = [*generator.parameters(), *generator.buffers(), *_tensors(self.states), *merged.parameters()]
-        return held_bytes(kept)
-
-    def _answer(self, adapter: AdaptedTask, inputs: Inputs) -> list[str]:
-        answers = adapter.predict(
+    def _merged_answers(self, adapted: AdaptedTask, inputs: Inputs) -> list[str]:
+        answers = adapted.predict(
             list(inputs), batch_size=len(inputs), max_new_tokens=self.output, min_new_tokens=self.output, truncate=True
         )
-        assert isinstance(answers, list)
-        return answers
-
-
-def _one_task(rows: int) -> Tensor:
-    return torch.zeros(rows, dtype=torch.long)
-
-
-def _tensors(states: TaskStates) -> Iterable[Tensor]:
-    yield from (states.states, states.mask)
-    yield from states.bank.tensors().values()
-    for layers in (states.fusion, states.cross):
-        for pair in layers or ():
-            yield from pair
+        return list(answers)

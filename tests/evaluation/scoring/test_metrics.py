@@ -1,39 +1,25 @@
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 
 from tagi.data.task import TASK_METRICS
 from tagi.errors import DataError
 from tagi.evaluation.scoring.metrics import (
-    METRICS,
     TASK_SCORES,
-    Prediction,
-    bootstrap_interval,
-    clustered_bootstrap_interval,
     exact_accuracy,
     exact_match,
-    instance_scores,
+    instruct_scores,
     json_equal,
     number,
-    rouge_1,
     rouge_l,
-    score_predictions,
 )
-
-ROWS = [
-    Prediction("t1", "c1", "the cat", ("The cat!", "a dog")),
-    Prediction("t1", "c1", "cats the running", ("the cat runs",)),
-    Prediction("t2", "c1", "wrong", ("right",)),
-    Prediction("t3", "c2", "", ("",)),
-]
 
 
 def test_rouge_by_hand():
     # Longest common subsequence "a c" of three and four words; all three words are shared.
     assert rouge_l("a c b", ["a b x c"]) == pytest.approx(2 * (2 / 3) * (2 / 4) / (2 / 3 + 2 / 4))
-    assert rouge_1("a c b", ["a b x c"]) == pytest.approx(2 * (3 / 3) * (3 / 4) / (3 / 3 + 3 / 4))
+    assert instruct_scores("a c b", ["a b x c"])[1] == pytest.approx(2 * (3 / 3) * (3 / 4) / (3 / 3 + 3 / 4))
 
 
 def test_rouge_stems_and_takes_the_best_reference():
@@ -59,104 +45,11 @@ def test_exact_accuracy_ignores_outer_space_alone():
     assert exact_accuracy("a  b", ["a b"]) == exact_accuracy("A", ["a"]) == exact_accuracy("a.", ["a"]) == 0.0
 
 
-@pytest.mark.parametrize("metric", [rouge_l, rouge_1, exact_match, exact_accuracy])
+@pytest.mark.parametrize("metric", [rouge_l, instruct_scores, exact_match, exact_accuracy])
 @pytest.mark.parametrize("references", [[], (), "right"])
 def test_references_are_a_list_of_at_least_one(metric, references):
     with pytest.raises(DataError, match="expected a list of at least one reference"):
         metric("right", references)
-
-
-def test_scores_are_means_over_instances():
-    scores = score_predictions(ROWS)
-    # "cats the running" stems to "cat the run": two of three words in order, all three at hand.
-    assert scores["overall"] == {
-        "rougeL": pytest.approx((100 + 200 / 3 + 0 + 0) / 4),
-        "rouge1": pytest.approx((100 + 100 + 0 + 0) / 4),
-        "exact_match": 50.0,
-    }
-    assert scores["per_task"]["t1"]["exact_match"] == 50.0
-    assert scores["per_category"]["c1"]["exact_match"] == pytest.approx(100 / 3)
-    assert list(scores["per_task"]) == ["t1", "t2", "t3"]
-    assert list(scores["per_category"]) == ["c1", "c2"]
-
-
-def test_scores_per_instance():
-    scores = instance_scores(ROWS)
-    assert tuple(scores) == METRICS
-    assert scores["exact_match"].tolist() == [100, 0, 0, 100]
-    assert scores["rougeL"].tolist() == pytest.approx([100, 200 / 3, 0, 0])
-
-
-def test_nothing_to_score():
-    with pytest.raises(DataError, match="expected predictions to score, got none"):
-        score_predictions([])
-    with pytest.raises(DataError, match="prediction 1 of task 't9': expected at least one reference"):
-        score_predictions([ROWS[0], Prediction("t9", "c", "x", ())])
-
-
-def test_interval_of_a_mean_is_the_normal_one():
-    values = np.random.default_rng(3).normal(40, 15, size=900)
-    low, high = bootstrap_interval(values, seed=5, resamples=4000)
-    error = 1.96 * values.std() / np.sqrt(len(values))
-    assert low == pytest.approx(values.mean() - error, abs=0.1 * error)
-    assert high == pytest.approx(values.mean() + error, abs=0.1 * error)
-    narrower = bootstrap_interval(values, seed=5, resamples=4000, level=0.8)
-    assert low < narrower[0] < values.mean() < narrower[1] < high
-
-
-def test_intervals_are_a_function_of_the_seed():
-    values = list(range(37))
-    assert bootstrap_interval(values, 1) == bootstrap_interval(values, 1) != bootstrap_interval(values, 2)
-    assert bootstrap_interval([4.5], 1) == (4.5, 4.5)
-
-
-def test_large_samples_are_drawn_in_parts(monkeypatch):
-    values = np.random.default_rng(7).normal(size=50)
-    whole = bootstrap_interval(values, seed=2, resamples=3000)
-    monkeypatch.setattr("tagi.evaluation.scoring.metrics._DRAWN_AT_ONCE", 170)
-    assert bootstrap_interval(values, seed=2, resamples=3000) == pytest.approx(whole, abs=0.05)
-
-
-def test_clusters_are_drawn_whole():
-    # Alike within tasks: only the tasks count, and drawing single instances would look four times too sure.
-    means = np.random.default_rng(11).normal(size=30)
-    values, tasks = np.repeat(means, 16), [f"t{index}" for index in range(30) for _ in range(16)]
-    clustered = clustered_bootstrap_interval(values, tasks, seed=4, resamples=2000)
-    assert clustered == pytest.approx(bootstrap_interval(means, seed=4, resamples=2000))
-    single = bootstrap_interval(values, seed=4, resamples=2000)
-    assert clustered[1] - clustered[0] == pytest.approx(4 * (single[1] - single[0]), rel=0.1)
-
-
-def test_clusters_weigh_by_their_instances():
-    # Of two clusters one is drawn twice (mean 1 or 0, a quarter of the time each) or both once (mean 3/4).
-    values, tasks = [1, 0, 1, 1], ["a", "b", "a", "a"]
-    assert clustered_bootstrap_interval(values, tasks, seed=0, level=0.2) == (0.75, 0.75)
-    assert clustered_bootstrap_interval(values, tasks, seed=0, level=0.9) == (0.0, 1.0)
-
-
-def test_weights_make_a_weighted_mean():
-    # As above, but "b" weighs three times as much: both once is (1 + 1 + 1 + 3 * 0) / 6.
-    values, tasks, weights = [1, 0, 1, 1], ["a", "b", "a", "a"], [1, 3, 1, 1]
-    assert clustered_bootstrap_interval(values, tasks, seed=0, level=0.2, weights=weights) == (0.5, 0.5)
-    drawn = np.random.default_rng(2).normal(size=40)
-    clusters = [index % 13 for index in range(40)]
-    plain = clustered_bootstrap_interval(drawn, clusters, seed=3)
-    assert clustered_bootstrap_interval(drawn, clusters, seed=3, weights=[0.25] * 40) == pytest.approx(plain)
-    for wrong in ([1.0] * 39, [1.0] * 39 + [0.0]):
-        with pytest.raises(ValueError, match="expected a positive weight for each of 40 values"):
-            clustered_bootstrap_interval(drawn, clusters, seed=3, weights=wrong)
-
-
-def test_intervals_of_nothing():
-    for values in ([], [1.0, float("nan")], [[1.0], [2.0]]):
-        with pytest.raises(ValueError, match="expected a sequence of finite values"):
-            bootstrap_interval(np.array(values, dtype=float), 0)
-    with pytest.raises(ValueError, match="expected resamples >= 1 and 0 < level < 1"):
-        bootstrap_interval([1.0], 0, level=95.0)
-    with pytest.raises(ValueError, match="expected resamples >= 1"):
-        bootstrap_interval([1.0], 0, resamples=0)
-    with pytest.raises(ValueError, match="expected a cluster for each of 2 values, got 3"):
-        clustered_bootstrap_interval([1.0, 2.0], "abc", 0)
 
 
 def test_scoring_needs_no_model_library():

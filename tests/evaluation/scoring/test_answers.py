@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tagi.evaluation.scoring.answers import Answer, answer_task, line_fault
-from tagi.evaluation.scoring.summary import answer_scores, category_rows, summarize
+from tagi.errors import DataError
+from tagi.evaluation.scoring.answers import Answer, RankedAnswer, read_line
+from tagi.evaluation.scoring.free_form import FreeFormScoring
 from tests.evaluation.echo import Echo, tasks
 
 
@@ -15,7 +16,7 @@ def ask(instructions: list[str], batch_size: int) -> tuple[list[Answer], Echo]:
     answers = [
         answer
         for task, instruction in zip(tasks(), instructions, strict=True)
-        for answer in answer_task(method, [instruction], task, batch_size=batch_size, max_new_tokens=5)
+        for answer in FreeFormScoring("exact", batch_size, 5).ask(method, [instruction], task)
     ]
     return answers, method
 
@@ -31,19 +32,19 @@ def test_order_does_not_depend_on_batches(batch_size: int) -> None:
 
 def test_batches_hold_inputs_of_like_length() -> None:
     method = Echo()
-    answer_task(method, ["do b"], tasks()[1], batch_size=3, max_new_tokens=5)
+    FreeFormScoring("exact", 3, 5).ask(method, ["do b"], tasks()[1])
     assert method.lengths == [[3, 5, 7], [9]]
 
 
-def test_scores_and_rows() -> None:
+def test_scores() -> None:
     answers, _ = ask(["do a", "do b", "wrong"], 2)
-    summary = summarize(answers, answer_scores(answers, "exact"))
+    scoring = FreeFormScoring("exact", 2, 5)
+    summary = scoring.summarize(answers, scoring.scores(answers))
     assert summary["n"] == 7
     assert summary["overall"]["accuracy"] == pytest.approx(100 * 5 / 7)
     assert summary["per_category"]["even"]["accuracy"] == 100
     low, high = summary["interval"]
     assert low <= summary["overall"]["accuracy"] <= high
-    assert [row["category"] for row in category_rows(summary)] == ["even", "odd", "all"]
 
 
 def test_a_line_holds_an_answer_under_the_names_that_natural_instructions_reads(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_a_line_holds_an_answer_under_the_names_that_natural_instructions_reads(
     # `evaluation.py` of natural-instructions: predictions have the first two, references have the others and `id`.
     assert {"id", "prediction", "references", "task_id", "task_category", "track"} <= set(line)
     assert (line["id"], line["references"], line["track"]) == ("a0", ["do a " + "x" * 9], "default")
-    assert Answer.from_line(line) == answers[0]
+    assert read_line(line) == answers[0]
 
 
 RANKED = {
@@ -74,12 +75,16 @@ RANKED = {
         ({"scores": [-1.0, -2.0, float("nan")]}, "scores"),
         ({"right": []}, "right"),
         ({"right": [3]}, "right"),
-        ({"predicted": "x"}, "right"),
-        ({"predicted": True}, "right"),
+        ({"predicted": "x"}, "predicted"),
+        ({"predicted": True}, "predicted"),
         ({"tied": None}, "tied"),
         ({"references": ["x"]}, "references"),
+        ({"id": 3}, "id"),
+        ({"input": ...}, "input"),
     ],
 )
-def test_ranked_lines_are_looked_at(change: dict[str, object], named: str) -> None:
-    assert line_fault(RANKED) is None
-    assert str(line_fault({**RANKED, **change})).startswith(named)
+def test_ranked_lines_are_checked(change: dict[str, object], named: str) -> None:
+    assert isinstance(read_line(RANKED), RankedAnswer)
+    line = {key: value for key, value in {**RANKED, **change}.items() if value is not ...}
+    with pytest.raises(DataError, match=rf"^{named}\b"):
+        read_line(line)

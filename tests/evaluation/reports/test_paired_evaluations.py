@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from tagi.errors import DataError, InputError
-from tagi.evaluation.reports.paired_answers import compare_answers, score_lines
+from tagi.evaluation.reports.paired_evaluations import ScoredAnswer, compare_answers, score_answers
+from tagi.evaluation.scoring.answers import read_line
 
 TASKS = {"a": ("odd", 5), "b": ("even", 7), "c": ("odd", 11), "d": ("even", 2), "e": ("odd", 3)}
 
@@ -24,6 +25,10 @@ def lines(right_every: int = 1, wrong: str = "wrong") -> list[dict[str, Any]]:
         for task, (category, size) in TASKS.items()
         for index in range(size)
     ]
+
+
+def score_lines(given: list[dict[str, Any]], metric: str) -> list[ScoredAnswer]:
+    return score_answers([read_line(line) for line in given], metric)
 
 
 def compared(a: list[dict[str, Any]], b: list[dict[str, Any]], metric: str = "accuracy", **more: Any) -> dict[str, Any]:
@@ -121,7 +126,7 @@ def test_ranked_choices() -> None:
     ]
     scored = score_lines(ranked, "accuracy")
     assert [one.score for one in scored] == [100, 0, 100]
-    assert scored[0].references == ("yes", "maybe")
+    assert scored[0].answer.references == ("yes", "maybe")
     with pytest.raises(InputError, match="expected accuracy for ranked choices, got 'rougeL'"):
         score_lines(ranked, "rougeL")
 
@@ -144,5 +149,5 @@ def test_what_is_no_metric_or_no_answer_is_refused() -> None:
     known = "accuracy, rougeL, rouge1, exact_match, right, rouge_l"
     with pytest.raises(InputError, match=f"--metric: expected one of {known}, got 'bleu'"):
         score_lines(lines(), "bleu")
-    with pytest.raises(DataError, match="expected predictions with their task, id, input and references"):
+    with pytest.raises(DataError, match="task_category: field required"):
         score_lines([{"task_id": "a", "id": "0"}], "accuracy")

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tagi.data.task import Instance, Task
 from tagi.errors import CheckpointError, DataError
+from tagi.evaluation.scoring.answers import RankedAnswer, read_line
 from tagi.evaluation.scoring.free_form import Scoring
-from tagi.evaluation.scoring.metrics import bootstrap_interval, clustered_bootstrap_interval
-from tagi.evaluation.scoring.rank_classification import ByRank, RankedAnswer, rank_task, summarize_ranking
-from tagi.evaluation.scoring.summary import category_rows
+from tagi.evaluation.scoring.rank_classification import RankScoring
+from tagi.evaluation.scoring.statistics import bootstrap_interval
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.protocol import Method
@@ -76,7 +76,11 @@ def task(count: int = 11, name: str = "a", category: str = "c") -> Task:
 
 
 def ask(score: Score, given: Task, batch_size: int = 3) -> list[RankedAnswer]:
-    return rank_task(Planted(score), ["do"], given, batch_size=batch_size, reduction="sum")
+    return RankScoring(batch_size).ask(Planted(score), ["do"], given)
+
+
+def summarize_ranking(answers: Sequence[RankedAnswer]) -> dict[str, Any]:
+    return RankScoring(3).summarize(answers, {})
 
 
 def test_a_planted_scorer_is_right_and_its_negation_wrong() -> None:
@@ -103,9 +107,7 @@ def test_a_planted_scorer_is_right_and_its_negation_wrong() -> None:
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_batches_play_no_part_and_go_by_length(batch_size: int) -> None:
     method, heard = Planted(right), []
-    found = rank_task(
-        method, ["do"], task(), batch_size=batch_size, reduction="mean", advance=lambda count: heard.append(count)
-    )
+    found = RankScoring(batch_size, "mean").ask(method, ["do"], task(), heard.append)
     assert found == ask(right, task())
     assert heard == method.batches
     assert (sum(heard), max(heard)) == (11, min(batch_size, 11))
@@ -199,7 +201,6 @@ def test_a_data_set_is_the_mean_of_its_prompts_whatever_their_sizes() -> None:
     assert summary["overall"]["accuracy"] == pytest.approx(500 / 9)
     assert summary["prompts"] == {"cb": 2, "rte": 1}
     assert summary["metric"] == "accuracy"
-    assert category_rows(summary)[0] == {"category": "cb", "accuracy": 62.5}
     assert json.loads(json.dumps(summary)) == summary
 
 
@@ -209,13 +210,13 @@ def test_intervals() -> None:
     answers = [answer for name, own in hits.items() for answer in answered(name, "cb", own)]
     summary = summarize_ranking(answers)
     for name, own in hits.items():
-        assert summary["intervals"]["per_task"][name] == pytest.approx(bootstrap_interval([100 * h for h in own], 0))
+        assert summary["intervals"]["per_task"][name] == pytest.approx(bootstrap_interval([100 * h for h in own]))
     everything = [100 * hit for own in hits.values() for hit in own]
     prompts = [name for name, own in hits.items() for _ in own]
-    assert summary["interval"] == pytest.approx(clustered_bootstrap_interval(everything, prompts, 0))
+    assert summary["interval"] == pytest.approx(bootstrap_interval(everything, prompts))
     # Prompts of one size over the same examples: what is drawn is an example's mean.
     means = [100 * sum(own) / 3 for own in zip(*hits.values(), strict=True)]
-    assert summary["intervals"]["per_category"]["cb"] == pytest.approx(bootstrap_interval(means, 0))
+    assert summary["intervals"]["per_category"]["cb"] == pytest.approx(bootstrap_interval(means))
     alike = [answer for name in "pqs" for answer in answered(name, "cb", hits["p"])]
     low, high = summarize_ranking(alike)["intervals"]["per_category"]["cb"]
     assert [low, high] == pytest.approx(summary["intervals"]["per_task"]["p"])  # three prompts, no more examples
@@ -227,13 +228,13 @@ def test_nothing_to_summarize() -> None:
 
 
 def test_ranking_is_a_way_of_scoring() -> None:
-    way = ByRank(batch_size=2, reduction="mean")
+    way = RankScoring(batch_size=2, reduction="mean")
     assert isinstance(way, Scoring)
     method = Planted(right)
     given = way.ask(method, ["do"], task(3))
     assert set(method.asked) == {"mean"}
     lines = [json.loads(json.dumps(answer.as_line())) for answer in given]
-    assert [way.read(line) for line in lines] == given
+    assert [read_line(line) for line in lines] == given
     assert (lines[0]["task_id"], lines[0]["task_category"], lines[0]["prediction"]) == ("a", "c", "w")
     assert way.summarize(given, way.scores(given)) == {**summarize_ranking(given), "choice_score": "mean"}
 
@@ -300,7 +301,7 @@ def test_models_are_ranked_as_by_one_pass_for_each_choice(
                 scores.append(sum(each) / (len(each) if reduction == "mean" else 1))
             wanted.append(scores)
     for batch_size in (1, 3, 50):
-        answers = rank_task(method, states, given, batch_size=batch_size, reduction=reduction)
+        answers = RankScoring(batch_size, reduction).ask(method, states, given)
         for answer, scores in zip(answers, wanted, strict=True):
             assert answer.scores == pytest.approx(scores, rel=ROUNDING)
             assert answer.predicted == max(range(len(scores)), key=scores.__getitem__)
@@ -313,7 +314,7 @@ def test_sum_and_mean_do_not_always_agree() -> None:
     method = concatenation().eval()
     states = method.prepare([model_task()])
     found = [
-        [one.prediction for one in rank_task(method, states, model_task(), batch_size=4, reduction=reduction)]
+        [one.prediction for one in RankScoring(4, reduction).ask(method, states, model_task())]
         for reduction in ("sum", "mean")
     ]
     assert found[0] != found[1]

@@ -12,7 +12,7 @@ from tagi.evaluation.adapter_distances import (
     generated_updates,
     plane,
 )
-from tagi.evaluation.scoring.metrics import FloatArray
+from tagi.evaluation.scoring.statistics import FloatArray
 from tagi.methods.tagi import TAGI
 from tests.models import random_bank, tiny_backbone, tiny_generator
 from tests.models import tasks as tiny_tasks

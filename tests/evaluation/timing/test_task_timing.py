@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from tagi.data.task import Example, Instance, Task
-from tagi.evaluation.timing.comparison import Contest
 from tagi.evaluation.timing.stopwatch import Stopwatch
 from tagi.evaluation.timing.tables import markdown, phase_rows, ratio_rows, speed_rows
-from tagi.evaluation.timing.timed_methods import Adapted, AdaptedMerged, AdaptedRows, Contender, Metatrained
+from tagi.evaluation.timing.task_timing import TaskTiming, time_ratio
+from tagi.evaluation.timing.timed_methods import TimedMetatrained, TimedMethod, TimedTAGI
 from tagi.methods.concatenation import Concatenation
 from tagi.methods.tagi import TAGI
+from tests.evaluation.echo import Echo, tasks
 from tests.models import INPUTS, INSTRUCTIONS, text_settings, tiny_backbone, tiny_generator, words
 
 OUTPUT = 9
@@ -33,60 +34,59 @@ def tagi() -> TAGI:
 
 
 @pytest.fixture(params=["metatrained", "merged", "rows"])
-def contender(request: pytest.FixtureRequest) -> Contender:
+def timed(request: pytest.FixtureRequest) -> TimedMethod:
     if request.param == "metatrained":
-        return Metatrained(metatrained(), TASK, OUTPUT)
-    kind = AdaptedMerged if request.param == "merged" else AdaptedRows
-    return kind(tagi(), TASK, OUTPUT)
+        return TimedMetatrained(metatrained(), TASK, OUTPUT)
+    return TimedTAGI(tagi(), TASK, OUTPUT, merged=request.param == "merged")
 
 
-def test_every_answer_has_exactly_the_tokens_asked_for(contender: Contender) -> None:
-    assert contender.answer_tokens(INPUTS) == OUTPUT
-    assert contender.answer_tokens(INPUTS[:1]) == OUTPUT
+def test_every_answer_has_exactly_the_tokens_asked_for(timed: TimedMethod) -> None:
+    assert timed.answer_tokens(INPUTS) == OUTPUT
+    assert timed.answer_tokens(INPUTS[:1]) == OUTPUT
 
 
-def test_answers_that_would_end_at_once_have_them_too(contender: Contender) -> None:
+def test_answers_that_would_end_at_once_have_them_too(timed: TimedMethod) -> None:
     """With the first token that the model writes as its end, nothing but the least length keeps it going."""
-    method = contender.method
+    method = timed.method
     states, row = method.prepare([TASK]), torch.tensor([0])
     first = method.predict(states, row, INPUTS[:1], max_new_tokens=1)[0]
-    model = contender.runner(1).backbone.model if isinstance(contender, Adapted) else method.backbone.model
+    model = timed.runner(1).backbone.model if isinstance(timed, TimedTAGI) else method.backbone.model
     model.config.eos_token_id = method.text.tokenizer.convert_tokens_to_ids(first)
     assert method.predict(states, row, INPUTS[:1], max_new_tokens=OUTPUT) == [first]
-    assert contender.answer_tokens(INPUTS[:1]) == OUTPUT
+    assert timed.answer_tokens(INPUTS[:1]) == OUTPUT
     value = INPUTS[:1]
-    for _, step in contender.chain():
+    for _, step in timed.chain():
         value = step(value)
-    assert contender.answer(INPUTS[:1]) == value
+    assert timed.answer(INPUTS[:1]) == value
     assert first not in value[0].split()
-    if isinstance(contender, Adapted):
-        assert contender.cold(INPUTS[:1]) == value
+    if isinstance(timed, TimedTAGI):
+        assert timed.cold(INPUTS[:1]) == value
 
 
-def test_the_parts_give_what_the_whole_gives(contender: Contender) -> None:
+def test_the_parts_give_what_the_whole_gives(timed: TimedMethod) -> None:
     value = INPUTS
-    for _, step in contender.chain():
+    for _, step in timed.chain():
         value = step(value)
-    assert value == contender.answer(INPUTS)
+    assert value == timed.answer(INPUTS)
     assert len(set(value)) > 1
 
 
-@pytest.mark.parametrize("kind", [AdaptedMerged, AdaptedRows])
-def test_cold_answers_are_warm_ones(kind: type[Adapted]) -> None:
+@pytest.mark.parametrize("merged", [True, False])
+def test_cold_answers_are_warm_ones(merged: bool) -> None:
     method = tagi()
-    made = kind(method, TASK, OUTPUT)
+    made = TimedTAGI(method, TASK, OUTPUT, merged=merged)
     assert made.cold(INPUTS) == made.answer(INPUTS)
     value = INPUTS
     for _, step in made.once():
         value = step(value)
-    states = value.states if kind is AdaptedMerged else value
+    states = value.states if merged else value
     for site, factors in method.prepare([TASK]).bank.factors.items():
         for found, wanted in zip(states.bank.factors[site], factors, strict=True):
             assert torch.equal(found, wanted)
 
 
 def test_metatrain_reads_both_and_tagi_the_input_alone() -> None:
-    reference, candidate = Metatrained(metatrained(), TASK, OUTPUT), AdaptedRows(tagi(), TASK, OUTPUT)
+    reference, candidate = TimedMetatrained(metatrained(), TASK, OUTPUT), TimedTAGI(tagi(), TASK, OUTPUT, merged=False)
     shown = len(f"{TASK.examples[0].input} -> {TASK.examples[0].output}".split())
     for together, alone, text in zip(reference.sequences(INPUTS), candidate.sequences(INPUTS), INPUTS, strict=True):
         assert len(alone) == len(text.split()) + 1
@@ -95,11 +95,11 @@ def test_metatrain_reads_both_and_tagi_the_input_alone() -> None:
 
 def test_merged_weights_are_held_besides() -> None:
     method = tagi()
-    rows, merged = AdaptedRows(method, TASK, OUTPUT), AdaptedMerged(method, TASK, OUTPUT)
+    rows, merged = (TimedTAGI(method, TASK, OUTPUT, merged=merged) for merged in (False, True))
     sites = sum(site.d_in * site.d_out for site in method.generator.backbone.sites)
     assert merged.held() - rows.held() == 8 * sites
     backbone = sum(parameter.numel() for parameter in method.generator.backbone.parameters())
-    assert Metatrained(metatrained(), TASK, OUTPUT).held() == 8 * backbone
+    assert TimedMetatrained(metatrained(), TASK, OUTPUT).held() == 8 * backbone
     assert rows.held() > 8 * sum(parameter.numel() for parameter in method.parameters())
 
 
@@ -107,12 +107,12 @@ def test_merged_weights_are_held_besides() -> None:
 def timing() -> dict:
     """By a clock that moves a second whenever it is looked at: every step takes one, whatever it does."""
     ticks = count()
-    contest = Contest(metatrained(), tagi(), TASK, OUTPUT)
+    made = TaskTiming(metatrained(), tagi(), TASK, OUTPUT)
     watch = Stopwatch(clock=lambda: float(next(ticks)))
-    return contest.run(watch, batch_size=3, pairs=4, say=lambda _: None)
+    return made.run(watch, batch_size=3, pairs=4, say=lambda _: None)
 
 
-def test_what_a_contest_measures(timing: dict) -> None:
+def test_what_is_measured(timing: dict) -> None:
     assert timing["batches"] == [3, 3, 1]
     assert timing["output_tokens"] == {"Metatrain": OUTPUT, "TAGI merged": OUTPUT, "TAGI per row": OUTPUT}
     answer = {"words": 2.0, "encode": 1.0, "decode": 1.0}
@@ -151,7 +151,7 @@ def test_speeds_count_what_each_method_reads(timing: dict) -> None:
     warm, cold = (found["TAGI per row", kind]["speed"] for kind in ("warm", "cold"))
     assert warm["reference"]["seconds_per_input"] == pytest.approx(1 / 3)  # batches of 3, 3 and 1 in a second each
     assert warm["candidate"]["written_tokens_per_second"] == 3 * OUTPUT
-    candidate = AdaptedRows(tagi(), TASK, OUTPUT)
+    candidate = TimedTAGI(tagi(), TASK, OUTPUT, merged=False)
     shorter = sorted(INPUTS, key=len)
     read = sorted(sum(map(len, candidate.sequences(shorter[at : at + 3]))) for at in (0, 3, 6))
     assert warm["candidate"]["read_tokens_per_second"] == read[1]
@@ -173,3 +173,30 @@ def test_the_tables_have_a_row_for_everything(timing: dict) -> None:
     assert all(float(row["peak MiB"]) >= 0 for row in speeds if not row["method"].endswith("cold"))
     assert markdown(ratios).splitlines()[1] == "| --- | --- | --- | --- | --- | --- |"
     assert len(markdown(ratios).splitlines()) == 8
+
+
+class Slow(Echo):
+    """An echo that takes time on a clock of its own, by input and for a task."""
+
+    def __init__(self, clock: list[float], each: float, once: float) -> None:
+        super().__init__()
+        self.clock, self.each, self.once = clock, each, once
+
+    def prepare(self, tasks, *, truncate=False):  # type: ignore[no-untyped-def]
+        self.clock[0] += self.once
+        return super().prepare(tasks, truncate=truncate)
+
+    def predict(self, states, rows, inputs, **given):  # type: ignore[no-untyped-def]
+        assert given["min_new_tokens"] == given["max_new_tokens"] == 7
+        self.clock[0] += self.each * len(inputs)
+        return super().predict(states, rows, inputs)
+
+
+def test_time_is_of_inputs_and_not_of_what_is_done_once() -> None:
+    clock = [0.0]
+    watch = Stopwatch(clock=lambda: clock[0])
+    task = tasks()[1]
+    found = time_ratio(watch, Slow(clock, 3.0, 500.0), Slow(clock, 2.0, 0.0), task, batch_size=3, output=7, pairs=5)
+    assert found["ratio"] == pytest.approx(1.5)
+    assert found["interval"] == pytest.approx([1.5, 1.5])
+    assert found["pairs"] == 6  # three passes over two batches

@@ -8,7 +8,7 @@ import pytest
 from tagi.evaluation.reports.quoted import departures, figure, paper
 from tagi.evaluation.reports.records import Record
 from tagi.evaluation.reports.settings import setting_of
-from tests.evaluation.reporting.made_up import evaluation
+from tests.evaluation.reports.made_up import evaluation
 
 
 def lines(data_dir: Path, table: str) -> list[list[str]]:

@@ -5,18 +5,11 @@ from typing import Any
 
 import pytest
 
-from tagi.evaluation.reports.ablations import (
-    ablation,
-    by_alignment,
-    by_categories,
-    by_steps,
-    curve_table,
-    hyperparameters,
-)
+from tagi.evaluation.reports.ablations import FIGURES, ablation, curve_table, curves, hyperparameters
 from tagi.evaluation.reports.groups import Group, grouped
 from tagi.evaluation.reports.records import Record
 from tagi.evaluation.reports.tables import Cell, Table, by_condition, by_size, p3_averages
-from tests.evaluation.reporting.made_up import evaluation, result
+from tests.evaluation.reports.made_up import evaluation, result
 
 SCORES = dict.fromkeys("abc", 50.0)
 
@@ -204,7 +197,7 @@ def test_table_7() -> None:
 def test_figure_3() -> None:
     made = [sni(10.0 + split, f"data.task_split={split}") for split in (6, 60, 15)]
     made += [sni(5.0 + split, f"data.task_split={split}", "losses.ins=0") for split in (15, 6)]
-    (curve,) = by_categories(groups(*made, sni(1.0)), "sni")
+    (curve,) = curves(groups(*made, sni(1.0)), "sni", FIGURES["Figure 3"])
     points = {name: [(x, score.value) for x, score in own] for name, own in curve.lines.items()}
     assert points == {
         "L_ins weighed 1": [(6, 16), (15, 25), (60, 70)],
@@ -220,24 +213,25 @@ def test_figure_3() -> None:
 
 def test_figure_4() -> None:
     made = [evaluation(score, overrides=[f"training.finetune.steps={steps}"]) for steps, score in ((9, 2.0), (5, 1.0))]
-    (curve,) = by_steps(groups(*made), "toy")
+    (curve,) = curves(groups(*made), "toy", FIGURES["the left of Figure 4"])
     assert [(x, score.value) for x, score in curve.lines["TAGI"]] == [(5, 1), (9, 2)]
     aligned = [sni(10.0 + split, f"losses.alignment_split={split}") for split in (15, 6)]
-    (curve,) = by_alignment(groups(sni(7.0, "losses.ins=0"), *aligned), "sni")
+    (curve,) = curves(groups(sni(7.0, "losses.ins=0"), *aligned), "sni", FIGURES["the right of Figure 4"])
     assert [(x, score.value) for x, score in curve.lines["L_ins weighed 1"]] == [(0, 7), (6, 16), (15, 25)]
 
 
-@pytest.mark.parametrize("curves", [by_categories, by_steps, by_alignment])
-def test_one_place_is_no_curve(curves: Any) -> None:
-    assert curves(groups(evaluation(), evaluation(stage="metatrain")), "toy") == []
-    assert curves(groups(sni(1.0, "data.task_split=6"), sni(2.0, "data.task_split=6", "losses.ins=0")), "sni") == []
+@pytest.mark.parametrize("name", FIGURES)
+def test_one_place_is_no_curve(name: str) -> None:
+    assert curves(groups(evaluation(), evaluation(stage="metatrain")), "toy", FIGURES[name]) == []
+    one_split = groups(sni(1.0, "data.task_split=6"), sni(2.0, "data.task_split=6", "losses.ins=0"))
+    assert curves(one_split, "sni", FIGURES[name]) == []
 
 
 def test_a_checkpoint_of_unknown_training_is_in_no_table_of_the_papers_shapes_but_the_second() -> None:
     own = groups(sni(34.0), sni(33.0, stage=None), sni(32.0, stage=None, checkpoint="y", revision="sha256:y"))
     assert ablation(own, "sni") is None
     assert hyperparameters(own, "sni") == []
-    assert [curves(own, "sni") for curves in (by_categories, by_steps, by_alignment)] == [[], [], []]
+    assert [curves(own, "sni", figure) for figure in FIGURES.values()] == [[], [], []]
     table = by_size(own, "sni")
     assert cell(table, "TAGI", "Def, Base (250M)").text == "34.0"
     assert len([name for name, _ in table.rows if "training not recorded" in name]) == 2

@@ -9,8 +9,8 @@ from tagi.evaluation.reports.groups import HYPERT5, MTEST11, Group, grouped
 from tagi.evaluation.reports.labels import variant_names
 from tagi.evaluation.reports.records import Record, read_records
 from tagi.evaluation.reports.settings import setting_of
-from tagi.evaluation.scoring.metrics import clustered_bootstrap_interval
-from tests.evaluation.reporting.made_up import FORM, SIZES, evaluation, predictions, result, write
+from tagi.evaluation.scoring.statistics import bootstrap_interval
+from tests.evaluation.reports.made_up import SIZES, evaluation, predictions, result, write
 
 FIRST, SECOND = {"a": 0.0, "b": 50.0, "c": 100.0}, {"a": 40.0, "b": 70.0, "c": 20.0}
 
@@ -18,7 +18,7 @@ FIRST, SECOND = {"a": 0.0, "b": 50.0, "c": 100.0}, {"a": 40.0, "b": 70.0, "c": 2
 def groups_of(folder: Path, *made: dict[str, Any]) -> list[Group]:
     for index, content in enumerate(made):
         write(folder / str(index), content)
-    read, left_out = read_records(folder, FORM)
+    read, left_out = read_records(folder)
     assert left_out == []
     return grouped(read)
 
@@ -45,7 +45,7 @@ def test_seeds_are_one_score_with_its_interval_over_tasks(tmp_path: Path) -> Non
     assert score.n == n
     values = [(first[name] + second[name]) / 2 for name, size in sizes.items() for _ in range(size)]
     tasks = [name for name, size in sizes.items() for _ in range(size)]
-    assert score.interval == pytest.approx(clustered_bootstrap_interval(values, tasks, seed=0))
+    assert score.interval == pytest.approx(bootstrap_interval(values, tasks, seed=0))
 
 
 def test_one_seed_keeps_its_records_interval(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_without_predictions_tasks_must_be_of_one_size(tmp_path: Path) -> None:
     assert score is not None
     values = [(FIRST[task] + SECOND[task]) / 2 for task in SIZES for _ in range(3)]
     tasks = [task for task in SIZES for _ in range(3)]
-    assert score.interval == pytest.approx(clustered_bootstrap_interval(values, tasks, seed=0))
+    assert score.interval == pytest.approx(bootstrap_interval(values, tasks, seed=0))
 
 
 def test_a_condition_that_one_seed_lacks_is_of_the_others(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from tagi.data.task import Example, Instance, Task
-from tagi.evaluation.wrong_instructions import Substitutes, of_other_category, of_same_category, random_words, shuffled
+from tagi.evaluation.substitutes import Substitutes, of_other_category, of_same_category, random_words, shuffled
 
 CATEGORIES = {"a": "x", "b": "y", "c": "x", "d": "z", "e": "x", "f": "y"}
 DRAWS = [of_same_category, of_other_category, shuffled, random_words]

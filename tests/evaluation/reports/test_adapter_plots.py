@@ -10,7 +10,7 @@ import pytest
 
 from tagi.errors import InputError
 from tagi.evaluation.reports.adapter_plots import adapters_figure, draw_adapters, needs_matplotlib, spread
-from tagi.evaluation.scoring.metrics import FloatArray
+from tagi.evaluation.scoring.statistics import FloatArray
 
 NAMES = ["aabbcc", string.ascii_letters * 3, "a"]
 

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from tagi.errors import InputError
-from tagi.evaluation.reports.markdown import as_markdown
-from tagi.evaluation.reports.page import as_page
 from tagi.evaluation.reports.report import make_report
-from tests.evaluation.reporting.made_up import FORM, environment, evaluation, result, training, write
+from tagi.evaluation.reports.write import as_markdown, as_page
+from tests.evaluation.reports.made_up import environment, evaluation, result, training, write
 
 EVIL = "<script>alert('x')</script> | `a` [b](http://c) & **d** $x_1$"
 VOID = {"meta", "img", "link", "br", "hr", "input"}
@@ -58,7 +57,7 @@ def records(tmp_path: Path) -> Path:
 
 
 def test_everything_from_records_is_escaped(records: Path) -> None:
-    report = make_report(records, FORM)
+    report = make_report(records)
     page = as_page(report)
     parsed = Page(page)
     assert "<script" not in page
@@ -76,7 +75,7 @@ def test_everything_from_records_is_escaped(records: Path) -> None:
 
 
 def test_charts_hold_records_words_as_text(records: Path) -> None:
-    report = make_report(records, FORM)
+    report = make_report(records)
     charts = [chart for section in report.sections for chart in section.charts]
     assert charts
     for chart in charts:
@@ -89,7 +88,7 @@ def test_charts_hold_records_words_as_text(records: Path) -> None:
 
 
 def test_the_page_needs_nothing_beside_it(records: Path) -> None:
-    page = Page(as_page(make_report(records, FORM)))
+    page = Page(as_page(make_report(records)))
     links = [value for _, attributes in page.tags for key, value in attributes.items() if key in ("src", "href")]
     assert links
     assert [link for link in links if link is None or not link.startswith(("data:", "#"))] == []
@@ -101,7 +100,7 @@ def test_the_page_needs_nothing_beside_it(records: Path) -> None:
 
 
 def test_every_number_is_in_both(records: Path) -> None:
-    report = make_report(records, FORM)
+    report = make_report(records)
     page, text = Page(as_page(report)).text.replace("\N{NO-BREAK SPACE}", " "), as_markdown(report)
     for words in ("61.0", "62.0", "63.0", "58.0 to 65.0, n 12", "6.500 to 4.250", "1,234", "3.00 GiB", "2.0 h"):
         assert words in page
@@ -115,7 +114,7 @@ def test_every_number_is_in_both(records: Path) -> None:
 
 
 def test_losses_are_drawn_by_stage(records: Path) -> None:
-    (training_section,) = [one for one in make_report(records, FORM).sections if one.title == "Training"]
+    (training_section,) = [one for one in make_report(records).sections if one.title == "Training"]
     (chart,) = training_section.charts
     assert chart.title == "toy: loss of finetune"
     assert "seed 0: 6.500 to 4.250" in chart.alt
@@ -124,14 +123,14 @@ def test_losses_are_drawn_by_stage(records: Path) -> None:
 
 def test_without_matplotlib_the_tables_are_there_and_it_is_said(records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tagi.evaluation.reports.report.have_charts", lambda: False)
-    page = Page(as_page(make_report(records, FORM)))
+    page = Page(as_page(make_report(records)))
     assert "tagi-adapters[plots]" in page.text
     assert "62.0" in page.text
     assert "img" not in {tag for tag, _ in page.tags}
 
 
 def test_what_a_data_set_lacks_is_said(records: Path) -> None:
-    sections = {section.title: section for section in make_report(records, FORM).sections}
+    sections = {section.title: section for section in make_report(records).sections}
     toy, sni = sections["Scores: toy"], sections["Scores: sni"]
     lacking = next(words for words in toy.words if words.startswith("Missing"))
     assert "Table 4" in lacking
@@ -142,13 +141,13 @@ def test_what_a_data_set_lacks_is_said(records: Path) -> None:
 def test_no_records_at_all(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     with pytest.raises(InputError, match=f"expected records under {tmp_path}"):
-        make_report(tmp_path, FORM)
+        make_report(tmp_path)
     with pytest.raises(InputError, match="expected a folder with records"):
-        make_report(tmp_path / "nowhere", FORM)
+        make_report(tmp_path / "nowhere")
 
 
 def test_a_folder_of_nothing_usable_is_still_reported(tmp_path: Path) -> None:
     write(tmp_path / "x", "{")
-    report = make_report(tmp_path, FORM)
+    report = make_report(tmp_path)
     assert report.used == ()
     assert "x/record.json" in Page(as_page(report)).text

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tagi.data.readers.p3_eval import EVALUATION_SETS
-from tagi.evaluation.scoring.p3 import ANLI, MTEST11, ByP3Rank, P3Average, hypert5, mtest11
-from tagi.evaluation.scoring.rank_classification import RankedAnswer
+from tagi.evaluation.scoring.answers import RankedAnswer
+from tagi.evaluation.scoring.p3 import ANLI, MTEST11, P3Average, P3RankScoring, hypert5, mtest11
 
 # Rows of Table 9, R1 to SCloze, and its two averages.
 ROWS = {
@@ -80,7 +80,7 @@ def test_averages_of_a_summary_with_intervals() -> None:
     rng = random.Random(1)
     hits = {name: [rng.randrange(2) for _ in range(20 + at)] for at, name in enumerate(MTEST11[:-1])}
     answers = [answer for name, own in hits.items() for answer in answered(name, own)]
-    way = ByP3Rank(batch_size=3)
+    way = P3RankScoring(batch_size=3)
     averages = way.summarize(answers, way.scores(answers))["averages"]
     assert averages["mtest11"] == {"value": None, "missing": ["story_cloze_2016"], "interval": None}
     own = averages["hypert5"]
@@ -101,7 +101,7 @@ def test_prompts_of_the_same_examples_do_not_narrow_an_interval() -> None:
     hits = {name: [rng.randrange(2) for _ in range(25)] for name in MTEST11}
     once = [answer for name, own in hits.items() for answer in answered(name, own)]
     twice = [*once, *(answer for name, own in hits.items() for answer in answered(name, own, "q"))]
-    way = ByP3Rank(batch_size=3)
+    way = P3RankScoring(batch_size=3)
     one, two = (way.summarize(given, way.scores(given))["averages"]["mtest11"] for given in (once, twice))
     assert two["value"] == pytest.approx(one["value"])
     assert two["interval"] == pytest.approx(one["interval"])

@@ -7,15 +7,14 @@ import pytest
 
 from tagi.data.task import Instance, Task
 from tagi.errors import DataError, InputError
-from tagi.evaluation.reports.paired_answers import score_lines
-from tagi.evaluation.scoring.answers import Answer, line_fault
+from tagi.evaluation.reports.paired_evaluations import score_answers
+from tagi.evaluation.scoring.answers import Answer, read_line
 from tagi.evaluation.scoring.free_form import Scoring
-from tagi.evaluation.scoring.metrics import bootstrap_interval
-from tagi.evaluation.scoring.paired import paired_difference, task_means
-from tagi.evaluation.scoring.task_metrics import ByTaskMetric, best_constant, metric_of
+from tagi.evaluation.scoring.statistics import bootstrap_interval, paired_difference, task_means
+from tagi.evaluation.scoring.task_metrics import TaskMetricScoring, best_constant, metric_of
 from tests.evaluation.echo import Echo
 
-SCORING = ByTaskMetric(batch_size=2, max_new_tokens=7)
+SCORING = TaskMetricScoring(batch_size=2, max_new_tokens=7)
 
 
 def task(
@@ -65,7 +64,7 @@ def test_means_are_over_tasks() -> None:
     shares = [200 / 3, 50, 100]
     assert (found["n"], found["metric"]) == (8, "right")
     assert found["overall"] == {"right": pytest.approx(sum(shares) / 3), "rouge_l": pytest.approx(500 / 6)}
-    assert found["interval"] == found["intervals"]["right"] == list(bootstrap_interval(shares, seed=0))
+    assert found["interval"] == found["intervals"]["right"] == list(bootstrap_interval(shares))
     assert found["intervals"]["rouge_l"] == pytest.approx([500 / 6, 500 / 6])
     assert found["counts"] == {"right": {"tasks": 3, "answers": 6}, "rouge_l": {"tasks": 1, "answers": 2}}
     assert found["per_category"] == {
@@ -116,7 +115,7 @@ def test_answers_are_asked_freely_and_keep_their_metric() -> None:
     given = SCORING.ask(method, states, replace(DATE, metric="exact_case"))
     assert [one.prediction for one in given] == ["do date input 0", "do date input 1"]
     assert {one.metric for one in given} == {"exact_case"}
-    assert [SCORING.read(one.as_line()) for one in given] == given
+    assert [read_line(one.as_line()) for one in given] == given
     wrong = replace(DATE, metric="number", instances=(*DATE.instances, Instance("x", "?", ("none",))))
     before = len(method.batches)
     message = "task 'date': instance 'x': metric 'number': expected a reference with one number, got 'none'"
@@ -129,10 +128,10 @@ def test_a_line_names_a_metric_that_there_is() -> None:
     line = GIVEN[0].as_line()
     assert line["metric"] == "choice"
     assert "metric" not in replace(GIVEN[0], metric=None).as_line()
-    assert line_fault(line) is None
-    assert line_fault({**line, "metric": "bleu"}) == (
-        "metric: expected one of choice, exact, exact_case, json, number, rouge_l, got 'bleu'"
-    )
+    assert read_line(line) == GIVEN[0]
+    known = "choice, exact, exact_case, json, number, rouge_l"
+    with pytest.raises(DataError, match=f"^metric: expected one of {known}, got 'bleu'$"):
+        read_line({**line, "metric": "bleu"})
 
 
 def test_the_best_constant_answer_by_hand() -> None:
@@ -158,11 +157,10 @@ def test_differences_count_every_task_the_same() -> None:
 
 
 def test_kept_answers_are_compared_by_what_they_are_scored_by() -> None:
-    lines = [one.as_line() for one in GIVEN]
-    right = score_lines(lines, "right")
+    right = score_answers(GIVEN, "right")
     assert [one.score for one in right] == [100, 0, 100, 100, 0, 100]
-    assert {one.task for one in right} == {"mood", "date", "move"}
-    assert [one.score for one in score_lines(lines, "rouge_l")] == pytest.approx([200 / 3, 100])
-    assert score_lines(lines[:6], "rouge_l") == []
+    assert {one.answer.task for one in right} == {"mood", "date", "move"}
+    assert [one.score for one in score_answers(GIVEN, "rouge_l")] == pytest.approx([200 / 3, 100])
+    assert score_answers(GIVEN[:6], "rouge_l") == []
     with pytest.raises(InputError, match="expected another than 'right' for answers without their task's metric"):
-        score_lines([replace(GIVEN[0], metric=None).as_line()], "right")
+        score_answers([replace(GIVEN[0], metric=None)], "right")

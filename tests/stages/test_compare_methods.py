@@ -8,7 +8,7 @@ import pytest
 from tagi.config.methods import method_names
 from tagi.errors import ConfigError
 from tagi.settings.tables import STAGES
-from tagi.stages.compare_methods import Rivalry, _bounds, compare_methods, shown_rows
+from tagi.stages.compare_methods import MethodComparison, _bounds, compare_methods, shown_rows
 from tagi.stages.recipes import load_recipe
 from tests.commands import Run
 
@@ -25,7 +25,7 @@ SOME = ("no-ft", "tk-instruct", "fid-icl", "hypter", "tagi")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A comparison of a few methods. Never write into it."""
     out = tmp_path_factory.mktemp("rivals") / "out"
-    asked = Rivalry(SOME, steps=1, inputs=2, pairs=2)
+    asked = MethodComparison(SOME, steps=1, inputs=2, pairs=2)
     compare_methods("toy", asked, out, overrides=TINY, progress=False)
     return out
 
@@ -62,7 +62,7 @@ def test_a_second_call_adds_to_the_table_and_trains_nothing_again(finished: Path
     shutil.copytree(finished, out)
     before = {path: path.stat().st_mtime_ns for path in (out / "shared").rglob("record.json")}
     record = compare_methods(
-        "toy", Rivalry(("hypter",), (0, 1), steps=1, inputs=2, pairs=2), out, overrides=TINY, progress=False
+        "toy", MethodComparison(("hypter",), (0, 1), steps=1, inputs=2, pairs=2), out, overrides=TINY, progress=False
     )
     assert {path: path.stat().st_mtime_ns for path in before} == before
     rows = {row["method"]: row for row in record["methods"]}
@@ -83,9 +83,11 @@ def test_a_budget_bounds_what_a_method_itself_says() -> None:
 
 def test_a_fault_of_any_method_comes_before_anything_is_trained(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="expected one of no-ft"):
-        compare_methods("toy", Rivalry(("tagi", "hitn")), tmp_path / "out", progress=False)
+        compare_methods("toy", MethodComparison(("tagi", "hitn")), tmp_path / "out", progress=False)
     with pytest.raises(ConfigError, match="losses"):
-        compare_methods("toy", Rivalry(("tagi",)), tmp_path / "out", overrides=["losses.kl=-1"], progress=False)
+        compare_methods(
+            "toy", MethodComparison(("tagi",)), tmp_path / "out", overrides=["losses.kl=-1"], progress=False
+        )
     assert not (tmp_path / "out").exists()
 
 

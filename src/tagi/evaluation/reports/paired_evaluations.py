@@ -1,0 +1,208 @@
+"""Two evaluations compared over the same instances."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tagi.errors import DataError, InputError
+from tagi.evaluation.predictions_log import predictions_file, read_answers
+from tagi.evaluation.reports.records import read_evaluation
+from tagi.evaluation.scoring.answers import Answer, RankedAnswer, read_line
+from tagi.evaluation.scoring.free_form import FreeFormScoring
+from tagi.evaluation.scoring.metrics import METRICS
+from tagi.evaluation.scoring.statistics import FloatArray, bootstrap_interval, group_by
+from tagi.evaluation.scoring.task_metrics import RIGHT, ROUGE_L, TaskMetricScoring
+from tagi.formats.records import RECORD
+
+ACCURACY = "accuracy"
+"""Equality with a reference, or for ranked choices a right one."""
+_NOT_OF_THE_RUN = ("name", "description", "data.path")
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredAnswer:
+    """An answer to one instance, and its score in percent."""
+
+    answer: Answer | RankedAnswer
+    score: float
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """The task and the instance: ids are unique within a task."""
+        return self.answer.task, self.answer.id
+
+
+def compare(
+    a: Path, b: Path, *, condition: str = "right", metric: str | None = None, examples: int = 0
+) -> dict[str, Any]:
+    """Compare evaluation `a` with `b` over the same instances, as `compare_answers` does.
+
+    The result also names the `condition`, the `metric` (by default the first evaluation's own), what each is of, and
+    every key in which their recipes differ. Raises a `TagiError` if either is not a finished evaluation, or if they are
+    not of the same test data.
+    """
+    records = [read_evaluation(folder / RECORD if folder.is_dir() else folder) for folder in (a, b)]
+    data = [record["data"] for record in records]
+    if data[0]["digest"] != data[1]["digest"]:
+        raise DataError(f"expected evaluations of the same test data, got {_data(a, data[0])} and {_data(b, data[1])}")
+    for folder, record in zip((a, b), records, strict=True):
+        if condition not in record["results"]:
+            known = ", ".join(record["results"])
+            raise InputError(f"--condition: expected one of {folder} ({known}), got {condition!r}")
+    metric = metric or str(records[0]["results"][condition]["metric"])
+    scored = []
+    for folder, record in zip((a, b), records, strict=True):
+        place = folder if folder.is_dir() else folder.parent
+        scored.append(read_scored(place, condition, metric, record["results"][condition]["n"]))
+    flat = [_flat(record["recipe"]) for record in records]
+    keys = [key for key in flat[0] | flat[1] if key not in _NOT_OF_THE_RUN]
+    return {
+        "condition": condition,
+        "metric": metric,
+        "of": {name: _of(folder, record) for name, folder, record in zip("ab", (a, b), records, strict=True)},
+        "recipes_differ": {key: [one.get(key) for one in flat] for key in keys if flat[0].get(key) != flat[1].get(key)},
+        **compare_answers(*scored, examples=examples),
+    }
+
+
+def read_scored(folder: Path, condition: str, metric: str, count: int) -> list[ScoredAnswer]:
+    """Return the predictions of an evaluation under a condition, scored by `score_answers`.
+
+    Raises `DataError`, naming the file, for anything else than `count` answers that can be scored so.
+    """
+    path = folder / predictions_file(condition)
+    lines = read_answers(path)
+    if len(lines) != count:
+        raise DataError(f"{path}: expected {count} answers, as its record says, got {len(lines)}")
+    answers = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            answers.append(read_line(line))
+        except DataError as error:
+            raise DataError(f"{path}, line {number}: {error}") from error
+    return score_answers(answers, metric)
+
+
+def score_answers(answers: Sequence[Answer | RankedAnswer], metric: str) -> list[ScoredAnswer]:
+    """Return the answers with their scores.
+
+    `metric` is `accuracy` or one of `METRICS`; for answers that name their task's own metric also `right` or `rouge_l`:
+    only the answers that are scored so are returned. Raises `InputError` for any other metric, or for one that these
+    answers cannot be scored by.
+    """
+    known = (ACCURACY, *METRICS, RIGHT, ROUGE_L)
+    if metric not in known:
+        raise InputError(f"--metric: expected one of {', '.join(known)}, got {metric!r}")
+    generated = [answer for answer in answers if isinstance(answer, Answer)]
+    if len(generated) < len(answers):
+        if metric != ACCURACY:
+            raise InputError(f"--metric: expected {ACCURACY} for ranked choices, got {metric!r}")
+        return [ScoredAnswer(answer, 100.0 * (answer.prediction in answer.references)) for answer in answers]
+    if metric in (RIGHT, ROUGE_L):
+        if any(answer.metric is None for answer in generated):
+            raise InputError(f"--metric: expected another than {metric!r} for answers without their task's metric")
+        scores = TaskMetricScoring(1, 1).scores(generated).get(metric, np.full(len(answers), np.nan))
+    else:
+        scores = FreeFormScoring("exact" if metric == ACCURACY else "rouge", 1, 1).scores(generated)[metric]
+    scored = zip(generated, scores.tolist(), strict=True)
+    return [ScoredAnswer(answer, score) for answer, score in scored if not np.isnan(score)]
+
+
+def compare_answers(a: Sequence[ScoredAnswer], b: Sequence[ScoredAnswer], *, examples: int = 0) -> dict[str, Any]:
+    """Compare A with B over the same instances, overall and by category, with the `examples` that differ most.
+
+    Each comparison has `n`, the `tasks`, both means in percent (`a`, `b`), their `difference` A - B with its 95%
+    `interval`, and how many instances A wins, ties and loses. The interval draws tasks, each with all its instances;
+    of a single task it draws instances: `drawn` says which. Raises `DataError` if the instances are not the same.
+    """
+    pairs = _pairs(a, b)
+    categories = group_by(pairs, lambda pair: pair[0].answer.category)
+    differing = sorted((pair for pair in pairs if _gap(pair)), key=lambda pair: (-abs(_gap(pair)), pair[0].key))
+    return {
+        **_comparison(pairs),
+        "per_category": {name: _comparison(own) for name, own in sorted(categories.items())},
+        "examples": [_example(*pair) for pair in differing[:examples]],
+    }
+
+
+def _pairs(a: Sequence[ScoredAnswer], b: Sequence[ScoredAnswer]) -> list[tuple[ScoredAnswer, ScoredAnswer]]:
+    """Both answers to every instance, in the order of `a`."""
+    first, second = _by_key("A", a), _by_key("B", b)
+    if not first:
+        raise DataError("expected answers to compare, got none")
+    alone = {"A": [key for key in first if key not in second], "B": [key for key in second if key not in first]}
+    if alone["A"] or alone["B"]:
+        found = "; ".join(
+            f"{len(keys)} in {name} alone (first: {keys[0][1]!r} of task {keys[0][0]!r})"
+            for name, keys in alone.items()
+            if keys
+        )
+        raise DataError(f"expected answers to the same instances, got {len(first)} in A, {len(second)} in B: {found}")
+    pairs = [(one, second[key]) for key, one in first.items()]
+    for own, other in ((one.answer, two.answer) for one, two in pairs):
+        if (own.input, own.references) != (other.input, other.references):
+            where = f"instance {own.id!r} of task {own.task!r}"
+            raise DataError(f"{where}: expected the same input and references, got {own.input!r} and {other.input!r}")
+    return pairs
+
+
+def _by_key(name: str, answers: Sequence[ScoredAnswer]) -> dict[tuple[str, str], ScoredAnswer]:
+    found: dict[tuple[str, str], ScoredAnswer] = {}
+    for one in answers:
+        if found.setdefault(one.key, one) is not one:
+            task, instance = one.key
+            raise DataError(f"{name}: expected one answer to instance {instance!r} of task {task!r}, got two")
+    return found
+
+
+def _gap(pair: tuple[ScoredAnswer, ScoredAnswer]) -> float:
+    return pair[0].score - pair[1].score
+
+
+def _comparison(pairs: Sequence[tuple[ScoredAnswer, ScoredAnswer]]) -> dict[str, Any]:
+    gaps: FloatArray = np.array([_gap(pair) for pair in pairs])
+    tasks = [pair[0].answer.task for pair in pairs]
+    several = len(set(tasks)) > 1
+    return {
+        "n": len(pairs),
+        "tasks": len(set(tasks)),
+        "a": float(np.mean([pair[0].score for pair in pairs])),
+        "b": float(np.mean([pair[1].score for pair in pairs])),
+        "difference": float(gaps.mean()),
+        "interval": list(bootstrap_interval(gaps, tasks if several else None)),
+        "drawn": "tasks" if several else "instances",
+        "wins": int((gaps > 0).sum()),
+        "ties": int((gaps == 0).sum()),
+        "losses": int((gaps < 0).sum()),
+    }
+
+
+def _example(one: ScoredAnswer, other: ScoredAnswer) -> dict[str, Any]:
+    return {
+        "task": one.answer.task,
+        "category": one.answer.category,
+        "id": one.answer.id,
+        "input": one.answer.input,
+        "references": list(one.answer.references),
+        "a": {"prediction": one.answer.prediction, "score": one.score},
+        "b": {"prediction": other.answer.prediction, "score": other.score},
+    }
+
+
+def _data(folder: Path, data: Mapping[str, Any]) -> str:
+    return f"{data['digest']} ({data.get('tasks')} tasks, {data.get('instances')} instances) in {folder}"
+
+
+def _of(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    named = {key: record.get(key) for key in ("method", "checkpoint", "revision", "seed", "partial")}
+    return {"folder": str(folder), **named, "tagi": record["environment"]["tagi"]}
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found

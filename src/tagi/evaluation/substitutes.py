@@ -1,0 +1,112 @@
+"""Substitutes for an instruction, to see whether what it says matters: other wordings, other tasks', shuffled words.
+
+Every draw is a function of the seed and of names and words, never of the order of the tasks.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from tagi.data.task import Task
+from tagi.errors import DataError
+
+Substitutes = dict[int, Task]
+"""Index of a task -> the task that its states are made from instead; tasks without a substitute are absent."""
+
+
+def paraphrased(tasks: Sequence[Task], _seed: int) -> Substitutes:
+    """Return every task with another wording as its instruction; nothing unless all of them have one.
+
+    Of named wordings it is "plain", or else the first; without them the first of `paraphrases`. A text that the task's
+    instruction has already is passed over.
+    """
+    found = {}
+    for index, task in enumerate(tasks):
+        named = {wording.name: wording.text for wording in task.wordings}
+        texts = [*([named["plain"]] if "plain" in named else []), *named.values(), *task.paraphrases]
+        text = next((text for text in texts if text != task.instruction), None)
+        if text is None:
+            return {}
+        found[index] = replace(task, instruction=text)
+    return found
+
+
+def other_tasks(tasks: Sequence[Task], _seed: int) -> Substitutes:
+    """Return for every task the one of `other_task`; nothing for a single task."""
+    return {index: tasks[at] for index, at in enumerate(other_task(tasks))} if len(tasks) > 1 else {}
+
+
+def other_task(tasks: Sequence[Task]) -> list[int]:
+    """Return for every task the index of another one, each used once: half the list further on.
+
+    Raises `DataError` for a single task.
+    """
+    if len(tasks) < 2:
+        raise DataError(f"another task's instruction needs at least 2 tasks, got {len(tasks)}")
+    return [(index + len(tasks) // 2) % len(tasks) for index in range(len(tasks))]
+
+
+def of_same_category(tasks: Sequence[Task], seed: int) -> Substitutes:
+    """Return another task of the category, with another instruction, where there is one."""
+    return _other_tasks(tasks, f"{seed} same category", lambda own, other: own.category == other.category)
+
+
+def of_other_category(tasks: Sequence[Task], seed: int) -> Substitutes:
+    """Return a task of another category, with another instruction, where there is one."""
+    return _other_tasks(tasks, f"{seed} other category", lambda own, other: own.category != other.category)
+
+
+def shuffled(tasks: Sequence[Task], seed: int) -> Substitutes:
+    """Return the instruction's words in another order, without demonstrations, where there is another order."""
+    found = {}
+    for index, task in enumerate(tasks):
+        words = task.instruction.split()
+        if len(set(words)) > 1:
+            rng, order = random.Random(f"sensitivity {seed} shuffled {task.name}"), list(words)
+            while order == words:
+                rng.shuffle(order)
+            found[index] = replace(task, instruction=" ".join(order), examples=())
+    return found
+
+
+def random_words(tasks: Sequence[Task], seed: int) -> Substitutes:
+    """Return as many words as the instruction has, without demonstrations; nothing for a single task.
+
+    Each word is drawn from all words of all tasks' instructions, in proportion to how often it occurs there.
+    """
+    if len(tasks) < 2:
+        return {}
+    pool = sorted(word for task in tasks for word in task.instruction.split())
+    found = {}
+    for index, task in enumerate(tasks):
+        rng = random.Random(f"sensitivity {seed} random {task.name}")
+        text = " ".join(rng.choices(pool, k=len(task.instruction.split())))
+        found[index] = replace(task, instruction=text, examples=())
+    return found
+
+
+def _other_tasks(tasks: Sequence[Task], purpose: str, fits: Callable[[Task, Task], bool]) -> Substitutes:
+    """Of the tasks that fit, the one whose name and the task's own hash lowest: it stays when others come or go."""
+    found = {}
+    for index, own in enumerate(tasks):
+        others = [other for other in tasks if other.instruction.strip() != own.instruction.strip() and fits(own, other)]
+        if others:
+            found[index] = min(others, key=lambda other: _digest(purpose, own.name, other.name))
+    return found
+
+
+def _digest(*names: str) -> bytes:
+    return hashlib.blake2b("\0".join(names).encode(), digest_size=16).digest()
+
+
+SUBSTITUTES: dict[str, tuple[str, Callable[[Sequence[Task], int], Substitutes]]] = {
+    "right": ("the task's instruction", lambda tasks, _seed: dict(enumerate(tasks))),
+    "paraphrase": ("the same in other words", paraphrased),
+    "other": ("another task's instruction", other_tasks),
+    "same category": ("another task's, of the same category", of_same_category),
+    "other category": ("another task's, of another category", of_other_category),
+    "shuffled": ("the instruction's words in another order", shuffled),
+    "random": ("as many words, from all instructions", random_words),
+}
+"""Condition -> what is given in words, and how the substitutes are drawn from tasks and a seed."""

@@ -1,0 +1,171 @@
+"""TAGI timed against the meta-trained model on one task, at one batch size; and any method against another."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from statistics import median
+from typing import Any
+
+from tagi.data.task import Task
+from tagi.evaluation.scoring.answers import by_length
+from tagi.evaluation.timing.memory import peak_bytes
+from tagi.evaluation.timing.stopwatch import (
+    Pair,
+    Phases,
+    Stopwatch,
+    median_ratio,
+    predicted_ratio,
+    time_pairs,
+    time_phases,
+    whole_task_ratio,
+)
+from tagi.evaluation.timing.timed_methods import Inputs, TimedMetatrained, TimedMethod, TimedTAGI, answers_of
+from tagi.methods.concatenation import Concatenation
+from tagi.methods.protocol import Method
+from tagi.methods.tagi import TAGI
+
+Say = Callable[[str], None]
+ONCE = "once"
+"""Added to the name of a timed method: its phases of a cold instruction."""
+
+
+def time_ratio(
+    watch: Stopwatch, method: Method, reference: Method, task: Task, *, batch_size: int, output: int, pairs: int
+) -> dict[str, Any]:
+    """Time a method against a reference on one task's inputs, what is done once for the task done before.
+
+    Every answer of both has `output` tokens. Returns the median ratio of at least `pairs` pairs, with its bootstrap 95%
+    interval.
+    """
+    steps = []
+    for one in (reference, method):
+        steps.append(partial(answers_of, one, one.prepare([task], truncate=True), output=output))
+    timed = time_pairs(watch, steps[0], steps[1], _batches(task, batch_size), pairs=pairs)
+    ratio, interval = median_ratio(timed)
+    return {
+        "ratio": ratio,
+        "interval": list(interval),
+        "pairs": len(timed),
+        "batch_size": batch_size,
+        "task": task.name,
+    }
+
+
+@dataclass(frozen=True)
+class TaskTiming:
+    """What is timed: the two methods, the task with its inputs, and how many tokens every answer has."""
+
+    metatrained: Concatenation
+    tagi: TAGI
+    task: Task
+    output: int
+
+    def run(self, watch: Stopwatch, *, batch_size: int, pairs: int, say: Say) -> dict[str, Any]:
+        """Time TAGI, with LoRA merged and per row, warm and cold, in pairs with the meta-trained model.
+
+        Phases are timed apart, on as many batches as `pairs`, and give every comparison's predicted ratio. `say` is
+        told what is timed next.
+        """
+        reference = TimedMetatrained(self.metatrained, self.task, self.output)
+        candidates = [TimedTAGI(self.tagi, self.task, self.output, merged=merged) for merged in (True, False)]
+        batches = _batches(self.task, batch_size)
+        largest = max(reversed(batches), key=len)
+        methods: list[TimedMethod] = [reference, *candidates]
+        say("phases")
+        chains = {one.name: one.chain() for one in methods}
+        chains |= {f"{one.name}, {ONCE}": one.once() for one in candidates}
+        phases = time_phases(watch, chains, batches, rounds=pairs)
+        comparisons = []
+        for one in candidates:
+            say(one.name)
+            comparisons += _comparisons(watch, reference, one, batches, phases, pairs)
+        say("memory")
+        inputs = len(self.task.instances)
+        return {
+            "task": self.task.name,
+            "category": self.task.category,
+            "batch_size": batch_size,
+            "batches": [len(batch) for batch in batches],
+            "inputs": inputs,
+            "output_tokens": {one.name: one.answer_tokens(largest) for one in methods},
+            "read_tokens": {one.name: sum(_read(one, batch) for batch in batches) / inputs for one in methods},
+            "comparisons": comparisons,
+            "phases": phases,
+            "memory": [_memory(one, largest) for one in methods],
+        }
+
+
+def _batches(task: Task, batch_size: int) -> list[list[str]]:
+    """The task's inputs, those of similar length together, so that little is padding."""
+    texts = [instance.input for instance in task.instances]
+    return [[texts[at] for at in chosen] for chosen in by_length(texts, batch_size)]
+
+
+def _comparisons(
+    watch: Stopwatch,
+    reference: TimedMethod,
+    one: TimedTAGI,
+    batches: Sequence[Inputs],
+    phases: Mapping[str, Phases],
+    pairs: int,
+) -> list[dict[str, Any]]:
+    """Warm, cold, and the whole task: its instruction cold once, then all its inputs."""
+    rows = [len(batch) for batch in batches]
+    once = phases[f"{one.name}, {ONCE}"]
+    predicted = partial(predicted_ratio, phases[reference.name], phases[one.name])
+    found, warm = [], None
+    for instruction, step, added in (("warm", one.answer, None), ("cold", one.cold, once)):
+        timed = time_pairs(watch, reference.answer, step, batches, pairs=pairs)
+        warm = warm or timed
+        compared = _compared(one.name, instruction, timed, median_ratio(timed), predicted(added))
+        extra = len(one.instruction()) if instruction == "cold" else 0
+        speeds = {
+            "reference": _speed(reference, batches, [(pair.batch, pair.reference) for pair in timed], 0),
+            "candidate": _speed(one, batches, [(pair.batch, pair.candidate) for pair in timed], extra),
+        }
+        found.append({**compared, "speed": speeds})
+    assert warm is not None
+    inputs = sum(rows)
+    ratio = whole_task_ratio(warm, rows, once=sum(once.values()), inputs=inputs)
+    share = {phase: seconds * max(rows) / inputs for phase, seconds in once.items()}  # of one batch
+    return [*found, _compared(one.name, "whole task", [], ratio, predicted(share))]
+
+
+def _compared(
+    name: str,
+    instruction: str,
+    pairs: Sequence[Pair],
+    measured: tuple[float, tuple[float, float]],
+    predicted: float,
+) -> dict[str, Any]:
+    ratio, interval = measured
+    return {
+        "method": name,
+        "instruction": instruction,
+        "ratio": ratio,
+        "interval": list(interval),
+        "predicted": predicted,
+        "difference": predicted / ratio - 1,
+        "pairs": [asdict(pair) for pair in pairs],
+    }
+
+
+def _speed(
+    one: TimedMethod, batches: Sequence[Inputs], timed: Sequence[tuple[int, float]], extra: int
+) -> dict[str, float]:
+    """Medians over timed batches: seconds an input, tokens written and read a second, `extra` ones in every batch."""
+    read = [_read(one, batch) + extra for batch in batches]
+    return {
+        "seconds_per_input": median(seconds / len(batches[at]) for at, seconds in timed),
+        "read_tokens_per_second": median(read[at] / seconds for at, seconds in timed),
+        "written_tokens_per_second": median(one.output * len(batches[at]) / seconds for at, seconds in timed),
+    }
+
+
+def _read(one: TimedMethod, batch: Inputs) -> int:
+    return sum(map(len, one.sequences(batch)))
+
+
+def _memory(one: TimedMethod, batch: Inputs) -> dict[str, Any]:
+    peak, measure = peak_bytes(lambda: one.answer(batch), one.device)
+    return {"method": one.name, "held_bytes": one.held(), "peak_bytes": peak, "measure": measure}
