@@ -128,7 +128,7 @@ class Work:
     """
 
     tokens: int
-    flops: float
+    flops: int
     rows: int
 
 

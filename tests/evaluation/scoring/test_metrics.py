@@ -31,6 +31,7 @@ def test_rouge_sees_no_letters_but_english():
     assert rouge_l("яблоко", ["яблоко"]) == 0.0
     assert exact_match("яблоко", ["яблоко"]) == 1.0
     assert rouge_l("", [""]) == 0.0
+    assert instruct_scores("", ["x"]) == (0.0, 0.0, 0.0)
 
 
 def test_exact_match_ignores_case_punctuation_and_space():

@@ -49,7 +49,8 @@ def instruct_scores(prediction: str, references: Sequence[str]) -> tuple[float, 
     Each is the maximum over the references. Raises `DataError` without a reference.
     """
     best = _rouge().score_multi(_some(references), prediction)
-    return best["rougeL"].fmeasure, best["rouge1"].fmeasure, exact_match(prediction, references)
+    rouge = (float(best[name].fmeasure) for name in METRICS[:2])  # an answer without words has the integer 0
+    return *rouge, exact_match(prediction, references)
 
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
