@@ -63,7 +63,7 @@ def instructions(count: int) -> list[str]:
 
 
 def opened(dtype: torch.dtype) -> AdapterGenerator:
-    """A generator that writes something for every site."""
+    """A generator that writes something for every target module."""
     settings = GeneratorSettings(
         kind="query", rank=8, alpha=16.0, hidden=64, width=128, heads=4, fusion="none", fusion_every=1
     )

@@ -65,11 +65,11 @@ INPUTS = (
 def random_lora(backbone: CausalBackbone) -> LoraBank:
     random = torch.Generator().manual_seed(SEED)
     factors = {
-        site.path: (
-            torch.randn(1, RANK, site.d_in, generator=random) * site.d_in**-0.5,
-            torch.randn(1, site.d_out, RANK, generator=random) * STRENGTH,
+        module.path: (
+            torch.randn(1, RANK, module.d_in, generator=random) * module.d_in**-0.5,
+            torch.randn(1, module.d_out, RANK, generator=random) * STRENGTH,
         )
-        for site in backbone.sites
+        for module in backbone.target_modules
     }
     return LoraBank(factors, ALPHA / RANK)
 
@@ -136,7 +136,7 @@ class Ours:
 
     def __init__(self, backbone: CausalBackbone, bank: LoraBank | None) -> None:
         self.backbone = backbone
-        self.hooks = {} if bank is None else bank.hooks(backbone.site_modules)
+        self.hooks = {} if bank is None else bank.hooks(backbone.target_layers)
         self.known: dict[tuple[int, ...], list[int]] = {}
 
     @torch.no_grad()
@@ -257,7 +257,13 @@ def main(work: Path, out: Path) -> None:
     record = {
         "base_model": str(backbone.identity),
         "seconds_to_load": {"first, from GGUF": first, "then, fp32": second, "then, bf16": half},
-        "lora": {"rank": RANK, "alpha": ALPHA, "sites": len(backbone.sites), "strength": STRENGTH, "seed": SEED},
+        "lora": {
+            "rank": RANK,
+            "alpha": ALPHA,
+            "sites": len(backbone.target_modules),
+            "strength": STRENGTH,
+            "seed": SEED,
+        },
         "exports": [replace_paths(row) for row in rows],
         "prompts_tokenized_alike": sum(tokens.tokens(backbone.tokenizer.decode(ids)) == ids for ids in prompts),
         "comparisons": found,

@@ -34,11 +34,11 @@ def main(record: Path) -> None:
     for name, values in common.items():
         shared = np.array(values)
         found = np.corrcoef(shared[pairs], distances[pairs])[0, 1]
-        drawn = [
+        draw_examples = [
             np.corrcoef(shared[np.ix_(order, order)][pairs], distances[pairs])[0, 1]
             for order in (random.permutation(len(programs)) for _ in range(RELABELLINGS))
         ]
-        p = (1 + sum(value <= found for value in drawn)) / (1 + RELABELLINGS)
+        p = (1 + sum(value <= found for value in draw_examples)) / (1 + RELABELLINGS)
         print(f"{name:42} r = {found:+.2f}, p = {p:.4f}")
     both = np.stack([np.ones(len(pairs[0])), *(np.array(common[name])[pairs] for name in list(common)[:2])], axis=1)
     fitted = both @ np.linalg.lstsq(both, distances[pairs], rcond=None)[0]

@@ -17,7 +17,7 @@ from tagi.adapters.bank import LoraBank
 from tagi.adapters.protocol import Bank
 from tagi.api.generator import AdapterGenerator
 from tagi.backbones.load import build_t5
-from tagi.backbones.protocol import BaseModel, Site
+from tagi.backbones.protocol import BaseModel, TargetModule
 from tagi.backbones.t5 import T5Backbone
 from tagi.data.task import Example, Instance, Task
 from tagi.hypernetwork.targets import blank_bank, targets_of
@@ -145,15 +145,17 @@ def tiny_generator(backbone: T5Backbone | None = None, **changed: Any) -> Adapte
     return generator
 
 
-def random_bank(sites: Sequence[Site], tasks: int = TASKS, seed: int = 3, scale: float = ALPHA / RANK) -> LoraBank:
+def random_bank(
+    target_modules: Sequence[TargetModule], tasks: int = TASKS, seed: int = 3, scale: float = ALPHA / RANK
+) -> LoraBank:
     """Factors as large as weights: what they do is far above rounding."""
     random = torch.Generator().manual_seed(seed)
     factors = {
-        site.path: (
-            torch.randn(tasks, RANK, site.d_in, generator=random) * site.d_in**-0.5,
-            torch.randn(tasks, site.d_out, RANK, generator=random) * 0.3,
+        module.path: (
+            torch.randn(tasks, RANK, module.d_in, generator=random) * module.d_in**-0.5,
+            torch.randn(tasks, module.d_out, RANK, generator=random) * 0.3,
         )
-        for site in sites
+        for module in target_modules
     }
     return LoraBank(factors, scale)
 

@@ -167,8 +167,8 @@ def without_prefix(adapter: TaskAdapter) -> TaskAdapter:
 def our_tokens(adapter: TaskAdapter, inputs: Sequence[str]) -> list[list[int]]:
     """Greedy answers as token ids, without what ends them and what fills them up."""
     generator = adapter.generator
-    asks = generator.asks(alone=adapter.states.alone)
-    ids, mask = generator.text.batch([asks(text) for text in inputs])
+    input_encoder = generator.input_encoder(alone=adapter.states.alone)
+    ids, mask = generator.text.batch([input_encoder(text) for text in inputs])
     found = answer(adapter.runner(), ids, mask, max_new_tokens=NEW_TOKENS)
     return [ended(row, generator.text.tokenizer) for row in found.tolist()]
 

@@ -7,11 +7,11 @@ from torch import nn
 from tagi.adapters.attach import Attachment
 from tagi.adapters.bank import LoraBank, delta_products, delta_variance
 from tagi.adapters.protocol import stack_banks
-from tagi.backbones.protocol import Site
+from tagi.backbones.protocol import TargetModule
 from tests.models import ROUNDING, rounding
 
 D_IN, D_OUT, D_VALUE, RANK, TASKS, ROWS, TOKENS = 6, 5, 9, 4, 3, 7, 2
-SITES = (Site("q", 0, "q", D_IN, D_OUT), Site("v", 0, "v", D_IN, D_VALUE))
+SITES = (TargetModule("q", 0, "q", D_IN, D_OUT), TargetModule("v", 0, "v", D_IN, D_VALUE))
 
 
 def make_bank(tasks: int = TASKS, seed: int = 0, scale: float = 1.7) -> LoraBank:
@@ -20,13 +20,15 @@ def make_bank(tasks: int = TASKS, seed: int = 0, scale: float = 1.7) -> LoraBank
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=random, dtype=torch.float64)
 
-    return LoraBank({site.path: (draw(tasks, RANK, site.d_in), draw(tasks, site.d_out, RANK)) for site in SITES}, scale)
+    return LoraBank(
+        {module.path: (draw(tasks, RANK, module.d_in), draw(tasks, module.d_out, RANK)) for module in SITES}, scale
+    )
 
 
 @pytest.fixture
 def modules() -> dict[str, nn.Module]:
     torch.manual_seed(0)
-    return {site.path: nn.Linear(site.d_in, site.d_out, dtype=torch.float64) for site in SITES}
+    return {module.path: nn.Linear(module.d_in, module.d_out, dtype=torch.float64) for module in SITES}
 
 
 def test_sizes() -> None:
@@ -52,12 +54,12 @@ def test_every_row_gets_its_task(modules: dict[str, nn.Module]) -> None:
     bank = make_bank()
     rows = torch.tensor([2, 0, 1, 1, 2, 0, 2])
     x = torch.randn(ROWS, TOKENS, D_IN, dtype=torch.float64)
-    for site, module in modules.items():
+    for module, module in modules.items():
         bare = module(x)
         with Attachment(bank.hooks(modules, rows)).active():
             found = module(x)
         for row, task in enumerate(rows.tolist()):
-            assert rounding(found[row], bare[row] + x[row] @ bank.delta(site, task).T) < ROUNDING
+            assert rounding(found[row], bare[row] + x[row] @ bank.delta(module, task).T) < ROUNDING
 
 
 def test_one_task_serves_any_number_of_rows(modules: dict[str, nn.Module]) -> None:
@@ -73,7 +75,7 @@ def test_rows_that_do_not_fit_are_an_error(modules: dict[str, nn.Module]) -> Non
     bank = make_bank()
     with pytest.raises(ValueError, match="bank of 3 tasks needs to know which row"):
         bank.hooks(modules)
-    with pytest.raises(ValueError, match="'v', which is no site"):
+    with pytest.raises(ValueError, match="'v', which is no target module"):
         bank.hooks({"q": modules["q"]}, torch.tensor([0]))
     x = torch.randn(1, TOKENS, D_IN, dtype=torch.float64)
     with (
@@ -88,8 +90,8 @@ def test_select_repeats_and_reorders() -> None:
     chosen = bank.select(torch.tensor([2, 0, 0, 1]))
     assert (chosen.tasks, chosen.scale) == (4, bank.scale)
     for at, task in enumerate([2, 0, 0, 1]):
-        for site in ("q", "v"):
-            assert torch.equal(chosen.delta(site, at), bank.delta(site, task))
+        for module in ("q", "v"):
+            assert torch.equal(chosen.delta(module, at), bank.delta(module, task))
 
 
 def test_zero_changes_nothing_to_the_bit(modules: dict[str, nn.Module]) -> None:
@@ -106,9 +108,9 @@ def test_the_mean_is_the_mean_of_updates() -> None:
     bank = make_bank()
     mean = bank.mean()
     assert (mean.tasks, mean.rank) == (1, TASKS * RANK)
-    for site in ("q", "v"):
-        wanted = torch.stack([bank.delta(site, task) for task in range(TASKS)]).mean(0)
-        assert rounding(mean.delta(site), wanted) < ROUNDING
+    for module in ("q", "v"):
+        wanted = torch.stack([bank.delta(module, task) for task in range(TASKS)]).mean(0)
+        assert rounding(mean.delta(module), wanted) < ROUNDING
 
 
 def test_stacked_banks_keep_their_tasks() -> None:
@@ -120,7 +122,7 @@ def test_stacked_banks_keep_their_tasks() -> None:
     other_scale = LoraBank(one.factors, 2.0)
     other_sites = LoraBank({"q": one.factors["q"]}, one.scale)
     for odd in (other_scale, other_sites):
-        with pytest.raises(ValueError, match="sites and scales are equal"):
+        with pytest.raises(ValueError, match="target modules and scales are equal"):
             stack_banks([one, odd])
 
 
@@ -141,9 +143,9 @@ def test_variance_of_updates() -> None:
 
 
 def flat_updates(bank: LoraBank) -> torch.Tensor:
-    """Delta W of every site, one row a task."""
+    """Delta W of every target module, one row a task."""
     return torch.stack(
-        [torch.cat([bank.delta(site, task).flatten() for site in bank.factors]) for task in range(bank.tasks)]
+        [torch.cat([bank.delta(module, task).flatten() for module in bank.factors]) for task in range(bank.tasks)]
     )
 
 

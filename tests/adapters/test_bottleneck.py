@@ -79,7 +79,7 @@ def test_rows_that_do_not_fit_are_an_error(modules: dict[str, nn.Module]) -> Non
     bank = make()
     with pytest.raises(ValueError, match="bank of 3 tasks needs to know which row"):
         bank.hooks(modules)
-    with pytest.raises(ValueError, match="'two', which is no site"):
+    with pytest.raises(ValueError, match="'two', which is no target module"):
         bank.hooks({"one": modules["one"]}, torch.tensor([0]))
     with (
         Attachment(bank.hooks(modules, torch.tensor([0, 1, 2]))).active(),

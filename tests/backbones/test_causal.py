@@ -1,4 +1,4 @@
-"""Decoder-only models: sites, padding that changes nothing, prompts read once, answers and scores by hand."""
+"""Decoder-only models: target modules, padding that changes nothing, prompts read once, answers and scores by hand."""
 
 import copy
 import logging
@@ -74,16 +74,18 @@ def test_sites_are_separate_query_and_value_projections(kind: str) -> None:
     assert backbone.fused == (kind in FUSED)
     if kind in FUSED:  # tests/parity/test_peft_causal.py
         return
-    assert [(site.layer, site.projection) for site in backbone.sites] == [(at, p) for at in range(LAYERS) for p in "qv"]
+    assert [(module.layer, module.projection) for module in backbone.target_modules] == [
+        (at, p) for at in range(LAYERS) for p in "qv"
+    ]
     config = backbone.model.config
     width = getattr(config, "head_dim", None) or HIDDEN // HEADS
     value = getattr(config, "num_key_value_heads", None) or HEADS
-    for site in backbone.sites:
-        assert site.path.endswith(f".{site.projection}_proj")
-        assert (site.d_in, site.d_out) == (HIDDEN, width * (HEADS if site.projection == "q" else value))
-        assert backbone.site_modules[site.path].weight.shape == (site.d_out, site.d_in)
+    for module in backbone.target_modules:
+        assert module.path.endswith(f".{module.projection}_proj")
+        assert (module.d_in, module.d_out) == (HIDDEN, width * (HEADS if module.projection == "q" else value))
+        assert backbone.target_layers[module.path].weight.shape == (module.d_out, module.d_in)
     if kind == "llama":
-        assert {site.d_out for site in backbone.sites} == {HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM}
+        assert {module.d_out for module in backbone.target_modules} == {HEADS * HEAD_DIM, KV_HEADS * HEAD_DIM}
 
 
 def alone(model: Any, ids: list[int]) -> Tensor:
@@ -329,11 +331,11 @@ def test_no_more_than_the_positions() -> None:
 def test_a_bank_in_a_mixed_batch_is_merged_weights() -> None:
     """Grouped queries: the value's B is narrower. Rows, choices and beams each get their own task's LoRA."""
     backbone = tiny_causal().double()
-    bank = random_bank(backbone.sites).map(lambda factor: factor.double())
+    bank = random_bank(backbone.target_modules).map(lambda factor: factor.double())
     most = CHOICE_LABELS.shape[1]
 
     def attached(times: int) -> Any:
-        return Attachment(bank.hooks(backbone.site_modules, ROWS_OF.repeat_interleave(times))).active()
+        return Attachment(bank.hooks(backbone.target_layers, ROWS_OF.repeat_interleave(times))).active()
 
     with torch.no_grad():
         with attached(1):
@@ -354,11 +356,13 @@ def test_a_bank_in_a_mixed_batch_is_merged_weights() -> None:
 
 def test_two_threads_on_two_banks_leave_one_another_alone() -> None:
     backbone = tiny_causal().double()
-    banks = [random_bank(backbone.sites, tasks=1, seed=seed).map(lambda factor: factor.double()) for seed in (3, 4)]
+    banks = [
+        random_bank(backbone.target_modules, tasks=1, seed=seed).map(lambda factor: factor.double()) for seed in (3, 4)
+    ]
 
     @torch.no_grad()
     def ask(at: int) -> tuple[Tensor, Tensor]:
-        with Attachment(banks[at].hooks(backbone.site_modules)).active():
+        with Attachment(banks[at].hooks(backbone.target_layers)).active():
             scores = score_after(backbone, backbone.read(IDS, MASK), CHOICE_LABELS)
             return scores, backbone.generate(IDS, MASK, max_new_tokens=4 + at, num_beams=1 + at)
 
@@ -377,7 +381,7 @@ def test_two_threads_on_two_banks_leave_one_another_alone() -> None:
 def test_gradient_checkpointing_recomputes_with_the_same_adapters(kind: str) -> None:
     def gradients(checkpointed: bool) -> list[Tensor]:
         backbone = tiny_causal(kind).double()
-        bank = random_bank(backbone.sites).map(lambda factor: factor.double())
+        bank = random_bank(backbone.target_modules).map(lambda factor: factor.double())
         if checkpointed:
             backbone.checkpoint_gradients()
         backbone.train()
@@ -387,7 +391,7 @@ def test_gradient_checkpointing_recomputes_with_the_same_adapters(kind: str) -> 
         calls: list[int] = []
         layer = next(part for name, part in backbone.model.named_modules() if name.endswith(("mlp", "fc1")))
         layer.register_forward_pre_hook(lambda *_: calls.append(1))
-        with Attachment(bank.hooks(backbone.site_modules, ROWS_OF)).active():
+        with Attachment(bank.hooks(backbone.target_layers, ROWS_OF)).active():
             logits = backbone.logits(IDS, MASK, LABELS)
         torch.nn.functional.cross_entropy(logits.flatten(0, 1), LABELS.flatten()).backward()
         assert len(calls) == (2 if checkpointed else 1)

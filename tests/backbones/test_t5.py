@@ -1,4 +1,4 @@
-"""T5 and its relatives: sites, encoding, cached decoding equal to transformers' own."""
+"""T5 and its relatives: target modules, encoding, cached decoding equal to transformers' own."""
 
 from typing import Any
 
@@ -42,14 +42,14 @@ def test_every_attention_has_two_sites(variant: str) -> None:
     sizes = {**SIZES, **VARIANTS.get(variant, {})}
     backbone = tiny_backbone(variant)
     attentions = sizes["num_layers"] + 2 * sizes["num_decoder_layers"]
-    assert len(backbone.sites) == len(backbone.site_modules) == 2 * attentions
-    assert [site.layer for site in backbone.sites] == [at // 2 for at in range(2 * attentions)]
-    assert [site.projection for site in backbone.sites] == ["q", "v"] * attentions
-    for site in backbone.sites:
-        assert site.path.endswith(f".{site.projection}")
-        assert (site.d_in, site.d_out) == (D_MODEL, HEADS * D_KV)
-        assert backbone.site_modules[site.path].weight.shape == (site.d_out, site.d_in)
-    decoder = [site.path for site in backbone.sites if site.path.startswith("decoder")]
+    assert len(backbone.target_modules) == len(backbone.target_layers) == 2 * attentions
+    assert [module.layer for module in backbone.target_modules] == [at // 2 for at in range(2 * attentions)]
+    assert [module.projection for module in backbone.target_modules] == ["q", "v"] * attentions
+    for module in backbone.target_modules:
+        assert module.path.endswith(f".{module.projection}")
+        assert (module.d_in, module.d_out) == (D_MODEL, HEADS * D_KV)
+        assert backbone.target_layers[module.path].weight.shape == (module.d_out, module.d_in)
+    decoder = [module.path for module in backbone.target_modules if module.path.startswith("decoder")]
     assert sum("EncDecAttention" in path for path in decoder) == len(decoder) / 2
     assert len(backbone.fusion_places) == sizes["num_layers"]
     assert len(backbone.cross_attentions) == sizes["num_decoder_layers"]
@@ -154,11 +154,11 @@ def test_a_batch_gives_every_row_what_it_gets_alone() -> None:
 def test_half_precision() -> None:
     """In bf16 the whole path runs and stays in bf16; how far off it is, bf16 itself decides."""
     backbone = tiny_backbone()
-    bank = random_bank(backbone.sites)
+    bank = random_bank(backbone.target_modules)
     rows = torch.tensor(ROW_TASKS)
 
     def logits() -> Tensor:
-        with torch.no_grad(), Attachment(bank.hooks(backbone.site_modules, rows)).active():
+        with torch.no_grad(), Attachment(bank.hooks(backbone.target_layers, rows)).active():
             return backbone.logits(backbone.encode(IDS, MASK), MASK, LABELS)
 
     exact = logits()
@@ -166,7 +166,7 @@ def test_half_precision() -> None:
     found = logits()
     assert found.dtype == torch.bfloat16
     assert ROUNDING < rounding(found, exact) < 64 * torch.finfo(torch.bfloat16).eps
-    with torch.no_grad(), Attachment(bank.hooks(backbone.site_modules, rows)).active():
+    with torch.no_grad(), Attachment(bank.hooks(backbone.target_layers, rows)).active():
         cross = backbone.cross_keys_values(backbone.encode(IDS, MASK))
         assert {part.dtype for layer in cross for part in layer} == {torch.bfloat16}
         assert backbone.generate(cross, MASK, max_new_tokens=5).shape[0] == ROWS

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tagi.data.batches import Sample, TaskBatches, drawn, hold_out, with_shuffled_inputs
+from tagi.data.batches import Sample, TaskBatches, draw_examples, hold_out, with_shuffled_inputs
 from tagi.data.digest import tasks_digest
 from tagi.data.task import Example, Instance, Task, Wording
 from tagi.errors import DataError
@@ -98,14 +98,14 @@ def test_the_natural_order_is_what_it_always_was() -> None:
 
 
 def test_categories_are_drawn_uniformly_and_then_their_tasks() -> None:
-    drawn = [
+    draw_examples = [
         items[0].task
         for items in batches(UNEVEN, length=3000, tasks_per_batch=1, queries_per_task=2, balance="category")
     ]
-    categories = Counter(task.category for task in drawn)
+    categories = Counter(task.category for task in draw_examples)
     assert all(900 < categories[category] < 1100 for category in "abc")
     for category, size in (("a", 11), ("b", 4)):
-        counts = Counter(task.name for task in drawn if task.category == category)
+        counts = Counter(task.name for task in draw_examples if task.category == category)
         assert len(counts) == size
         assert max(counts.values()) < 1.5 * min(counts.values())
 
@@ -227,13 +227,13 @@ def test_without_shots_nothing_is_drawn_for_them() -> None:
 
 def test_an_order_of_examples_is_each_ones_own() -> None:
     instances = TASKS[2].instances
-    order = drawn("t2", instances, 5)
+    order = draw_examples("t2", instances, 5)
     assert sorted(order, key=str) == sorted((Example(one.input, one.outputs[0]) for one in instances), key=str)
-    assert drawn("t2", instances[::-1], 5) == order
-    assert drawn("t2", (*instances, replace(instances[0], id="twin", outputs=("other",))), 5) == order
-    fewer = drawn("t2", instances[3:], 5)
+    assert draw_examples("t2", instances[::-1], 5) == order
+    assert draw_examples("t2", (*instances, replace(instances[0], id="twin", outputs=("other",))), 5) == order
+    fewer = draw_examples("t2", instances[3:], 5)
     assert fewer == [one for one in order if one in fewer]
-    others = [drawn(name, instances, seed) for name, seed in (("t2", 6), ("t3", 5))]
+    others = [draw_examples(name, instances, seed) for name, seed in (("t2", 6), ("t3", 5))]
     assert order != others[0] != others[1] != order
 
 

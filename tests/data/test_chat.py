@@ -160,7 +160,7 @@ def test_an_example_without_room_is_left_out() -> None:
 
 def test_an_instruction_that_says_nothing_is_a_frame() -> None:
     text = encoder(TURNS)
-    assert text.tokenizer.decode(text.wordless_instruction()) == "<|turn|>system\n<|over|>\n"
+    assert text.tokenizer.decode(text.empty_instruction()) == "<|turn|>system\n<|over|>\n"
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,11 @@ def test_what_prompts_need_is_there(jinja: str, text: str) -> None:
 
 
 def test_a_random_choice_is_a_function_of_name_and_row() -> None:
-    drawn = [rendered("{{ [0, 1, 2, 3, 4] | choice }}", label=at)[0] for at in range(60)]
-    assert set(drawn) == set("01234")
-    assert drawn == [rendered("{{ [0, 1, 2, 3, 4] | choice }}", label=at)[0] for at in range(60)]
+    draw_examples = [rendered("{{ [0, 1, 2, 3, 4] | choice }}", label=at)[0] for at in range(60)]
+    assert set(draw_examples) == set("01234")
+    assert draw_examples == [rendered("{{ [0, 1, 2, 3, 4] | choice }}", label=at)[0] for at in range(60)]
     other = PromptTemplate("other", "{{ [0, 1, 2, 3, 4] | choice }}", None, True, "")
-    assert drawn != [other.render({**ROW, "label": at}, "").parts[0] for at in range(60)]
+    assert draw_examples != [other.render({**ROW, "label": at}, "").parts[0] for at in range(60)]
 
 
 HARM = [

@@ -155,10 +155,10 @@ def test_two_threads_may_encode_with_different_limits(text: TextEncoder) -> None
 
 
 def test_an_instruction_without_words_is_its_frame() -> None:
-    assert TextEncoder(tokenizer(), text_settings()).wordless_instruction() == [EOS]
+    assert TextEncoder(tokenizer(), text_settings()).empty_instruction() == [EOS]
     framed = TextEncoder(tokenizer(), text_settings(encoding="tk-instruct"))
     assert framed.encoding.frame() == "Definition: .\n\n"
-    assert framed.wordless_instruction() == tokenizer()("Definition: .")["input_ids"]
+    assert framed.empty_instruction() == tokenizer()("Definition: .")["input_ids"]
     for encoder in (TextEncoder(tokenizer(), text_settings()), framed):  # not for what a user gives
         with pytest.raises(InputError, match="got an empty text"):
             encoder.instruction("  ")
@@ -171,7 +171,7 @@ def test_an_instruction_without_words_is_never_without_tokens() -> None:
         def __call__(self, text: str) -> dict[str, list[int]]:
             return {"input_ids": [9] * len(text.split())}
 
-    assert TextEncoder(NoEnd(), text_settings()).wordless_instruction() == [7]
+    assert TextEncoder(NoEnd(), text_settings()).empty_instruction() == [7]
 
 
 FIRST, SECOND = Example(words(4, 2), words(5, 1)), Example(words(6, 3), words(7, 2))
@@ -201,7 +201,7 @@ def test_demonstrations_in_the_instructions_place() -> None:
     assert shown_by().demonstration(SECOND) == second
     cut = shown_by(max_input_tokens=2, max_target_tokens=1).demonstration(SECOND)
     assert cut == [*mark, *ids[words(6, 3)][:2], *mark, *ids[words(7, 2)][:1]]
-    assert shown_by().wordless_instruction() == [EOS]
+    assert shown_by().empty_instruction() == [EOS]
 
 
 def ids_of(text: str) -> list[int]:

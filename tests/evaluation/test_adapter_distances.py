@@ -21,7 +21,7 @@ TASKS = 5
 
 
 def bank() -> LoraBank:
-    return random_bank(tiny_backbone().sites, tasks=TASKS).map(torch.Tensor.double)
+    return random_bank(tiny_backbone().target_modules, tasks=TASKS).map(torch.Tensor.double)
 
 
 def planted(apart: float, seed: int = 0) -> tuple[FloatArray, list[str]]:
@@ -36,7 +36,7 @@ def planted(apart: float, seed: int = 0) -> tuple[FloatArray, list[str]]:
 def test_distances_are_those_of_the_updates_themselves() -> None:
     own = bank()
     deltas = torch.stack(
-        [torch.cat([own.delta(site, task).flatten() for site in own.factors]) for task in range(TASKS)]
+        [torch.cat([own.delta(module, task).flatten() for module in own.factors]) for task in range(TASKS)]
     )
     assert deltas.dtype == torch.float64
     size = deltas.square().sum(1).mean().sqrt()
@@ -49,7 +49,7 @@ def test_distances_are_those_of_the_updates_themselves() -> None:
 
 def test_the_same_update_is_at_no_distance_however_it_is_factored() -> None:
     one = bank().select(torch.tensor([1, 1, 3]))
-    factors = {site: (a.clone(), b.clone()) for site, (a, b) in one.factors.items()}
+    factors = {module: (a.clone(), b.clone()) for module, (a, b) in one.factors.items()}
     for a, b in factors.values():
         a[1] *= 4
         b[1] /= 4
@@ -68,9 +68,9 @@ def test_no_updates_no_distances() -> None:
 def test_updates_are_read_task_by_task() -> None:
     method = TAGI(tiny_generator())
     found, whole = generated_updates(method, tiny_tasks()), method.prepare(tiny_tasks()).bank
-    for site in found.factors:
+    for module in found.factors:
         for task in range(3):
-            torch.testing.assert_close(found.delta(site, task), whole.delta(site, task))
+            torch.testing.assert_close(found.delta(module, task), whole.delta(module, task))
 
 
 def test_planted_categories_are_found() -> None:

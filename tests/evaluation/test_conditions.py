@@ -68,10 +68,10 @@ def test_channels_are_crossed() -> None:
     whole = method.prepare(tiny_tasks())
     made = {condition.name: condition for condition in conditions(method, tiny_tasks(), CHANNELS)}
     assert tuple(made) == CHANNELS
-    site = method.generator.backbone.sites[0].path
+    module = method.generator.backbone.target_modules[0].path
 
     def delta(states: object) -> torch.Tensor:
-        return states.bank.delta(site)  # type: ignore[attr-defined]
+        return states.bank.delta(module)  # type: ignore[attr-defined]
 
     for index, other in enumerate(other_task(tiny_tasks())):
         own = whole.select(torch.tensor([index]))
@@ -120,12 +120,12 @@ def test_what_is_drawn_depends_on_the_seed(name: str) -> None:
         for at in range(3)
     ]
 
-    def drawn(seed: int) -> list[str]:
+    def draw_examples(seed: int) -> list[str]:
         (condition,) = conditions(Echo(), own, (name,), seed=seed)
         return [condition.prepare(index)[0] for index in condition.covered(own)]
 
-    assert drawn(4) == drawn(4)
-    assert len({tuple(drawn(seed)) for seed in range(6)}) > 2
+    assert draw_examples(4) == draw_examples(4)
+    assert len({tuple(draw_examples(seed)) for seed in range(6)}) > 2
 
 
 def test_demonstrations_go_with_their_instruction() -> None:
@@ -167,10 +167,10 @@ def test_the_mean_adapter_is_the_mean_of_the_updates(fusion: str) -> None:
     for index in range(3):
         states = made.prepare(index)
         assert (states.tasks, states.fusion, states.cross) == (1, None, None)
-        for site in banks[0].factors:
-            mean = torch.stack([bank.delta(site).double() for bank in banks]).mean(0)
-            torch.testing.assert_close(states.bank.delta(site).double(), mean, rtol=1e-4, atol=1e-5)
-            assert not torch.allclose(mean, banks[index].delta(site).double(), rtol=1e-2)
+        for module in banks[0].factors:
+            mean = torch.stack([bank.delta(module).double() for bank in banks]).mean(0)
+            torch.testing.assert_close(states.bank.delta(module).double(), mean, rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(mean, banks[index].delta(module).double(), rtol=1e-2)
     inputs = [instance.input for instance in tiny_tasks()[0].instances[:2]]
     assert len(method.predict(states, torch.tensor([0, 0]), inputs, max_new_tokens=3)) == 2
 
@@ -182,7 +182,7 @@ def test_an_empty_instruction_is_the_end_alone() -> None:
     assert states.mask.tolist() == [[True]]
     end = torch.tensor([[method.text.tokenizer.eos_token_id]])
     torch.testing.assert_close(states.states, method.generator.encode_instructions(end, end > 0))
-    assert states.bank.delta(method.generator.backbone.sites[0].path).abs().max() > 0
+    assert states.bank.delta(method.generator.backbone.target_modules[0].path).abs().max() > 0
     with pytest.raises(InputError, match="got an empty text"):
         method.prepare([replace(tiny_tasks()[0], instruction=" ")])
 

@@ -48,13 +48,13 @@ def save(kind: str, folder: Path) -> Path:
 def adapter(base: Path, folder: Path, seed: int = 3) -> Path:
     backbone = load_backbone(str(base))
     folder.mkdir()
-    write_lora(folder, random_bank(backbone.sites, tasks=1, seed=seed), backbone)
+    write_lora(folder, random_bank(backbone.target_modules, tasks=1, seed=seed), backbone)
     return folder
 
 
 def logits_of(base: Path, bank: LoraBank | None, rows: Tensor | None = None) -> Tensor:
     backbone = load_backbone(str(base), CausalBackbone)
-    hooks = {} if bank is None else bank.hooks(backbone.site_modules, rows)
+    hooks = {} if bank is None else bank.hooks(backbone.target_layers, rows)
     with torch.no_grad(), Attachment(hooks).active():
         return backbone.logits(IDS, MASK, LABELS)
 
@@ -125,7 +125,7 @@ def test_peft_alone_does_the_same_in_a_process_that_knows_nothing_of_us(kind: st
     backbone = load_backbone(str(base), CausalBackbone)
     bank = read_peft(lora)
     for prompt, logits in zip(prompts, torch.load(tmp_path / "found.pt", weights_only=True), strict=True):
-        with torch.no_grad(), Attachment(bank.hooks(backbone.site_modules)).active():
+        with torch.no_grad(), Attachment(bank.hooks(backbone.target_layers)).active():
             close(logits, backbone.model(input_ids=torch.tensor([prompt])).logits[0])
 
 
@@ -324,7 +324,7 @@ def test_rows_follow_llama_cpps_rotation() -> None:
 
 def test_llama_cpps_names_and_shapes(tmp_path: Path) -> None:
     backbone = load_backbone(str(save("llama", tmp_path / "base")), CausalBackbone)
-    bank = random_bank(backbone.sites, tasks=1)
+    bank = random_bank(backbone.target_modules, tasks=1)
     found = gguf_factors(bank, HEADS)
     assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {
         f"blk.{layer}.{name}.weight.lora_{factor}": shape

@@ -18,7 +18,7 @@ from tagi.backbones.protocol import BaseModel
 from tagi.errors import CheckpointError, TagiError
 from tagi.formats.checkpoint import CONFIG, WEIGHTS
 from tagi.formats.generator import generator_tensors, load_generator, save_generator
-from tagi.hypernetwork.targets import words_of
+from tagi.hypernetwork.targets import describe_targets
 from tagi.settings.generator import GeneratorSettings
 from tests.models import INPUTS, INSTRUCTIONS, MODULES, settings, tiny_backbone, tiny_generator
 
@@ -109,7 +109,7 @@ def test_the_base_model_is_pinned(checkpoint: Path, backbone_folder: Path) -> No
     assert config["provenance"] == {"steps": 3}
     card = (checkpoint / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: tagi\n")
-    for fact in (identity.revision, "LoRA of rank 4 (alpha 10) for 14 sites", "| steps | `3` |", "`ffn`"):
+    for fact in (identity.revision, "LoRA of rank 4 (alpha 10) for 14 target modules", "| steps | `3` |", "`ffn`"):
         assert fact in card
 
 
@@ -236,7 +236,7 @@ def test_the_card_says_what_is_generated(backbone_folder: Path, tmp_path: Path, 
     generator = trained(backbone_folder, **MODULES[name])
     generator.save_pretrained(tmp_path / "one")
     card = (tmp_path / "one" / "README.md").read_text()
-    assert f"| generates | {words_of(generator.targets)} |" in card
+    assert f"| generates | {describe_targets(generator.targets)} |" in card
     assert "lora" not in card.lower()
     assert "".join(f"- {tag}\n" for tag in generator.settings.module.split("+")) in card
 

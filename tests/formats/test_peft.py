@@ -11,12 +11,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tagi.adapters.bank import LoraBank
-from tagi.backbones.protocol import Backbone, BaseModel, Site
+from tagi.backbones.protocol import Backbone, BaseModel, TargetModule
 from tagi.errors import CheckpointError
 from tagi.formats.peft import CONFIG, WEIGHTS, read_peft, write_lora
 from tests.models import random_bank
 
-SITES = [Site("block.0.q", 0, "q", 6, 5), Site("block.0.v", 0, "v", 6, 9)]
+SITES = [TargetModule("block.0.q", 0, "q", 6, 5), TargetModule("block.0.v", 0, "v", 6, 9)]
 KEY = "base_model.model.block.0.q.lora_A.weight"
 
 
@@ -24,7 +24,7 @@ def backbone_with(names: str, revision: str) -> Any:
     """A backbone of one block with linear layers of these names."""
     block = nn.ModuleDict({name: nn.Linear(1, 1) for name in names})
     backbone: Any = Backbone(nn.ModuleDict({"block": nn.ModuleList([block])}), None, BaseModel("base", revision))
-    backbone.sites, backbone.encoder_decoder = (), True
+    backbone.target_modules, backbone.encoder_decoder = (), True
     return backbone
 
 

@@ -67,8 +67,8 @@ def test_one_instruction_gives_one_adapter_and_several_a_list() -> None:
         assert isinstance(alone, TaskAdapter)
         assert (alone.instruction, alone.examples) == (text, ())
         assert alone.bank.tasks == 1
-        for site, factors in alone.bank.factors.items():
-            for found, wanted in zip(made[task].bank.factors[site], factors, strict=True):
+        for module, factors in alone.bank.factors.items():
+            for found, wanted in zip(made[task].bank.factors[module], factors, strict=True):
                 same(found, wanted)
     with pytest.raises(InputError, match="expected an instruction, got none"):
         generator.adapt([])
@@ -171,8 +171,8 @@ def test_an_adapter_saved_and_loaded_is_the_same(tmp_path: Path) -> None:
         again = TaskAdapter.load(folder, generator)
         assert again.instruction == adapter.instruction
         assert again.predict(INPUTS) == adapter.predict(INPUTS)
-        for site, factors in adapter.bank.factors.items():
-            assert all(map(torch.equal, again.bank.factors[site], factors))
+        for module, factors in adapter.bank.factors.items():
+            assert all(map(torch.equal, again.bank.factors[module], factors))
         again.save(tmp_path / f"{at} again")
         assert contents(folder) == contents(tmp_path / f"{at} again")
         assert set(contents(folder)) == {CONFIG, WEIGHTS, STATES, RECORD}

@@ -36,7 +36,7 @@ def save(kind: str, folder: Path, seed: int = 0) -> Path:
 def exported(kind: str, folder: Path, **bank: Any) -> Path:
     backbone = load_backbone(str(save(kind, folder / "base")))
     (folder / "lora").mkdir()
-    write_lora(folder / "lora", random_bank(backbone.sites, tasks=1, **bank), backbone)
+    write_lora(folder / "lora", random_bank(backbone.target_modules, tasks=1, **bank), backbone)
     export(open_exportable(folder / "lora"), "peft", folder / "peft")
     return folder / "peft"
 

@@ -50,7 +50,7 @@ LABELS[1, 0, 3:] = -100
 
 
 def opened(generator: AdapterGenerator) -> AdapterGenerator:
-    """Something is generated for every site, and gates are open."""
+    """Something is generated for every target module, and gates are open."""
     random = torch.Generator().manual_seed(6)
     with torch.no_grad():
         for part in generator.own_parts:
@@ -80,7 +80,7 @@ def test_a_new_generator_is_its_backbone_to_the_bit(kind: str) -> None:
         wanted = backbone.logits(IDS, MASK, flat)
         found, bank = generator(TOLD_IDS, TOLD_MASK, ROWS_OF, IDS, MASK, flat)
     assert torch.equal(found, wanted)
-    assert len(bank.places) == len(backbone.sites) == 2 * LAYERS
+    assert len(bank.places) == len(backbone.target_modules) == 2 * LAYERS
     assert not torch.equal(opened(generator)(TOLD_IDS, TOLD_MASK, ROWS_OF, IDS, MASK, flat)[0], wanted)
 
 

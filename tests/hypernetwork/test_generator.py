@@ -80,8 +80,8 @@ def test_training_computes_what_inference_does(changed: dict[str, Any]) -> None:
         logits, bank = generator(*BATCH)
     states = prepared(generator)
     assert bank.tasks == TASKS
-    for site, factors in bank.factors.items():
-        for found, wanted in zip(factors, states.bank.factors[site], strict=True):
+    for module, factors in bank.factors.items():
+        for found, wanted in zip(factors, states.bank.factors[module], strict=True):
             same(found, wanted)
     runner = rows_runner(generator, states, ROWS_OF)
     found = score(runner, IDS, MASK, LABELS.unsqueeze(1)).squeeze(1)
@@ -113,8 +113,8 @@ def test_padding_of_instructions_changes_nothing(changed: dict[str, Any]) -> Non
         logits, bank = generator(*BATCH)
         found, padded = generator(longer, mask, *BATCH[2:])
     same(found, logits)
-    for site, factors in bank.factors.items():
-        for one, other in zip(padded.factors[site], factors, strict=True):
+    for module, factors in bank.factors.items():
+        for one, other in zip(padded.factors[module], factors, strict=True):
             same(one, other)
 
 

@@ -7,22 +7,24 @@ import torch
 from torch import Tensor, nn
 
 from tagi.adapters.bank import LoraBank
-from tagi.backbones.protocol import Site
+from tagi.backbones.protocol import TargetModule
 from tagi.hypernetwork.heads import RowHeads
-from tagi.hypernetwork.pooled import PooledGenerator
-from tagi.hypernetwork.query import QueryGenerator
+from tagi.hypernetwork.pooled import PooledHypernetwork
+from tagi.hypernetwork.query import QueryHypernetwork
 from tagi.hypernetwork.targets import LoraTarget
 from tests.models import ALPHA, D_MODEL, HIDDEN, QUERY_HEADS, RANK, TASKS, WIDTH, same
 
 EQUAL = tuple(
-    Site(f"layer.{layer}.{projection}", layer, projection, D_MODEL, 15) for layer in range(2) for projection in "qv"
-)
-GROUPED = tuple(
-    Site(f"layer.{layer}.{projection}", layer, projection, D_MODEL, {"q": 15, "v": 6}[projection])
+    TargetModule(f"layer.{layer}.{projection}", layer, projection, D_MODEL, 15)
     for layer in range(2)
     for projection in "qv"
 )
-UNEVEN = (*GROUPED[:2], Site("layer.1.q", 1, "q", 31, 15), Site("layer.1.v", 1, "v", D_MODEL, 8))
+GROUPED = tuple(
+    TargetModule(f"layer.{layer}.{projection}", layer, projection, D_MODEL, {"q": 15, "v": 6}[projection])
+    for layer in range(2)
+    for projection in "qv"
+)
+UNEVEN = (*GROUPED[:2], TargetModule("layer.1.q", 1, "q", 31, 15), TargetModule("layer.1.v", 1, "v", D_MODEL, 8))
 KINDS: dict[str, dict[str, Any]] = {
     "pooled": {},
     "pooled attention": {"pooling": "attention"},
@@ -30,13 +32,15 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def make(kind: str, sites: tuple[Site, ...] = EQUAL, seed: int = 0) -> PooledGenerator | QueryGenerator:
-    made = QueryGenerator if kind == "query" else PooledGenerator
-    return made((target(sites),), D_MODEL, hidden=HIDDEN, seed=seed, **KINDS[kind])
+def make(
+    kind: str, target_modules: tuple[TargetModule, ...] = EQUAL, seed: int = 0
+) -> PooledHypernetwork | QueryHypernetwork:
+    made = QueryHypernetwork if kind == "query" else PooledHypernetwork
+    return made((target(target_modules),), D_MODEL, hidden=HIDDEN, seed=seed, **KINDS[kind])
 
 
-def target(sites: tuple[Site, ...]) -> LoraTarget:
-    return LoraTarget(sites, RANK, ALPHA)
+def target(target_modules: tuple[TargetModule, ...]) -> LoraTarget:
+    return LoraTarget(target_modules, RANK, ALPHA)
 
 
 def wake(module: nn.Module) -> None:
@@ -56,14 +60,14 @@ def instructions(dtype: torch.dtype = torch.float32, padding: int = 0) -> tuple[
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("sites", [EQUAL, GROUPED, UNEVEN])
-def test_every_site_gets_factors_of_its_shape(kind: str, sites: tuple[Site, ...]) -> None:
-    bank = make(kind, sites)(*instructions())
-    assert list(bank.factors) == [site.path for site in sites]
+def test_every_site_gets_factors_of_its_shape(kind: str, target_modules: tuple[TargetModule, ...]) -> None:
+    bank = make(kind, target_modules)(*instructions())
+    assert list(bank.factors) == [module.path for module in target_modules]
     assert bank.scale == ALPHA / RANK
-    for site in sites:
-        a, b = bank.factors[site.path]
-        assert a.shape == (TASKS, RANK, site.d_in)
-        assert b.shape == (TASKS, site.d_out, RANK)
+    for module in target_modules:
+        a, b = bank.factors[module.path]
+        assert a.shape == (TASKS, RANK, module.d_in)
+        assert b.shape == (TASKS, module.d_out, RANK)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,14 +75,14 @@ def test_it_starts_at_no_update_from_the_saved_start(kind: str) -> None:
     hypernetwork = make(kind, GROUPED)
     bank = hypernetwork(*instructions())
     saved = hypernetwork.state_dict()
-    for site in GROUPED:
-        a, b = bank.factors[site.path]
+    for module in GROUPED:
+        a, b = bank.factors[module.path]
         assert not b.any()
-        start = hypernetwork.heads.start(site.path)
-        assert saved[f"heads.start_{site.path.replace('.', '_')}"] is not None
+        start = hypernetwork.heads.start(module.path)
+        assert saved[f"heads.start_{module.path.replace('.', '_')}"] is not None
         assert 0.9 * D_MODEL**-0.5 < start.abs().max() <= D_MODEL**-0.5
         assert 0 < (a - start).abs().max() < start.abs().max()
-    starts = [hypernetwork.heads.start(site.path) for site in GROUPED]
+    starts = [hypernetwork.heads.start(module.path) for module in GROUPED]
     assert not torch.equal(starts[0], starts[1])
 
 
@@ -125,7 +129,7 @@ def test_every_row_is_its_own(kind: str) -> None:
     wake(hypernetwork)
     bank = hypernetwork(*instructions())
     rows = [
-        (a[0] - hypernetwork.heads.start(site), b[0].T) for site, (a, b) in bank.factors.items()
+        (a[0] - hypernetwork.heads.start(module), b[0].T) for module, (a, b) in bank.factors.items()
     ]  # every one a row of `rank`
     for part in (0, 1):
         flat = torch.cat([row[part] for row in rows])
@@ -148,8 +152,8 @@ def test_every_token_counts(kind: str) -> None:
 def test_a_learned_pooling_begins_as_the_mean() -> None:
     states, mask = instructions(torch.float64)
     mean, learned = make("pooled").double(), make("pooled attention").double()
-    assert isinstance(mean, PooledGenerator)
-    assert isinstance(learned, PooledGenerator)
+    assert isinstance(mean, PooledHypernetwork)
+    assert isinstance(learned, PooledHypernetwork)
     by_hand = torch.stack([states[task, : int(row.sum())].mean(0) for task, row in enumerate(mask)])
     same(mean.pool(states, mask), by_hand)
     same(learned.pool(states, mask), by_hand)
@@ -192,9 +196,9 @@ def test_a_layers_parameters_reach_its_sites_alone() -> None:
             parameter[index] += 1.0
         after = heads(features)
         return {
-            f"{site}.{part}"
-            for site in before.factors
-            for part, old, new in zip("AB", before.factors[site], after.factors[site], strict=True)
+            f"{module}.{part}"
+            for module in before.factors
+            for part, old, new in zip("AB", before.factors[module], after.factors[module], strict=True)
             if not torch.equal(old, new)
         }
 
@@ -214,29 +218,29 @@ def test_the_row_heads_by_hand() -> None:
     wake(heads)
     features = torch.randn(TASKS, 2, 2, 2, RANK, D_MODEL, dtype=torch.float64)
     bank = heads(features)
-    for site, head_a, head_b, at in (
+    for module, head_a, head_b, at in (
         (UNEVEN[0], f"A_qv_{D_MODEL}", "B_q_15", 0),
         (UNEVEN[1], f"A_qv_{D_MODEL}", "B_v_6", 0),
         (UNEVEN[3], f"A_v_{D_MODEL}", "B_v_8", 0),
     ):
-        projection = "qv".index(site.projection)
+        projection = "qv".index(module.projection)
         for task in range(TASKS):
             for row in range(RANK):
                 a_row, b_row = (
                     heads.heads[key][at]
                     @ nn.functional.gelu(
-                        heads.first[site.layer] @ features[task, site.layer, projection, part, row]
-                        + heads.id_embedding[site.layer, projection, part, row]
+                        heads.first[module.layer] @ features[task, module.layer, projection, part, row]
+                        + heads.id_embedding[module.layer, projection, part, row]
                     )
                     for part, key in enumerate((head_a, head_b))
                 )
-                same(bank.factors[site.path][0][task, row], heads.start(site.path)[row] + a_row)
-                same(bank.factors[site.path][1][task, :, row], b_row)
+                same(bank.factors[module.path][0][task, row], heads.start(module.path)[row] + a_row)
+                same(bank.factors[module.path][1][task, :, row], b_row)
 
 
 def test_width_must_divide_among_the_heads() -> None:
     with pytest.raises(ValueError, match="width 14 must be a multiple of heads 4"):
-        QueryGenerator((target(EQUAL),), D_MODEL, hidden=HIDDEN, width=WIDTH, heads=4)
+        QueryHypernetwork((target(EQUAL),), D_MODEL, hidden=HIDDEN, width=WIDTH, heads=4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -99,19 +99,19 @@ def test_a_teacher_inside_its_student(monkeypatch: pytest.MonkeyPatch) -> None:
     """Encoding an instruction, or running the bare backbone, inside a call disturbs neither."""
     generator = tiny_generator()
     backbone = generator.backbone
-    bank = random_bank(backbone.sites)
+    bank = random_bank(backbone.target_modules)
     bare = backbone.encode(IDS, MASK)
     instructions = generator.encode_instructions(INSTRUCTION_IDS, INSTRUCTION_MASK)
-    student = Attachment(bank.hooks(backbone.site_modules, ROWS_OF))
-    teacher = random_bank(backbone.sites, tasks=1, seed=8)
-    with Attachment(teacher.hooks(backbone.site_modules)).active():
+    student = Attachment(bank.hooks(backbone.target_layers, ROWS_OF))
+    teacher = random_bank(backbone.target_modules, tasks=1, seed=8)
+    with Attachment(teacher.hooks(backbone.target_layers)).active():
         taught = backbone.encode(IDS, MASK)
     with student.active():
         adapted = backbone.encode(IDS, MASK)
         assert torch.equal(generator.encode_instructions(INSTRUCTION_IDS, INSTRUCTION_MASK), instructions)
         with detached():
             assert torch.equal(backbone.encode(IDS, MASK), bare)
-        with Attachment(teacher.hooks(backbone.site_modules)).active():
+        with Attachment(teacher.hooks(backbone.target_layers)).active():
             assert torch.equal(backbone.encode(IDS, MASK), taught)
         assert torch.equal(backbone.encode(IDS, MASK), adapted)
     assert rounding(adapted, bare) > 0.01 < rounding(adapted, taught)
@@ -131,23 +131,23 @@ def test_a_teacher_inside_its_student(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_two_threads_with_two_banks_on_one_backbone() -> None:
     backbone = tiny_backbone()
-    banks = [random_bank(backbone.sites, seed=seed) for seed in (1, 2)]
+    banks = [random_bank(backbone.target_modules, seed=seed) for seed in (1, 2)]
     meet = threading.Barrier(2, timeout=60)
     faults: list[object] = []
 
     def logits(bank: Any) -> Tensor:
-        with torch.no_grad(), Attachment(bank.hooks(backbone.site_modules, ROWS_OF)).active():
+        with torch.no_grad(), Attachment(bank.hooks(backbone.target_layers, ROWS_OF)).active():
             return backbone.logits(backbone.encode(IDS, MASK), MASK, LABELS)
 
     alone = [logits(bank) for bank in banks]
     assert rounding(alone[0], alone[1]) > 0.01
     standing: list[int] = []
-    shared = backbone.site_modules[backbone.sites[0].path]
+    shared = backbone.target_layers[backbone.target_modules[0].path]
 
     def work(which: int) -> None:
         try:
             for _ in range(15):
-                with torch.no_grad(), Attachment(banks[which].hooks(backbone.site_modules, ROWS_OF)).active():
+                with torch.no_grad(), Attachment(banks[which].hooks(backbone.target_layers, ROWS_OF)).active():
                     meet.wait()
                     standing.append(len(shared._forward_hooks))
                     found = backbone.logits(backbone.encode(IDS, MASK), MASK, LABELS)

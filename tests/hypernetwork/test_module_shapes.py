@@ -14,10 +14,10 @@ from tagi.api.generator import AdapterGenerator
 from tagi.backbones.load import build_t5
 from tagi.backbones.protocol import BaseModel, count_parameters
 from tagi.backbones.t5 import T5Backbone
-from tagi.hypernetwork.component import ComponentGenerator, SharedHeads
+from tagi.hypernetwork.component import ComponentHypernetwork, SharedHeads
 from tagi.hypernetwork.heads import JointHeads, RowHeads
-from tagi.hypernetwork.pooled import PooledGenerator
-from tagi.hypernetwork.targets import words_of
+from tagi.hypernetwork.pooled import PooledHypernetwork
+from tagi.hypernetwork.targets import describe_targets
 from tagi.settings.generator import GeneratorSettings
 from tagi.settings.text import TextSettings
 from tests.models import (
@@ -80,7 +80,7 @@ def test_hint() -> None:
         assert (up.shape, up_bias.shape) == ((TASKS, 2048, 512), (TASKS, 2048))
     check_prefixes(prefixes)
     heads = generator.hypernetwork.heads
-    assert isinstance(generator.hypernetwork, ComponentGenerator)
+    assert isinstance(generator.hypernetwork, ComponentHypernetwork)
     assert isinstance(heads, SharedHeads)
     outputs = {"down": 2048, "up": 2048, "down_bias": 512, "up_bias": 2048, "keys": 2048, "values": 2048}
     keys = {f"{part}_{width}": width for part, width in outputs.items()}
@@ -133,7 +133,7 @@ def test_hypter() -> None:
         assert (layers.down.shape, layers.up.shape) == ((TASKS, w, d), (TASKS, d, w))
         assert sum(tensor[0].numel() for tensor in layers) == 2 * d * w + w + d, place
     heads = generator.hypernetwork.heads
-    assert isinstance(generator.hypernetwork, PooledGenerator)
+    assert isinstance(generator.hypernetwork, PooledHypernetwork)
     assert isinstance(heads, RowHeads)
     assert heads.first.shape == (48, d // 4, d)  # none is shared
     assert {head.shape[0] for head in heads.heads.values()} == {48}
@@ -163,9 +163,12 @@ def test_words_and_sizes_say_what_is_generated(name: str) -> None:
         "prefix": f"prefixes of 2 tokens for {ENCODER + 2 * DECODER} attentions",
     }
     words["bottleneck+prefix"] = f"{words['parallel bottleneck']}; {words['prefix']}"
-    assert words_of(generator.targets) == words[name]
+    assert describe_targets(generator.targets) == words[name]
     lora = fresh_generator()
-    assert words_of(lora.targets) == f"LoRA of rank {RANK} (alpha 10) for {2 * (ENCODER + 2 * DECODER)} sites"
+    assert (
+        describe_targets(lora.targets)
+        == f"LoRA of rank {RANK} (alpha 10) for {2 * (ENCODER + 2 * DECODER)} target modules"
+    )
     assert settings(**MODULES[name]).module == bank.module
 
 
@@ -220,7 +223,7 @@ def test_component_rows_by_hand() -> None:
     """One attention, one network per part for all layers, divided by sqrt(d_model); head by head, task by task."""
     generator = tiny_generator(**MODULES["bottleneck+prefix"], kind="component").double()
     network = generator.hypernetwork
-    assert isinstance(network, ComponentGenerator)
+    assert isinstance(network, ComponentHypernetwork)
     states = torch.randn(2, 9, D_MODEL, dtype=torch.float64)
     mask = torch.arange(9) < torch.tensor([[9], [4]])
     bank = network(states, mask).tensors()

@@ -116,7 +116,7 @@ def test_it_is_what_a_slow_t5_computes(name: str, variant: str, attention: str) 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_mixed_batch_gives_every_row_what_it_gets_alone(name: str) -> None:
     backbone = tiny_backbone()
-    bank = random_bank(backbone.sites).map(Tensor.double) if name == "lora" else double(backbone, name)
+    bank = random_bank(backbone.target_modules).map(Tensor.double) if name == "lora" else double(backbone, name)
     backbone.double()
     mixed = runner_of(backbone, bank)
     scores = score(mixed, IDS, MASK, CHOICE_LABELS)
@@ -151,7 +151,7 @@ def test_what_is_nothing_leaves_the_backbone_to_the_bit(name: str, attention: st
             backbone.scores(cross, MASK, CHOICE_LABELS),
             backbone.generate(cross, MASK, max_new_tokens=6),
         )
-    bank = random_bank(backbone.sites) if name == "lora" else random_module(backbone, name)
+    bank = random_bank(backbone.target_modules) if name == "lora" else random_module(backbone, name)
     for zero in (bank.zero(), bank.zero().mean()):
         if zero.tasks == 1:
             zero = stack_banks([zero, zero, zero])

@@ -45,7 +45,7 @@ def test_a_task_gets_one_lora_whose_rank_is_the_sum() -> None:
     assert bank.scale == 1.0
     scales = fresh_generator(shared_rank=SHARED, residual="scales")
     assert scales.settings.adapter_rank == SHARED
-    assert sum(target.parameters for target in scales.targets) == SHARED * len(scales.backbone.sites)
+    assert sum(target.parameters for target in scales.targets) == SHARED * len(scales.backbone.target_modules)
 
 
 def batch_of_instructions(generator: AdapterGenerator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,12 +65,12 @@ def test_it_is_trained_only_if_the_settings_say_so(tuned: bool) -> None:
 
 def test_a_trained_lora_is_copied_with_its_scale() -> None:
     backbone = tiny_backbone()
-    bank = random_bank(backbone.sites, tasks=1, scale=ALPHA)
-    shared = SharedLora(backbone.sites, bank.rank, seed=1)
+    bank = random_bank(backbone.target_modules, tasks=1, scale=ALPHA)
+    shared = SharedLora(backbone.target_modules, bank.rank, seed=1)
     shared.copy_from(bank)
     copied = LoraBank(shared.factors(), 1.0)
-    for site in bank.factors:
-        close(copied.delta(site), bank.delta(site))
+    for module in bank.factors:
+        close(copied.delta(module), bank.delta(module))
     text = batch(fresh_generator(backbone))
     found = []
     for one in (bank, copied):
@@ -81,10 +81,10 @@ def test_a_trained_lora_is_copied_with_its_scale() -> None:
 
 def test_another_rank_or_several_tasks_are_refused() -> None:
     backbone = tiny_backbone()
-    shared = SharedLora(backbone.sites, SHARED, seed=1)
+    shared = SharedLora(backbone.target_modules, SHARED, seed=1)
     with pytest.raises(ValueError, match="expected one LoRA of rank 6"):
-        shared.copy_from(random_bank(backbone.sites, tasks=1))
+        shared.copy_from(random_bank(backbone.target_modules, tasks=1))
     with pytest.raises(ValueError, match="got 2 of rank"):
-        SharedLora(backbone.sites, random_bank(backbone.sites).rank, seed=1).copy_from(
-            random_bank(backbone.sites, tasks=2)
+        SharedLora(backbone.target_modules, random_bank(backbone.target_modules).rank, seed=1).copy_from(
+            random_bank(backbone.target_modules, tasks=2)
         )

@@ -19,7 +19,7 @@ D_MODEL, TASKS, TOKENS = 23, 5, 11
 KINDS = ("query", "pooled", "component")
 
 
-def drawn(seed: int = 0) -> tuple[Tensor, Tensor]:
+def draw_examples(seed: int = 0) -> tuple[Tensor, Tensor]:
     """States with a mean and a spread of their own in every channel, and padding that would spoil both."""
     random = torch.Generator().manual_seed(seed)
     spread = torch.rand(D_MODEL, generator=random, dtype=torch.float64) * 9 + 0.5
@@ -35,7 +35,7 @@ def batches(states: Tensor, mask: Tensor) -> Any:
 
 def test_mean_and_deviation_are_those_of_the_tokens() -> None:
     norm = InstructionNorm(D_MODEL, standardize=True).double()
-    states, mask = drawn()
+    states, mask = draw_examples()
     norm.measure(batches(states, mask))
     torch.testing.assert_close(norm.mean, states[mask].mean(0), rtol=1e-12, atol=0)
     torch.testing.assert_close(norm.deviation, states[mask].std(0, correction=0), rtol=1e-9, atol=0)
@@ -45,7 +45,7 @@ def test_mean_and_deviation_are_those_of_the_tokens() -> None:
 
 def test_a_channel_that_never_changes_says_nothing() -> None:
     norm = InstructionNorm(D_MODEL, standardize=True).double()
-    states, mask = drawn()
+    states, mask = draw_examples()
     states[..., 3] = 4.25
     norm.measure(batches(states, mask))
     assert norm(states[mask]).isfinite().all()
@@ -66,8 +66,8 @@ def test_without_it_a_generator_is_what_it_was(kind: str) -> None:
     assert not plain.wants_measuring
     unmeasured = AdapterGenerator(tiny_backbone(), settings(kind=kind, standardize=True), text_settings())
     one, two = (made.eval().prepare(ids, mask).bank for made in (plain, unmeasured))
-    for site in plain.backbone.sites:
-        assert torch.equal(one.delta(site.path), two.delta(site.path))
+    for module in plain.backbone.target_modules:
+        assert torch.equal(one.delta(module.path), two.delta(module.path))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,8 +86,8 @@ def test_what_all_instructions_share_changes_nothing(kind: str) -> None:
     for given in (states, moved):
         norm.measure([(given, mask)])
         banks.append(made.generate_bank(given, mask))
-    for site in made.backbone.sites:
-        torch.testing.assert_close(banks[0].delta(site.path), banks[1].delta(site.path), rtol=1e-7, atol=1e-9)
+    for module in made.backbone.target_modules:
+        torch.testing.assert_close(banks[0].delta(module.path), banks[1].delta(module.path), rtol=1e-7, atol=1e-9)
 
 
 def test_a_checkpoint_keeps_what_was_measured(tmp_path: Path) -> None:

@@ -277,11 +277,11 @@ def test_a_lora_on_every_site_alone_is_trained() -> None:
     assert torch.equal(method(**batch)["loss"], bare(**batch)["loss"])
     method(**batch)["loss"].backward()
     trained = method.trained_tensors()
-    assert len(trained) == 2 * len(method.backbone.sites) == 8
+    assert len(trained) == 2 * len(method.backbone.target_modules) == 8
     assert all("lora_" in name and tensor.grad is not None for name, tensor in trained.items())
     bank = lora_bank(method.backbone, LoraShape(RANK, ALPHA))
-    assert {site: b.shape[1] for site, (_, b) in bank.factors.items()} == {
-        site.path: site.d_out for site in method.backbone.sites
+    assert {module: b.shape[1] for module, (_, b) in bank.factors.items()} == {
+        module.path: module.d_out for module in method.backbone.target_modules
     }
     with pytest.raises(ConfigError, match="lora: expected a backbone with query and value projections of their own"):
         CausalConcatenation(tiny_causal("gpt2"), TEXT, LoraShape(RANK, ALPHA))

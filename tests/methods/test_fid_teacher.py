@@ -88,8 +88,8 @@ def test_it_feels_neither_its_students_adapter_nor_dropout() -> None:
     expected = taught.logits(taught.collate(rows), labels(rows))
     taught.train()
     backbone = taught.method.backbone
-    bank = random_bank(backbone.sites, tasks=1, seed=9).map(lambda tensor: tensor.double())
-    with Attachment(bank.hooks(backbone.site_modules)).active():
+    bank = random_bank(backbone.target_modules, tasks=1, seed=9).map(lambda tensor: tensor.double())
+    with Attachment(bank.hooks(backbone.target_layers)).active():
         found = taught.logits(taught.collate(rows), labels(rows))
     assert torch.equal(found, expected)
     assert taught.training

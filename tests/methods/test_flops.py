@@ -66,8 +66,8 @@ def text_of(backbone: Backbone, **changed: Any) -> TextSettings:
     return text_settings(**{**limits, "max_instruction_tokens": 19, **changed})
 
 
-def lengths_of(method: Any, size: tuple[int, int, int], asks: Any = None) -> Lengths:
-    return replace(task_lengths(method.text, task_of(size), examples=9, asks=asks), output=size[2])
+def lengths_of(method: Any, size: tuple[int, int, int], input_encoder: Any = None) -> Lengths:
+    return replace(task_lengths(method.text, task_of(size), examples=9, input_encoder=input_encoder), output=size[2])
 
 
 def counted(method: Any, size: tuple[int, int, int]) -> tuple[Any, Counted, Counted]:
@@ -188,7 +188,7 @@ def test_generators(name: str, chosen: dict[str, Any], size: tuple[int, int, int
     """With the adapter beside the weights, merged into them, and alone."""
     method = tagi_of(name, **chosen)
     generator, backbone = method.generator, method.generator.backbone
-    lengths = lengths_of(method, size, generator.asks(alone=not generator.keeps_prefix))
+    lengths = lengths_of(method, size, generator.input_encoder(alone=not generator.keeps_prefix))
     ids, mask = method.text.batch_instructions([method.text.of_task(task_of(size))])
     asked = torch.arange(9, 9 + int(lengths.input))[None]
     states, prepared, predicted = counted(method, size)

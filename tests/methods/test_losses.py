@@ -23,7 +23,7 @@ from tagi.methods.objective.losses import (
 
 TASKS, RANK, SCALE, TEACHER_SCALE = 2, 3, 2.5, 0.75
 WIDTHS = {"q": (7, 5), "v": (4, 11)}
-"""d_in and d_out by site."""
+"""d_in and d_out by target module."""
 
 VOCABULARY = 6
 LABELS = torch.tensor([[1, 5, 3, -100], [2, -100, 0, -100], [4, -100, -100, -100]])
@@ -40,8 +40,8 @@ def logits(seed: int) -> Tensor:
 
 def bank(seed: int, scale: float = SCALE, rank: int = RANK, tasks: int = TASKS) -> LoraBank:
     factors = {
-        site: (random(tasks, rank, d_in, seed=seed + at), random(tasks, d_out, rank, seed=seed + at + 50))
-        for at, (site, (d_in, d_out)) in enumerate(WIDTHS.items())
+        module: (random(tasks, rank, d_in, seed=seed + at), random(tasks, d_out, rank, seed=seed + at + 50))
+        for at, (module, (d_in, d_out)) in enumerate(WIDTHS.items())
     }
     return LoraBank(factors, scale)
 
@@ -264,10 +264,10 @@ def test_gradient_of_distillation(loss: Callable[[Tensor, Tensor, Tensor], Tenso
 def test_factor_alignment_by_hand() -> None:
     ours, theirs = bank(1), bank(20)
     wanted = 0.0
-    for site, (d_in, d_out) in WIDTHS.items():
+    for module, (d_in, d_out) in WIDTHS.items():
         squares = [
             (x - y) ** 2
-            for mine, other in zip(ours.factors[site], theirs.factors[site], strict=True)
+            for mine, other in zip(ours.factors[module], theirs.factors[module], strict=True)
             for x, y in zip(mine.flatten().tolist(), other.flatten().tolist(), strict=True)
         ]
         wanted += sum(squares) / (TASKS * RANK * (d_in + d_out)) / len(WIDTHS)
@@ -276,13 +276,13 @@ def test_factor_alignment_by_hand() -> None:
 
 
 def explicit(ours: LoraBank, theirs: LoraBank) -> float:
-    """Mean square of Delta W - Delta W' by loops over both matrices, mean over tasks and sites."""
+    """Mean square of Delta W - Delta W' by loops over both matrices, mean over tasks and target modules."""
     total = 0.0
-    for site, (d_in, d_out) in WIDTHS.items():
+    for module, (d_in, d_out) in WIDTHS.items():
         for task, row, column in product(range(ours.tasks), range(d_out), range(d_in)):
             gap = 0.0
             for its, sign in ((ours, 1), (theirs, -1)):
-                a, b = (factor[task].tolist() for factor in its.factors[site])
+                a, b = (factor[task].tolist() for factor in its.factors[module])
                 gap += sign * its.scale * sum(b[row][rank] * a[rank][column] for rank in range(its.rank))
             total += gap**2 / (d_in * d_out * ours.tasks * len(WIDTHS))
     return total

@@ -290,12 +290,12 @@ def test_channels_can_be_crossed() -> None:
     states = method.prepare(tasks())
     swapped = cross_lora(method.generator, states, torch.tensor([1, 2, 0]))
     assert torch.equal(swapped.states, states.states)
-    site = "decoder.block.1.layer.1.EncDecAttention.v"
-    assert torch.equal(swapped.bank.delta(site, 0), states.bank.delta(site, 1))
+    module = "decoder.block.1.layer.1.EncDecAttention.v"
+    assert torch.equal(swapped.bank.delta(module, 0), states.bank.delta(module, 1))
     assert swapped.cross is not None
     assert states.cross is not None
     assert not torch.equal(swapped.cross[1][1], states.cross[1][1])
-    assert torch.equal(swapped.cross[1][0], states.cross[1][0])  # keys are no site
+    assert torch.equal(swapped.cross[1][0], states.cross[1][0])  # keys are no target module
     right = cross_lora(method.generator, states, torch.arange(TASKS))
     assert right.cross is not None
     same(right.cross[1][1], states.cross[1][1])

@@ -49,7 +49,7 @@ def rows(categories: tuple[str, ...] = OF_TASK) -> list[Sample]:
 
 def objective(generator: AdapterGenerator, **weights: Any) -> Objective:
     teacher_backbone = tiny_backbone(seed=4).to(next(generator.parameters()).dtype)
-    bank = random_bank(generator.backbone.sites, tasks=3, seed=8).map(
+    bank = random_bank(generator.backbone.target_modules, tasks=3, seed=8).map(
         lambda x: x.to(next(generator.parameters()).dtype)
     )
     catalogue = Catalogue(CATEGORIES, bank)

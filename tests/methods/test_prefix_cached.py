@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.load import load_backbone
-from tagi.backbones.prompt_cache import keep_starts, known_part
+from tagi.backbones.prompt_cache import cached_part, keep_starts
 from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
 from tagi.errors import InputError
@@ -212,13 +212,13 @@ def test_the_last_token_is_always_read() -> None:
     kept = keep_starts(backbone, [[0, 9, 8, 7]])
     ids = torch.tensor([[77, 0, 9, 8, 7], [0, 9, 8, 7, 6]])
     mask = torch.tensor([[False, True, True, True, True], [True] * 5])
-    known = known_part(kept, torch.tensor([0, 0]), ids, mask)
+    known = cached_part(kept, torch.tensor([0, 0]), ids, mask)
     assert known is not None
     assert known.get_seq_length() == 4
-    assert known_part(kept, torch.tensor([0, 0]), ids[:, :1], mask[:, 1:2]) is None
+    assert cached_part(kept, torch.tensor([0, 0]), ids[:, :1], mask[:, 1:2]) is None
     other = ids.clone()
     other[1, 0] = 5
-    assert known_part(kept, torch.tensor([0, 0]), other, mask) is None
+    assert cached_part(kept, torch.tensor([0, 0]), other, mask) is None
 
 
 def test_trained_saved_and_loaded_as_what_it_is(tmp_path: Path) -> None:

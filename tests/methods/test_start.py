@@ -43,8 +43,8 @@ def test_a_generator_starts_from_a_generator_with_its_own_start_of_a(tmp_path: P
     batch = source.collate(samples())
     ids, mask = batch["instruction_ids"], batch["instruction_mask"]
     ours, theirs = target.generator.prepare(ids, mask).bank, source.generator.prepare(ids, mask).bank
-    for site in theirs.factors:
-        assert torch.equal(ours.factors[site][0], theirs.factors[site][0])
+    for module in theirs.factors:
+        assert torch.equal(ours.factors[module][0], theirs.factors[module][0])
 
 
 def test_what_cannot_be_started_from(tmp_path: Path) -> None:

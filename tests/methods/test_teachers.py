@@ -45,7 +45,7 @@ def samples(categories: tuple[str, ...]) -> list[Sample]:
 
 
 def catalogue(backbone: T5Backbone) -> Catalogue:
-    return Catalogue(CATEGORIES, random_bank(backbone.sites, tasks=len(CATEGORIES)).map(lambda x: x.double()))
+    return Catalogue(CATEGORIES, random_bank(backbone.target_modules, tasks=len(CATEGORIES)).map(lambda x: x.double()))
 
 
 def labels_of(teacher: ConcatenatedTeacher, rows: list[Sample]) -> torch.Tensor:
@@ -89,8 +89,8 @@ def test_a_teacher_inside_its_student_feels_neither_adapter_nor_dropout() -> Non
     expected = teacher.logits(batch, labels)
     generator.train()
     before = [module.training for module in backbone.modules()]
-    bank = random_bank(backbone.sites, tasks=1, seed=9).map(lambda x: x.double())
-    with Attachment(bank.hooks(backbone.site_modules)).active():
+    bank = random_bank(backbone.target_modules, tasks=1, seed=9).map(lambda x: x.double())
+    with Attachment(bank.hooks(backbone.target_layers)).active():
         found = teacher.logits(batch, labels)
     assert torch.equal(found, expected)
     assert [module.training for module in backbone.modules()] == before
@@ -108,18 +108,18 @@ def test_pefts_lora_is_the_bank_that_is_read_out_of_it() -> None:
     shape = LoraShape(RANK, ALPHA, seed=3)
     plain, tuned = tiny_backbone().double(), tiny_backbone().double()
     method = Concatenation(tuned, TEXT, shape).double()
-    start = initial_factors(plain.sites, RANK, 3)
+    start = initial_factors(plain.target_modules, RANK, 3)
     assert set(method.trained_tensors())
     assert all("lora_" in name for name in method.trained_tensors())
-    for site, (a, b) in lora_bank(tuned, shape).factors.items():
-        assert torch.equal(a[0].float(), start[site])
+    for module, (a, b) in lora_bank(tuned, shape).factors.items():
+        assert torch.equal(a[0].float(), start[module])
         assert not b.any()
     with torch.no_grad():
         for at, parameter in enumerate(method.trained_tensors().values()):
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(at)) * 0.2)
     batch = method.collate(samples(("a", "b", "c")))
     bank = lora_bank(tuned, shape)
-    with Attachment(bank.hooks(plain.site_modules)).active():
+    with Attachment(bank.hooks(plain.target_layers)).active():
         states = plain.encode(batch["input_ids"], batch["input_mask"])
         expected = plain.logits(states, batch["input_mask"], batch["labels"])
     found = tuned.logits(tuned.encode(batch["input_ids"], batch["input_mask"]), batch["input_mask"], batch["labels"])
@@ -130,9 +130,9 @@ def test_pefts_lora_is_the_bank_that_is_read_out_of_it() -> None:
 
 def test_the_generator_starts_from_the_teachers_start() -> None:
     generator = tiny_generator(seed=6)
-    start = initial_factors(generator.backbone.sites, RANK, 6)
-    for site in generator.backbone.sites:
-        assert torch.equal(generator.hypernetwork.heads.start(site.path), start[site.path])  # type: ignore[union-attr, operator]
+    start = initial_factors(generator.backbone.target_modules, RANK, 6)
+    for module in generator.backbone.target_modules:
+        assert torch.equal(generator.hypernetwork.heads.start(module.path), start[module.path])  # type: ignore[union-attr, operator]
 
 
 def write_catalogue(folder: Path, bank: LoraBank, **changed: Any) -> None:
@@ -149,21 +149,21 @@ def write_catalogue(folder: Path, bank: LoraBank, **changed: Any) -> None:
 
 
 def test_a_catalogue_is_read_as_one_bank(tmp_path: Path) -> None:
-    bank = random_bank(tiny_backbone().sites, tasks=3)
+    bank = random_bank(tiny_backbone().target_modules, tasks=3)
     write_catalogue(tmp_path, bank)
     found = read_catalogue(tmp_path, IDENTITY, rank=RANK, scale=ALPHA / RANK)
     assert found.categories == CATEGORIES[:3]
     assert [found.index(name) for name in ("a", "b", "z")] == [1, 0, -1]
     assert found.bank.scale == bank.scale
-    for site, (a, b) in found.bank.factors.items():
-        assert torch.equal(a, bank.factors[site][0])
-        assert torch.equal(b, bank.factors[site][1])
+    for module, (a, b) in found.bank.factors.items():
+        assert torch.equal(a, bank.factors[module][0])
+        assert torch.equal(b, bank.factors[module][1])
     assert not list(found.parameters())
     assert not found.state_dict()
 
 
 def test_a_catalogue_of_another_base_rank_or_scale_is_refused(tmp_path: Path) -> None:
-    write_catalogue(tmp_path, random_bank(tiny_backbone().sites, tasks=2))
+    write_catalogue(tmp_path, random_bank(tiny_backbone().target_modules, tasks=2))
     with pytest.raises(CheckpointError, match=r"other \(sha256:0\).*got tiny"):
         read_catalogue(tmp_path, BaseModel("other", "sha256:0"), rank=RANK, scale=ALPHA / RANK)
     with pytest.raises(CheckpointError, match=f"expected rank {RANK + 1} .* got {RANK} and"):
@@ -175,7 +175,7 @@ def test_a_catalogue_of_another_base_rank_or_scale_is_refused(tmp_path: Path) ->
 def test_a_damaged_catalogue_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="expected a catalogue"):
         read_catalogue(tmp_path, IDENTITY, rank=RANK, scale=ALPHA / RANK)
-    write_catalogue(tmp_path, random_bank(tiny_backbone().sites, tasks=2))
+    write_catalogue(tmp_path, random_bank(tiny_backbone().target_modules, tasks=2))
     weights = tmp_path / CATEGORIES[1] / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     with pytest.raises(CheckpointError, match=f"{CATEGORIES[1]}: expected a PEFT adapter"):
@@ -183,7 +183,7 @@ def test_a_damaged_catalogue_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_catalogue_whose_training_is_not_finished_is_refused(tmp_path: Path) -> None:
-    write_catalogue(tmp_path, random_bank(tiny_backbone().sites, tasks=2), planned=5)
+    write_catalogue(tmp_path, random_bank(tiny_backbone().target_modules, tasks=2), planned=5)
     with pytest.raises(CheckpointError, match=r"expected all 5 teachers, got 2: .* --resume"):
         read_catalogue(tmp_path, IDENTITY, rank=RANK, scale=ALPHA / RANK)
 
@@ -208,6 +208,6 @@ def test_injection_trains_nothing_else() -> None:
     backbone = tiny_backbone()
     inject_lora(backbone, LoraShape(RANK, ALPHA))
     trained = {name for name, parameter in backbone.named_parameters() if parameter.requires_grad}
-    assert len(trained) == 2 * len(backbone.sites)
+    assert len(trained) == 2 * len(backbone.target_modules)
     with pytest.raises(ConfigError, match="a LoRA itself"):
         inject_lora(backbone, LoraShape(RANK, ALPHA))

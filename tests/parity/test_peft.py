@@ -78,7 +78,7 @@ def exact_and_own_rounding(base: Path, adapter: Path) -> tuple[Tensor, float]:
 
 @torch.no_grad()
 def bank_logits(backbone: T5Backbone, bank: LoraBank, rows: Tensor | None = ROWS) -> Tensor:
-    with Attachment(bank.hooks(backbone.site_modules, rows)).active():
+    with Attachment(bank.hooks(backbone.target_layers, rows)).active():
         return backbone.logits(backbone.encode(IDS, MASK), MASK, LABELS)
 
 
@@ -93,7 +93,7 @@ def apart(found: Tensor, wanted: Tensor) -> float:
 
 
 def test_bank_in_a_mixed_batch_is_peft_is_merged(backbone: T5Backbone, backbone_folder: Path, tmp_path: Path) -> None:
-    bank = random_bank(backbone.sites)
+    bank = random_bank(backbone.target_modules)
     mixed = bank_logits(backbone, bank)
     unscaled = bank_logits(backbone, LoraBank(bank.factors, 1.0))
     mispaired = bank_logits(backbone, LoraBank({s: (a.flip(1), b) for s, (a, b) in bank.factors.items()}, bank.scale))
@@ -130,7 +130,7 @@ def test_a_predicting_adapter_is_its_folder_in_peft(
 def test_what_we_write_peft_names_in_short_and_in_full(
     backbone: T5Backbone, backbone_folder: Path, tmp_path: Path
 ) -> None:
-    bank = random_bank(backbone.sites, tasks=1)
+    bank = random_bank(backbone.target_modules, tasks=1)
     some = LoraBank({s: f for s, f in bank.factors.items() if "EncDecAttention" in s}, bank.scale)
     assert json.loads((export(bank, 0, tmp_path / "all", backbone_folder) / CONFIG).read_text())["target_modules"] == [
         "q",
@@ -144,14 +144,14 @@ def test_what_we_write_peft_names_in_short_and_in_full(
 
 
 def test_read_back_to_the_bit_and_written_again(backbone: T5Backbone, backbone_folder: Path, tmp_path: Path) -> None:
-    bank = random_bank(backbone.sites, tasks=2, scale=7 / RANK)
+    bank = random_bank(backbone.target_modules, tasks=2, scale=7 / RANK)
     adapter = export(bank, 1, tmp_path / "one", backbone_folder)
     found = read_peft(adapter)
     assert found.scale == bank.scale
     assert found.factors.keys() == bank.factors.keys()
-    for site, (a, b) in found.factors.items():
-        assert torch.equal(a[0], bank.factors[site][0][1])
-        assert torch.equal(b[0], bank.factors[site][1][1])
+    for module, (a, b) in found.factors.items():
+        assert torch.equal(a[0], bank.factors[module][0][1])
+        assert torch.equal(b[0], bank.factors[module][1][1])
     again = export(found, 0, tmp_path / "two", backbone_folder)
     for name in (CONFIG, WEIGHTS):
         assert (again / name).read_bytes() == (adapter / name).read_bytes()
@@ -164,14 +164,14 @@ def test_what_peft_trains_and_writes_we_read(backbone: T5Backbone, backbone_fold
     model = get_peft_model(T5ForConditionalGeneration.from_pretrained(backbone_folder), config).eval()
     model.save_pretrained(str(tmp_path / "theirs"))
     bank = read_peft(tmp_path / "theirs")
-    assert (bank.rank, bank.scale, len(bank.factors)) == (RANK, 6 / RANK, len(backbone.sites))
+    assert (bank.rank, bank.scale, len(bank.factors)) == (RANK, 6 / RANK, len(backbone.target_modules))
     exact, own = exact_and_own_rounding(backbone_folder, tmp_path / "theirs")
     assert apart(bank_logits(backbone, bank, None), exact) <= own
 
 
 def test_only_one_task_is_written(backbone: T5Backbone, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds one task, the bank has 3"):
-        write_lora(tmp_path, random_bank(backbone.sites), backbone)
+        write_lora(tmp_path, random_bank(backbone.target_modules), backbone)
 
 
 def test_an_adapter_folder_is_whole_for_peft(backbone: T5Backbone, backbone_folder: Path, tmp_path: Path) -> None:

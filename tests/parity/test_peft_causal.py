@@ -47,13 +47,13 @@ fused = pytest.mark.parametrize("kind", FUSED)
 
 
 def exact_bank(backbone: CausalBackbone, kind: str, tasks: int = TASKS) -> LoraBank:
-    bank = random_bank(backbone.sites, tasks=tasks)
+    bank = random_bank(backbone.target_modules, tasks=tasks)
     return bank if kind in SINGLE else bank.map(lambda factor: factor.double())
 
 
 @torch.no_grad()
 def logits_with(backbone: CausalBackbone, bank: LoraBank, rows: Tensor | None) -> Tensor:
-    with Attachment(bank.hooks(backbone.site_modules, rows)).active():
+    with Attachment(bank.hooks(backbone.target_layers, rows)).active():
         return backbone.logits(IDS, MASK, LABELS)
 
 
@@ -86,7 +86,7 @@ def test_bank_in_a_mixed_batch_is_alone_is_peft_is_merged(kind: str, tmp_path: P
 @every_type
 def test_a_zero_adapter_is_the_backbone_to_the_bit(kind: str) -> None:
     backbone = tiny_causal(kind)
-    zero = random_bank(backbone.sites).zero()
+    zero = random_bank(backbone.target_modules).zero()
     with torch.no_grad():
         bare = backbone.logits(IDS, MASK, LABELS)
     assert torch.equal(logits_with(backbone, zero, ROWS_OF), bare)
@@ -107,23 +107,25 @@ def test_a_slice_is_the_query_and_the_value_alone(kind: str) -> None:
         "gpt_neox": of_head != 1,
         "phi3": (torch.arange(HIDDEN + 2 * narrow) < HIDDEN) | (torch.arange(HIDDEN + 2 * narrow) >= HIDDEN + narrow),
     }[kind]
-    assert [(site.layer, site.projection) for site in backbone.sites] == [(at, p) for at in range(LAYERS) for p in "qv"]
-    bank = random_bank(backbone.sites, tasks=1)
+    assert [(module.layer, module.projection) for module in backbone.target_modules] == [
+        (at, p) for at in range(LAYERS) for p in "qv"
+    ]
+    bank = random_bank(backbone.target_modules, tasks=1)
     view = merge(backbone.model, bank)
-    for layer, module in backbone.site_modules.items():
+    for layer, module in backbone.target_layers.items():
         change = view.get_submodule(layer).weight - module.weight
         change = change.T if kind == "gpt2" else change
         assert torch.equal((change != 0).any(1), changed)
-        query, value = (site for site in backbone.sites if layer_of(site.path) == layer)
+        query, value = (module for module in backbone.target_modules if layer_of(module.path) == layer)
         assert (query.projection, value.projection) == ("q", "v")
         if kind == "gpt_neox":
             rows_of_query, rows_of_value = of_head == 0, of_head == 2
         else:
             at = torch.arange(len(changed))
             rows_of_query, rows_of_value = changed & (at < HIDDEN), changed & (at >= HIDDEN)
-        for site, rows in ((query, rows_of_query), (value, rows_of_value)):
-            assert (site.d_out, site.d_in) == (int(rows.sum()), HIDDEN)
-            torch.testing.assert_close(change[rows], bank.delta(site.path), rtol=0, atol=1e-6)
+        for module, rows in ((query, rows_of_query), (value, rows_of_value)):
+            assert (module.d_out, module.d_in) == (int(rows.sum()), HIDDEN)
+            torch.testing.assert_close(change[rows], bank.delta(module.path), rtol=0, atol=1e-6)
 
 
 @fused
@@ -137,7 +139,7 @@ def test_what_is_exported_of_fused_layers_is_read_back_as_whole_layers(kind: str
     assert (config["r"], config["lora_alpha"] / config["r"]) == (2 * RANK, bank.scale)
     assert config["fan_in_fan_out"] == (kind == "gpt2")
     found = read_peft(folder)
-    assert found.factors.keys() == backbone.site_modules.keys()
+    assert found.factors.keys() == backbone.target_layers.keys()
     close(logits_with(backbone, found, None), logits_with(backbone, bank, None))
     again = export(backbone, found, tmp_path / "two")
     assert (again / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()

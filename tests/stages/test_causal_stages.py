@@ -46,7 +46,7 @@ def test_every_stage_leaves_what_the_next_rests_on(finished: Path) -> None:
     generator = load_generator(finished / "finetune" / "model")
     assert taken[0] == sum(p.numel() for p in [*generator.parameters(), *generator.hypernetwork.buffers()])
     teacher = read_peft(finished / "teachers" / "copy")
-    assert set(teacher.factors) == {site.path for site in generator.backbone.sites}
+    assert set(teacher.factors) == {module.path for module in generator.backbone.target_modules}
     assert any(bool(b.any()) for _, b in teacher.factors.values())
 
 

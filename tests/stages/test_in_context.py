@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tagi.errors import ConfigError, InputError
-from tagi.evaluation.conditions import SENSITIVITY, wordless
+from tagi.evaluation.conditions import SENSITIVITY, empty_instruction_states
 from tagi.evaluation.reports.paired_evaluations import compare
 from tagi.methods.load import load_method
 from tagi.methods.tagi import TAGI
@@ -223,8 +223,10 @@ def test_what_a_reader_is_without_demonstrations(reader: Path) -> None:
     task = load_tasks(load_recipe("toy", SHORT), "test").tasks[0]
     with pytest.raises(InputError, match=rf"^{task.name}: expected demonstrations, .* got none$"):
         method.prepare([task])
-    assert wordless(method.generator).mask.sum() == 1
-    assert torch.isfinite(wordless(method.generator).bank.delta(method.generator.backbone.sites[0].path)).all()  # type: ignore[attr-defined]
+    assert empty_instruction_states(method.generator).mask.sum() == 1
+    assert torch.isfinite(
+        empty_instruction_states(method.generator).bank.delta(method.generator.backbone.target_modules[0].path)
+    ).all()  # type: ignore[attr-defined]
 
 
 def test_a_run_in_context_is_estimated(tmp_path: Path) -> None:

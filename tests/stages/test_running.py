@@ -153,8 +153,8 @@ def test_an_interrupted_catalogue_keeps_what_is_finished(finished: Path, tmp_pat
     assert times(out / "kelvan") == kept
     assert len(record["teachers"]) == 6
     whole, again = (read_peft(folder / "plural") for folder in (finished / "teachers", out))
-    for site, (a, b) in whole.factors.items():
-        assert (a.numpy().tobytes(), b.numpy().tobytes()) == tuple(x.numpy().tobytes() for x in again.factors[site])
+    for module, (a, b) in whole.factors.items():
+        assert (a.numpy().tobytes(), b.numpy().tobytes()) == tuple(x.numpy().tobytes() for x in again.factors[module])
 
 
 def test_an_odd_teacher_is_named(finished: Path, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_run_from_the_command_line(run_tagi: Run, tmp_path: Path) -> None:
 def test_estimates_follow_shapes(tmp_path: Path) -> None:
     rows = {row["step"]: row for row in estimate(load_recipe("sni-base"), tmp_path, tflops=100.0)}
     assert rows["metatrain"]["trained"] == "247,577,856"  # T5-LM-adapt base
-    assert rows["teachers"]["trained"] == "3,538,944"  # 72 sites x 32 x (768 + 768)
+    assert rows["teachers"]["trained"] == "3,538,944"  # 72 target modules x 32 x (768 + 768)
     half = {row["step"]: row for row in estimate(load_recipe("sni-base"), tmp_path, tflops=200.0)}
     assert float(rows["finetune"]["hours"]) == pytest.approx(2 * float(half["finetune"]["hours"]), rel=0.02)
     longer = estimate(load_recipe("sni-base", ["training.steps=40000"]), tmp_path, tflops=100.0)
@@ -247,7 +247,7 @@ def test_estimates_on_a_decoder_only_model(tmp_path: Path) -> None:
     causal_tokenizer().save_pretrained(folder)
     limits = ["data.max_instruction_tokens=13", "data.max_input_tokens=17", "data.max_target_tokens=5"]
     own = [f"backbone.name={folder}", "data.encoding=plain", "backbone.dtype=float32", *limits]
-    widths, sites = [site.d_in + site.d_out for site in tiny_causal("llama").sites], 2 * 2
+    widths, target_modules = [module.d_in + module.d_out for module in tiny_causal("llama").target_modules], 2 * 2
 
     def rows(*changed: str) -> list[dict[str, Any]]:
         return estimate(load_recipe("smollm2", [*own, *changed]), tmp_path / "run", tflops=0.001)[:2]
@@ -259,7 +259,7 @@ def test_estimates_on_a_decoder_only_model(tmp_path: Path) -> None:
     assert described["shared_lora"] == 16 * sum(widths)
     assert (described["rank"], described["shared_rank"]) == (24, 16)
     assert row["frozen"] == f"{model.num_parameters() + described['shared_lora']:,}"
-    assert described["generated_per_adapter"] == 8 * sum(widths) + 16 * sites
+    assert described["generated_per_adapter"] == 8 * sum(widths) + 16 * target_modules
     prompted, alone = 13 + 17 + 5, 17 + 5  # and 13 tokens of the instruction once more, for its states
     assert float(shared["tokens"]) == 2000 * 8 * prompted
     assert float(row["tokens"]) == pytest.approx(10000 * 4 * (prompted + alone + 13), rel=5e-3)

@@ -44,9 +44,9 @@ class LoraBank(PlacedBank):
         """Return the same update as factors of whole layers: slices of one layer are joined, their ranks added."""
         return LoraBank(whole_layers(self.factors), self.scale)
 
-    def sliced(self, sites: Sequence[str]) -> "LoraBank":
-        """Return the inverse of `whole`: factors of `sites`; slices of one layer have equal ranks."""
-        return LoraBank(sliced_layers(sites, self.factors), self.scale)
+    def sliced(self, target_modules: Sequence[str]) -> "LoraBank":
+        """Return the inverse of `whole`: factors of `target_modules`; slices of one layer have equal ranks."""
+        return LoraBank(sliced_layers(target_modules, self.factors), self.scale)
 
     def mean(self) -> "LoraBank":
         """Return one task whose update Delta W is the mean of all tasks' updates.
@@ -55,15 +55,15 @@ class LoraBank(PlacedBank):
         has rank `tasks * rank`.
         """
         factors = {}
-        for site, (a, b) in self.factors.items():
+        for module, (a, b) in self.factors.items():
             stacked_a = a.flatten(0, 1).unsqueeze(0)
             stacked_b = b.permute(1, 0, 2).flatten(1, 2).unsqueeze(0) / self.tasks
-            factors[site] = (stacked_a, stacked_b)
+            factors[module] = (stacked_a, stacked_b)
         return LoraBank(factors, self.scale)
 
-    def delta(self, site: str, task: int = 0) -> Float[Tensor, "d_out d_in"]:
+    def delta(self, module: str, task: int = 0) -> Float[Tensor, "d_out d_in"]:
         """Return Delta W of one target module for one task, scale included, in fp32 or better."""
-        a, b = self.factors[site]
+        a, b = self.factors[module]
         dtype = torch.promote_types(a.dtype, torch.float32)
         return self.scale * (b[task].to(dtype) @ a[task].to(dtype))
 
@@ -87,7 +87,7 @@ def as_lora(bank: Bank, what: str) -> LoraBank:
 
 
 def delta_products(bank: LoraBank) -> Float[Tensor, "task task"]:
-    """Inner products of the tasks' updates, `<Delta W_i, Delta W_j>` summed over all sites, in fp64.
+    """Inner products of the tasks' updates, `<Delta W_i, Delta W_j>` summed over all target modules, in fp64.
 
     From r-by-r products, `scale^2 sum (B_i^T B_j) * (A_i A_j^T)`: Delta W is not formed.
     """

@@ -87,7 +87,7 @@ class Bank(ABC):
         """
         unknown = sorted(set(self.places) - set(modules))
         if unknown:
-            raise ValueError(f"the bank has factors for {unknown[0]!r}, which is no site of this backbone")
+            raise ValueError(f"the bank has factors for {unknown[0]!r}, which is no target module of this backbone")
         if rows is None and self.tasks != 1:
             raise ValueError(f"a bank of {self.tasks} tasks needs to know which row of the batch has which task")
         shared = rows is None or self.tasks == 1
@@ -177,7 +177,7 @@ def stack_banks(banks: Sequence[B]) -> B:
     if any(
         (type(bank), bank.form, bank.tensors().keys()) != (type(first), first.form, parts[0].keys()) for bank in banks
     ):
-        raise ValueError("banks can be joined only if their sites and scales are equal")
+        raise ValueError("banks can be joined only if their target modules and scales are equal")
     return first.like({name: torch.cat([own[name] for own in parts]) for name in parts[0]})
 
 

@@ -1,6 +1,6 @@
 """Sites that are a part of a layer's output: the query or the value of a projection that fuses several.
 
-Such a site is named after its layer and its columns, `path[start:stop/period]`: columns start to stop of every
+Such a target module is named after its layer and its columns, `path[start:stop/period]`: columns start to stop of every
 `period` of the layer's output. GPT-2's value is `...c_attn[48:72/72]`; where each head keeps its query, key and
 value together, as in GPT-NeoX, the period is a head's.
 """
@@ -17,19 +17,19 @@ _SLICE = re.compile(r"(?P<layer>.+)\[(?P<start>\d+):(?P<stop>\d+)/(?P<period>\d+
 
 
 def slice_name(layer: str, start: int, stop: int, period: int) -> str:
-    """The name of a site that is columns `start` to `stop` of every `period` of a layer's output."""
+    """The name of a target module that is columns `start` to `stop` of every `period` of a layer's output."""
     return f"{layer}[{start}:{stop}/{period}]"
 
 
-def layer_of(site: str) -> str:
-    """The module path of a site's layer: the site's own name where it is the whole layer."""
-    found = _SLICE.fullmatch(site)
-    return site if found is None else found["layer"]
+def layer_of(module: str) -> str:
+    """The module path of a target module's layer: the target module's own name where it is the whole layer."""
+    found = _SLICE.fullmatch(module)
+    return module if found is None else found["layer"]
 
 
-def spread(site: str, b: Float[Tensor, "task d_out rank"]) -> Float[Tensor, "task d_layer rank"]:
+def spread(module: str, b: Float[Tensor, "task d_out rank"]) -> Float[Tensor, "task d_layer rank"]:
     """B of the whole layer: a slice's rows where they belong, zero elsewhere."""
-    found = _SLICE.fullmatch(site)
+    found = _SLICE.fullmatch(module)
     if found is None:
         return b
     start, stop, period = (int(found[name]) for name in ("start", "stop", "period"))
@@ -40,25 +40,26 @@ def spread(site: str, b: Float[Tensor, "task d_out rank"]) -> Float[Tensor, "tas
 
 
 def sliced_layers(
-    sites: Sequence[str], factors: Mapping[str, tuple[Float[Tensor, "task _rank _d_in"], Float[Tensor, "task _d _r"]]]
+    target_modules: Sequence[str],
+    factors: Mapping[str, tuple[Float[Tensor, "task _rank _d_in"], Float[Tensor, "task _d _r"]]],
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """The inverse of `whole_layers` for sites of equal rank: every slice's own factors, in the order of `sites`."""
-    sharing = Counter(map(layer_of, sites))
+    """Invert `whole_layers` for target modules of equal rank: every slice gets its own factors, in the given order."""
+    sharing = Counter(map(layer_of, target_modules))
     seen: Counter[str] = Counter()
     found: dict[str, tuple[Tensor, Tensor]] = {}
-    for site in sites:
-        layer = layer_of(site)
+    for module in target_modules:
+        layer = layer_of(module)
         a, b = factors[layer]
         rank = a.shape[1] // sharing[layer]
         own = slice(seen[layer] * rank, (seen[layer] + 1) * rank)
         seen[layer] += 1
-        found[site] = (a[:, own], _gathered(site, b[:, :, own]))
+        found[module] = (a[:, own], _gathered(module, b[:, :, own]))
     return found
 
 
-def _gathered(site: str, b: Float[Tensor, "task d_layer rank"]) -> Float[Tensor, "task d_out rank"]:
+def _gathered(module: str, b: Float[Tensor, "task d_layer rank"]) -> Float[Tensor, "task d_out rank"]:
     """A slice's rows of B of the whole layer."""
-    found = _SLICE.fullmatch(site)
+    found = _SLICE.fullmatch(module)
     if found is None:
         return b
     start, stop, period = (int(found[name]) for name in ("start", "stop", "period"))
@@ -70,8 +71,8 @@ def whole_layers(
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Factors by module path: the slices of a layer become one update of all of it, of the sum of their ranks."""
     layers: dict[str, tuple[Tensor, Tensor]] = {}
-    for site, (a, b) in factors.items():
-        layer, wide = layer_of(site), spread(site, b)
+    for module, (a, b) in factors.items():
+        layer, wide = layer_of(module), spread(module, b)
         if layer in layers:
             known_a, known_b = layers[layer]
             layers[layer] = (torch.cat([known_a, a], 1), torch.cat([known_b, wide], 2))

@@ -11,7 +11,7 @@ from transformers import Cache, DynamicCache
 
 from tagi.backbones import shapes
 from tagi.backbones.decoding import decode
-from tagi.backbones.fused import fused_sites
+from tagi.backbones.fused import fused_target_modules
 from tagi.backbones.protocol import (
     Backbone,
     BaseModel,
@@ -19,7 +19,7 @@ from tagi.backbones.protocol import (
     Instructions,
     KeysValues,
     Reduction,
-    find_sites,
+    find_target_modules,
 )
 from tagi.backbones.scores import choice_scores
 from tagi.errors import InputError
@@ -72,7 +72,9 @@ class CausalBackbone(Backbone):
     def __init__(self, model: Any, tokenizer: Any, identity: BaseModel) -> None:
         super().__init__(model, tokenizer, identity)
         config = model.config
-        self.sites = find_sites(model, query="q_proj", key="k_proj", value="v_proj") or fused_sites(model)
+        self.target_modules = find_target_modules(
+            model, query="q_proj", key="k_proj", value="v_proj"
+        ) or fused_target_modules(model)
         # OPT projects its last states to the width of its embeddings, which may be another.
         self.d_model: int = getattr(config, "word_embed_proj_dim", config.hidden_size)
         self.max_tokens = config.max_position_embeddings

@@ -7,30 +7,30 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from tagi.adapters.slices import slice_name
-from tagi.backbones.protocol import Projection, Site
+from tagi.backbones.protocol import Projection, TargetModule
 
 Columns = tuple[tuple[int, int], tuple[int, int], int]
 """Start and stop of the query and of the value, and the number of columns after which they repeat."""
 
 
-def fused_sites(model: nn.Module) -> tuple[Site, ...]:
+def fused_target_modules(model: nn.Module) -> tuple[TargetModule, ...]:
     """The query's and the value's columns of every fused projection, layers numbered in the model's order.
 
     Empty for a model without any.
     """
-    sites: list[Site] = []
+    target_modules: list[TargetModule] = []
     for path, module in model.named_modules():
         columns = _LAYOUTS.get(path.rsplit(".", 1)[-1])
         if columns is None or not isinstance(module, nn.Linear | Conv1D):
             continue
         d_in, width = module.weight.shape if isinstance(module, Conv1D) else reversed(module.weight.shape)
         query, value, period = columns(model.config, width)
-        layer = len(sites) // 2
+        layer = len(target_modules) // 2
         named: tuple[tuple[Projection, tuple[int, int]], ...] = (("q", query), ("v", value))
         for projection, (start, stop) in named:
             d_out = width // period * (stop - start)
-            sites.append(Site(slice_name(path, start, stop, period), layer, projection, d_in, d_out))
-    return tuple(sites)
+            target_modules.append(TargetModule(slice_name(path, start, stop, period), layer, projection, d_in, d_out))
+    return tuple(target_modules)
 
 
 def _thirds(_config: Any, width: int) -> Columns:

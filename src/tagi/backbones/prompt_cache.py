@@ -15,7 +15,7 @@ from tagi.backbones.shapes import TaskRows, TokenIds, TokenMask
 
 
 @dataclass(frozen=True)
-class KeptStarts:
+class CachedPrefixes:
     """Keys and values of several texts, a text a row from its first token on; `ids` are -1 after a text's end.
 
     What a token's keys and values are depends on no later token, so the first of a text serve whatever follows them.
@@ -26,17 +26,17 @@ class KeptStarts:
 
 
 @torch.no_grad()
-def keep_starts(backbone: CausalBackbone, texts: Sequence[Sequence[int]]) -> KeptStarts:
+def keep_starts(backbone: CausalBackbone, texts: Sequence[Sequence[int]]) -> CachedPrefixes:
     """Read every text once, all in one pass."""
     rows = [torch.tensor(list(text), dtype=torch.long, device=backbone.device) for text in texts]
     ids = pad_sequence(rows, batch_first=True, padding_value=-1)
     # A cache that is told nothing of the model keeps every token, also those that a sliding window has left behind.
     cache = backbone.read(ids.clamp(min=0), ids >= 0, DynamicCache()).cache
-    return KeptStarts(ids, [(layer.keys, layer.values) for layer in cache.layers])
+    return CachedPrefixes(ids, [(layer.keys, layer.values) for layer in cache.layers])
 
 
 @torch.no_grad()
-def known_part(kept: KeptStarts, owners: TaskRows, ids: TokenIds, mask: TokenMask) -> Cache | None:
+def cached_part(kept: CachedPrefixes, owners: TaskRows, ids: TokenIds, mask: TokenMask) -> Cache | None:
     """The first columns of a batch of prompts padded on the left, after which `CausalBackbone.read` goes on; None if
     none is known.
 

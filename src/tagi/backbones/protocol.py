@@ -38,11 +38,11 @@ class Decoding(TypedDict, total=False):
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class TargetModule:
     """A target module, which receives LoRA: a linear layer, or a slice of the output of one that fuses several.
 
     `path` is the layer's module path; a slice's says besides which columns it is (`tagi.adapters.slices`). `layer`
-    numbers the attention module the site belongs to: its query and value share one generator MLP
+    numbers the attention module the target module belongs to: its query and value share one generator MLP
     (eq. 2).
     """
 
@@ -87,35 +87,42 @@ class BaseModel:
         return f"{self.name} ({self.revision})"
 
 
-def find_sites(model: nn.Module, *, query: str, key: str, value: str) -> tuple[Site, ...]:
+def find_target_modules(model: nn.Module, *, query: str, key: str, value: str) -> tuple[TargetModule, ...]:
     """Query and value projections of every attention: of every module with three linear layers so named.
 
     Layers are numbered in the model's order. T5-base has 36 attentions (encoder self, decoder self, decoder
-    cross), so 72 sites.
+    cross), so 72 target modules.
     """
-    sites: list[Site] = []
+    target_modules: list[TargetModule] = []
     for path, attention in model.named_modules():
         if not all(isinstance(getattr(attention, name, None), nn.Linear) for name in (query, key, value)):
             continue
-        layer = len(sites) // 2
+        layer = len(target_modules) // 2
         named: tuple[tuple[Projection, str], ...] = (("q", query), ("v", value))
         for projection, name in named:
             linear = cast(nn.Linear, getattr(attention, name))
-            sites.append(Site(f"{path}.{name}", layer, projection, linear.in_features, linear.out_features))
-    return tuple(sites)
+            target_modules.append(
+                TargetModule(f"{path}.{name}", layer, projection, linear.in_features, linear.out_features)
+            )
+    return tuple(target_modules)
 
 
-def initial_factors(sites: Sequence[Site], rank: int, seed: int) -> dict[str, Float[Tensor, "rank _d_in"]]:
-    """A0 of every site by path: what all teachers' A, and the generator's, start from (B starts at zero).
+def initial_factors(
+    target_modules: Sequence[TargetModule], rank: int, seed: int
+) -> dict[str, Float[Tensor, "rank _d_in"]]:
+    """A0 of every target module by path: what all teachers' A, and the generator's, start from (B starts at zero).
 
-    PEFT's own start, Kaiming uniform with a = sqrt(5); a function of the sites, the rank and the seed alone.
+    PEFT's own start, Kaiming uniform with a = sqrt(5); a function of the target modules, the rank and the seed alone.
     """
     random = torch.Generator().manual_seed(seed)
-    return {site.path: (torch.rand(rank, site.d_in, generator=random) * 2 - 1) / math.sqrt(site.d_in) for site in sites}
+    return {
+        module.path: (torch.rand(rank, module.d_in, generator=random) * 2 - 1) / math.sqrt(module.d_in)
+        for module in target_modules
+    }
 
 
 class Backbone(nn.Module):
-    """A language model with LoRA sites, that reads instructions once and answers inputs after them.
+    """A language model with LoRA target modules, that reads instructions once and answers inputs after them.
 
     The model is a submodule and is never modified: what is generated is attached for the length of a call. What is
     read of inputs is the backbone's own affair: a pair goes from `read_inputs` to `generate` or `scores`.
@@ -124,7 +131,7 @@ class Backbone(nn.Module):
     model: Any  # a transformers PreTrainedModel
     tokenizer: Any  # a transformers PreTrainedTokenizerBase
     identity: BaseModel
-    sites: tuple[Site, ...]
+    target_modules: tuple[TargetModule, ...]
     encoder_decoder: ClassVar[bool]
     """Whether an encoder reads texts and a decoder generates answers, or one stack does both."""
     attentions: tuple[str, ...] = ()
@@ -157,9 +164,9 @@ class Backbone(nn.Module):
         self.identity = identity
 
     @property
-    def site_modules(self) -> Mapping[str, nn.Module]:
-        """The sites' layers by module path, as a bank wants them; looked up anew so that wrappers are seen."""
-        layers = dict.fromkeys(layer_of(site.path) for site in self.sites)
+    def target_layers(self) -> Mapping[str, nn.Module]:
+        """The target modules' layers by module path, as a bank wants them; looked up anew so that wrappers are seen."""
+        layers = dict.fromkeys(layer_of(module.path) for module in self.target_modules)
         return {layer: self.model.get_submodule(layer) for layer in layers}
 
     @property
@@ -169,18 +176,18 @@ class Backbone(nn.Module):
 
     @property
     def transposed(self) -> bool:
-        """Whether the sites' layers keep their weights as `(d_in, d_out)`."""
-        return any(isinstance(module, Conv1D) for module in self.site_modules.values())
+        """Whether the target modules' layers keep their weights as `(d_in, d_out)`."""
+        return any(isinstance(module, Conv1D) for module in self.target_layers.values())
 
     @property
     def fused(self) -> bool:
-        """Whether sites are slices of a layer's output."""
-        return any(layer_of(site.path) != site.path for site in self.sites)
+        """Whether target modules are slices of a layer's output."""
+        return any(layer_of(module.path) != module.path for module in self.target_modules)
 
     @property
     def places(self) -> Mapping[str, nn.Module]:
         """All modules that a bank may act on, by path."""
-        return self.site_modules
+        return self.target_layers
 
     @property
     def instruction_reader(self) -> nn.Module:

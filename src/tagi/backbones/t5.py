@@ -15,7 +15,15 @@ from tagi.backbones import shapes
 from tagi.backbones.decoding import decode
 from tagi.backbones.kv_cache import join
 from tagi.backbones.prefix_attention import take_prefixes, takes_prefixes
-from tagi.backbones.protocol import Backbone, BaseModel, Decoding, Instructions, KeysValues, Reduction, find_sites
+from tagi.backbones.protocol import (
+    Backbone,
+    BaseModel,
+    Decoding,
+    Instructions,
+    KeysValues,
+    Reduction,
+    find_target_modules,
+)
 from tagi.backbones.scores import choice_scores
 
 
@@ -26,7 +34,7 @@ class T5Backbone(Backbone):
 
     def __init__(self, model: Any, tokenizer: Any, identity: BaseModel) -> None:
         super().__init__(model, tokenizer, identity)
-        self.sites = find_sites(model, query="q", key="k", value="v")
+        self.target_modules = find_target_modules(model, query="q", key="k", value="v")
         config = model.config
         self.d_model: int = config.d_model
         self.width: int = config.d_model
@@ -40,7 +48,7 @@ class T5Backbone(Backbone):
             (f"{name}.block.{at}.layer", len(block.layer)) for name, s in stacks for at, block in enumerate(s.block)
         ]
         self.depth = len(blocks)
-        self.attentions = tuple(dict.fromkeys(site.path.rpartition(".")[0] for site in self.sites))
+        self.attentions = tuple(dict.fromkeys(module.path.rpartition(".")[0] for module in self.target_modules))
         self.self_attention_outputs = tuple(f"{layers}.0.dropout" for layers, _ in blocks)
         self.feed_forwards = tuple(f"{layers}.{count - 1}.DenseReluDense" for layers, count in blocks)
 
@@ -62,13 +70,13 @@ class T5Backbone(Backbone):
 
     @property
     def places(self) -> Mapping[str, nn.Module]:
-        """All modules that a bank may act on, by path: sites, attentions, and places of bottleneck adapters.
+        """All modules that a bank may act on, by path: target modules, attentions, and places of bottleneck adapters.
 
         A self-attention's output is taken behind its dropout and before its residual, in each layer of encoder and
         decoder; a feed-forward is the module that reads the normed state.
         """
         others = (*self.attentions, *self.self_attention_outputs, *self.feed_forwards)
-        return {**self.site_modules, **{path: self.model.get_submodule(path) for path in others}}
+        return {**self.target_layers, **{path: self.model.get_submodule(path) for path in others}}
 
     def hooks(self, bank: Bank, rows: shapes.TaskRows | None = None) -> dict[nn.Module, Attached]:
         """As `Backbone.hooks`. Raises `ValueError` for prefixes before `take_prefixes`: they would be overlooked."""
@@ -150,7 +158,7 @@ class T5Backbone(Backbone):
     def cross_keys_values(self, states: shapes.TokenStates) -> KeysValues:
         """Per decoder layer the cross-attention's keys and values over `states`.
 
-        The value projection is a LoRA site, so this wants the rows' bank attached.
+        The value projection is a LoRA target module, so this wants the rows' bank attached.
         """
 
         def heads(projected: Tensor) -> Tensor:

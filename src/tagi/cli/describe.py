@@ -29,7 +29,7 @@ def describe(
     overrides: Overrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print sites, generated, tuned and frozen parameters; no weights are made or loaded.
+    """Print target modules, generated, tuned and frozen parameters; no weights are made or loaded.
 
     \b
     Examples:

@@ -188,7 +188,7 @@ def _weighted_wording(task: Task, weights: Mapping[str, float], rng: random.Rand
     return rng.choices(texts, own)[0]
 
 
-def drawn(name: str, instances: Iterable[Instance], seed: int) -> list[Example]:
+def draw_examples(name: str, instances: Iterable[Instance], seed: int) -> list[Example]:
     """Labelled examples of the task `name` in the order that `seed` draws them in, each input once.
 
     An example's place depends on the seed, the task's name and its own input alone: others come and go without changing

@@ -13,7 +13,7 @@ from tagi.data.task import Task
 from tagi.evaluation.scoring.statistics import FloatArray
 from tagi.methods.protocol import Method
 
-DISTANCE = "||dW_i - dW_j|| / sqrt(mean_k ||dW_k||^2), Frobenius norms over all sites together"
+DISTANCE = "||dW_i - dW_j|| / sqrt(mean_k ||dW_k||^2), Frobenius norms over all target modules together"
 """The distance in words, for records: 0 for the same update, about 1.41 for updates that share nothing."""
 _DIGITS = 6  # of distances that are compared or kept: beyond them lies rounding error near 0
 
@@ -70,12 +70,12 @@ def categories_apart(
 
     rng = np.random.default_rng(seed)
     found = auc(labels)
-    drawn = np.array([auc(rng.permutation(labels)) for _ in range(permutations)])
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    draw_examples = np.array([auc(rng.permutation(labels)) for _ in range(permutations)])
+    low, high = np.quantile(draw_examples, [0.025, 0.975])
     return {
         "auc": found,
         "chance": [float(low), float(high)],
-        "p": float((1 + (drawn >= found).sum()) / (1 + permutations)),
+        "p": float((1 + (draw_examples >= found).sum()) / (1 + permutations)),
         "permutations": permutations,
         "within": float(pairs[within].mean()),
         "between": float(pairs[~within].mean()),

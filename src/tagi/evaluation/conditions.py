@@ -133,7 +133,7 @@ class _GeneratorConditions:
         others_lora = "LoRA from another task's instruction"
         base, told = "the shared LoRA", "the task's instruction"
         rows: list[tuple[bool, str, str, Prepare]] = [
-            (True, "empty", "an instruction without words", lambda _: wordless(generator)),
+            (True, "empty", "an instruction without words", lambda _: empty_instruction_states(generator)),
             (several, "mean adapter", mean, lambda _: self._mean_adapter),
             (channels, "LoRA alone", f"{lora}, no states", lambda i: own(i).without_states()),
             (channels, "states alone", "states from the task's instruction, no LoRA", self._states_alone),
@@ -171,7 +171,7 @@ class _GeneratorConditions:
         It comes without instruction states, which would tell the task: the score would not be the mean LoRA's. Its
         counterpart with the task's own LoRA is `LoRA alone`.
         """
-        bare = wordless(self.generator).without_states()
+        bare = empty_instruction_states(self.generator).without_states()
         bank = generated_updates(self.method, self.tasks).mean()
         return replace(bare, bank=bank.map(lambda factor: factor.to(bare.mask.device)))
 
@@ -196,9 +196,9 @@ class _GeneratorConditions:
         return self.generator.states_from(states.read, states.bank.zero())
 
 
-def wordless(generator: GeneratorModel) -> TaskStates:
+def empty_instruction_states(generator: GeneratorModel) -> TaskStates:
     """Return the states of one task whose instruction says nothing, to measure what an instruction's words do."""
-    ids, mask = generator.text.batch_instructions([generator.text.wordless_instruction()])
+    ids, mask = generator.text.batch_instructions([generator.text.empty_instruction()])
     device = generator.backbone.device
     return generator.prepare(ids.to(device), mask.to(device))
 

@@ -10,7 +10,7 @@ from tagi.methods.flops import Lengths
 
 
 def task_lengths(
-    text: TextEncoder, task: Task, examples: int = 100, *, asks: Callable[..., list[int]] | None = None
+    text: TextEncoder, task: Task, examples: int = 100, *, input_encoder: Callable[..., list[int]] | None = None
 ) -> Lengths:
     """Measure a task's texts, as methods read them: with special tokens, and truncated to their limits.
 
@@ -20,18 +20,18 @@ def task_lengths(
             all of its instances, of which means are returned. Several outputs of an instance count with their mean.
         examples: Number of inputs to be answered, however many are measured.
         asks: Turns an input into tokens, by default `text.input`. A generator with `instruction_cache` has other tokens
-            around an input (`GeneratorModel.asks`).
+            around an input (`GeneratorModel.input_encoder`).
 
     Raises `DataError` for a task without instances.
     """
-    asks = asks or text.input
+    input_encoder = input_encoder or text.input
     if not task.instances:
         raise DataError(f"{task.name}: expected instances to measure, got none")
     instruction, shown = task.instruction, task.examples
     inputs = [instance.input for instance in task.instances]
     return Lengths(
         instruction=len(text.of_task(task, truncate=True)),
-        input=fmean(len(asks(one, truncate=True)) for one in inputs),
+        input=fmean(len(input_encoder(one, truncate=True)) for one in inputs),
         output=fmean(fmean(len(text.target(one)) for one in instance.outputs) for instance in task.instances),
         examples=examples,
         concatenated=fmean(len(text.concatenated(instruction, shown, one, truncate=True)) for one in inputs),

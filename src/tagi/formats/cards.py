@@ -9,7 +9,7 @@ from tagi.backbones.load import BUILT_IN
 from tagi.formats.export_prompts import prompts_section
 from tagi.formats.records import ExportRecord
 from tagi.hypernetwork.model import GeneratorModel
-from tagi.hypernetwork.targets import words_of
+from tagi.hypernetwork.targets import describe_targets
 from tagi.settings.generator import Module
 
 CARD = "README.md"
@@ -23,7 +23,7 @@ _GENERATOR_USE = """```python
 from tagi import AdapterGenerator
 
 generator = AdapterGenerator.from_pretrained("this folder or hub name")
-adapter = generator.adapt("What the task asks for, in plain words.")
+adapter = generator.adapt("What the task input_encoder for, in plain words.")
 adapter.predict(["an input"])
 ```
 """
@@ -57,7 +57,7 @@ def generator_card(generator: GeneratorModel, provenance: Mapping[str, Any]) -> 
     settings, base = generator.settings, generator.backbone.identity
     facts = [
         ("base model", f"`{base.name}` at `{base.revision}`"),
-        ("generates", words_of(generator.targets)),
+        ("generates", describe_targets(generator.targets)),
         ("generator", f"`{settings.kind}`"),
         ("instruction fusion", f"`{settings.fusion}`"),
         ("tuned backbone parameters", f"`{settings.tune}`"),

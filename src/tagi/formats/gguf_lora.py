@@ -30,8 +30,8 @@ def gguf_factors(bank: LoraBank, heads: int) -> dict[str, Float[Tensor, "_rows _
         Factors by llama.cpp's names, rows in its order.
     """
     tensors = {}
-    for site, (a, b) in bank.whole().factors.items():
-        *_, layer, _, name = site.split(".")
+    for module, (a, b) in bank.whole().factors.items():
+        *_, layer, _, name = module.split(".")
         into = f"blk.{layer}.{_NAMES[name]}.weight"
         tensors[f"{into}.lora_a"] = a[0]
         tensors[f"{into}.lora_b"] = interleaved(b[0], heads) if name in _ROTATED else b[0]

@@ -136,7 +136,7 @@ def _read_bank(folder: Path, generator: GeneratorModel) -> Bank:
         bank, whole = read_peft(folder), as_lora(blank, "adapters of PEFT's").whole()
         shapes = {name: tensor.shape for name, tensor in whole.tensors().items()}
         check_tensors(folder / WEIGHTS, bank.tensors(), shapes)
-        return bank.sliced([site.path for site in generator.backbone.sites])
+        return bank.sliced([module.path for module in generator.backbone.target_modules])
     tensors = read_some_tensors(folder, MODULE)
     check_tensors(folder / MODULE, tensors, {name: tensor.shape[1:] for name, tensor in blank.tensors().items()})
     check_finite(folder / MODULE, tensors)

@@ -176,11 +176,11 @@ class AdaptedTask:
         return self._runner
 
     def _tokens(self, inputs: Sequence[str], truncate: bool) -> list[list[int]]:
-        asks = self.generator.asks(alone=self.states.alone)
+        input_encoder = self.generator.input_encoder(alone=self.states.alone)
         tokens = []
         for number, text in enumerate(inputs, start=1):
             try:
-                tokens.append(asks(text, truncate=truncate))
+                tokens.append(input_encoder(text, truncate=truncate))
             except InputError as error:
                 raise InputError(f"input {number} of {len(inputs)}: {error}") from error
         return tokens

@@ -5,10 +5,10 @@ from typing import Any
 from tagi.backbones.protocol import Backbone
 from tagi.data.text.encoder import CausalTextEncoder, TextEncoder
 from tagi.errors import ConfigError
-from tagi.hypernetwork.component import ComponentGenerator
+from tagi.hypernetwork.component import ComponentHypernetwork
 from tagi.hypernetwork.hypernetwork import Hypernetwork
-from tagi.hypernetwork.pooled import PooledGenerator
-from tagi.hypernetwork.query import QueryGenerator
+from tagi.hypernetwork.pooled import PooledHypernetwork
+from tagi.hypernetwork.query import QueryHypernetwork
 from tagi.hypernetwork.targets import Targets
 from tagi.settings.generator import GeneratorSettings
 from tagi.settings.text import TextSettings
@@ -24,10 +24,10 @@ def make_hypernetwork(backbone: Backbone, targets: Targets, settings: GeneratorS
     width = backbone.d_model
     common: dict[str, Any] = {"hidden": settings.hidden, "standardize": settings.standardize, "seed": settings.seed}
     if settings.kind == "pooled":
-        return PooledGenerator(targets, width, pooling=settings.pooling, **common)
+        return PooledHypernetwork(targets, width, pooling=settings.pooling, **common)
     if settings.kind == "component":
-        return ComponentGenerator(targets, width, heads=backbone.heads, d_kv=backbone.d_kv, **common)
-    return QueryGenerator(targets, width, width=settings.width, heads=settings.heads, **common)
+        return ComponentHypernetwork(targets, width, heads=backbone.heads, d_kv=backbone.d_kv, **common)
+    return QueryHypernetwork(targets, width, width=settings.width, heads=settings.heads, **common)
 
 
 def check_settings(backbone: Backbone, settings: GeneratorSettings, text: TextSettings) -> None:

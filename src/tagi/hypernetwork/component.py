@@ -48,7 +48,7 @@ class SharedHeads(Heads):
         return bank_of(self.targets, self.with_starts(rows))
 
 
-class ComponentGenerator(Hypernetwork):
+class ComponentHypernetwork(Hypernetwork):
     """A learned embedding per row attends to `I_x` with T5's attention; a network maps what it reads to the row.
 
     T5's conventions: no biases, scores not scaled, no position bias, a norm before each network. The networks see

@@ -99,7 +99,7 @@ class JointHeads(Heads):
 
     def __init__(self, targets: Targets, *, width: int, hidden: int, seed: int = 0) -> None:
         super().__init__(targets)
-        # Seeds two apart: `QueryGenerator` draws by the one between.
+        # Seeds two apart: `QueryHypernetwork` draws by the one between.
         self.parts = nn.ModuleList(
             RowHeads(target, width=width, hidden=hidden, seed=seed + 2 * at) for at, target in enumerate(targets)
         )

@@ -21,7 +21,7 @@ from tagi.hypernetwork.states import TaskStates
 class Runner:
     """A backbone with one task's LoRA merged into it, or with a different adapter for each row of a batch.
 
-    With `merged`, `backbone` is a view with site weights of its own (the generator's stays as it is) and
+    With `merged`, `backbone` is a view with target module weights of its own (the generator's stays as it is) and
     `states` holds one task. Otherwise adapters are attached, and `states` holds one task per row, or a single one that
     all rows share.
     """

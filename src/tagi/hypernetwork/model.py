@@ -49,7 +49,7 @@ class GeneratorModel(nn.Module):
         self.shared = None
         if settings.shared_rank:
             rank, trained = settings.shared_rank, settings.shared_tune
-            self.shared = SharedLora(backbone.sites, rank, seed=settings.seed, trained=trained)
+            self.shared = SharedLora(backbone.target_modules, rank, seed=settings.seed, trained=trained)
         self.fusion = None
         if settings.fuses:
             norm, init, every = settings.fusion_norm, settings.fusion_init, settings.fusion_every
@@ -255,7 +255,7 @@ class GeneratorModel(nn.Module):
             raise ValueError("expected the instructions' tokens, to read them under the task's LoRA, got none")
         return self.backbone.read_instructions(read.ids, read.mask, keep=True)
 
-    def asks(self, *, alone: bool | None = None) -> Callable[..., list[int]]:
+    def input_encoder(self, *, alone: bool | None = None) -> Callable[..., list[int]]:
         """Return what turns an input, and `truncate`, into token ids.
 
         Generators of an older form (no `instruction_cache`) read inputs in the same way with and without instruction.

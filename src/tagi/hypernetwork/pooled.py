@@ -14,7 +14,7 @@ from tagi.hypernetwork.targets import Targets
 Pooling = Literal["mean", "attention"]
 
 
-class PooledGenerator(Hypernetwork):
+class PooledHypernetwork(Hypernetwork):
     """Instruction states -> pooled vector -> MLP_l per layer -> bank (eq. 2).
 
     Args:

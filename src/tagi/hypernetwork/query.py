@@ -11,7 +11,7 @@ from tagi.hypernetwork.hypernetwork import Hypernetwork
 from tagi.hypernetwork.targets import Targets
 
 
-class QueryGenerator(Hypernetwork):
+class QueryHypernetwork(Hypernetwork):
     """Learned queries, one per row, attend to `I_x`; MLP_l maps what each reads to its row.
 
     Args:

@@ -6,26 +6,28 @@ import torch
 from torch import nn
 
 from tagi.adapters.bank import Factors, LoraBank
-from tagi.backbones.protocol import Site, initial_factors
+from tagi.backbones.protocol import TargetModule, initial_factors
 
 
 class SharedLora(nn.Module):
     """One LoRA for all tasks, at scale 1: alpha / rank of the LoRA that it was copied from is folded into B.
 
     Args:
-        sites: The target modules.
+        target modules: The target modules.
         rank: Rank of the shared LoRA.
         seed: Seed of A; B starts at zero.
         trained: Whether it is trained together with the hypernetwork. If not, its tensors are frozen.
     """
 
-    def __init__(self, sites: Sequence[Site], rank: int, *, seed: int, trained: bool = False) -> None:
+    def __init__(self, target_modules: Sequence[TargetModule], rank: int, *, seed: int, trained: bool = False) -> None:
         super().__init__()
         self.rank = rank
-        self.paths = [site.path for site in sites]
-        start = initial_factors(sites, rank, seed)
-        self.a = nn.ParameterList(nn.Parameter(start[site.path], requires_grad=trained) for site in sites)
-        self.b = nn.ParameterList(nn.Parameter(torch.zeros(site.d_out, rank), requires_grad=trained) for site in sites)
+        self.paths = [module.path for module in target_modules]
+        start = initial_factors(target_modules, rank, seed)
+        self.a = nn.ParameterList(nn.Parameter(start[module.path], requires_grad=trained) for module in target_modules)
+        self.b = nn.ParameterList(
+            nn.Parameter(torch.zeros(module.d_out, rank), requires_grad=trained) for module in target_modules
+        )
 
     def factors(self) -> dict[str, Factors]:
         """A `(1, rank, d_in)` and B `(1, d_out, rank)` by target module."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tagi.backbones.causal import CausalBackbone, Reading, score_after
 from tagi.backbones.grouping import grouped_logits
-from tagi.backbones.prompt_cache import KeptStarts, keep_starts, known_part
+from tagi.backbones.prompt_cache import CachedPrefixes, cached_part, keep_starts
 from tagi.backbones.protocol import Reduction
 from tagi.backbones.shapes import ChoiceLabels, ChoiceScores, Labels, Logits, TokenIds, TokenMask
 from tagi.data.task import Task
@@ -27,10 +27,10 @@ _UNLIKE = ("x", "the 7 (cat", '"')
 
 
 @dataclass(frozen=True)
-class Kept(Prompts):
+class CachedPrompts(Prompts):
     """The tasks, and the keys and values of the start of each task's prompts."""
 
-    kept: KeptStarts
+    kept: CachedPrefixes
 
 
 class CausalConcatenation(Prompted[CausalBackbone]):
@@ -77,7 +77,7 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         prompts = super().prepare(tasks, truncate=truncate)
         if not self.prefix_cached:
             return prompts
-        return Kept(prompts.tasks, keep_starts(self.backbone, [self._beginning(task) for task in tasks]))
+        return CachedPrompts(prompts.tasks, keep_starts(self.backbone, [self._beginning(task) for task in tasks]))
 
     def _beginning(self, task: Task) -> list[int]:
         """Tokens that prompts with unlike inputs have in common; a prompt that differs sooner goes on from there."""
@@ -88,7 +88,7 @@ class CausalConcatenation(Prompted[CausalBackbone]):
     def _read(self, states: Any, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Reading, Tensor]:
         """Return the prompts, padded as without a cache, and the keys and values known of their first columns."""
         ids, mask = self._tokens(states, rows, inputs, truncate)
-        known = known_part(states.kept, rows.to(ids.device), ids, mask) if isinstance(states, Kept) else None
+        known = cached_part(states.kept, rows.to(ids.device), ids, mask) if isinstance(states, CachedPrompts) else None
         return Reading(ids, known), mask
 
     def _logits(self, ids: TokenIds, mask: TokenMask, labels: Labels) -> Logits:

@@ -16,22 +16,22 @@ _ADAPTER = "default"
 
 
 def inject_lora(backbone: Backbone, shape: LoraShape) -> None:
-    """Put PEFT's LoRA layers at every site, the only trained parameters of the backbone from then on.
+    """Put PEFT's LoRA layers at every target module, the only trained parameters of the backbone from then on.
 
-    Raises `ConfigError` if the backbone's sites are no whole layers, or it has such layers already: they would be taken
-    over and reset.
+    Raises `ConfigError` if the backbone's target modules are no whole layers, or it has such layers already: they
+    would be taken over and reset.
     """
-    if backbone.fused or not backbone.sites:
+    if backbone.fused or not backbone.target_modules:
         raise ConfigError(
             "lora: expected a backbone with query and value projections of their own, "
             f"got {backbone.identity.name}, which fuses them"
         )
-    if any(hasattr(module, "lora_A") for module in backbone.site_modules.values()):
+    if any(hasattr(module, "lora_A") for module in backbone.target_layers.values()):
         raise ConfigError(
             "teacher.base = 'metatrained': expected a meta-trained model of whole weights (metatrain.tune = 'all'), "
             "got one that is a LoRA itself"
         )
-    targets = [site.path for site in backbone.sites]
+    targets = [module.path for module in backbone.target_modules]
     config = LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=targets, lora_dropout=0.0)
     inject_adapter_in_model(config, backbone.model)
     reset_lora(backbone, shape)
@@ -40,7 +40,7 @@ def inject_lora(backbone: Backbone, shape: LoraShape) -> None:
 @torch.no_grad()
 def reset_lora(backbone: Backbone, shape: LoraShape) -> None:
     """A back to its start, B back to zero: the update is nothing again."""
-    start = initial_factors(backbone.sites, shape.rank, shape.seed)
+    start = initial_factors(backbone.target_modules, shape.rank, shape.seed)
     for path, (a, b) in _factors(backbone).items():
         a.copy_(start[path])
         b.zero_()
@@ -73,5 +73,5 @@ def read_lora_bank(tensors: Mapping[str, Tensor], paths: Sequence[str], shape: L
 
 
 def _factors(backbone: Backbone) -> Mapping[str, tuple[nn.Parameter, nn.Parameter]]:
-    layers: dict[str, Any] = dict(backbone.site_modules)
+    layers: dict[str, Any] = dict(backbone.target_layers)
     return {path: (layer.lora_A[_ADAPTER].weight, layer.lora_B[_ADAPTER].weight) for path, layer in layers.items()}

@@ -40,8 +40,8 @@ class Prompts:
 class Prompted(Method, Generic[B]):
     """Instruction and input in one text, read anew for every input.
 
-    All of the backbone is trained, with `lora` a PEFT LoRA on its sites alone, or if `frozen` nothing. A subclass names
-    the backbones it can use and how text becomes their batches, and has them compute.
+    All of the backbone is trained, with `lora` a PEFT LoRA on its target modules alone, or if `frozen` nothing. A
+    subclass names the backbones it can use and how text becomes their batches, and has them compute.
     """
 
     family: ClassVar[type[Backbone]]

@@ -50,8 +50,10 @@ class Refined(Trainable, Generic[A]):
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Inputs as the adapter asks them, and targets; the task is the adapter's."""
-        asks = self.generator.asks(alone=self.adapter.states.alone)
-        return batch_of(self.generator.text, [asks(sample.input, truncate=True) for sample in samples], samples)
+        input_encoder = self.generator.input_encoder(alone=self.adapter.states.alone)
+        return batch_of(
+            self.generator.text, [input_encoder(sample.input, truncate=True) for sample in samples], samples
+        )
 
     def forward(self, input_ids: TokenIds, input_mask: TokenMask, labels: Labels) -> dict[str, Scalar]:
         """Cross-entropy of the targets."""

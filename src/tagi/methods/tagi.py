@@ -61,10 +61,10 @@ class TAGI(Method):
                 instructions.append(self.text.of_task(sample.asked, truncate=True))
             rows.append(distinct[key])
         instruction_ids, instruction_mask = self.text.batch_instructions(instructions)
-        given = [self.generator.asks()(sample.input, truncate=True) for sample in samples]
+        given = [self.generator.input_encoder()(sample.input, truncate=True) for sample in samples]
         doubled, pairs = list(samples), {}
         if self.objective.weights.pairs:
-            given += [self.generator.asks(alone=True)(sample.input, truncate=True) for sample in samples]
+            given += [self.generator.input_encoder(alone=True)(sample.input, truncate=True) for sample in samples]
             doubled, rows = doubled * 2, rows * 2
             pairs = {"alone": torch.arange(len(doubled)) >= len(samples)}
         return {
@@ -164,8 +164,8 @@ class TAGI(Method):
 
     def _read(self, states: TaskStates, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Any, Tensor]:
         device = self.generator.backbone.device
-        asks = self.generator.asks(alone=states.alone)
-        ids, mask = self.text.batch([asks(text, truncate=truncate) for text in inputs])
+        input_encoder = self.generator.input_encoder(alone=states.alone)
+        ids, mask = self.text.batch([input_encoder(text, truncate=truncate) for text in inputs])
         runner = rows_runner(self.generator, states, rows.to(device))
         read, memory = runner.read(ids.to(device), mask.to(device))
         return (runner, read), memory

@@ -164,8 +164,8 @@ def _measure(plain: Recipe, recipe: Recipe, name: str, seed: int, path: Path, co
 def _flops_ratio(method: Method, reference: Method, tasks: Sequence[Task]) -> float:
     """FLOPs of all tasks, each with 100 inputs of its own mean length, over the reference's."""
     generator = method.generator_model
-    asks = None if generator is None else generator.asks(alone=not generator.keeps_prefix)
-    own = sum(method.cost(task_lengths(method.text, task, asks=asks)).total for task in tasks)
+    input_encoder = None if generator is None else generator.input_encoder(alone=not generator.keeps_prefix)
+    own = sum(method.cost(task_lengths(method.text, task, input_encoder=input_encoder)).total for task in tasks)
     return float(own / sum(reference.cost(task_lengths(reference.text, task)).total for task in tasks))
 
 

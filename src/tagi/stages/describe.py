@@ -12,7 +12,7 @@ from tagi.backbones.t5 import T5Backbone
 from tagi.data.toy.tokenizer import toy_tokenizer
 from tagi.errors import ConfigError
 from tagi.hypernetwork.model import GeneratorModel
-from tagi.hypernetwork.targets import words_of
+from tagi.hypernetwork.targets import describe_targets
 from tagi.settings.recipe import Recipe
 from tagi.stages.recipe_settings import generator_settings, generator_text
 
@@ -62,15 +62,15 @@ def describe(name: str, recipe: Recipe) -> dict[str, Any]:
     parts = {"hypernetwork": generator.hypernetwork, "fusion": generator.fusion, "reader": generator.reader}
     counts = {part: 0 if module is None else count_parameters(module) for part, module in parts.items()}
     shared = 0 if generator.shared is None else count_parameters(generator.shared)
-    shapes = Counter(f"{site.d_in}x{site.d_out}" for site in backbone.sites)
+    shapes = Counter(f"{module.d_in}x{module.d_out}" for module in backbone.target_modules)
     return {
         "backbone": name,
         "backbone_parameters": total,
-        "sites": len(backbone.sites),
+        "sites": len(backbone.target_modules),
         "site_shapes": ", ".join(f"{count} of {shape}" for shape, count in shapes.items()),
         "generator": settings.kind,
         "module": settings.module,
-        "generates": words_of(generator.targets),
+        "generates": describe_targets(generator.targets),
         **({"rank": settings.adapter_rank} if settings.module == "lora" else {}),
         "generated_per_adapter": sum(target.parameters for target in generator.targets),
         **({"shared_rank": settings.shared_rank, "shared_lora": shared} if settings.shared_rank else {}),

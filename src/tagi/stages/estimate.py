@@ -86,7 +86,7 @@ def _sizes(recipe: Recipe) -> Sizes:
         generator=own,
         shared=shared,
         tuned=count_parameters(backbone, trained=True),
-        lora=sum(site.d_in + site.d_out for site in backbone.sites),
+        lora=sum(module.d_in + module.d_out for module in backbone.target_modules),
         generated=generated,
         d_model=backbone.d_model,
         layers=backbone.depth,

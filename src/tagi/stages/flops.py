@@ -186,8 +186,8 @@ def _measured(recipe: Recipe, examples: int, alone: bool) -> tuple[dict[str, Len
     encoder = CausalTextEncoder if backbone.family == "causal" else TextEncoder
     text = encoder(load_tokenizer(backbone.tokenizer or backbone.name, revision=revision), concatenated_text(recipe))
     cache = recipe.generator.instruction_cache  # it decides which tokens stand around an input
-    asks = text.input if cache is None else text.alone if alone or cache == "none" else text.continuation
-    measured = {task.name: task_lengths(text, task, examples, asks=asks) for task in loaded.tasks}
+    input_encoder = text.input if cache is None else text.alone if alone or cache == "none" else text.continuation
+    measured = {task.name: task_lengths(text, task, examples, input_encoder=input_encoder) for task in loaded.tasks}
     return {name: _with_shots(lengths, recipe) for name, lengths in measured.items()}, loaded.record()
 
 

@@ -68,11 +68,17 @@ class Pretrain(GeneratingStage):
         return OneModel(self.name, job, model, batches, data)
 
     def work(self, recipe: Recipe, sizes: Sizes, trained: int) -> Work:
-        """Count every document once, and its generated adapter."""
-        rows = self.samples(recipe)
-        tokens = rows * _table(recipe).max_tokens
-        flops = tokens * sizes.body * sizes.backward(trained) + rows * 6 * sizes.generated
-        return Work(tokens, flops, rows)
+        """Count every document once, its instruction again where it is read under the LoRA, and its generated adapter.
+
+        Cuts are uniform: of 3 parts one is the instruction, of 4 parts two are.
+        """
+        rows, wanted, generator = self.samples(recipe), _table(recipe), recipe.generator
+        backward = sizes.backward(trained)
+        told = rows * wanted.max_tokens * (wanted.parts - 2) // wanted.parts
+        read = rows * wanted.max_tokens - (0 if generator.instruction_cache == "adapted" else told)
+        of_instruction = backward if sizes.tuned or generator.reader == "own" else 2  # a frozen reader has no backward
+        flops = (told * of_instruction + read * backward) * sizes.body + rows * 6 * sizes.generated
+        return Work(told + read, flops, rows)
 
 
 def _table(recipe: Recipe) -> PretrainingSettings:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tagi.data.batches import drawn, with_shuffled_inputs
+from tagi.data.batches import draw_examples, with_shuffled_inputs
 from tagi.data.digest import tasks_digest
 from tagi.data.readers.p3_eval import read_p3_eval
 from tagi.data.task import Example, Instance, Task
@@ -89,7 +89,7 @@ def with_validation_shots(recipe: Recipe, tasks: Sequence[Task]) -> list[Task]:
             recipe,
             task,
             task.instances[:tested],
-            drawn(task.name, task.instances[tested:], recipe.shots.seed),
+            draw_examples(task.name, task.instances[tested:], recipe.shots.seed),
             remedy,
             recipe.shots.count,
         )
@@ -108,7 +108,7 @@ def shots_record(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, Any]:
 def _candidates(recipe: Recipe, task: Task, further: Sequence[Instance], count: int | None) -> list[Example]:
     """What may be shown of a task, in the order in which it is taken."""
     if recipe.data.source != "toy":
-        return [*drawn(task.name, further, recipe.shots.seed), *task.examples]
+        return [*draw_examples(task.name, further, recipe.shots.seed), *task.examples]
     enough = (recipe.data.instances_per_task if count is None else count) + len(task.examples)
     known = {example.input for example in task.examples}
     own = toy_instances(program_of(task.name), enough, recipe.shots.seed, "train")

@@ -116,11 +116,11 @@ def test_instructions_hold_no_word_of_the_lexicon() -> None:
 
 def test_wordings_are_different_and_repeatable() -> None:
     program = all_programs()[5]
-    drawn = wordings(program, 40, seed=3)
-    assert len(set(drawn)) == 40
-    assert drawn == wordings(program, 40, seed=3)
-    assert drawn[:7] == wordings(program, 7, seed=3)
-    assert drawn != wordings(program, 40, seed=4)
+    draw_examples = wordings(program, 40, seed=3)
+    assert len(set(draw_examples)) == 40
+    assert draw_examples == wordings(program, 40, seed=3)
+    assert draw_examples[:7] == wordings(program, 7, seed=3)
+    assert draw_examples != wordings(program, 40, seed=4)
 
 
 @pytest.mark.parametrize("inventory", INVENTORIES)
@@ -128,9 +128,9 @@ def test_wording_draws_from_all_of_its_inventory(inventory: Inventory) -> None:
     """All of them for two kinds; for three, 2000 draws that between them hold every phrase."""
     available = set(all_wordings(TWO, inventory))
     assert set(wordings(TWO, len(available), 0, inventory)) == available
-    drawn = set(wordings(THREE, 2000, 0, inventory))
-    assert drawn <= set(all_wordings(THREE, inventory))
-    text = "\n".join(f" {one} " for one in drawn)
+    draw_examples = set(wordings(THREE, 2000, 0, inventory))
+    assert draw_examples <= set(all_wordings(THREE, inventory))
+    text = "\n".join(f" {one} " for one in draw_examples)
     values = [PHRASES["map"][THREE.mapping], *(PHRASES["kind"][kind] for kind in THREE.kinds)]
     for train, heldout in values:
         assert all(f" {phrase} " in text for phrase in train)

@@ -80,8 +80,8 @@ def test_cold_answers_are_warm_ones(merged: bool) -> None:
     for _, step in made.once():
         value = step(value)
     states = value.states if merged else value
-    for site, factors in method.prepare([TASK]).bank.factors.items():
-        for found, wanted in zip(states.bank.factors[site], factors, strict=True):
+    for module, factors in method.prepare([TASK]).bank.factors.items():
+        for found, wanted in zip(states.bank.factors[module], factors, strict=True):
             assert torch.equal(found, wanted)
 
 
@@ -96,8 +96,8 @@ def test_metatrain_reads_both_and_tagi_the_input_alone() -> None:
 def test_merged_weights_are_held_besides() -> None:
     method = tagi()
     rows, merged = (TimedTAGI(method, TASK, OUTPUT, merged=merged) for merged in (False, True))
-    sites = sum(site.d_in * site.d_out for site in method.generator.backbone.sites)
-    assert merged.held() - rows.held() == 8 * sites
+    target_modules = sum(module.d_in * module.d_out for module in method.generator.backbone.target_modules)
+    assert merged.held() - rows.held() == 8 * target_modules
     backbone = sum(parameter.numel() for parameter in method.generator.backbone.parameters())
     assert TimedMetatrained(metatrained(), TASK, OUTPUT).held() == 8 * backbone
     assert rows.held() > 8 * sum(parameter.numel() for parameter in method.parameters())

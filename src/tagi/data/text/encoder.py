@@ -78,7 +78,7 @@ class TextEncoder:
         ids: list[int] = self._tokens(self._tokens.escape(text), add_special_tokens=False)["input_ids"]
         return ids
 
-    def wordless_instruction(self) -> list[int]:
+    def empty_instruction(self) -> list[int]:
         """Return the token ids of an empty instruction: the encoding's frame, if it has one, and the end token.
 
         Users may not give an empty instruction; evaluation compares with it.

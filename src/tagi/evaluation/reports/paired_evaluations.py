@@ -116,7 +116,8 @@ def compare_answers(a: Sequence[ScoredAnswer], b: Sequence[ScoredAnswer], *, exa
 
     Each comparison has `n`, the `tasks`, both means in percent (`a`, `b`), their `difference` A - B with its 95%
     `interval`, and how many instances A wins, ties and loses. The interval draws tasks, each with all its instances;
-    of a single task it draws instances: `drawn` says which. Raises `DataError` if the instances are not the same.
+    of a single task it draws instances: `draw_examples` says which. Raises `DataError` if the instances are not the
+    same.
     """
     pairs = _pairs(a, b)
     categories = group_by(pairs, lambda pair: pair[0].answer.category)

@@ -84,17 +84,17 @@ def _data_set(name: str, records: Sequence[Record]) -> Section:
     groups = grouped(records)
     source = str(records[0].content["recipe"]["data"]["source"])
     data = records[0].content["data"]
-    drawn = {name: curves(groups, source, figure) for name, figure in FIGURES.items()}
+    draw_examples = {name: curves(groups, source, figure) for name, figure in FIGURES.items()}
     parts, varied = ablation(groups, source), hyperparameters(groups, source)
     tables = [
         by_condition(groups),
         *(p3_averages(groups) if source == "p3" else [by_size(groups, source)]),
         *([parts] if parts else []),
         *varied,
-        *(curve_table(curve) for own in drawn.values() for curve in own),
+        *(curve_table(curve) for own in draw_examples.values() for curve in own),
     ]
-    charts = [draw_curve(curve) for own in drawn.values() for curve in own] if have_charts() else []
-    shown = {"the shape of Table 4": parts, "the shape of Table 7": varied, **drawn}
+    charts = [draw_curve(curve) for own in draw_examples.values() for curve in own] if have_charts() else []
+    shown = {"the shape of Table 4": parts, "the shape of Table 7": varied, **draw_examples}
     missing = [f"{shape} takes {_SHAPES[shape]}" for shape, found in shown.items() if not found]
     words = [
         f"{data.get('tasks')} test tasks, {data['instances']:,} instances, {data['digest']}; "

@@ -90,7 +90,12 @@ def resampled_means(
     sums = np.zeros(len(numbers))
     np.add.at(sums, member, array * shares)
     counts = np.bincount(member, weights=shares)
-    return resample(len(sums), lambda drawn: sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1), seed, resamples)
+    return resample(
+        len(sums),
+        lambda draw_examples: sums[draw_examples].sum(axis=1) / counts[draw_examples].sum(axis=1),
+        seed,
+        resamples,
+    )
 
 
 def resample(units: int, statistic: Callable[[npt.NDArray[Any]], Any], seed: int, resamples: int) -> FloatArray:

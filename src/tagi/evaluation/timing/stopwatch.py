@@ -145,8 +145,8 @@ def predicted_ratio(reference: Phases, candidate: Phases, once: Phases | None = 
 def median_ratio(pairs: Sequence[Pair], seed: int = 0) -> tuple[float, tuple[float, float]]:
     """Return the median of the pairs' ratios, and its bootstrap 95% interval (percentiles, pairs drawn)."""
     ratios = np.array([pair.ratio for pair in pairs])
-    drawn = resample(len(pairs), lambda indices: np.median(ratios[indices], axis=1), seed, _RESAMPLES)
-    return float(np.median(ratios)), percentile_interval(drawn)
+    draw_examples = resample(len(pairs), lambda indices: np.median(ratios[indices], axis=1), seed, _RESAMPLES)
+    return float(np.median(ratios)), percentile_interval(draw_examples)
 
 
 def whole_task_ratio(
@@ -165,10 +165,10 @@ def whole_task_ratio(
     by_reference = np.array([pair.reference for pair in pairs])
     by_candidate = np.array([pair.candidate for pair in pairs])
 
-    def ratio(drawn: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        share = inputs / counts[drawn].sum(axis=1)
-        result: npt.NDArray[Any] = once / (share * by_reference[drawn].sum(axis=1))
-        return result + by_candidate[drawn].sum(axis=1) / by_reference[drawn].sum(axis=1)
+    def ratio(draw_examples: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        share = inputs / counts[draw_examples].sum(axis=1)
+        result: npt.NDArray[Any] = once / (share * by_reference[draw_examples].sum(axis=1))
+        return result + by_candidate[draw_examples].sum(axis=1) / by_reference[draw_examples].sum(axis=1)
 
     everything = np.arange(len(pairs))[None]
     return float(ratio(everything)[0]), percentile_interval(resample(len(pairs), ratio, seed, _RESAMPLES))

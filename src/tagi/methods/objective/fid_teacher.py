@@ -9,7 +9,7 @@ import torch
 from tagi.adapters.attach import detached
 from tagi.backbones.modes import evaluating
 from tagi.backbones.shapes import Labels, Logits
-from tagi.data.batches import Sample, drawn
+from tagi.data.batches import Sample, draw_examples
 from tagi.data.task import Example, Task
 from tagi.errors import DataError
 from tagi.methods.fid import FidICL
@@ -61,5 +61,5 @@ class FidTeacher(Teacher):
     def _drawn(self, task: Task) -> list[Example]:
         """One more than is shown: the sample's own may be among them."""
         if task.name not in self._first:
-            self._first[task.name] = drawn(task.name, task.instances, self.seed)[: self.count + 1]
+            self._first[task.name] = draw_examples(task.name, task.instances, self.seed)[: self.count + 1]
         return self._first[task.name]

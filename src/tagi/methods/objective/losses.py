@@ -98,23 +98,25 @@ def top_distillation_loss(student_logits: Logits, top: TopLogits, labels: Labels
 def factor_alignment(generated: LoraBank, teacher: LoraBank) -> Scalar:
     """`L_ins = MSE(Delta_i, Hypernetwork(a))` over the factors as they are (eq. 4), in squared weights.
 
-    For each site the mean square of `A - A'` and `B - B'` over all elements of both and all tasks; then the mean
-    over sites. Task i is compared with task i. Scales are not looked at, and equal updates `BA = (BM)(M^-1 A)` are
-    apart here: see `product_alignment`.
+    For each target module the mean square of `A - A'` and `B - B'` over all elements of both and all tasks; then the
+    mean
+    over target modules. Task i is compared with task i. Scales are not looked at, and equal updates `BA = (BM)(M^-1
+    A)` are apart here: see `product_alignment`.
 
-    Raises `ValueError` naming a site that only one bank has, or whose factors differ in shape.
+    Raises `ValueError` naming a target module that only one bank has, or whose factors differ in shape.
     """
     _check_alike(generated, teacher, ranks=True)
     errors = []
-    for site, pair in generated.factors.items():
-        pairs = zip(pair, teacher.factors[site], strict=True)
+    for module, pair in generated.factors.items():
+        pairs = zip(pair, teacher.factors[module], strict=True)
         gaps = [(_wide(ours) - _wide(theirs.detach())).flatten() for ours, theirs in pairs]
         errors.append(torch.cat(gaps).square().mean())
     return torch.stack(errors).mean()
 
 
 def product_alignment(generated: LoraBank, teacher: LoraBank) -> Scalar:
-    """`L_ins = mean ||scale B A - scale' B' A'||_F^2 / (d_out d_in)` over sites and tasks: eq. 4 on Delta W itself.
+    """`L_ins = mean ||scale B A - scale' B' A'||_F^2 / (d_out d_in)` over target modules and tasks: eq. 4 on Delta W
+    itself.
 
     In squared weights. Task i is compared with task i; scales and ranks may differ. Delta W is not formed: the
     difference is one product `DC` of the joined ranks, and `||DC||^2 = sum (D^T D) * (C C^T)`.
@@ -124,12 +126,12 @@ def product_alignment(generated: LoraBank, teacher: LoraBank) -> Scalar:
     gradient. Factors of equal rank that are near each other, as a shared A0 has it, do better: the distance itself is
     right to a few eps W, as if Delta W had been formed.
 
-    Raises `ValueError` naming a site that only one bank has, or whose tasks or widths differ.
+    Raises `ValueError` naming a target module that only one bank has, or whose tasks or widths differ.
     """
     _check_alike(generated, teacher, ranks=False)
     errors = []
-    for site, (a, b) in generated.factors.items():
-        teacher_a, teacher_b = (_wide(factor.detach()) for factor in teacher.factors[site])
+    for module, (a, b) in generated.factors.items():
+        teacher_a, teacher_b = (_wide(factor.detach()) for factor in teacher.factors[module])
         with torch.autocast(a.device.type, enabled=False):
             down, up = _difference((_wide(a), generated.scale * _wide(b)), (teacher_a, teacher.scale * teacher_b))
             squares = ((up.mT @ up) * (down @ down.mT)).sum((1, 2))
@@ -180,11 +182,11 @@ def _check_alike(generated: LoraBank, teacher: LoraBank, *, ranks: bool) -> None
     if lonely:
         has, lacks = ("generated", "teacher") if lonely[0] in generated.factors else ("teacher", "generated")
         raise ValueError(f"the {has} bank has factors for {lonely[0]!r}, the {lacks} bank has none")
-    for site, ours in generated.factors.items():
-        theirs = teacher.factors[site]
+    for module, ours in generated.factors.items():
+        theirs = teacher.factors[module]
         if _sizes(ours, ranks) != _sizes(theirs, ranks):
             shapes = [f"A {tuple(a.shape)} and B {tuple(b.shape)}" for a, b in (theirs, ours)]
-            raise ValueError(f"at {site!r} expected factors that fit the teacher's {shapes[0]}, got {shapes[1]}")
+            raise ValueError(f"at {module!r} expected factors that fit the teacher's {shapes[0]}, got {shapes[1]}")
 
 
 def _sizes(factors: Factors, ranks: bool) -> list[int]:

@@ -37,7 +37,7 @@ class Catalogue(nn.Module):
             raise ValueError(f"{len(categories)} categories for a bank of {bank.tasks}")
         self.categories = tuple(categories)
         self.scale = bank.scale
-        self._sites = tuple(bank.factors)
+        self._target_modules = tuple(bank.factors)
         self._index = {category: at for at, category in enumerate(categories)}
         for at, (a, b) in enumerate(bank.factors.values()):  # in no checkpoint: they lie in their own folders
             self.register_buffer(f"a{at}", a.detach(), persistent=False)
@@ -46,7 +46,10 @@ class Catalogue(nn.Module):
     @property
     def bank(self) -> LoraBank:
         """All teachers' factors, where the module is."""
-        factors = {site: (self.get_buffer(f"a{at}"), self.get_buffer(f"b{at}")) for at, site in enumerate(self._sites)}
+        factors = {
+            module: (self.get_buffer(f"a{at}"), self.get_buffer(f"b{at}"))
+            for at, module in enumerate(self._target_modules)
+        }
         return LoraBank(factors, self.scale)
 
     def index(self, category: str) -> int:
