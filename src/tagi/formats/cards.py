@@ -23,7 +23,7 @@ _GENERATOR_USE = """```python
 from tagi import AdapterGenerator
 
 generator = AdapterGenerator.from_pretrained("this folder or hub name")
-adapter = generator.adapt("What the task input_encoder for, in plain words.")
+adapter = generator.adapt("What the task asks for, in plain words.")
 adapter.predict(["an input"])
 ```
 """
