@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from tagi.backbones.load import load_tokenizer
-from tagi.cli.quiet import quiet
 from tagi.data.text.encoder import TextEncoder
 from tagi.evaluation.lengths import task_lengths
 from tagi.stages.flops import table
@@ -45,7 +44,6 @@ def measure(path: str, tokenizer: str, positives: int) -> dict[str, Any]:
 
 
 def main(path: str, tokenizer: str, out: Path) -> None:
-    quiet()
     settings = [measure(path, tokenizer, positives) for positives in (0, 2)]
     out.write_text(json.dumps({"backbone": BACKBONE, "settings": settings}, indent=2) + "\n", encoding="utf-8")
 

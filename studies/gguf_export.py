@@ -25,7 +25,6 @@ from tagi.adapters.bank import LoraBank
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import find_gguf
 from tagi.backbones.load import load_backbone
-from tagi.cli.quiet import quiet
 from tagi.data.text.encoder import CausalTextEncoder
 from tagi.errors import TagiError
 from tagi.formats.export import GGUF_FILE, export, open_exportable
@@ -215,7 +214,6 @@ def damaged(file: Path, work: Path) -> dict[str, str]:
 
 
 def main(work: Path, out: Path) -> None:
-    quiet()
     work.mkdir(parents=True, exist_ok=True)
     os.environ["TAGI_CACHE"] = str(work / "cache")
     backbone, first = timed(lambda: load_backbone(NAME, CausalBackbone))

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from tagi.cli.quiet import quiet
 from tagi.data.batches import TaskBatches
 from tagi.data.task import Task
 from tagi.data.text.encoder import TextEncoder
@@ -91,5 +90,4 @@ def main(root: str, tokenizer: str, out: Path, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    quiet()
     main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4:])

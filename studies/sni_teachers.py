@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from rich.progress import track
 
-from tagi.cli.quiet import quiet
 from tagi.data.batches import Sample
 from tagi.data.task import Task
 from tagi.files import write_text
@@ -100,5 +99,4 @@ def main(root: str, tokenizer: str, run: Path, out: Path, overrides: list[str]) 
 
 
 if __name__ == "__main__":
-    quiet()
     main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5:])

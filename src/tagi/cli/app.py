@@ -46,44 +46,33 @@ def _print_version(asked: bool) -> bool:
     return asked
 
 
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+]
+
+
 @app.callback()
-def _options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
-    ] = False,
-) -> None:
+def _options(version: Version = False) -> None:
     """Options of `tagi` itself."""
 
 
-# The commands, in the order of the help: one module for each, or for each group.
-for _command in (
-    demo,
-    generate,
-    predict,
-    export,
-    verify,
-    refine,
-    train,
-    run,
-    sweep,
-    evaluate,
-    compare,
-    report,
-    methods,
-    describe,
-    flops,
-    time,
-):
+_COMMANDS = (
+    *(demo, generate, predict, export, verify, refine),
+    *(train, run, sweep),
+    *(evaluate, compare, report, methods, describe, flops, time),
+)
+for _command in _COMMANDS:  # in the order of the help
     app.command(cls=TrainCommand if _command is train else None)(_command)
 app.add_typer(recipes.app, name="recipes")
 
-
 INTERRUPTED = 130
+# Libraries stay off the terminal: no progress bars and no advice. They read these variables when they are imported.
+_QUIET = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0; 2 after one line on stderr for a user's mistake; 130 when interrupted."""
+    os.environ.update({**_QUIET, **os.environ})
     try:
         _check_text(sys.argv[1:] if arguments is None else arguments)
         code = app(args=arguments, prog_name="tagi", standalone_mode=False)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tagi.cli.output import JsonFlag, Overrides, interval_text, print_json, print_table
+from tagi.cli.output import JsonFlag, Overrides, interval_text, print_record, print_table
 
 Text = str | None
 First = Annotated[str, typer.Argument(metavar="A", help="The folder of an evaluation, or with --methods a recipe.")]
@@ -54,16 +54,19 @@ def compare(
       tagi compare --methods hint,tagi toy --seeds 0,1,2 --steps 200 --out runs/methods
     """
     if methods is not None:
-        _methods(a, b, methods, seeds, steps, out, overrides or [], as_json)
+        if b is not None:
+            raise typer.BadParameter(f"expected one recipe with --methods, got {a} and {b}")
+        _methods(a, methods, seeds, steps, out, overrides or [], as_json)
         return
     if b is None:
         raise typer.BadParameter("expected the folders of two evaluations, or --methods and a recipe, got one folder")
     from tagi.evaluation.reports.paired_evaluations import compare as run
 
     compared = run(Path(a), b, condition=condition, metric=metric, examples=examples)
-    if as_json:
-        print_json(compared)
-        return
+    print_record(compared, _print_compared, as_json=as_json)
+
+
+def _print_compared(compared: dict[str, Any]) -> None:
     for name, of in compared["of"].items():
         partial = ", partial" if of["partial"] else ""
         checkpoint = f"({of['method']}, checkpoint {of['checkpoint']}, seed {of['seed']}{partial})"
@@ -77,34 +80,20 @@ def compare(
 
 
 def _methods(
-    recipe: str,
-    b: Path | None,
-    methods: str,
-    seeds: str,
-    steps: int | None,
-    out: Path,
-    overrides: list[str],
-    as_json: bool,
+    recipe: str, methods: str, seeds: str, steps: int | None, out: Path, overrides: list[str], as_json: bool
 ) -> None:
-    from tagi.cli.quiet import quiet
     from tagi.config.methods import chosen_methods
     from tagi.stages.recipes import load_recipe
 
-    if b is not None:
-        raise typer.BadParameter(f"expected one recipe with --methods, got {recipe} and {b}")
     names = chosen_methods(methods, load_recipe(recipe, overrides).backbone.family)
     try:
         numbers = tuple(dict.fromkeys(int(seed) for seed in seeds.split(",")))
     except ValueError as error:
         raise typer.BadParameter(f"--seeds: expected whole numbers and commas, got {seeds!r}") from error
-    quiet()
     from tagi.stages.compare_methods import MethodComparison, compare_methods, shown_rows
 
     record = compare_methods(recipe, MethodComparison(tuple(names), numbers, steps), out, overrides=overrides)
-    if as_json:
-        print_json(record)
-    else:
-        print_table(shown_rows(record))
+    print_record(record, lambda record: print_table(shown_rows(record)), as_json=as_json)
 
 
 def _row(category: str, one: dict[str, Any]) -> dict[str, Any]:

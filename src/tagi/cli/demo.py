@@ -5,12 +5,13 @@ from typing import Annotated, Any
 
 import typer
 
-from tagi.cli.output import JsonFlag, print_json, print_table
+from tagi.cli.evaluation_tables import condition_rows
+from tagi.cli.output import JsonFlag, print_record, print_table
 
 Toy = Annotated[bool, typer.Option("--toy", help="The built-in word-list tasks and backbone, with scores.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="With --toy: instances of each unseen task.")]
 Out = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Where one adapter is exported to; an export there is replaced.")
+    Path, typer.Option("--out", metavar="DIR", help="For one exported adapter; an earlier one is replaced.")
 ]
 
 
@@ -24,22 +25,19 @@ def demo(toy: Toy = False, limit: Limit = 50, out: Out = Path("runs/demo"), as_j
       tagi demo --toy
       tagi demo --toy --limit 10 --json
     """
-    from tagi.cli.quiet import quiet
+    from tagi.api.demo import demonstrate, demonstrate_toy
 
-    quiet()
     if toy:
-        _toy(limit, as_json)
+        print_record(demonstrate_toy(limit=limit), _print_toy, as_json=as_json)
         return
-    from tagi.api.demo import demonstrate
-
     typer.echo("Loading SmolLM2-135M-Instruct (the first time its weights are unpacked: half a minute) ...", err=True)
-    shown = demonstrate(out)
-    if as_json:
-        print_json(shown)
-        return
+    print_record(demonstrate(out), _print_demonstration, as_json=as_json)
+
+
+def _print_demonstration(shown: dict[str, Any]) -> None:
     for line in lines_of(shown):
         typer.echo(line)
-    print_table(shown["checks"], as_json=False)
+    print_table(shown["checks"])
     typer.echo("Your own:  tagi predict -i 'Say whether the text is about food. Answer yes or no.' \\")
     typer.echo("               'The soup was cold and the bread stale.'")
 
@@ -61,35 +59,26 @@ def lines_of(shown: dict[str, Any]) -> list[str]:
     ]
     width = max(map(len, COLUMNS.values()))
     for one in answers:
-        lines += [f"  {'instruction':<{width}}         {one['instruction']}"]
-        lines += [f"  {'input':<{width}}         {one['input']}"]
+        rows = [("instruction", "", one["instruction"]), ("input", "", one["input"])]
         for name, title in COLUMNS.items():
-            mark = "right" if one["right"][name] else "wrong"
-            lines.append(f"  {title:<{width}}  {mark}  {' '.join(one[name].split())}")
+            rows.append((title, "right" if one["right"][name] else "wrong", " ".join(one[name].split())))
         if not all(one["right"].values()):
-            lines.append(f"  {'right answer':<{width}}         {one['expected'][0]}")
-        lines.append("")
+            rows.append(("right answer", "", one["expected"][0]))
+        lines += [*(f"  {title:<{width}}  {mark:<5}  {text}" for title, mark, text in rows), ""]
     counts = [f"{title} {shown['right'][name]} of {len(answers)}" for name, title in COLUMNS.items()]
     lines += [f"right: {', '.join(counts)}", ""]
     lines.append(f"The first of the adapters, exported for PEFT to {shown['exported']['export']} and read back by it:")
     return lines
 
 
-def _toy(limit: int, as_json: bool) -> None:
-    from tagi.api.demo import demonstrate_toy
-    from tagi.cli.evaluation_tables import condition_rows
-
-    shown = demonstrate_toy(limit=limit)
-    if as_json:
-        print_json(shown)
-        return
+def _print_toy(shown: dict[str, Any]) -> None:
     data = shown["record"]["data"]
     typer.echo(
         f"A generator trained on {shown['trained_on']} word-list tasks reads the instructions of\n"
         f"{data['tasks']} tasks it has never seen and writes a LoRA adapter for each, without training.\n"
         f"{data['instances']} inputs; an answer counts only if it is exact.\n"
     )
-    print_table(condition_rows(shown["record"]), as_json=False)
+    print_table(condition_rows(shown["record"]))
     typer.echo("A few of them:\n")
     for one in shown["answers"]:
         typer.echo(f"  instruction  {one['instruction']}")

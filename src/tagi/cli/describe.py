@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tagi.cli.output import JsonFlag, Overrides, print_json, print_table
+from tagi.cli.output import JsonFlag, Overrides, print_record, print_table
 
 Names = Annotated[
     list[str] | None,
@@ -15,19 +15,16 @@ Names = Annotated[
     ),
 ]
 RecipeName = Annotated[str, typer.Option("--recipe", metavar="RECIPE", help="Whose generator is put on the models.")]
-DEFAULT = ("t5-base-lm-adapt", "t5-xl-lm-adapt", "t5-xxl-lm-adapt")
+_DEFAULT = {"t5": ["t5-base-lm-adapt", "t5-xl-lm-adapt", "t5-xxl-lm-adapt"]}
 
 
-def default_names(recipe: Any) -> tuple[str, ...]:
-    """What is shown if nothing is named: published T5s, or a decoder-only recipe's own model."""
-    return DEFAULT if recipe.backbone.family == "t5" else ("recipe",)
+def default_names(recipe: Any) -> list[str]:
+    """Return what is shown if nothing is named: published T5s, or a decoder-only recipe's own model."""
+    return _DEFAULT.get(recipe.backbone.family, ["recipe"])
 
 
 def describe(
-    names: Names = None,
-    recipe: RecipeName = "sni-base",
-    overrides: Overrides = None,
-    as_json: JsonFlag = False,
+    names: Names = None, recipe: RecipeName = "sni-base", overrides: Overrides = None, as_json: JsonFlag = False
 ) -> None:
     """Print target modules, generated, tuned and frozen parameters; no weights are made or loaded.
 
@@ -38,23 +35,19 @@ def describe(
       tagi describe recipe --recipe sni-small --set backbone.tokenizer=x
       tagi describe --recipe smollm2
     """
-    from tagi.cli.quiet import quiet
     from tagi.stages.recipes import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    quiet()
     from tagi.stages.describe import describe as run
 
     described = [run(name, loaded) for name in names or default_names(loaded)]
-    if as_json:
-        print_json(described)
-        return
-    rows = [
-        {"": key.replace("_", " "), **{one["backbone"]: _shown(key, one[key]) for one in described}}
-        for key in described[0]
-        if key != "backbone"
-    ]
-    print_table(rows, as_json=False)
+    print_record(described, _print_described, as_json=as_json)
+
+
+def _print_described(described: list[dict[str, Any]]) -> None:
+    columns = {one.pop("backbone"): one for one in described}
+    shown = {key: {name: _shown(key, one[key]) for name, one in columns.items()} for key in described[0]}
+    print_table([{"": key.replace("_", " "), **row} for key, row in shown.items()])
 
 
 def _shown(key: str, value: int | float | str) -> str:

@@ -6,23 +6,19 @@ from typing import Annotated
 import typer
 
 from tagi.cli.evaluation_tables import print_evaluation
-from tagi.cli.output import JsonFlag, Overrides, print_json
+from tagi.cli.output import JsonFlag, Overrides, print_record
 from tagi.errors import InputError
 
-Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A run, a checkpoint, or a built-in name.")]
-RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A shipped recipe or a TOML file, for its test tasks.")
+Checkpoint = Annotated[
+    str,
+    typer.Argument(metavar="CHECKPOINT", help="A run, a checkpoint, an adapter (its generator), or a built-in name."),
 ]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or TOML file, for its test tasks.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new folder for record.json and predictions.")]
 Conditions = Annotated[bool, typer.Option("--conditions", help="Score paraphrases, other instructions and none too.")]
 Channels = Annotated[bool, typer.Option("--channels", help="Score LoRA and instruction states crossed and alone too.")]
 Sensitivity = Annotated[
-    bool,
-    typer.Option(
-        "--sensitivity",
-        help="Score wrong, shuffled, random and empty instructions and the mean adapter too, and compare the tasks' "
-        "adapters with each other.",
-    ),
+    bool, typer.Option("--sensitivity", help="Score wrong and empty instructions too; compare the tasks' adapters.")
 ]
 Names = list[str] | None
 Condition = Annotated[Names, typer.Option("--condition", metavar="NAME", help="Score this condition too. Repeatable.")]
@@ -30,14 +26,7 @@ Tasks = Annotated[Names, typer.Option("--tasks", metavar="NAME", help="A name or
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="The most instances of a task.")]
 Wording = Annotated[str | None, typer.Option("--wording", metavar="NAME", help="Use this wording of the instructions.")]
 Positives = Annotated[
-    int | None,
-    typer.Option(
-        "--positives",
-        min=0,
-        max=8,
-        help="The most examples that a task shows. Default: 0 for a recipe with data.demonstrations, otherwise as many "
-        "as the checkpoint takes.",
-    ),
+    int | None, typer.Option("--positives", min=0, max=8, help="The most examples that a task shows.")
 ]
 HeldOut = Annotated[bool, typer.Option("--held-out", help="Score held-out training tasks instead of the test tasks.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation in DIR.")]
@@ -63,8 +52,10 @@ def evaluate(
     """Score a checkpoint on a recipe's test tasks.
 
     DIR/predictions-*.jsonl hold an answer a line, in the form that natural-instructions' own evaluation reads as
-    predictions and as references. An interrupted evaluation continues with the next task with --resume. With
-    --sensitivity, DIR/adapters.png shows the distances between the tasks' adapters.
+    predictions and as references. An interrupted evaluation continues with the next task with --resume. --sensitivity
+    scores wrong, shuffled, random and empty instructions and the mean adapter, and compares the tasks' adapters with
+    each other; DIR/adapters.png shows their distances. Without --positives, tasks show no examples for a recipe with
+    data.demonstrations, and otherwise as many as the checkpoint takes.
 
     \b
     Examples:
@@ -78,7 +69,6 @@ def evaluate(
       tagi evaluate runs/sni sni-small --set data.path=natural-instructions --wording terse --positives 0
       tagi evaluate runs/smollm2 smollm2 --set data.path=natural-instructions --held-out --condition "LoRA alone"
     """
-    from tagi.cli.quiet import quiet
     from tagi.stages.recipes import load_recipe
 
     if out is not None and out.is_file():
@@ -86,17 +76,22 @@ def evaluate(
     if resume and out is None:
         raise InputError("--resume: expected --out DIR, the folder of the interrupted evaluation, got none")
     loaded = load_recipe(recipe, overrides or [])
-    quiet()
-    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, in_order
-    from tagi.stages.evaluate import EvaluationRequest
-    from tagi.stages.evaluate import evaluate as run
+    from tagi.api.recipes import evaluate as run
+    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY
 
     groups = ((conditions, INSTRUCTIONS), (channels, CHANNELS), (sensitivity, SENSITIVITY))
-    names = in_order(["right", *(condition or ()), *(name for on, group in groups if on for name in group)])
-    chosen = tuple(tasks or ())
-    request = EvaluationRequest(names, chosen, limit, sensitivity, wording, positives, held_out)
-    record = run(checkpoint, loaded, request=request, out=out, resume=resume)
-    if as_json:
-        print_json(record)
-    else:
-        print_evaluation(record)
+    record = run(
+        checkpoint,
+        loaded,
+        conditions=["right", *(condition or ()), *(name for on, group in groups if on for name in group)],
+        only=tasks or (),
+        limit=limit,
+        distances=sensitivity,
+        wording=wording,
+        positives=positives,
+        held_out=held_out,
+        out=out,
+        resume=resume,
+        progress=True,
+    )
+    print_record(record, print_evaluation, as_json=as_json)

@@ -11,13 +11,12 @@ from tagi.cli.output import JsonFlag, print_table, refuse_used
 
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder, or any plain LoRA of PEFT's.")]
 FormatName = Annotated[
-    Literal["peft", "merged", "gguf"],
-    typer.Option("--format", metavar="peft|merged|gguf", help="What to write."),
+    Literal["peft", "merged", "gguf"], typer.Option("--format", metavar="peft|merged|gguf", help="What to write.")
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")]
 Base = Annotated[
     str | None,
-    typer.Option("--base", metavar="NAME", help="The base model of a plain LoRA; by default the one it names."),
+    typer.Option("--base", metavar="NAME", help="The base model of a plain LoRA. Default: the one it names."),
 ]
 Lossy = Annotated[bool, typer.Option("--lossy", help="Export the LoRA although the adapter acts by more than that.")]
 
@@ -43,10 +42,8 @@ def export(
       tagi export adapter --format merged --out model --lossy
       tagi export lora --base smollm2-135m-instruct --format gguf --out exported
     """
-    from tagi.cli.quiet import quiet
 
     refuse_used(out)
-    quiet()
     from tagi.api.export import export as run
 
     row = run(adapter, out, format, generator=generator, base=base, lossy=lossy)

@@ -1,30 +1,29 @@
 """`tagi flops`: the cost of answering a task, beside the paper's figures."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tagi.cli.describe import Names, default_names
-from tagi.cli.output import JsonFlag, Overrides, print_json, print_table, refuse_used
+from tagi.cli.output import JsonFlag, Overrides, print_record, print_table, refuse_used
+from tagi.errors import InputError
 
 RecipeName = Annotated[
     str, typer.Option("--recipe", metavar="RECIPE", help="Its generator is put on the models; its test tasks count.")
 ]
-Instruction = Annotated[
-    float | None, typer.Option("--instruction", metavar="TOKENS", min=1, help="Length given, not measured.")
-]
-Input = Annotated[float | None, typer.Option("--input", metavar="TOKENS", min=1, help="Mean length of an input.")]
-Output = Annotated[float | None, typer.Option("--output", metavar="TOKENS", min=1, help="Mean length of an output.")]
+Length = float | None
+Instruction = Annotated[Length, typer.Option("--instruction", metavar="TOKENS", min=1, help="Length, not measured.")]
+Input = Annotated[Length, typer.Option("--input", metavar="TOKENS", min=1, help="Mean length of an input.")]
+Output = Annotated[Length, typer.Option("--output", metavar="TOKENS", min=1, help="Mean length of an output.")]
 Examples = Annotated[int, typer.Option("--examples", metavar="N", min=1, help="Inputs answered for each task.")]
 Unmerged = Annotated[bool, typer.Option("--unmerged", help="LoRA beside the weights, as in a batch of several tasks.")]
-Alone = Annotated[
-    bool, typer.Option("--alone", help="Generated adapters alone: without the instruction's KV prefix, states, fusion.")
-]
+Alone = Annotated[bool, typer.Option("--alone", help="Adapters alone: without KV prefix, instruction states, fusion.")]
 ByComponent = Annotated[bool, typer.Option("--components", help="Also print TFLOPs of a task by component.")]
 Methods = Annotated[
     str | None,
-    typer.Option("--methods", metavar="NAME,...", help="These of `tagi methods`, or all; by default Table 2's."),
+    typer.Option("--methods", metavar="NAME,...", help="Some of `tagi methods`, or all. Default: Table 2's."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new folder for record.json.")]
 _TERA = 1e12
@@ -61,17 +60,15 @@ def flops(
       tagi flops --recipe smollm2 --methods all --instruction 100 --input 60 --output 5
       tagi flops --recipe smollm2 --instruction 100 --input 60 --output 5 --alone
     """
-    from tagi.cli.quiet import quiet
     from tagi.config.methods import chosen_methods
     from tagi.stages.recipes import load_recipe
 
     refuse_used(out)
     loaded = load_recipe(recipe, overrides or [])
-    quiet()
     from tagi.stages.flops import flops as run
 
     record = run(
-        names or list(default_names(loaded)),
+        names or default_names(loaded),
         loaded,
         _given(instruction, input_tokens, output, examples, loaded.shots.count),
         methods=None if methods is None else chosen_methods(methods, loaded.backbone.family),
@@ -80,23 +77,26 @@ def flops(
         alone=alone,
         out=out,
     )
-    if as_json:
-        print_json(record)
-        return
-    typer.echo(_lengths(record))
-    print_table([_ratios(row) for row in record["methods"]], as_json=False)
+    print_record(record, partial(_print_costs, components=components), as_json=as_json)
+
+
+def _print_costs(record: dict[str, Any], components: bool) -> None:
+    mean, data = record["lengths"], record["data"]
+    source = "lengths as given" if data is None else f"{data['tasks']} tasks, means over {data['instances']} instances"
+    typer.echo(
+        f"{record['examples']} examples a task, {source}: instruction {mean['instruction']:.1f} tokens, "
+        f"input {mean['input']:.1f}, both in one text {mean['concatenated']:.1f}, output {mean['output']:.1f}"
+    )
+    print_table([_ratios(row) for row in record["methods"]])
     if components:
         backbones = list(record["methods"][0]["costs"])
         for name, own_model in [*((name, False) for name in backbones), (backbones[0], True)]:
             if rows := _components(record, name, own_model):
                 typer.echo(f"TFLOPs of a task, {'decoder-only models' if own_model else name}")
-                print_table(rows, as_json=False)
+                print_table(rows)
 
 
-def _given(
-    instruction: float | None, input_tokens: float | None, output: float | None, examples: int, shots: int
-) -> Any:
-    from tagi.errors import InputError
+def _given(instruction: Length, input_tokens: Length, output: Length, examples: int, shots: int) -> Any:
     from tagi.methods.flops import Lengths
 
     lengths = {"--instruction": instruction, "--input": input_tokens, "--output": output}
@@ -106,15 +106,6 @@ def _given(
     if instruction is None or input_tokens is None or output is None:
         raise InputError(f"expected all of {', '.join(lengths)} or none, got no {' and no '.join(missing)}")
     return Lengths(instruction, input_tokens, output, examples, shots=shots, demonstration=input_tokens + output)
-
-
-def _lengths(record: dict[str, Any]) -> str:
-    mean, data = record["lengths"], record["data"]
-    source = "lengths as given" if data is None else f"{data['tasks']} tasks, means over {data['instances']} instances"
-    return (
-        f"{record['examples']} examples a task, {source}: instruction {mean['instruction']:.1f} tokens, "
-        f"input {mean['input']:.1f}, both in one text {mean['concatenated']:.1f}, output {mean['output']:.1f}"
-    )
 
 
 def _ratios(row: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ GeneratorName = Annotated[
 ]
 OwnGenerator = Annotated[
     str | None,
-    typer.Option("--generator", "-g", metavar="NAME", help="The generator; an adapter folder's own by default."),
+    typer.Option("--generator", "-g", metavar="NAME", help="The generator. Default: an adapter folder's own."),
 ]
 Instruction = Annotated[
     str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="What the task asks for, in plain words.")
@@ -63,16 +63,13 @@ def generate(
         from tagi.data.readers.jsonl import read_jsonl
 
         tasks = read_jsonl(from_file, require_instances=False)
-    from tagi.cli.quiet import quiet
-
-    quiet()
     from tagi.api.generator import AdapterGenerator
     from tagi.api.task_adapter import save_adapters
 
     tasks = [replace(task, examples=(*task.examples, *examples)) for task in tasks]
     adapters = AdapterGenerator.from_pretrained(generator).adapt_tasks(tasks, truncate=truncate)
-    folders = [out]
     if from_file is None:
+        folders = [out]
         adapters[0].save_pretrained(out)
     else:
         folders = save_adapters(dict(zip([task.name for task in tasks], adapters, strict=True)), out)

@@ -1,12 +1,13 @@
-"""What commands print: tables to read, and the same as JSON."""
+"""What commands share: options, and how they print tables to read and the same as JSON."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Overrides = Annotated[
     list[str] | None,
@@ -36,6 +37,14 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> 
     if not console.is_terminal:  # there is no screen to fit: numbers are not truncated
         console.width = _PIPED_WIDTH
     console.print(table)
+
+
+def print_record(record: Any, print_text: Callable[[Any], None], *, as_json: bool) -> None:
+    """Print a record as JSON, or else as text by `print_text`."""
+    if as_json:
+        print_json(record)
+    else:
+        print_text(record)
 
 
 def refuse_used(out: Path | None) -> None:

@@ -51,9 +51,6 @@ def predict(
     if adapter is None and instruction is None and not examples:
         raise InputError("expected one of -a and -i, got neither")
     texts = _texts(inputs, file)
-    from tagi.cli.quiet import quiet
-
-    quiet()
     from tagi.api.generator import AdapterGenerator
     from tagi.api.task_adapter import TaskAdapter
 

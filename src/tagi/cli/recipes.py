@@ -5,11 +5,10 @@ from typing import Annotated
 
 import typer
 
-from tagi.cli.output import JsonFlag, Overrides, print_json, print_table
+from tagi.cli.output import JsonFlag, Overrides, RecipeName, print_json, print_table
 
 app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True, rich_markup_mode=None)
 
-Name = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
 Names = Annotated[list[str], typer.Argument(metavar="RECIPE", help="Shipped recipes' names, or TOML files.")]
 Destination = Annotated[Path, typer.Argument(metavar="DEST", help="A new file, or a folder to copy into.")]
 
@@ -29,7 +28,7 @@ def list_shipped(as_json: JsonFlag = False) -> None:
 
 
 @app.command()
-def show(recipe: Name) -> None:
+def show(recipe: RecipeName) -> None:
     """Print a recipe, comments included.
 
     \b
@@ -43,7 +42,7 @@ def show(recipe: Name) -> None:
 
 
 @app.command()
-def copy(recipe: Name, dest: Destination = Path()) -> None:
+def copy(recipe: RecipeName, dest: Destination = Path()) -> None:
     """Copy a recipe to a file of your own and print its path.
 
     Nothing is overwritten.

@@ -1,12 +1,12 @@
 """`tagi refine`: train a generated adapter further on labelled examples."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from tagi.cli.generate import OwnGenerator
-from tagi.cli.output import JsonFlag, print_json
+from tagi.cli.output import JsonFlag, print_record
 
 Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder from `tagi generate`.")]
 File = Annotated[
@@ -14,12 +14,7 @@ File = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder; DIR/adapter is the refined adapter.")]
 Steps = Annotated[int, typer.Option("--steps", min=0, help="Steps of training; 0 scores the adapter as it is.")]
-Rate = Annotated[
-    float,
-    typer.Option(
-        "--learning-rate", min=0.0, max=10.0, help="Peak learning rate of AdamW; it falls to 0 after 2% of warm-up."
-    ),
-]
+Rate = Annotated[float, typer.Option("--learning-rate", min=0.0, max=10.0, help="AdamW's peak, after 2% of warm-up.")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Examples per step.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Decides which examples make up which step.")]
 HeldOut = Annotated[
@@ -57,17 +52,18 @@ def refine(
       tagi refine adapter --examples labelled.jsonl --held-out 20 --steps 200 --out refined
       tagi predict -a refined/adapter "an input"
     """
-    from tagi.cli.quiet import quiet
-
-    quiet()
     from tagi.api.refine import refine as run
     from tagi.api.refinement import Refinement
 
     settings = Refinement(steps, learning_rate, batch_size, seed, held_out, truncate)
     record = run(adapter, examples, out, settings, generator=generator, resume=resume, progress=True)
-    if as_json:
-        print_json(record)
-        return
+    print_record(record, _print_refined, as_json=as_json)
+
+
+_SCORES = (("rougeL", "ROUGE-L", 1), ("exact_match", "exact match", 1), ("loss", "loss", 3))
+
+
+def _print_refined(record: dict[str, Any]) -> None:
     loss, kept = record["loss"], record["held_out"]
     trained = "" if loss is None else f": loss {loss['first']:.3f} -> {loss['last']:.3f}"
     typer.echo(f"{record['steps']} steps on {record['examples']} examples{trained}")
@@ -76,6 +72,3 @@ def refine(
         of = f"{kept['examples']} held-out examples"
         typer.echo(f"{label} on {of}: {before:.{digits}f} -> {after:.{digits}f}")
     typer.echo(f"adapter: {record['adapter']}")
-
-
-_SCORES = (("rougeL", "ROUGE-L", 1), ("exact_match", "exact match", 1), ("loss", "loss", 3))

@@ -5,16 +5,14 @@ from typing import Annotated
 
 import typer
 
-from tagi.cli.output import JsonFlag, Overrides, print_table
+from tagi.cli.output import JsonFlag, Overrides, RecipeName, print_table
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for all stages, one under it for each.")]
 First = Annotated[str | None, typer.Option("--from", metavar="STEP", help="Begin with this step.")]
 Last = Annotated[str | None, typer.Option("--until", metavar="STEP", help="End with this step.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run and what it would take; run nothing.")]
 Speed = Annotated[
-    float | None,
-    typer.Option("--tflops", min=0.001, help="Speed that --dry-run assumes, in TFLOP/s; measured here by default."),
+    float | None, typer.Option("--tflops", min=0.001, help="Speed in TFLOP/s for --dry-run. Default: measured here.")
 ]
 
 
@@ -39,19 +37,17 @@ def run(
       tagi run toy --out runs/toy --until pretrain
       tagi run sni-xl --dry-run --tflops 300
     """
-    from tagi.cli.quiet import quiet
     from tagi.stages.recipes import load_recipe
 
     loaded = load_recipe(recipe, overrides or [])
-    quiet()
     if dry_run:
         from tagi.stages.estimate import estimate
 
         print_table(estimate(loaded, out, first=first, last=last, tflops=tflops), as_json=as_json)
         return
-    from tagi.stages.run import run as run_recipe
+    from tagi.api.recipes import train
     from tagi.training.distributed import is_main_process
 
-    rows = run_recipe(loaded, out, first=first, last=last)
+    rows = train(loaded, out, first=first, last=last, progress=True)
     if is_main_process():
         print_table(rows, as_json=as_json)

@@ -5,19 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from tagi.cli.output import JsonFlag, Overrides, print_json, print_table
+from tagi.cli.output import JsonFlag, Overrides, RecipeName, interval_text, print_table
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for all points and what they share.")]
 Grids = Annotated[
-    list[str] | None,
-    typer.Option("--grid", metavar="NAME", help="A shipped grid: see above. Can be given several times."),
+    list[str] | None, typer.Option("--grid", metavar="NAME", help="A shipped grid: see above. Repeatable.")
 ]
 Over = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--over", metavar="KEY=VALUE,...", help="A key of the recipe and its values. Can be given several times."
-    ),
+    list[str] | None, typer.Option("--over", metavar="KEY=VALUE,...", help="A recipe's key and its values. Repeatable.")
 ]
 Cross = Annotated[bool, typer.Option("--cross", help="Every combination, not one key varied at a time.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the points and which steps they share; run nothing.")]
@@ -50,28 +45,21 @@ def sweep(
       tagi sweep toy --over training.finetune.learning_rate=3e-4,1e-3 --over losses.kl=0,1 --cross --out runs/toy-kl
       tagi sweep sni-base --grid figure3-sni --over losses.ins=0,1.0 --cross --dry-run
     """
-    from tagi.cli.quiet import quiet
     from tagi.config.sweeps import sweep_points
     from tagi.stages.recipes import load_recipe
 
     changes = overrides or []
     points = sweep_points(recipe, grids=grids or [], over=over or [], cross=cross, overrides=changes, load=load_recipe)
-    quiet()
-    from tagi.stages.sweep import sweep as run_sweep
-    from tagi.stages.sweep import sweep_plan
+    from tagi.stages import sweep as sweeps
 
     if dry_run:
-        print_table(sweep_plan(recipe, points, out, overrides=changes), as_json=as_json)
-        return
-    rows = run_sweep(recipe, points, out, overrides=changes)
-    if as_json:
-        print_json(rows)
-        return
-    print_table([_shown(row) for row in rows], as_json=False)
+        rows = sweeps.sweep_plan(recipe, points, out, overrides=changes)
+    else:
+        rows = sweeps.sweep(recipe, points, out, overrides=changes)
+    print_table(rows if as_json or dry_run else [_shown(row) for row in rows], as_json=as_json)
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:
     digits = 3 if row["metric"] == "loss" else 1
-    interval = "" if row["interval"] is None else " to ".join(f"{bound:.1f}" for bound in row["interval"])
     value = "" if row["value"] is None else f"{row['value']:.{digits}f}"
-    return {**row, "value": value, "interval": interval}
+    return {**row, "value": value, "interval": interval_text(row["interval"] or ())}

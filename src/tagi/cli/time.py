@@ -1,11 +1,11 @@
 """`tagi time`: TAGI timed against the meta-trained model."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from tagi.cli.output import JsonFlag, Overrides, print_json, print_table, refuse_used
+from tagi.cli.output import JsonFlag, Overrides, print_record, print_table, refuse_used
 
 Text = str | None
 Number = int | None
@@ -26,12 +26,12 @@ Output = Annotated[
 Inputs = Annotated[int, typer.Option("--inputs", metavar="N", min=1, help="The most inputs of a task.")]
 BatchSizes = Annotated[
     list[int] | None,
-    typer.Option("--batch-size", metavar="N", min=1, help="Repeatable. Default: 1, and 32 if there are as many."),
+    typer.Option("--batch-size", metavar="N", min=1, help="Repeatable. Default: 1, and 32 if possible."),
 ]
 Pairs = Annotated[int, typer.Option("--pairs", metavar="N", min=1, help="The least pairs of a comparison.")]
 Clock = Annotated[
     Literal["wall", "processor"],
-    typer.Option("--clock", metavar="wall|processor", help="processor: the time that this process itself takes."),
+    typer.Option("--clock", metavar="wall|processor", help="processor: this process's time."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new folder for record.json and timing.md.")]
 
@@ -66,24 +66,23 @@ def time(
       tagi time sni-base --set data.path=natural-instructions --set backbone.tokenizer=t5_tokenizer --out runs/time
       tagi time sni-base --set data.path=natural-instructions --set data.positives=2 --backbone t5-large-lm-adapt
     """
-    from tagi.cli.quiet import quiet
     from tagi.stages.recipes import load_recipe
 
     refuse_used(out)
     loaded = load_recipe(recipe, overrides or [])
-    quiet()
-    from tagi.evaluation.timing.tables import phase_rows, ratio_rows, speed_rows
-    from tagi.stages.time import TimingRequest, given_lengths, headline, time_methods
+    from tagi.stages.time import TimingRequest, given_lengths, time_methods
 
     names, sizes = tuple(tasks or ()), tuple(batch_sizes or ())
     lengths = given_lengths(instruction, input_tokens)
     request = TimingRequest(backbone, tagi, metatrained, names, lengths, output, inputs, clock, sizes, pairs)
-    record = time_methods(loaded, request, out=out)
-    if as_json:
-        print_json(record)
-        return
+    print_record(time_methods(loaded, request, out=out), _print_timings, as_json=as_json)
+
+
+def _print_timings(record: dict[str, Any]) -> None:
+    from tagi.stages.time import TABLES, headline
+
     for timing in record["timings"]:
         typer.echo(headline(record, timing))
         typer.echo(f"Seconds relative to Metatrain (paper, batch size 1: {record['paper']}):")
-        for rows in (ratio_rows, speed_rows, phase_rows):
+        for rows in TABLES:
             print_table(rows(timing))

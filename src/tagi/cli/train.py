@@ -1,29 +1,22 @@
 """`tagi train`: a training stage of a recipe."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from tagi.cli.output import JsonFlag, Overrides, print_json
+from tagi.cli.output import JsonFlag, Overrides, RecipeName, print_record
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped recipe's name, or a TOML file.")]
-StageName = Annotated[
-    str,
-    typer.Argument(metavar="STAGE", help="One of the stages above."),
-]
+StageName = Annotated[str, typer.Argument(metavar="STAGE", help="One of the stages above.")]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the checkpoint and the record.")]
 Start = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--from", metavar="CHECKPOINT", help="Start from the parameters of this checkpoint. Can be given several times."
-    ),
+    list[str] | None, typer.Option("--from", metavar="CHECKPOINT", help="Start from its parameters. Repeatable.")
 ]
 Teachers = Annotated[Path | None, typer.Option("--teachers", metavar="DIR", help="LoRA teachers, for finetune.")]
 Metatrained = Annotated[
-    str | None,
-    typer.Option("--metatrained", metavar="CHECKPOINT", help="The meta-trained model, if the recipe teaches by it."),
+    str | None, typer.Option("--metatrained", metavar="CHECKPOINT", help="The meta-trained model, if it teaches.")
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Take up the run in DIR where it was interrupted.")]
 
@@ -69,28 +62,21 @@ def train(
       tagi train metatrain sni-small --set data.path=natural-instructions \\
           --set backbone.tokenizer=google/t5-base-lm-adapt --out runs/sni
     """
-    from tagi.cli.quiet import quiet
     from tagi.stages.recipes import load_recipe
     from tagi.stages.registry import stage_of
 
     name = stage_of(stage).name
     loaded = load_recipe(recipe, overrides or [])
-    quiet()
-    from tagi.stages.protocol import Sources
-    from tagi.stages.train import train_stage
+    from tagi.api.recipes import train as run
     from tagi.training.distributed import is_main_process
 
-    sources = Sources(tuple(start or ()), teachers, metatrained)
-    record = train_stage(loaded, name, out, sources=sources, resume=resume)
-    if not is_main_process():  # of several, one tells
-        return
-    if as_json:
-        print_json(record)
-        return
-    _print_summary(record, out)
+    rests_on: Any = {"start": start or (), "teachers": teachers, "metatrained": metatrained}
+    record = run(loaded, out, stage=name, **rests_on, resume=resume, progress=True)
+    if is_main_process():  # of several, one tells
+        print_record(record, partial(_print_summary, out), as_json=as_json)
 
 
-def _print_summary(record: dict[str, Any], out: Path) -> None:
+def _print_summary(out: Path, record: dict[str, Any]) -> None:
     data, training, parameters = record["data"], record["training"], record["parameters"]
     if "tasks" in data:
         typer.echo(f"{data['tasks']} tasks, {len(data['categories'])} categories, {data['instances']} instances")
@@ -102,10 +88,6 @@ def _print_summary(record: dict[str, Any], out: Path) -> None:
     last = f", loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
     typer.echo(f"{training['steps']} steps in {training['seconds'] / 60:.1f} min{last}")
     for one in record.get("teachers", []) + record.get("models", []):
-        named = one.get("category", one.get("task"))
-        typer.echo(f"  {named}: {one['steps']} steps, loss {_shown(one['final_loss'])}")
+        loss = "not logged" if one["final_loss"] is None else f"{one['final_loss']:.3f}"
+        typer.echo(f"  {one.get('category', one.get('task'))}: {one['steps']} steps, loss {loss}")
     typer.echo(f"catalogue: {out / 'catalogue.json'}" if "teachers" in record else f"checkpoint: {out / 'model'}")
-
-
-def _shown(loss: float | None) -> str:
-    return "not logged" if loss is None else f"{loss:.3f}"

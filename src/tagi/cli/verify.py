@@ -9,12 +9,11 @@ from tagi.cli.output import JsonFlag, print_table
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An export of `tagi export --format peft`.")]
 Base = Annotated[
-    str | None,
-    typer.Option("--base", metavar="NAME", help="Where its base model is, if not where the export says."),
+    str | None, typer.Option("--base", metavar="NAME", help="Where its base model is, if not where the export says.")
 ]
 Inputs = Annotated[
     list[str] | None,
-    typer.Option("--input", metavar="TEXT", help="Compare logits on this text; by default on three built-in ones."),
+    typer.Option("--input", metavar="TEXT", help="Compare logits on it. Default: three built-in texts."),
 ]
 
 
@@ -26,9 +25,6 @@ def verify(folder: Folder, base: Base = None, inputs: Inputs = None, as_json: Js
       tagi verify exported
       tagi verify exported --base models/t5 --input "a text of the task" --json
     """
-    from tagi.cli.quiet import quiet
-
-    quiet()
     from tagi.api.export import verify as run
     from tagi.formats.verify import INPUTS, as_rows
 
