@@ -1,14 +1,14 @@
 """Training and evaluation by recipe."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
 from tagi.backbones.machine import best_device
 from tagi.data.readers.jsonl import read_jsonl
 from tagi.data.task import Task
-from tagi.errors import ConfigError
-from tagi.evaluation.conditions import conditions as conditions_of
+from tagi.errors import ConfigError, InputError
 from tagi.evaluation.conditions import in_order
 from tagi.formats.finding import find_checkpoint
 from tagi.hypernetwork.model import GeneratorModel
@@ -17,7 +17,7 @@ from tagi.methods.protocol import Method
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
 from tagi.settings.tables import Stage
-from tagi.stages.evaluate import EvaluationRequest, scoring_of, select_tasks
+from tagi.stages.evaluate import EvaluationRequest, TaskScorer, scoring_of, select_tasks
 from tagi.stages.evaluate import evaluate as evaluate_checkpoint
 from tagi.stages.protocol import Sources
 from tagi.stages.recipes import load_recipe as load_recipe
@@ -106,6 +106,10 @@ def evaluate(
     conditions: Sequence[str] = ("right",),
     only: Sequence[str] = (),
     limit: int | None = None,
+    distances: bool = False,
+    wording: str | None = None,
+    positives: int | None = None,
+    held_out: bool = False,
     out: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
@@ -120,19 +124,26 @@ def evaluate(
             `tagi evaluate --condition` lists them.
         only: Names or patterns of tasks; all tasks if there are none.
         limit: The most instances of a task.
-        out: With a named model and a recipe: a new folder for the record and all answers.
+        distances: Compare the tasks' generated updates with each other, too.
+        wording: The wording that replaces the tasks' instructions (a name of `Task.texts`).
+        positives: The most examples that a task shows. By default 0 for a recipe with `data.demonstrations`, and
+            otherwise as many as the model takes.
+        held_out: Score the training tasks that the recipe holds out instead of the test tasks.
+        out: A new folder for the record and all answers.
         resume: With `out`: go on with an interrupted evaluation.
         progress: Show a bar on a terminal.
+
+    The keys from `distances` to `resume` need a named model and a recipe; other calls raise `InputError` for them.
 
     Returns a record: `data` counts tasks and instances, `results` has for every condition means in percent with 95%
     intervals, overall, by category and by task. With a named model and a recipe it holds all that `tagi evaluate`
     records.
     """
-    chosen = in_order(conditions)
+    request = EvaluationRequest(in_order(conditions), tuple(only), limit, distances, wording, positives, held_out)
     if isinstance(tasks, str | Path | Recipe):
         recipe = _recipe(tasks, overrides)
         if not isinstance(model, GeneratorModel):
-            request, folder = EvaluationRequest(chosen, tuple(only), limit), None if out is None else Path(out)
+            folder = None if out is None else Path(out)
             return evaluate_checkpoint(
                 str(model), recipe, request=request, out=folder, resume=resume, progress=progress
             )
@@ -140,21 +151,19 @@ def evaluate(
     else:  # how they are scored is the only thing that the recipe says
         recipe = load_recipe("sni-small", ["data.source=jsonl", "data.path=tasks.jsonl", *overrides])
         found = tasks
+    if out is not None or resume or replace(request, conditions=(), tasks=(), limit=None) != EvaluationRequest(()):
+        keys = "distances, wording, positives, held_out, out and resume"
+        raise InputError(f"expected a named model and a recipe with any of {keys}, got other ones")
     method: Method
     if isinstance(model, GeneratorModel):
         method = TAGI(model).eval()
     else:
         method = load_method(find_checkpoint(str(model))).to(best_device())
     scored = select_tasks(found, only, limit or recipe.evaluation.limit)
-    scoring = scoring_of(recipe, scored)
-    results = {}
-    for condition in conditions_of(method, scored, chosen, seed=recipe.seed):
-        covered = condition.covered(scored)
-        answers = [answer for at in covered for answer in scoring.ask(method, condition.prepare(at), scored[at])]
-        results[condition.name] = {"given": condition.given, **scoring.summarize(answers, scoring.scores(answers))}
+    scorer = TaskScorer(method, scored, scoring_of(recipe, scored), progress=progress)
     return {
         "data": {"tasks": len(scored), "instances": sum(len(task.instances) for task in scored)},
-        "results": results,
+        **scorer.results(request.conditions, recipe.seed),
     }
 
 

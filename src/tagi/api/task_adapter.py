@@ -20,7 +20,7 @@ from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.machine import best_device
 from tagi.errors import DataError, InputError
 from tagi.files import new_folder
-from tagi.formats.export import Exportable, Format, export, exportable_of
+from tagi.formats.export import Format, export, exportable_of
 from tagi.formats.peft import write_lora
 from tagi.formats.task_adapter import open_adapter, read_adapter, write_adapter
 from tagi.hypernetwork.adapted_task import AdaptedTask
@@ -161,12 +161,10 @@ class TaskAdapter(AdaptedTask, Uploadable):
 
         Raises `InputError` for an adapter that is not LoRA, and unless `lossy` if something of it would be lost.
         """
-        return export(self._exportable(), format, Path(folder), lossy=lossy, overwrite=overwrite)
-
-    def _exportable(self) -> Exportable:
-        """What is exported of the adapter; alone it rests on nothing else."""
         source = exportable_of(self)
-        return replace(source, beside=()) if self.is_alone else source
+        if self.is_alone:  # it rests on nothing else
+            source = replace(source, beside=())
+        return export(source, format, Path(folder), lossy=lossy, overwrite=overwrite)
 
     def _lora(self) -> LoraBank:
         """The LoRA of an adapter that acts by nothing else."""

@@ -115,7 +115,7 @@ def evaluate(
         if finished is not None:
             return finished
         method = load_method(folder).to(best_device())
-        asking = _Asking(method, tasks, scoring_of(recipe, tasks, request.split), out, progress)
+        scorer = TaskScorer(method, tasks, scoring_of(recipe, tasks, request.split), out, progress)
         content = {
             "kind": "evaluation",
             "evaluation": identity,
@@ -127,7 +127,7 @@ def evaluate(
             "partial": request.partial,
             **({"held_out": True} if request.held_out else {}),
             "data": tested,
-            **asking.results(request.conditions, recipe.seed),
+            **scorer.results(request.conditions, recipe.seed),
             **_adapters(method, tasks, request, out, recipe.seed),
         }
         return content if out is None else write_record(out / RECORD, recipe, content)
@@ -173,7 +173,7 @@ def validation_score(method: Method, tasks: Sequence[Task], recipe: Recipe) -> f
     """
     scoring = scoring_of(recipe, tasks, "validation")
     (right,) = conditions(method, tasks, INSTRUCTIONS[:1])
-    answers = _Asking(method, tasks, scoring, None, False).answers(right)
+    answers = TaskScorer(method, tasks, scoring).answers(right)
     summary = scoring.summarize(answers, scoring.scores(answers))
     return float(summary["overall"][summary["metric"]])
 
@@ -248,14 +248,22 @@ def _as_told(
 
 
 @dataclass(frozen=True)
-class _Asking:
-    """Asking a method for its answers to tasks; with `out`, files keep them task by task."""
+class TaskScorer:
+    """A method's scores on tasks.
+
+    Args:
+        method: What answers.
+        tasks: The tasks.
+        scoring: How answers are scored.
+        out: A folder that keeps the answers task by task, if any.
+        progress: Show a bar on a terminal.
+    """
 
     method: Method
     tasks: Sequence[Task]
     scoring: Scoring[Any]
-    out: Path | None
-    progress: bool
+    out: Path | None = None
+    progress: bool = False
 
     def results(self, names: Sequence[str], seed: int) -> dict[str, Any]:
         """Return scores by condition, tasks left out if any, and the difference from `right` on the same instances."""

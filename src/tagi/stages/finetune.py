@@ -5,10 +5,12 @@ from typing import Any
 
 from tagi.settings.recipe import Recipe
 from tagi.stages.generating import GeneratingStage
+from tagi.stages.metatrain import Metatrain
+from tagi.stages.pretrain import Pretrain
 from tagi.stages.protocol import Fault, Job, Need, Sizes, Tables, Training, Work, training_data
 from tagi.stages.recipe_settings import concatenated_text
 from tagi.stages.shots import by_shots
-from tagi.stages.teachers import on_metatrained
+from tagi.stages.teachers import Teachers, on_metatrained
 
 
 class Finetune(GeneratingStage):
@@ -37,14 +39,14 @@ class Finetune(GeneratingStage):
     def needs(self, recipe: Recipe) -> list[Need]:
         """Return what is started on, and the teachers that the losses ask for."""
         losses, needs = recipe.losses, super().needs(recipe)
-        if "pretrain" in recipe.run.stages:
-            needs.append(Need("pretrain", "start", "run.stages"))
+        if Pretrain.name in recipe.run.stages:
+            needs.append(Need(Pretrain.name, "start", "run.stages"))
         if losses.ins > 0 or (losses.kl > 0 and losses.teacher == "lora"):
             reason = "losses.ins" if losses.ins > 0 else "losses.kl with losses.teacher = 'lora'"
-            needs.append(Need("teachers", "teachers", reason))
+            needs.append(Need(Teachers.name, "teachers", reason))
         if losses.kl > 0 and losses.teacher != "lora":
             method = "concatenation" if losses.teacher == "metatrained" else losses.teacher
-            needs.append(Need("metatrain", "metatrained", f"losses.teacher = {losses.teacher!r}", method))
+            needs.append(Need(Metatrain.name, "metatrained", f"losses.teacher = {losses.teacher!r}", method))
         elif needs and needs[-1].role == "teachers":
             needs += on_metatrained(recipe)
         return needs
@@ -91,7 +93,7 @@ class Finetune(GeneratingStage):
         cached = generator.instruction_cache in ("stock", "adapted")
         return (
             True,
-            "pretrain" in recipe.run.stages,
+            Pretrain.name in recipe.run.stages,
             cached or generator.fusion in ("both", "concatenation"),
             cached or generator.fusion in ("both", "attention"),
             generator.tune != "all",

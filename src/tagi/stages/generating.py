@@ -4,15 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from tagi.settings.recipe import Recipe
-from tagi.stages.metatrain import start_faults
-from tagi.stages.protocol import Fault, Sizes, TrainingStage
+from tagi.stages.metatrain import start_faults, start_needs
+from tagi.stages.protocol import Fault, Need, Sizes, TrainingStage
 from tagi.stages.recipe_settings import generator_settings, generator_text
 
 
 class GeneratingStage(TrainingStage):
     """A stage that trains a generator on the backbone."""
-
-    starts = True
 
     def table_faults(self, recipe: Recipe) -> Iterator[Fault]:
         """Check `[generator]` beside `[backbone]`."""
@@ -51,6 +49,10 @@ class GeneratingStage(TrainingStage):
         elif concatenates and self.settings(recipe).gradient_checkpointing:
             wanted = f"expected training.{self.name}.gradient_checkpointing = false {on} and a cached instruction"
             yield "run.stages", f"{wanted}, which it would drop, got true"
+
+    def needs(self, recipe: Recipe) -> list[Need]:
+        """Return what the generator starts on."""
+        return start_needs(recipe)
 
     def untrained(self, recipe: Recipe, backbone: Any) -> Any:
         """Return the generator on the backbone, without an objective."""

@@ -9,6 +9,7 @@ from tagi.stages.protocol import (
     BackboneStage,
     Fault,
     Job,
+    Need,
     Tables,
     Training,
     apart_table,
@@ -116,6 +117,11 @@ class Metatrain(BackboneStage):
             "ensemble-icl": self.samples(recipe) * (count - 1),
         }
         return texts.get(recipe.metatrain.method, 0) * (data.max_input_tokens + data.max_target_tokens)
+
+
+def start_needs(recipe: Recipe) -> list[Need]:
+    """Return the meta-trained model if `run.start` says to begin with it."""
+    return [] if recipe.run.start == "backbone" else [Need(Metatrain.name, "start", "run.start")]
 
 
 def start_faults(recipe: Recipe, *, generates: bool) -> Iterator[Fault]:

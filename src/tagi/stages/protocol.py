@@ -169,14 +169,12 @@ class TrainingStage(ABC):
         name: The name in `run.stages` and `[training.<name>]`.
         description: One line for the help of `tagi train`.
         evaluation: Name of the step that scores what the stage trained. None if that cannot be asked anything.
-        starts: Whether the stage begins with what `run.start` names.
         rewords: Whether training draws among the tasks' wordings.
     """
 
     name: ClassVar[Stage]
     description: ClassVar[str]
     evaluation: ClassVar[str | None] = None
-    starts: ClassVar[bool] = False
     rewords: ClassVar[bool] = True
 
     def table_faults(self, recipe: Recipe) -> Iterator[Fault]:
@@ -188,10 +186,8 @@ class TrainingStage(ABC):
         yield from ()
 
     def needs(self, recipe: Recipe) -> list[Need]:
-        """Return the earlier stages that this one rests on: by default the one that `run.start` names."""
-        if not self.starts or recipe.run.start == "backbone":
-            return []
-        return [Need("metatrain", "start", "run.start")]
+        """Return the earlier stages that this one rests on."""
+        return []
 
     def sources(self, recipe: Recipe, folders: Mapping[Stage, Path]) -> Sources:
         """Return what the stage rests on, with every stage's folder given."""

@@ -11,8 +11,8 @@ from tagi.data.task import Instance, Task
 from tagi.errors import ConfigError
 from tagi.files import new_folder
 from tagi.settings.recipe import Recipe
-from tagi.stages.metatrain import start_faults
-from tagi.stages.protocol import BackboneStage, Fault, Job, Tables, Training, apart_table, lora_table
+from tagi.stages.metatrain import start_faults, start_needs
+from tagi.stages.protocol import BackboneStage, Fault, Job, Need, Tables, Training, apart_table, lora_table
 from tagi.stages.tasks import LoadedTasks, RecipeData
 
 _DIGITS = 8
@@ -26,7 +26,6 @@ class Single(BackboneStage):
     name = "single"
     description = "one model per test task, on its own shots or on all of its examples that are not tested"
     evaluation = "evaluate-single"
-    starts = True
     rewords = False  # the other wordings of test tasks are for evaluation alone
 
     def run_faults(self, recipe: Recipe) -> Iterator[Fault]:
@@ -34,6 +33,10 @@ class Single(BackboneStage):
         if recipe.data.source == "p3" and recipe.data.test_path is None:
             yield "run.stages", f"expected data.test_path (stage single), got {', '.join(recipe.run.stages)}"
         yield from start_faults(recipe, generates=False)
+
+    def needs(self, recipe: Recipe) -> list[Need]:
+        """Return what the models start on."""
+        return start_needs(recipe)
 
     def deciding(self, recipe: Recipe, tables: Tables) -> dict[str, Any]:
         """Return all data, `[single]`, `[shots]` and the LoRA's size."""

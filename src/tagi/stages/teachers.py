@@ -8,6 +8,7 @@ from typing import Any, Literal
 from tagi.data.task import Task
 from tagi.files import new_folder, write_text
 from tagi.settings.recipe import Recipe
+from tagi.stages.metatrain import Metatrain
 from tagi.stages.protocol import (
     BackboneStage,
     Job,
@@ -86,7 +87,7 @@ def on_metatrained(recipe: Recipe) -> list[Need]:
     """Return what LoRA teachers rest on: the meta-trained model if `teacher.base` says so."""
     if recipe.teacher.base == "backbone":
         return []
-    return [Need("metatrain", "metatrained", "teacher.base = 'metatrained'", method="concatenation")]
+    return [Need(Metatrain.name, "metatrained", "teacher.base = 'metatrained'", method="concatenation")]
 
 
 def teacher_backbone(recipe: Recipe, out: Path, metatrained: str | None) -> Any:
