@@ -6,7 +6,7 @@ import pytest
 
 from tagi.errors import CheckpointError, ConfigError, TrainingError
 from tagi.methods.load import load_method
-from tagi.stages.recipe_backbone import load_recipe_backbone
+from tagi.stages.recipe_models import load_recipe_backbone
 from tagi.stages.recipes import load_recipe
 from tagi.stages.tasks import load_tasks
 from tagi.stages.train import train_stage

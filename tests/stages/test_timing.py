@@ -13,7 +13,7 @@ from tagi.evaluation.timing.task_timing import TaskTiming
 from tagi.settings.recipe import Recipe
 from tagi.stages.describe import PUBLISHED
 from tagi.stages.recipes import load_recipe
-from tagi.stages.time import GivenLengths, TimingRequest, time_methods
+from tagi.stages.time import TimingRequest, time_methods
 
 FIELDS = {"d_model": 24, "d_kv": 5, "num_heads": 3, "d_ff": 37, "num_layers": 3, "num_decoder_layers": 2}
 LENGTHS = {"long": 19, "short": 2, "middle": 7, "fourth": 11}
@@ -84,9 +84,9 @@ def test_random_weights_of_a_published_shape(
 ) -> None:
     monkeypatch.setitem(PUBLISHED, "t5-xl-lm-adapt", {**FIELDS, "vocab_size": 251})
     monkeypatch.setitem(PUBLISHED, "t5-base-lm-adapt", {**FIELDS, "vocab_size": 263})
-    given = TimingRequest(backbone="t5-xl-lm-adapt", lengths=GivenLengths(12, 9), output=5)
+    given = TimingRequest(backbone="t5-xl-lm-adapt", lengths=(12, 9), output=5)
     record = time_methods(recipe("backbone.dtype=bfloat16"), given, progress=False)
-    hub = TimingRequest(lengths=GivenLengths(12, 9), output=5)
+    hub = TimingRequest(lengths=(12, 9), output=5)
     time_methods(load_recipe("sni-base", []), hub, progress=False)
     assert record["weights"]["tagi"] == "random weights of t5-xl-lm-adapt"
     assert record["methods"]["dtype"] == "torch.bfloat16"

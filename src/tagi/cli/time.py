@@ -70,10 +70,10 @@ def time(
 
     refuse_used(out)
     loaded = load_recipe(recipe, overrides or [])
-    from tagi.stages.time import TimingRequest, given_lengths, time_methods
+    from tagi.stages.time import TimingRequest, time_methods
 
     names, sizes = tuple(tasks or ()), tuple(batch_sizes or ())
-    lengths = given_lengths(instruction, input_tokens)
+    lengths = instruction, input_tokens
     request = TimingRequest(backbone, tagi, metatrained, names, lengths, output, inputs, clock, sizes, pairs)
     print_record(time_methods(loaded, request, out=out), _print_timings, as_json=as_json)
 

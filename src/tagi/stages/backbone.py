@@ -30,7 +30,7 @@ class Backbone(BackboneStage):
         """Build the backbone and its documents; `ConfigError` if the recipe's tasks are not the built-in family."""
         from tagi.methods.denoiser import Denoiser
         from tagi.stages.one_model import OneModel
-        from tagi.stages.recipe_backbone import as_t5, load_recipe_backbone
+        from tagi.stages.recipe_models import as_t5, load_recipe_backbone
 
         recipe = job.recipe
         backbone = load_recipe_backbone(recipe, job.out, self.settings(recipe).dropout)

@@ -74,7 +74,7 @@ class Finetune(GeneratingStage):
         from tagi.methods.tagi import TAGI
         from tagi.stages.objective import build_objective
         from tagi.stages.one_model import OneModel
-        from tagi.stages.recipe_backbone import load_recipe_backbone
+        from tagi.stages.recipe_models import load_recipe_backbone
 
         recipe = job.recipe
         backbone = load_recipe_backbone(recipe, job.out, self.settings(recipe).dropout)

@@ -62,7 +62,7 @@ class Metatrain(BackboneStage):
     def build(self, job: Job) -> Training:
         """Build the method and its tasks."""
         from tagi.stages.one_model import OneModel
-        from tagi.stages.recipe_backbone import load_recipe_backbone
+        from tagi.stages.recipe_models import load_recipe_backbone
 
         recipe = job.recipe
         backbone = load_recipe_backbone(recipe, job.out, self.settings(recipe).dropout)
@@ -76,8 +76,7 @@ class Metatrain(BackboneStage):
         from tagi.methods.in_context import InContext
         from tagi.methods.load import METHODS
         from tagi.methods.prompted import Prompted
-        from tagi.stages.concatenated import concatenated_method
-        from tagi.stages.recipe_backbone import as_t5
+        from tagi.stages.recipe_models import as_t5, concatenated_method
 
         kind, tune = METHODS[recipe.metatrain.method], recipe.metatrain.tune
         shape = metatrain_lora(recipe)

@@ -16,8 +16,8 @@ from tagi.methods.objective.objective import Objective
 from tagi.methods.objective.teacher_cache import CacheWriter, TeacherCache, distinct_samples
 from tagi.methods.objective.teachers import Catalogue, ConcatenatedTeacher, Teacher, freeze, read_catalogue
 from tagi.settings.recipe import Recipe
-from tagi.stages.concatenated import concatenation, load_metatrained
 from tagi.stages.protocol import Job
+from tagi.stages.recipe_models import concatenation, load_metatrained
 from tagi.stages.recipe_settings import concatenated_text
 from tagi.stages.teachers import teacher_backbone
 from tagi.training.distributed import is_main_process, once

@@ -13,7 +13,6 @@ from tagi.settings.recipe import Recipe
 from tagi.settings.training import PretrainingSettings
 from tagi.stages.generating import GeneratingStage
 from tagi.stages.protocol import Fault, Job, Sizes, Tables, Training, Work
-from tagi.stages.recipe_settings import generator_settings, generator_text
 from tagi.stages.tasks import RecipeData
 
 _TEXT_KEYS = ("encoding", "positives", "template_arguments")
@@ -48,19 +47,15 @@ class Pretrain(GeneratingStage):
 
     def build(self, job: Job) -> Training:
         """Build the generator and its documents; `ConfigError` without a table `[pretraining]`."""
-        from tagi.hypernetwork.model import GeneratorModel
         from tagi.methods.pretraining import Pretraining
-        from tagi.methods.tagi import TAGI
         from tagi.stages.one_model import OneModel
-        from tagi.stages.recipe_backbone import load_recipe_backbone
+        from tagi.stages.recipe_models import load_recipe_backbone
 
         recipe, wanted = job.recipe, _table(job.recipe)
         length, size = self.micro_batches(recipe), self.samples(recipe)
         backbone = load_recipe_backbone(recipe, job.out, self.settings(recipe).dropout)
-        settings = generator_settings(recipe)
-        if wanted.tune is not None:
-            settings = replace(settings, tune=wanted.tune)
-        method = TAGI(GeneratorModel(backbone, settings, generator_text(recipe)))
+        tuned = replace(recipe.generator, tune=wanted.tune or recipe.generator.tune)
+        method = self.untrained(recipe.model_copy(update={"generator": tuned}), backbone)
         documents = ToyDocuments(recipe.seed) if wanted.source == "toy" else C4Documents(Path(str(wanted.path)))
         batches = DocumentBatches(documents, length=length, size=size)
         model = Pretraining(method, max_tokens=wanted.max_tokens, parts=wanted.parts, seed=recipe.seed)

@@ -58,9 +58,8 @@ class Single(BackboneStage):
         from tagi.formats.finding import MODEL, find_checkpoint
         from tagi.methods.load import start_from
         from tagi.methods.single import MEMBERS, START, write_single
-        from tagi.stages.concatenated import concatenated_method
         from tagi.stages.many_models import ManyModels, Member
-        from tagi.stages.recipe_backbone import load_recipe_backbone
+        from tagi.stages.recipe_models import concatenated_method, load_recipe_backbone
 
         recipe, tasks = job.recipe, _tasks(job.data)
         if not tasks.tasks:
@@ -87,7 +86,7 @@ class Single(BackboneStage):
 
     def untrained(self, recipe: Recipe, backbone: Any) -> Any:
         """Return the model of one task."""
-        from tagi.stages.concatenated import concatenated_method
+        from tagi.stages.recipe_models import concatenated_method
 
         return concatenated_method(recipe, backbone, recipe.single.tune)
 

@@ -44,13 +44,14 @@ def sweep(
     for number, point in enumerate(points, start=1):
         recipe = point.recipe(name_or_path, overrides, load_recipe)
         steps = planned(recipe, out)
-        entry = _finished(known, steps)
-        if entry is None:
+        folders = {step.name: step.folder.name for step in steps}
+        entry = next((entry for entry in known if entry["folders"] == folders), None)
+        if entry is None or not all((step.folder / RECORD).exists() for step in steps):
             if progress and is_main_process():
                 Console(stderr=True).print(f"point {number} of {len(points)}: {point.label}", markup=False)
             run(recipe, out, progress=progress, folder_of=_folder_of(recipe, out))
-            entry = {"folders": _folders(steps), **_result(recipe, steps)}
-            known = [*(other for other in known if other["folders"] != entry["folders"]), entry]
+            entry = {"folders": folders, **_result(recipe, steps)}
+            known = [*(other for other in known if other["folders"] != folders), entry]
         entry |= {"label": point.label, "recipe": recipe.name, "overrides": [*overrides, *point.overrides]}
         rows.append({key: entry[key] for key in ("label", "metric", "value", "interval", "steps")})
         if is_main_process():
@@ -93,17 +94,6 @@ def planned(recipe: Recipe, out: Path) -> list[Step]:
     return plan(recipe, out, _folder_of(recipe, out))
 
 
-def _folders(steps: Sequence[Step]) -> dict[str, str]:
-    return {step.name: step.folder.name for step in steps}
-
-
-def _finished(known: Sequence[dict[str, Any]], steps: Sequence[Step]) -> dict[str, Any] | None:
-    """What the table says of a point with these steps, if all of them are still there."""
-    if not all((step.folder / RECORD).exists() for step in steps):
-        return None
-    return next((entry for entry in known if entry["folders"] == _folders(steps)), None)
-
-
 def _known(out: Path) -> list[dict[str, Any]]:
     path = out / TABLE
     if not path.exists():
@@ -127,8 +117,9 @@ def _result(recipe: Recipe, steps: Sequence[Step]) -> dict[str, Any]:
     training = read_record(trained.folder / RECORD)["training"]
     if scored is not None:
         right = read_record(scored.folder / RECORD)["results"]["right"]
-        score = {"metric": right["metric"], "value": right["overall"][right["metric"]], "interval": right["interval"]}
+        metric, interval = right["metric"], right["interval"]
+        value = right["overall"][metric]
     else:
         losses = [entry["loss"] for entry in training["history"] if "loss" in entry]
-        score = {"metric": "loss", "value": losses[-1] if losses else None, "interval": None}
-    return {**score, "steps": training["steps"]}
+        metric, value, interval = "loss", losses[-1] if losses else None, None
+    return {"metric": metric, "value": value, "interval": interval, "steps": training["steps"]}

@@ -45,8 +45,8 @@ class Teachers(BackboneStage):
         from tagi.formats.peft import write_lora
         from tagi.methods.lora import lora_bank
         from tagi.methods.objective.teachers import CATALOGUE
-        from tagi.stages.concatenated import concatenated_method
         from tagi.stages.many_models import ManyModels, Member, folder_name, refuse_clashes
+        from tagi.stages.recipe_models import concatenated_method
 
         recipe, tasks = job.recipe, job.data.tasks("train")
         groups: dict[str, list[Task]] = defaultdict(list)
@@ -92,8 +92,7 @@ def on_metatrained(recipe: Recipe) -> list[Need]:
 
 def teacher_backbone(recipe: Recipe, out: Path, metatrained: str | None) -> Any:
     """Load what LoRA teachers are trained on: the recipe's backbone, or the meta-trained model."""
-    from tagi.stages.concatenated import concatenation, load_metatrained
-    from tagi.stages.recipe_backbone import load_recipe_backbone
+    from tagi.stages.recipe_models import concatenation, load_metatrained, load_recipe_backbone
 
     if recipe.teacher.base == "backbone":
         return load_recipe_backbone(recipe, out, recipe.training_for("teachers").dropout)

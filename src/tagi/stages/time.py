@@ -47,24 +47,6 @@ TABLES = (ratio_rows, speed_rows, phase_rows)
 
 
 @dataclass(frozen=True, slots=True)
-class GivenLengths:
-    """Tokens of a made-up instruction and of a made-up input, the end of each included."""
-
-    instruction: int
-    input: int
-
-
-def given_lengths(instruction: int | None, inputs: int | None) -> GivenLengths | None:
-    """Return the lengths if both are given, None if neither is. Raises `InputError` if one is missing."""
-    if instruction is not None and inputs is not None:
-        return GivenLengths(instruction, inputs)
-    if instruction is None and inputs is None:
-        return None
-    missing = "--instruction" if instruction is None else "--input"
-    raise InputError(f"expected both of --instruction and --input, or neither, got no {missing}")
-
-
-@dataclass(frozen=True, slots=True)
 class TimingRequest:
     """What to time.
 
@@ -75,7 +57,8 @@ class TimingRequest:
         metatrained: A checkpoint of a meta-trained model; by default the generator's own backbone reads the instruction
             concatenated.
         tasks: Names of the recipe's test tasks; by default the task of median length.
-        lengths: Lengths of made-up texts, instead of tasks.
+        lengths: Tokens of a made-up instruction and of made-up inputs, the end of each included, instead of tasks. Both
+            or neither are given.
         output: Tokens of an answer; by default the mean of the task's own.
         inputs: The most inputs of a task.
         clock: What seconds are: of the wall clock, or of the process on its processors.
@@ -87,12 +70,18 @@ class TimingRequest:
     tagi: str | None = None
     metatrained: str | None = None
     tasks: tuple[str, ...] = ()
-    lengths: GivenLengths | None = None
+    lengths: tuple[int | None, int | None] = (None, None)
     output: int | None = None
     inputs: int = 100
     clock: ClockKind = "wall"
     batch_sizes: tuple[int, ...] = ()
     pairs: int = 20
+
+    @property
+    def made_up(self) -> tuple[int, int] | None:
+        """The lengths, or None if they are not given."""
+        instruction, inputs = self.lengths
+        return None if instruction is None or inputs is None else (instruction, inputs)
 
 
 def time_methods(
@@ -123,9 +112,8 @@ def time_methods(
         timing = TaskTiming(metatrained, tagi, task, request.output or round(lengths.output))
         for size in sizes:
             say = _say(f"{task.name}, batch size {size}", progress)
-            timings.append(
-                {"lengths": asdict(lengths), **timing.run(watch, batch_size=size, pairs=request.pairs, say=say)}
-            )
+            timed = timing.run(watch, batch_size=size, pairs=request.pairs, say=say)
+            timings.append({"lengths": asdict(lengths), **timed})
     content = {
         "kind": "time",
         "paper": PAPER,
@@ -177,15 +165,19 @@ def _check(request: TimingRequest) -> None:
         raise InputError("expected one of --tagi and --backbone, got both")
     if request.backbone is not None and request.backbone not in PUBLISHED:
         raise InputError(f"--backbone: expected one of {', '.join(PUBLISHED)}, got {request.backbone!r}")
-    if request.lengths is None:
+    lengths = dict(zip(("--instruction", "--input"), request.lengths, strict=True))
+    missing = [option for option, length in lengths.items() if length is None]
+    if len(missing) == 1:
+        raise InputError(f"expected both of --instruction and --input, or neither, got no {missing[0]}")
+    if missing:
         return
     if request.output is None:
         raise InputError("--output: expected the tokens of an answer with --instruction and --input, got none")
     if request.tasks or request.tagi is not None:
         other = "--task" if request.tasks else "--tagi"
         raise InputError(f"expected one of --instruction with --input, and {other}, got both")
-    for option, length in (("--instruction", request.lengths.instruction), ("--input", request.lengths.input)):
-        if length < 2:
+    for option, length in lengths.items():
+        if length is not None and length < 2:
             raise InputError(f"{option}: expected at least 2 tokens, a word and the end, got {length}")
 
 
@@ -194,11 +186,11 @@ def _models(recipe: Recipe, request: TimingRequest) -> tuple[Concatenation, TAGI
     if request.tagi is None:
         backbone, weights = _backbone(recipe, request)
         settings = read = text_settings(recipe)
-        if request.lengths is None:
+        if request.made_up is None:
             read = generator_text(recipe)
         else:  # a word a token, and room for all of them
-            given, output = request.lengths, request.output or 1
-            settings = read = TextSettings("plain", 0, given.instruction, given.instruction + given.input, output)
+            instruction, output = request.made_up[0], request.output or 1
+            settings = read = TextSettings("plain", 0, instruction, sum(request.made_up), output)
         tagi = TAGI(GeneratorModel(backbone, generator_settings(recipe), read))
         metatrained, named = Concatenation(backbone, settings), weights
     else:
@@ -231,7 +223,7 @@ def _backbone(recipe: Recipe, request: TimingRequest) -> tuple[T5Backbone, str]:
     wanted = recipe.backbone
     if wanted.family != "t5":
         raise ConfigError(f"backbone.family: expected 't5' to time TAGI on, got {wanted.family!r}")
-    made_up = request.lengths is not None
+    made_up = request.made_up is not None
     shape = request.backbone or HUB.get(wanted.name)
     fields = wanted.config if shape is None else PUBLISHED[shape]
     if fields is not None:
@@ -259,8 +251,8 @@ def _backbone(recipe: Recipe, request: TimingRequest) -> tuple[T5Backbone, str]:
 
 def _tasks(recipe: Recipe, request: TimingRequest, text: TextEncoder) -> tuple[list[Task], dict[str, Any] | None]:
     """The tasks to time, each with its inputs, and what a record says of the data."""
-    if request.lengths is not None:
-        return [_made_up(request.lengths, request.output or 1, request.inputs)], None
+    if request.made_up is not None:
+        return [_made_up(*request.made_up, request.output or 1, request.inputs)], None
     loaded = load_tasks(recipe, "test")
     named = {task.name: task for task in loaded.tasks if task.instances}
     if not named:
@@ -272,14 +264,15 @@ def _tasks(recipe: Recipe, request: TimingRequest, text: TextEncoder) -> tuple[l
     return [replace(task, instances=task.instances[: request.inputs]) for task in chosen], loaded.record()
 
 
-def _made_up(lengths: GivenLengths, output: int, inputs: int) -> Task:
+def _made_up(instruction: int, length: int, output: int, inputs: int) -> Task:
+    """Return a task with an instruction, inputs and answers of so many tokens."""
     vocabulary = sorted(lexicon_words())
 
     def words(start: int, count: int) -> str:
         return " ".join(vocabulary[(start + at) % len(vocabulary)] for at in range(count))
 
-    instances = tuple(Instance(str(at), words(at, lengths.input - 1), (words(at, output - 1),)) for at in range(inputs))
-    return Task("given lengths", "none", words(0, lengths.instruction - 1), instances)
+    instances = tuple(Instance(str(at), words(at, length - 1), (words(at, output - 1),)) for at in range(inputs))
+    return Task("given lengths", "none", words(0, instruction - 1), instances)
 
 
 def _shape(backbone: T5Backbone) -> str:
