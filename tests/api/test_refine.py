@@ -129,7 +129,7 @@ def test_nothing_of_others_is_written_over(tmp_path: Path) -> None:
     shutil.copytree(adapter, inside)
     before = content(inside)
     for resume in (False, True):
-        with pytest.raises(TrainingError, match="expected another folder than that of the adapter given"):
+        with pytest.raises(TrainingError, match="the refined adapter would replace the one given"):
             refine(inside, EXAMPLES, around, how, resume=resume, progress=False)
         with pytest.raises(TrainingError, match="one that holds files, none of a refinement"):
             refine(adapter, EXAMPLES, around, how, resume=resume, progress=False)

@@ -9,8 +9,8 @@ from tagi.config import methods
 from tagi.config.methods import chosen_methods, method_names, method_row, method_rows, with_method
 from tagi.config.recipes import copy_recipe, recipe_names, recipe_text
 from tagi.errors import ConfigError
-from tagi.stages.characteristics import CHARACTERISTICS, characteristics
 from tagi.stages.recipes import load_recipe
+from tagi.stages.registry import CHARACTERISTICS, characteristics
 
 TABLE8 = {
     "simple-ft": "..XX....",

@@ -16,11 +16,10 @@ from tagi.methods.concatenation import Concatenation
 from tagi.methods.flops import Lengths
 from tagi.methods.load import load_method
 from tagi.methods.prompted import Prompted
-from tagi.stages.characteristics import characteristics
 from tagi.stages.flops import flops
 from tagi.stages.recipe_models import load_recipe_backbone
 from tagi.stages.recipes import load_recipe
-from tagi.stages.registry import last_stage, stage_of
+from tagi.stages.registry import characteristics, last_stage, stage_of
 from tests.causal_models import tiny_causal
 from tests.models import INPUTS, INSTRUCTIONS, ROW_TASKS, tasks, text_settings, tiny_backbone
 

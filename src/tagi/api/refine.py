@@ -125,15 +125,15 @@ def _scores(adapter: TaskAdapter, examples: Sequence[Example]) -> dict[str, floa
 def _refuse_used(out: Path, adapter: Path, resume: bool) -> None:
     """Raise `TrainingError` unless `out` is new or holds a refinement that may be resumed."""
     if (out / ADAPTER).resolve() == adapter.resolve():
-        raise TrainingError(f"{out}: expected another folder than that of the adapter given, {adapter}")
-    if out.is_file():
-        raise TrainingError(f"{out}: expected a new folder, got one that is a file")
-    if not out.exists() or not any(out.iterdir()):
+        raise TrainingError(
+            f"{out}: the refined adapter would replace the one given ({adapter}): choose another folder"
+        )
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if not ((out / RefinementRecord.FILE).is_file() or (out / _CHECKPOINTS).is_dir()):
-        raise TrainingError(f"{out}: expected a new folder, got one that holds files, none of a refinement")
-    if not resume:
-        raise TrainingError(f"{out}: expected a new folder, got one that holds files: resume with --resume")
+    begun = (out / RefinementRecord.FILE).is_file() or (out / _CHECKPOINTS).is_dir()
+    if not (begun and resume):
+        files = f"holds files{': resume with --resume' if begun else ', none of a refinement'}"
+        raise TrainingError(f"{out}: expected a new folder, got one that {'is a file' if out.is_file() else files}")
 
 
 def _finished(out: Path, identity: str) -> dict[str, Any] | None:

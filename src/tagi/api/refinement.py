@@ -72,9 +72,8 @@ def split_examples(
             raise InputError(f"{one.where}: {error}") from error
     count = len(given) - settings.held_out
     if count < 1:
-        raise InputError(
-            f"expected examples to train on, got {len(given)} of which {settings.held_out} are to be held out"
-        )
+        got = f"got {len(given)} of which {settings.held_out} are to be held out"
+        raise InputError(f"expected examples to train on, {got}")
     examples = tuple(one.example for one in given)
     return examples[:count], examples[count:]
 

@@ -26,8 +26,8 @@ def methods(
       tagi run toy+hint --out runs/toy-hint
     """
     from tagi.config.methods import chosen_methods, method_row
-    from tagi.stages.characteristics import characteristics
     from tagi.stages.recipes import load_recipe
+    from tagi.stages.registry import characteristics
 
     rows: list[dict[str, Any]] = []
     changed = {}

@@ -121,10 +121,8 @@ def _bounds(recipe: Recipe, steps: int | None) -> list[str]:
     """Overrides by which no stage of the recipe has more steps than that."""
     if steps is None:
         return []
-    training = recipe.training
-    own = {stage: getattr(training, stage).steps for stage in STAGES}
-    most = [f"training.steps={min(steps, training.steps)}"]
-    return most + [f"training.{stage}.steps={min(steps, count)}" for stage, count in own.items() if count is not None]
+    tables = {"training": recipe.training, **{f"training.{stage}": getattr(recipe.training, stage) for stage in STAGES}}
+    return [f"{key}.steps={min(steps, table.steps)}" for key, table in tables.items() if table.steps is not None]
 
 
 def _measure(plain: Recipe, recipe: Recipe, name: str, seed: int, path: Path, comparison: MethodComparison) -> None:
@@ -227,7 +225,7 @@ def _scores(out: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[str, dict[
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:
-    minus, time = row["minus_reference"], row["time"]
+    minus, (low, high) = row["minus_reference"], row["time"]["interval"]
     seeds = ", ".join(f"{value:.1f}" for value in row["seeds"].values())
     return {
         "method": row["title"],
@@ -236,9 +234,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, str]:
         "seeds": seeds if len(row["seeds"]) > 1 else "1",
         "- Tk-Instruct": "" if minus is None else f"{minus['mean']:+.1f} ({_interval(minus['interval'])})",
         "FLOPs": _beside(f"{row['flops']:.2f}", row["flops_paper"]),
-        "time": _beside(
-            f"{time['ratio']:.2f} ({time['interval'][0]:.2f} to {time['interval'][1]:.2f})", row["time_paper"]
-        ),
+        "time": _beside(f"{row['time']['ratio']:.2f} ({low:.2f} to {high:.2f})", row["time_paper"]),
         "tuned": f"{row['tuned']:,}",
         "generated": f"{row['generated']:,}" if row["generated"] else "-",
         "steps": f"{row['steps']:,}",

@@ -16,13 +16,7 @@ from tagi.hypernetwork.targets import describe_targets
 from tagi.settings.recipe import Recipe
 from tagi.stages.recipe_settings import generator_settings, generator_text
 
-_SHARED: dict[str, Any] = {
-    "vocab_size": 32128,
-    "d_kv": 64,
-    "feed_forward_proj": "gated-gelu",
-    "tie_word_embeddings": False,
-}
-
+_SHARED = {"vocab_size": 32128, "d_kv": 64, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 PUBLISHED: dict[str, dict[str, Any]] = {
     "t5-base-lm-adapt": {**_SHARED, "d_model": 768, "d_ff": 2048, "num_layers": 12, "num_heads": 12},
     "t5-large-lm-adapt": {**_SHARED, "d_model": 1024, "d_ff": 2816, "num_layers": 24, "num_heads": 16},
@@ -92,27 +86,20 @@ def shapes_of(name: str, recipe: Recipe) -> Backbone:
     """
     own = recipe.backbone
     wanted = own.name if name == "recipe" else name
-    fields = own.config if name == "recipe" else None
-    if fields is None:
-        fields = PUBLISHED.get(HUB.get(wanted, wanted))
+    fields = (own.config if name == "recipe" else None) or PUBLISHED.get(HUB.get(wanted, wanted))
     if fields is None:
         if not may_be_found(wanted):
-            known = ", ".join(PUBLISHED)
-            raise ConfigError(
-                f"expected one of {known}, a model folder, a GGUF file, a built-in backbone or 'recipe', got {wanted!r}"
-            )
+            expected = f"one of {', '.join(PUBLISHED)}, a model folder, a GGUF file, a built-in backbone or 'recipe'"
+            raise ConfigError(f"expected {expected}, got {wanted!r}")
         pinned = {"revision": own.revision, "tokenizer": own.tokenizer} if name == "recipe" else {}
         return backbone_shapes(wanted, **pinned)
     with torch.device("meta"):
         if "model_type" in fields:
-            return CausalBackbone(build_causal(fields), _tokenizer(recipe), BaseModel(name, "no weights"))
+            # No text is read, but a chat encoding needs the recipe's chat template.
+            chat = recipe.data.encoding == "chat"
+            tokenizer = load_tokenizer(str(own.tokenizer)) if chat else toy_tokenizer()
+            return CausalBackbone(build_causal(fields), tokenizer, BaseModel(name, "no weights"))
         return T5Backbone(build_t5(fields), _NoTokenizer(), BaseModel(name, "no weights"))
-
-
-def _tokenizer(recipe: Recipe) -> Any:
-    """A tokenizer for a model made here. It reads no text, but a chat encoding needs the recipe's chat template."""
-    chat = recipe.data.encoding == "chat"
-    return load_tokenizer(str(recipe.backbone.tokenizer)) if chat else toy_tokenizer()
 
 
 class _NoTokenizer:

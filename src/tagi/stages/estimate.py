@@ -48,7 +48,7 @@ def estimate(
         done = (step.folder / RECORD).exists()
         row: dict[str, Any] = {"step": step.name, "state": "complete" if done else "to do"}
         if step.evaluates:
-            rows.append({**row, "steps": "", "trained": "", "frozen": "", "tokens": "", "hours": "", "memory_gib": ""})
+            rows.append({**row, **dict.fromkeys(("steps", "trained", "frozen", "tokens", "hours", "memory_gib"), "")})
             continue
         stage = stage_of(step.stage)
         settings, (trained, frozen) = stage.settings(recipe), stage.parameters(recipe, sizes)
@@ -79,10 +79,9 @@ def _sizes(recipe: Recipe) -> Sizes:
             shared = sum(count_parameters(part, trained=False) for part in generator.own_parts)
             generated = sum(target.parameters for target in generator.targets)
             break
-    embeddings = backbone.model.get_input_embeddings().weight.numel()
     return Sizes(
         backbone=count_parameters(backbone),
-        embeddings=embeddings,
+        embeddings=backbone.model.get_input_embeddings().weight.numel(),
         generator=own,
         shared=shared,
         tuned=count_parameters(backbone, trained=True),

@@ -65,11 +65,6 @@ class EvaluationRequest:
     held_out: bool = False
 
     @property
-    def partial(self) -> bool:
-        """Whether it is for anything else than the recipe's whole test set."""
-        return bool(self.tasks) or self.limit is not None or self.held_out
-
-    @property
     def split(self) -> Split:
         """Which of the recipe's tasks are scored."""
         return "validation" if self.held_out else "test"
@@ -124,7 +119,7 @@ def evaluate(
             "revision": revision,
             "trained": trained_by(folder),
             "method": method.name,
-            "partial": request.partial,
+            "partial": bool(request.tasks) or request.limit is not None or request.held_out,
             **({"held_out": True} if request.held_out else {}),
             "data": tested,
             **scorer.results(request.conditions, recipe.seed),
@@ -139,9 +134,8 @@ def _tasks(
     """The tasks as they are evaluated, what the record says of them, and the identity of the evaluation."""
     recipe = read.recipe
     if request.held_out and not (recipe.data.validation_tasks or recipe.data.validation_categories):
-        raise InputError(
-            "--held-out: expected a recipe with data.validation_categories or data.validation_tasks, got neither"
-        )
+        wanted = "expected a recipe with data.validation_categories or data.validation_tasks"
+        raise InputError(f"--held-out: {wanted}, got neither")
     limit = request.limit or recipe.evaluation.limit
     loaded = read.tasks(request.split, shots=reads_shots(checkpoint))
     tasks = select_tasks(loaded.tasks, request.tasks, limit)
@@ -149,8 +143,7 @@ def _tasks(
     # compared with those that do not.
     digest = tasks_digest(replace(task, shots=()) for task in tasks)
     tasks, told = _as_told(tasks, request, recipe, checkpoint)
-    reworded = "paraphrase" in request.conditions  # reads the tasks' wordings
-    shown = tasks_digest(tasks, wordings=reworded)
+    shown = tasks_digest(tasks, wordings="paraphrase" in request.conditions)  # which reads the tasks' wordings
     further: list[Any] = [*([told] if told else []), *(["held out"] if request.held_out else [])]
     settings = recipe.evaluation.model_dump(mode="json")
     identity = fingerprint(revision, shown, settings, request.conditions, request.distances, recipe.seed, *further)
@@ -219,8 +212,7 @@ def in_wording(tasks: Sequence[Task], name: str) -> list[Task]:
     """
     for task in tasks:
         if name not in task.texts:
-            known = ", ".join(task.texts)
-            raise InputError(f"--wording: task {task.name!r} has no wording {name!r}; it has {known}")
+            raise InputError(f"--wording: task {task.name!r} has no wording {name!r}; it has {', '.join(task.texts)}")
     return [replace(task, instruction=task.texts[name]) for task in tasks]
 
 
@@ -293,16 +285,12 @@ class TaskScorer:
 
     def answers(self, condition: Condition) -> list[Any]:
         """Return the answers to every instance under a condition."""
-        log = None
-        if self.out is not None:
-            sizes = {task.name: len(task.instances) for task in self.tasks}
-            log = TaskLog(self.out / predictions_file(condition.name), sizes)
+        sizes = {task.name: len(task.instances) for task in self.tasks}
+        log = None if self.out is None else TaskLog(self.out / predictions_file(condition.name), sizes)
         answers: list[Any] = []
-        covered = condition.covered(self.tasks)
-        instances = sum(len(self.tasks[index].instances) for index in covered)
-        with counting(condition.name, instances, self.progress) as advance:
-            for index in covered:
-                task = self.tasks[index]
+        covered = [(index, self.tasks[index]) for index in condition.covered(self.tasks)]
+        with counting(condition.name, sum(len(task.instances) for _, task in covered), self.progress) as advance:
+            for index, task in covered:
                 if log is not None and task.name in log:
                     answers += kept_answers(log, task)
                     advance(len(task.instances))

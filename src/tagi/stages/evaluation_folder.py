@@ -33,15 +33,12 @@ def claim(out: Path, identity: str, resume: bool) -> dict[str, Any] | None:
         return None
     begun = mark.exists() or record.exists()
     if not resume or not begun:
-        raise ConfigError(
-            f"{out}: expected a new folder, got one that holds files{': go on with --resume' if begun else ''}"
-        )
+        remedy = ": go on with --resume" if begun else ""
+        raise ConfigError(f"{out}: expected a new folder, got one that holds files{remedy}")
     other = (read_record(record) if record.exists() else _read_claim(mark)).get("evaluation")
     if other != identity:
-        raise ConfigError(
-            f"{out}: expected an evaluation of this checkpoint, recipe and data, of the same conditions and limits "
-            f"({identity}), got another ({other}): score into another folder"
-        )
+        wanted = "expected an evaluation of this checkpoint, recipe and data, of the same conditions and limits"
+        raise ConfigError(f"{out}: {wanted} ({identity}), got another ({other}): score into another folder")
     return read_evaluation(record) if record.exists() else None
 
 

@@ -12,7 +12,7 @@ from transformers.initialization import no_init_weights
 
 from tagi.backbones.load import load_tokenizer
 from tagi.backbones.protocol import Backbone
-from tagi.config.methods import MethodRow, method_row, method_rows
+from tagi.config.methods import method_row, method_rows
 from tagi.data.text.encoder import CausalTextEncoder, TextEncoder
 from tagi.errors import ConfigError
 from tagi.evaluation.lengths import task_lengths
@@ -58,20 +58,19 @@ class Row:
 
 
 def table_rows(names: Sequence[str] | None = None, family: str = "t5") -> list[Row]:
-    """The methods' rows in the paper's order; without names those of its Table 2.
+    """Return the methods' rows in the paper's order; without names those of its Table 2.
 
     Beside encoder-decoders the decoder-only methods are the paper's two models, else the backbone itself.
     """
     table2 = [row for row in method_rows() if row.flops is not None or row.name in _CAUSAL]
-    chosen = [row for row in table2 if family in row.families] if names is None else map(method_row, names)
-    return [made for row in chosen for made in _rows(row, family)]
-
-
-def _rows(row: MethodRow, family: str) -> list[Row]:
-    if row.name not in _CAUSAL or family == "causal":
-        return [Row(row.title, row.flops, row.time, row.name)]
-    ending = " cached" if _CAUSAL[row.name] else ""
-    return [Row(f"{name}{ending}", paper, None, row.name, model) for name, (model, paper) in _MODELS.items()]
+    rows = []
+    for row in [row for row in table2 if family in row.families] if names is None else map(method_row, names):
+        if row.name not in _CAUSAL or family == "causal":
+            rows.append(Row(row.title, row.flops, row.time, row.name))
+            continue
+        ending = " cached" if _CAUSAL[row.name] else ""
+        rows += [Row(f"{name}{ending}", paper, None, row.name, model) for name, (model, paper) in _MODELS.items()]
+    return rows
 
 
 def flops(

@@ -31,11 +31,9 @@ class GeneratingStage(TrainingStage):
             reason = "since the shared LoRA is that of the stage metatrain"
             wanted = f"expected 'metatrained' with generator.shared_rank and generator.shared_tune = false, {reason}"
             yield "run.start", f"{wanted}, got {run.start!r}"
-        if recipe.backbone.family == "causal":
-            yield from self._causal_faults(recipe)
-
-    def _causal_faults(self, recipe: Recipe) -> Iterator[Fault]:
-        generator, on = recipe.generator, "with backbone.family = 'causal'"
+        if recipe.backbone.family != "causal":
+            return
+        on = "with backbone.family = 'causal'"
         concatenates = generator.fusion in ("both", "concatenation") or generator.instruction_cache == "stock"
         required = {"module": "lora", "fusion_init": "t5", **({"reader": "backbone"} if concatenates else {})}
         for key, value in required.items():

@@ -68,11 +68,9 @@ def _backbone(recipe: Recipe) -> dict[str, Any]:
     name, tokenizer = recipe.backbone.name, recipe.backbone.tokenizer
     found = None if name == "config" else locate(name)
     tokens = locate(tokenizer) if tokenizer and (Path(tokenizer) / "config.json").is_file() else tokenizer or found
+    folder = Path(tokens) if tokens is not None and Path(tokens).is_dir() else None
+    files = {file for pattern in _TOKENIZER if folder for file in folder.glob(pattern) if file.is_file()}
     return {
         "weights": folder_revision(found) if isinstance(found, Path) else None,
-        "tokenizer": _tokenizer(Path(tokens)) if tokens is not None and Path(tokens).is_dir() else None,
+        "tokenizer": files_digest(files) if folder else None,
     }
-
-
-def _tokenizer(folder: Path) -> str:
-    return files_digest({file for pattern in _TOKENIZER for file in folder.glob(pattern) if file.is_file()})

@@ -76,15 +76,14 @@ class ManyModels:
         """
         start = {name: tensor.detach().clone() for name, tensor in self.method.trained_tensors().items()}
         entries: list[dict[str, Any]] = []
-        console = Console(stderr=True)
         for number, member in enumerate(self.members, start=1):
             own = fingerprint(identity, member.name)
             entry = self._finished(member, own)
             if entry is None:
                 if progress and is_main_process():
-                    count = len(member.tasks)
-                    named = f"{self.noun} {number} of {len(self.members)}: {member.name}"
-                    console.print(f"{named} ({count} task{'' if count == 1 else 's'})", markup=False)
+                    count = f"{len(member.tasks)} task{'' if len(member.tasks) == 1 else 's'}"
+                    named = f"{self.noun} {number} of {len(self.members)}: {member.name} ({count})"
+                    Console(stderr=True).print(named, markup=False)
                 entry = self._train(member, start, own, resume, progress)
             entries.append(entry)
             if is_main_process():
@@ -132,10 +131,7 @@ class ManyModels:
             self.key: member.name,
             "path": member.folder,
             "tasks": len(member.tasks),
-            "steps": outcome["steps"],
-            "seconds": outcome["seconds"],
-            "tokens": outcome["tokens"],
-            "peak_memory": outcome["peak_memory"],
+            **{key: outcome[key] for key in ("steps", "seconds", "tokens", "peak_memory")},
             "first_loss": losses[0]["loss"] if losses else None,
             "final_loss": sum(last) / len(last) if last else None,
         }
@@ -155,10 +151,8 @@ class ManyModels:
         if not isinstance(state, dict) or not state.keys() >= {self.key, *_KEPT}:
             raise TrainingError(f"{path}: expected what is known of a finished {self.noun}, got {state!r:.80}")
         if state["identity"] != identity:
-            found = state["identity"]
-            raise TrainingError(
-                f"{path.parent}: expected a {self.noun} of this recipe ({identity}), got one of another ({found})"
-            )
+            wanted = f"expected a {self.noun} of this recipe ({identity})"
+            raise TrainingError(f"{path.parent}: {wanted}, got one of another ({state['identity']})")
         return {key: value for key, value in state.items() if key != "identity"}
 
 

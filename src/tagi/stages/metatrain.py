@@ -111,10 +111,7 @@ class Metatrain(BackboneStage):
     def shown_tokens(self, recipe: Recipe) -> int:
         """Return the tokens of demonstrations that are read in texts of their own."""
         settings, data, count = self.settings(recipe), recipe.data, self.episode_shots(recipe)
-        texts = {
-            "fid-icl": settings.tasks_per_batch * count,
-            "ensemble-icl": self.samples(recipe) * (count - 1),
-        }
+        texts = {"fid-icl": settings.tasks_per_batch * count, "ensemble-icl": self.samples(recipe) * (count - 1)}
         return texts.get(recipe.metatrain.method, 0) * (data.max_input_tokens + data.max_target_tokens)
 
 

@@ -43,7 +43,7 @@ def build_objective(job: Job, student: GeneratorModel, batches: TaskBatches) -> 
     if losses.ins or (losses.kl and losses.teacher == "lora"):
         if job.sources.teachers is None:
             raise ConfigError(
-                "losses: expected --teachers DIR for losses.ins, or losses.kl with LoRA teachers, got none"
+                "losses: expected --teachers DIR for losses.ins or losses.kl with LoRA teachers, got none"
             )
         base = teacher_backbone(recipe, job.out, job.sources.metatrained)
         scale = recipe.generator.alpha / recipe.generator.rank
@@ -55,15 +55,14 @@ def build_objective(job: Job, student: GeneratorModel, batches: TaskBatches) -> 
     if losses.kl:
         teacher = _teacher(job, student, base, catalogue)
         teacher = _cached(recipe, teacher, student.text, batches, job.out) if losses.top_k else teacher
-    objective = Objective(
-        losses, teacher=teacher, catalogue=catalogue if losses.ins else None, aligned=_aligned(recipe)
-    )
+    aligned = None
+    if (size := losses.alignment_split) is not None:
+        aligned = sni_categories(size) if recipe.data.source == "sni" else p3_datasets(size)
+    objective = Objective(losses, teacher=teacher, catalogue=catalogue if losses.ins else None, aligned=aligned)
     if losses.ins and not objective.aligned_tasks(batches.tasks):  # the term would be 0 for ever
         categories = ", ".join(sorted({task.category for task in batches.tasks})[:3])
-        raise ConfigError(
-            f"losses.ins: expected a LoRA teacher for at least one category that is trained on ({categories}, ...), "
-            "got none"
-        )
+        wanted = f"expected a LoRA teacher for at least one category that is trained on ({categories}, ...)"
+        raise ConfigError(f"losses.ins: {wanted}, got none")
     return objective
 
 
@@ -87,13 +86,6 @@ def _teacher(job: Job, student: GeneratorModel, base: Backbone | None, catalogue
     return ConcatenatedTeacher(backbone, concatenated_text(recipe), catalogue, base.identity.revision)
 
 
-def _aligned(recipe: Recipe) -> tuple[str, ...] | None:
-    size = recipe.losses.alignment_split
-    if size is None:
-        return None
-    return sni_categories(size) if recipe.data.source == "sni" else p3_datasets(size)
-
-
 def _cached(recipe: Recipe, teacher: Teacher, text: TextEncoder, batches: TaskBatches, out: Path) -> TeacherCache:
     """Ask the teacher once for every sample of all batches, before training starts.
 
@@ -104,18 +96,16 @@ def _cached(recipe: Recipe, teacher: Teacher, text: TextEncoder, batches: TaskBa
     if not is_main_process():
         once(complete.exists, lambda: None)
         return TeacherCache(folder)
-    samples = distinct_samples(batches)
-    device = best_device()
-    teacher.to(device)
+    samples, device, losses = distinct_samples(batches), best_device(), recipe.losses
+    writer = CacheWriter(
+        teacher.to(device),
+        text,
+        top_k=int(losses.top_k or 0),
+        temperature=losses.temperature,
+        batch_size=batches.tasks_per_batch * batches.queries_per_task,
+        device=device,
+    )
     with counting("teacher's distributions", len(samples)) as advance:
-        writer = CacheWriter(
-            teacher,
-            text,
-            top_k=int(recipe.losses.top_k or 0),
-            temperature=recipe.losses.temperature,
-            batch_size=batches.tasks_per_batch * batches.queries_per_task,
-            device=device,
-        )
         cache = writer.write(folder, samples, advance)
     write_text(complete, "")
     return cache

@@ -220,7 +220,7 @@ class TrainingStage(ABC):
         raise self._no_method()
 
     def traits(self, recipe: Recipe) -> tuple[bool, ...]:
-        """Return the eight characteristics of Table 8 (`tagi.stages.characteristics`); `ConfigError` as `untrained`."""
+        """Return the eight characteristics of Table 8 (`tagi.stages.registry`); `ConfigError` as `untrained`."""
         raise self._no_method()
 
     def _no_method(self) -> ConfigError:

@@ -136,7 +136,5 @@ def _check_made_of(recipe: Recipe, folder: Path) -> None:
     for key, wanted in _made_of(recipe).items():
         got = found.get(key) if isinstance(found, dict) else found
         if not isinstance(found, dict) or got != wanted:
-            raise ConfigError(
-                f"{folder}: expected a backbone made of {key} {wanted}, got one of {got}: remove it or choose another "
-                "folder"
-            )
+            remedy = "remove it or choose another folder"
+            raise ConfigError(f"{folder}: expected a backbone made of {key} {wanted}, got one of {got}: {remedy}")

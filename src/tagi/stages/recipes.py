@@ -1,6 +1,6 @@
 """Loading recipes with every rule checked: those of each table, and those of the stages between tables."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -53,22 +53,14 @@ def _validate(tables: dict[str, Any]) -> tuple[Recipe, list[str]]:
         faults = faults_of(error)
         faulty = {fault["loc"][0] for fault in error.errors()}
         recipe = _without(faulty, tables)
-    for rule in _rules(recipe):
+    run = recipe.run.stages if hasattr(recipe, "run") else []
+    of_run = [stage.run_faults for stage in STAGES if stage.name in run]
+    for rule in [*(stage.table_faults for stage in STAGES), _need_faults, *of_run]:
         # A rule that asks for a table with faults of its own is not checked.
         with suppress(AttributeError) if faulty else nullcontext():
             for key, message in rule(recipe):
                 faults.append(f"{key}: {message}")
     return recipe, sorted(dict.fromkeys(faults), key=_table_number)
-
-
-def _rules(recipe: Recipe) -> list[Callable[[Recipe], Iterator[Fault]]]:
-    """Return the rules of all stages about their tables and each other, and those of the run's stages about the run."""
-    stages = recipe.run.stages if hasattr(recipe, "run") else []
-    return [
-        *(stage.table_faults for stage in STAGES),
-        _need_faults,
-        *(stage.run_faults for stage in STAGES if stage.name in stages),
-    ]
 
 
 def _without(faulty: set[Any], tables: dict[str, Any]) -> Recipe:

@@ -86,6 +86,9 @@ def run(
     for step in chosen(plan(recipe, out, folder_of), first, last):
         if step.evaluates and not is_main_process():  # one process is enough to score
             continue
+        for needed in step.sources.folders if step.trained is None else [step.trained]:
+            if not (needed / RECORD).exists():
+                raise ConfigError(f"{step.name}: expected the finished stage {needed.name!r} in {needed}, got none")
         done = (step.folder / RECORD).exists()
         record = (_evaluate if step.evaluates else _train)(step, data, progress)
         rows.append({"step": step.name, "state": "skipped: complete" if done else "done", **_summary(record)})
@@ -106,30 +109,23 @@ def chosen(steps: Sequence[Step], first: str | None, last: str | None) -> list[S
 
 
 def _train(step: Step, data: RecipeData, progress: bool) -> dict[str, Any]:
-    for needed in step.sources.folders:
-        if not (needed / RECORD).exists():
-            raise ConfigError(f"{step.name}: expected the finished stage {needed.name!r} in {needed}, got none")
     return train_stage(
         data.recipe, step.stage, step.folder, sources=step.sources, data=data, resume=True, progress=progress
     )
 
 
 def _evaluate(step: Step, data: RecipeData, progress: bool) -> dict[str, Any]:
-    recipe, trained = data.recipe, step.trained
-    if trained is None or not (trained / RECORD).exists():
-        raise ConfigError(f"{step.name}: expected the finished stage {step.stage!r} in {trained}, got none")
+    recipe = data.recipe
     identity = score_identity(recipe, stage_identity(recipe, step.stage, step.sources, data=data))
     path = step.folder / RECORD
     if path.exists():
         record = read_record(path)
         if record.get("identity") == identity:
             return record
-        raise ConfigError(
-            f"{step.folder}: expected scores of this recipe ({identity}), got some of another "
-            f"({record.get('identity')}): remove the folder to score anew"
-        )
+        got = f"got some of another ({record.get('identity')}): remove the folder to score anew"
+        raise ConfigError(f"{step.folder}: expected scores of this recipe ({identity}), {got}")
     return evaluate(
-        str(trained),
+        str(step.trained),
         recipe,
         request=EvaluationRequest(INSTRUCTIONS),
         data=data,
@@ -144,9 +140,7 @@ def _summary(record: dict[str, Any]) -> dict[str, Any]:
     if "results" in record:
         right = record["results"]["right"]
         return {"steps": "", "minutes": "", "result": f"{right['metric']} {right['overall'][right['metric']]:.1f}"}
-    training = record["training"]
+    training, teachers = record["training"], record.get("teachers")
     losses = [entry["loss"] for entry in training["history"] if "loss" in entry]
-    result = f"loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else ""
-    if "teachers" in record:
-        result = f"{len(record['teachers'])} teachers"
+    result = f"loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else f"{len(teachers)} teachers" if teachers else ""
     return {"steps": training["steps"], "minutes": round(training["seconds"] / 60, 1), "result": result}

@@ -59,18 +59,12 @@ def with_test_shots(
     They are drawn from `further`: instances by task that are not tested, or those of `shot_sets`. On the toy family
     they are drawn from training inputs. Where they are too few, a task's own examples follow.
     """
-    data = recipe.data
-    if data.source == "p3" and recipe.shots.path is None:
-        further = _not_of_other_prompts(tasks, further)
     remedy = "lower data.test_instances_per_task or shots.count"
-    if data.source == "p3":
+    if recipe.data.source == "p3":
         remedy += ", or name a folder of training sets in shots.path"
-    return [
-        _with_shots(
-            recipe, task, task.instances, _candidates(recipe, task, further.get(task.name, ()), count), remedy, count
-        )
-        for task in tasks
-    ]
+        further = _not_of_other_prompts(tasks, further) if recipe.shots.path is None else further
+    shown = [_candidates(recipe, task, further.get(task.name, ()), count) for task in tasks]
+    return [_with_shots(recipe, task, own, remedy, count) for task, own in zip(tasks, shown, strict=True)]
 
 
 def shot_sets(recipe: Recipe) -> dict[str, tuple[Instance, ...]]:
@@ -84,17 +78,11 @@ def shot_sets(recipe: Recipe) -> dict[str, tuple[Instance, ...]]:
 def with_validation_shots(recipe: Recipe, tasks: Sequence[Task]) -> list[Task]:
     """Held-out tasks with shots from their instances beyond those that are validated on."""
     tested, remedy = recipe.data.validation_instances, "lower data.validation_instances or shots.count"
-    return [
-        _with_shots(
-            recipe,
-            task,
-            task.instances[:tested],
-            draw_examples(task.name, task.instances[tested:], recipe.shots.seed),
-            remedy,
-            recipe.shots.count,
-        )
-        for task in tasks
-    ]
+    made = []
+    for task in tasks:
+        shown = draw_examples(task.name, task.instances[tested:], recipe.shots.seed)
+        made.append(_with_shots(recipe, task, shown, remedy, recipe.shots.count, tested))
+    return made
 
 
 def shots_record(recipe: Recipe, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -130,17 +118,14 @@ def _not_of_other_prompts(
 
 
 def _with_shots(
-    recipe: Recipe,
-    task: Task,
-    tested: Sequence[Instance],
-    candidates: Sequence[Example],
-    remedy: str,
-    count: int | None,
+    recipe: Recipe, task: Task, candidates: Sequence[Example], remedy: str, count: int | None, first: int | None = None
 ) -> Task:
-    """The task with the first `count` candidates (all for None) whose inputs, spaces apart, are of no tested instance.
+    """Return the task with the first `count` candidates (all for None) as shots.
 
-    No two of them are the same.
+    Candidates are left out whose inputs, spaces apart, are those of others or of tested instances: the task's `first`,
+    or all of them.
     """
+    tested = task.instances[:first]
     seen = {_words(instance.input) for instance in tested}
     chosen: list[Example] = []
     for example in candidates:
@@ -148,10 +133,8 @@ def _with_shots(
             seen.add(_words(example.input))
             chosen.append(example)
     if len(chosen) < (count or 1):
-        raise DataError(
-            f"{task.name}: expected {count or 'some'} labelled examples (shots) apart from its {len(tested)} tested "
-            f"instances, got {len(chosen)}: {remedy}"
-        )
+        wanted = f"{count or 'some'} labelled examples (shots) apart from its {len(tested)} tested instances"
+        raise DataError(f"{task.name}: expected {wanted}, got {len(chosen)}: {remedy}")
     return replace(task, shots=_shuffled(recipe, chosen) if recipe.data.shuffle_inputs else tuple(chosen))
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,12 +55,13 @@ class Single(BackboneStage):
 
     def build(self, job: Job) -> Training:
         """Build the method that is trained for every test task; `ConfigError` if there are none."""
-        from tagi.formats.checkpoint import write_tensors
+        from tagi.backbones.load import folder_revision
         from tagi.formats.finding import MODEL, find_checkpoint
         from tagi.methods.load import start_from
         from tagi.methods.single import MEMBERS, START, write_single
         from tagi.stages.many_models import ManyModels, Member
         from tagi.stages.recipe_models import concatenated_method, load_recipe_backbone
+        from tagi.training.distributed import is_main_process
 
         recipe, tasks = job.recipe, _tasks(job.data)
         if not tasks.tasks:
@@ -68,12 +70,11 @@ class Single(BackboneStage):
         folder = job.out / MODEL
         whole = concatenated_method(recipe, backbone, "all")
         taken = [start_from(whole, find_checkpoint(name)) for name in job.sources.start]
-        start = _write_start(whole, folder / START) if taken else None
+        start = None
+        if taken and is_main_process():  # what all models begin with, and its digest
+            _write(folder / START, whole)
+            start = folder_revision(folder / START)
         method = whole if recipe.single.tune == "all" else concatenated_method(recipe, backbone, recipe.single.tune)
-
-        def save(member: Path) -> None:
-            with new_folder(member, overwrite=True) as temporary:
-                write_tensors(temporary, method.trained_tensors())
 
         def announce(entries: list[dict[str, Any]]) -> None:
             if len(entries) == len(tasks.tasks):  # its configuration says that all are there
@@ -82,7 +83,9 @@ class Single(BackboneStage):
                 )
 
         members = [Member(task.name, f"{MODEL}/{MEMBERS}/{_folder(task.name)}", (_own(task),)) for task in tasks.tasks]
-        return ManyModels(self, job, method, tasks.record(), members, "task", "model", save, announce)
+        return ManyModels(
+            self, job, method, tasks.record(), members, "task", "model", partial(_write, model=method), announce
+        )
 
     def untrained(self, recipe: Recipe, backbone: Any) -> Any:
         """Return the model of one task."""
@@ -107,17 +110,12 @@ def _tasks(data: RecipeData) -> LoadedTasks:
     return data.tasks("test", shots=True, every=data.recipe.single.examples == "all")
 
 
-def _write_start(whole: Any, folder: Path) -> str | None:
-    """Write what all models begin with, and return its digest."""
-    from tagi.backbones.load import folder_revision
+def _write(folder: Path, model: Any) -> None:
+    """Write a model's trained tensors."""
     from tagi.formats.checkpoint import write_tensors
-    from tagi.training.distributed import is_main_process
 
-    if not is_main_process():
-        return None
     with new_folder(folder, overwrite=True) as temporary:
-        write_tensors(temporary, whole.trained_tensors())
-    return folder_revision(folder)
+        write_tensors(temporary, model.trained_tensors())
 
 
 def _own(task: Task) -> Task:

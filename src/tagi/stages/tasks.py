@@ -20,21 +20,12 @@ from tagi.data.task import Instance, Task
 from tagi.data.toy.family import toy_tasks
 from tagi.errors import ConfigError
 from tagi.settings.recipe import Recipe
-from tagi.stages.shots import (
-    P3_POOL,
-    shot_sets,
-    shots_record,
-    wants_shots,
-    with_test_shots,
-    with_validation_shots,
-)
+from tagi.stages.shots import P3_POOL, shot_sets, shots_record, wants_shots, with_test_shots, with_validation_shots
 
 _TOY_WORDINGS = 64
 """Wordings of each toy task: training draws one of them for each batch."""
 
-_NAMED = 12
-"""Known names that a message lists."""
-
+_NAMED = 12  # known names that a message lists
 Split = Literal["train", "validation", "test"]
 
 
@@ -82,8 +73,7 @@ class RecipeData:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self._tests: LoadedTasks | None = None
-        self._tests_with_further = False
+        self._tests: dict[bool, LoadedTasks] = {}
 
     def tasks(self, split: Split, *, shots: bool | None = None, every: bool = False) -> LoadedTasks:
         """Return the tasks that are trained on, those held out of them to choose a checkpoint, or the test tasks.
@@ -188,11 +178,10 @@ class RecipeData:
 
     def _test_tasks(self, further: bool) -> LoadedTasks:
         """Return the test tasks; instances beyond them are read the first time if the recipe may want them later."""
-        further = further or wants_shots(self.recipe)
-        if self._tests is None or further > self._tests_with_further:
-            self._tests = self._read("test", further=further)
-            self._tests_with_further = further
-        return self._tests
+        further = further or wants_shots(self.recipe) or True in self._tests
+        if further not in self._tests:
+            self._tests[further] = self._read("test", further=further)
+        return self._tests[further]
 
     @cached_property
     def _shot_sets(self) -> dict[str, tuple[Instance, ...]]:
@@ -207,16 +196,12 @@ def load_tasks(recipe: Recipe, split: Split, *, shots: bool | None = None, every
 
 def _check_wordings(recipe: Recipe, tasks: Iterable[Task]) -> None:
     """Raise `ConfigError` for a name in `data.wordings` that is of no task's wordings."""
-    if recipe.data.wordings is None:
-        return
     known = list(dict.fromkeys(name for task in tasks for name in task.texts))
-    for name in recipe.data.wordings:
+    for name in recipe.data.wordings or ():
         if name not in known:
-            more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
-            raise ConfigError(
-                f"data.wordings.{name}: no training task has a wording of this name; known names: "
-                f"{', '.join(known[:_NAMED])}{more}"
-            )
+            listed = ", ".join(known[:_NAMED]) + (f" and {len(known) - _NAMED} more" if len(known) > _NAMED else "")
+            fault = "no training task has a wording of this name; known names"
+            raise ConfigError(f"data.wordings.{name}: {fault}: {listed}")
 
 
 def _by_validation_categories(names: Sequence[str], tasks: Sequence[Task], *, held_out: bool) -> tuple[Task, ...]:
@@ -227,11 +212,9 @@ def _by_validation_categories(names: Sequence[str], tasks: Sequence[Task], *, he
     known = {task.category for task in tasks}
     for name in names:
         if name not in known:
-            close = get_close_matches(name, sorted(known), n=3) or sorted(known)[:3]
-            raise ConfigError(
-                f"data.validation_categories: no training task is of category {name!r}; did you mean "
-                f"{' or '.join(map(repr, close))}?"
-            )
+            close = " or ".join(map(repr, get_close_matches(name, sorted(known), n=3) or sorted(known)[:3]))
+            fault = f"no training task is of category {name!r}; did you mean {close}?"
+            raise ConfigError(f"data.validation_categories: {fault}")
     if known <= set(names):
         raise ConfigError(f"data.validation_categories: all {len(known)} categories are held out; nothing is left")
     return tuple(task for task in tasks if (task.category in names) == held_out)

@@ -9,16 +9,7 @@ from tagi.data.task import Task
 from tagi.files import new_folder, write_text
 from tagi.settings.recipe import Recipe
 from tagi.stages.metatrain import Metatrain
-from tagi.stages.protocol import (
-    BackboneStage,
-    Job,
-    Need,
-    Tables,
-    Training,
-    apart_table,
-    lora_table,
-    training_data,
-)
+from tagi.stages.protocol import BackboneStage, Job, Need, Tables, Training, apart_table, lora_table, training_data
 from tagi.stages.recipe_settings import lora_shape
 
 _CATEGORIES = {"sni": 60, "p3": 36, "toy": 6}

@@ -64,18 +64,14 @@ def train_stage(
 
 def _earlier_run(out: Path, identity: str, resume: bool) -> dict[str, Any] | None:
     """Return the record of a finished run of the same identity in `out`, if it is to be taken up, else None."""
-    if not ((out / RECORD).exists() or (out / CHECKPOINTS).exists()):
-        if not resume and out.exists() and any(out.iterdir()):
-            raise TrainingError(f"{out}: expected a new folder, got one that holds files")
-        return None
-    if not resume:
-        raise TrainingError(f"{out}: expected a new folder, got one that holds a run: take it up with --resume")
+    begun = (out / RECORD).exists() or (out / CHECKPOINTS).exists()
+    if not resume and out.exists() and any(out.iterdir()):
+        holds = "a run: take it up with --resume" if begun else "files"
+        raise TrainingError(f"{out}: expected a new folder, got one that holds {holds}")
     if not (out / RECORD).exists():
         return None
     record = read_record(out / RECORD)
-    if record.get("identity") != identity:
-        found = record.get("identity")
-        raise TrainingError(
-            f"{out}: expected a run of this recipe ({identity}), got a finished one of another ({found})"
-        )
+    if (found := record.get("identity")) != identity:
+        wanted = f"expected a run of this recipe ({identity})"
+        raise TrainingError(f"{out}: {wanted}, got a finished one of another ({found})")
     return record
