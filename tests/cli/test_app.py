@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 import tagi
@@ -9,6 +11,19 @@ from tests.commands import Run
 def test_version(run_tagi: Run) -> None:
     ran = run_tagi("--version")
     assert (ran.code, ran.out) == (0, f"tagi {tagi.__version__}\n")
+
+
+def test_libraries_are_told_to_be_quiet_unless_the_user_says_otherwise(
+    run_tagi: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TOKENIZERS_PARALLELISM", "HF_HUB_DISABLE_PROGRESS_BARS", "TRANSFORMERS_VERBOSITY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "info")
+    run_tagi("--version")
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
+    assert os.environ["TRANSFORMERS_VERBOSITY"] == "info"
 
 
 @pytest.mark.parametrize(

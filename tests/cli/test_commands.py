@@ -103,6 +103,20 @@ def test_conditions_by_name(run_tagi: Run) -> None:
     assert ran.err.endswith("got 'lora alone'\n")
 
 
+def test_an_adapter_stands_for_the_generator_that_made_it(run_tagi: Run, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    made = run_tagi("generate", "-g", "toy", "-i", "take the animal and make it plural .", "--out", adapter)
+    assert made.code == 0, made.err
+    of_adapter, of_generator = (
+        run_tagi("evaluate", named, "toy", "--tasks", "*-copy", "--limit", "2", "--json") for named in (adapter, "toy")
+    )
+    assert of_adapter.code == 0, of_adapter.err
+    one, other = json.loads(of_adapter.out), json.loads(of_generator.out)
+    assert one["checkpoint"] == str(adapter)
+    assert one["revision"] == other["revision"]
+    assert one["results"] == other["results"]
+
+
 def test_train_a_backbone_from_nothing(run_tagi: Run, tmp_path: Path) -> None:
     out = tmp_path / "backbone"
     short = ("--set", "training.steps=2", "--set", "training.tasks_per_batch=3")

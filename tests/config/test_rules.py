@@ -303,7 +303,7 @@ BROKEN += [
         "smollm2",
         ["run.start=backbone"],
         "run.start: expected 'metatrained' with generator.shared_rank and generator.shared_tune = false, since the "
-        "shared LoRA is that of the stage metatrain, got 'backbone'",
+        "shared LoRA is the meta-trained one, got 'backbone'",
     ),
     (
         "toy",

@@ -126,7 +126,7 @@ def test_a_generator_is_continued_from(started: Path, tmp_path: Path) -> None:
 
 
 def test_a_frozen_shared_lora_that_nothing_was_copied_into_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"generator\.shared_rank: expected a LoRA of the stage metatrain"):
+    with pytest.raises(ConfigError, match=r"generator\.shared_rank: expected a meta-trained LoRA"):
         finetuned(tmp_path / "none", None)
     trained = finetuned(
         tmp_path / "trained", None, "generator.shared_tune=true", "training.finetune.learning_rate=0.01"

@@ -14,7 +14,10 @@ Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder fo
 Start = Annotated[
     list[str] | None, typer.Option("--from", metavar="CHECKPOINT", help="Start from its parameters. Repeatable.")
 ]
-Teachers = Annotated[Path | None, typer.Option("--teachers", metavar="DIR", help="LoRA teachers, for finetune.")]
+Teachers = Annotated[
+    Path | None,
+    typer.Option("--teachers", metavar="DIR", help="The folder of the LoRA teachers, if the recipe has any."),
+]
 Metatrained = Annotated[
     str | None, typer.Option("--metatrained", metavar="CHECKPOINT", help="The meta-trained model, if it teaches.")
 ]

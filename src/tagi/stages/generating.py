@@ -28,7 +28,7 @@ class GeneratingStage(TrainingStage):
         frozen = generator.shared_rank and not generator.shared_tune
         # A recipe of one stage may be trained from a checkpoint that is named on the command line.
         if frozen and run.start != "metatrained" and len(run.stages) > 1:
-            reason = "since the shared LoRA is that of the stage metatrain"
+            reason = "since the shared LoRA is the meta-trained one"
             wanted = f"expected 'metatrained' with generator.shared_rank and generator.shared_tune = false, {reason}"
             yield "run.start", f"{wanted}, got {run.start!r}"
         if recipe.backbone.family != "causal":

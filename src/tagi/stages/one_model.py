@@ -90,7 +90,7 @@ def check_shared_lora(model: Trainable) -> None:
         return
     if not any(bool(b.any()) for b in shared.b):
         raise ConfigError(
-            "generator.shared_rank: expected a LoRA of the stage metatrain to start from (run.start = 'metatrained', "
+            "generator.shared_rank: expected a meta-trained LoRA to start from (run.start = 'metatrained', "
             "metatrain.tune = 'lora'; --from CHECKPOINT), or generator.shared_tune = true, got neither"
         )
 
