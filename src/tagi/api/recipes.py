@@ -1,7 +1,6 @@
 """Training and evaluation by recipe."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -147,19 +146,30 @@ def evaluate(
             return evaluate_checkpoint(
                 str(model), recipe, request=request, out=folder, resume=resume, progress=progress
             )
-        found: Sequence[Task] = load_tasks(recipe, "test").tasks
+        tasks = load_tasks(recipe, "test").tasks
     else:  # how they are scored is the only thing that the recipe says
         recipe = load_recipe("sni-small", ["data.source=jsonl", "data.path=tasks.jsonl", *overrides])
-        found = tasks
-    if out is not None or resume or replace(request, conditions=(), tasks=(), limit=None) != EvaluationRequest(()):
-        keys = "distances, wording, positives, held_out, out and resume"
-        raise InputError(f"expected a named model and a recipe with any of {keys}, got other ones")
+    refused = {"distances": distances, "wording": wording, "positives": positives, "held_out": held_out, "out": out}
+    for name, value in {**refused, "resume": resume}.items():
+        if value is not None and value is not False:
+            raise InputError(f"{name}: expected a named model and a recipe with it, got other ones")
+    return _score(model, tasks, recipe, request, progress)
+
+
+def _score(
+    model: str | Path | GeneratorModel,
+    tasks: Sequence[Task],
+    recipe: Recipe,
+    request: EvaluationRequest,
+    progress: bool,
+) -> dict[str, Any]:
+    """Score a model on tasks that are in memory, or a generator that is."""
     method: Method
     if isinstance(model, GeneratorModel):
         method = TAGI(model).eval()
     else:
         method = load_method(find_checkpoint(str(model))).to(best_device())
-    scored = select_tasks(found, only, limit or recipe.evaluation.limit)
+    scored = select_tasks(tasks, request.tasks, request.limit or recipe.evaluation.limit)
     scorer = TaskScorer(method, scored, scoring_of(recipe, scored), progress=progress)
     return {
         "data": {"tasks": len(scored), "instances": sum(len(task.instances) for task in scored)},

@@ -1,7 +1,7 @@
 """`tagi evaluate`: a checkpoint's scores on tasks it has not seen."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -80,18 +80,8 @@ def evaluate(
     from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY
 
     groups = ((conditions, INSTRUCTIONS), (channels, CHANNELS), (sensitivity, SENSITIVITY))
-    record = run(
-        checkpoint,
-        loaded,
-        conditions=["right", *(condition or ()), *(name for on, group in groups if on for name in group)],
-        only=tasks or (),
-        limit=limit,
-        distances=sensitivity,
-        wording=wording,
-        positives=positives,
-        held_out=held_out,
-        out=out,
-        resume=resume,
-        progress=True,
-    )
+    names = ["right", *(condition or ()), *(name for on, group in groups if on for name in group)]
+    what: Any = {"conditions": names, "only": tasks or (), "limit": limit, "distances": sensitivity}
+    how: Any = {"wording": wording, "positives": positives, "held_out": held_out}
+    record = run(checkpoint, loaded, **what, **how, out=out, resume=resume, progress=True)
     print_record(record, print_evaluation, as_json=as_json)

@@ -142,5 +142,7 @@ def _summary(record: dict[str, Any]) -> dict[str, Any]:
         return {"steps": "", "minutes": "", "result": f"{right['metric']} {right['overall'][right['metric']]:.1f}"}
     training, teachers = record["training"], record.get("teachers")
     losses = [entry["loss"] for entry in training["history"] if "loss" in entry]
-    result = f"loss {losses[0]:.3f} -> {losses[-1]:.3f}" if losses else f"{len(teachers)} teachers" if teachers else ""
+    result = f"{len(teachers)} teachers" if teachers else ""
+    if losses:
+        result = f"loss {losses[0]:.3f} -> {losses[-1]:.3f}"
     return {"steps": training["steps"], "minutes": round(training["seconds"] / 60, 1), "result": result}
