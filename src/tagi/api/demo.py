@@ -65,11 +65,9 @@ def demonstrate(out: Path, *, generator: str = "smollm2", max_new_tokens: int = 
     together = replace(text, max_input_tokens=text.max_instruction_tokens + text.max_input_tokens)
     stock = CausalConcatenation(made.backbone, together, frozen=True).eval()
     rows, inputs = torch.arange(len(tasks)), [task.instances[0].input for task in tasks]
-    columns = {
-        "stock": stock.predict(stock.prepare(tasks), rows, inputs, max_new_tokens=max_new_tokens),
-        "adapted": method.predict(states, rows, inputs, max_new_tokens=max_new_tokens),
-        "alone": method.predict(states.without_states(), rows, inputs, max_new_tokens=max_new_tokens),
-    }
+    asked = (stock, stock.prepare(tasks)), (method, states), (method, states.without_states())
+    answered = [model.predict(given, rows, inputs, max_new_tokens=max_new_tokens) for model, given in asked]
+    columns = dict(zip(COLUMNS, answered, strict=True))
     answers: list[dict[str, Any]] = [
         {
             "kind": task.name,

@@ -41,18 +41,14 @@ def category_rows(summary: Record) -> Rows:
 
 def condition_rows(record: Record) -> Rows:
     """Return one row per condition: what was given, the score in percent with its interval, and how many answers."""
-    return [
-        {"condition": name, "given": result["given"], **_score(result), "n": result["n"]}
-        for name, result in record["results"].items()
-    ]
+    results = record["results"].items()
+    return [{"condition": name, "given": one["given"], **_score(one), "n": one["n"]} for name, one in results]
 
 
 def paired_rows(record: Record) -> Rows:
     """Return one row per condition: its score, and the mean difference from `right` on the same instances."""
-    return [
-        {"condition": name, **_score(result), **_difference(result, "minus right")}
-        for name, result in record["results"].items()
-    ]
+    results = record["results"].items()
+    return [{"condition": name, **_score(one), **_difference(one, "minus right")} for name, one in results]
 
 
 def task_rows(record: Record) -> Rows:
