@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, Unpack, cast
 
-import torch
 from torch import Tensor
 
 from tagi.backbones import shapes
@@ -165,10 +164,7 @@ class Prompted(Method, Generic[B]):
         if config["method"] != cls.name:
             raise CheckpointError(f"{folder}: expected method {cls.name!r}, got {config['method']!r}")
         method = cls.from_config(config, folder)
-        expected = method.trained_tensors()
-        with torch.no_grad():
-            for name, tensor in read_tensors(folder, expected).items():
-                expected[name].copy_(tensor)
+        method.copy_trained(read_tensors(folder, method.trained_tensors()))
         return method
 
     @classmethod

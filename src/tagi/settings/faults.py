@@ -15,9 +15,10 @@ _EXPECTED = {
     "less_than_equal": "at most {le}",
     "list_type": "a list",
     "literal_error": "{expected}",
-    "model_type": "a table",
+    "model_type": "an object",
     "string_too_short": "some text",
     "string_type": "text",
+    "string_unicode": "Unicode text",
     "too_short": "a list of at least {min_length}",
     "tuple_type": "a list",
 }

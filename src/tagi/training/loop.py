@@ -124,7 +124,7 @@ class MethodTrainer(Trainer):
         assert self.validate is not None
         apart = self.whole is not self.model
         if apart:
-            distributed.copy_into(self.whole, distributed.full_tensors(self.model, self.whole))
+            self.whole.copy_trained(distributed.full_tensors(self.model, self.whole))
             self.whole.to(self.accelerator.device)
         with undisturbed(self.whole):
             own = float(self.validate())

@@ -143,7 +143,7 @@ def _take_up(checkpoint: Path, model: Trainable) -> tuple[int, float]:
             f"{checkpoint_at(checkpoint.parent, best)}: expected the checkpoint of the best validation, got none that "
             "is whole: begin anew"
         )
-    distributed.copy_into(model, load_file(checkpoint / WEIGHTS))
+    model.copy_trained(load_file(checkpoint / WEIGHTS))
     marker = read_marker(checkpoint)
     return state.global_step, marker["seconds"] if marker else 0.0
 
@@ -154,9 +154,9 @@ def _leave_weights(trainer: MethodTrainer, model: Trainable) -> None:
     trainer.accelerator.wait_for_everyone()
     best = trainer.state.best_global_step
     if best is not None:
-        distributed.copy_into(model, load_file(checkpoint_at(trainer.folder, best) / WEIGHTS))
+        model.copy_trained(load_file(checkpoint_at(trainer.folder, best) / WEIGHTS))
     elif model is not trainer.model:
-        distributed.copy_into(model, distributed.full_tensors(trainer.model, model))
+        model.copy_trained(distributed.full_tensors(trainer.model, model))
     distributed.forget_launch()
     model.to(trainer.accelerator.device)
     model.eval()

@@ -150,7 +150,5 @@ def _read_template(path: Path, name: str, dataset: str, limit: int | None) -> _T
         if choices is not None and target not in choices:
             choices, dropped = None, dropped + 1
         instances.append(Instance(f"{name}-{row}", text, (target,), choices))
-    if not inputs:
-        raise DataError(f"{path}: expected rows, one JSON object a line, got an empty file")
     instruction, named = instruction_of(inputs, name, dataset)
     return _Template(Task(name, dataset, instruction, tuple(instances)), named, skipped, dropped)

@@ -267,10 +267,8 @@ def _hub_prompts(
                 counts.other_prompts += 1
                 continue
             rows = ((number, *row) for number, row in enumerate(hub_rows(path, filled=False)))
-            # Only the rows that the instruction is made of are kept in memory.
+            # Only the rows that the instruction is made of are held in memory.
             first = list(islice(rows, TEMPLATE_ROWS))
-            if not first:
-                raise DataError(f"{path}: expected rows, one JSON object a line, got an empty file")
             shared = instruction_of([text for _, text, *_ in first if text.strip()], name, one.dataset)
             yield _Prompt(name, one.name, *shared, chain(first, rows))
 
@@ -305,7 +303,7 @@ def _raw_prompts(
         counts.other_prompts += len(found) - len(kept)
         for template in kept:
             template.check()
-        rows = _raw_rows(path)
+        rows = list(json_lines(path))
         for name, template in sorted({one.prompt(template.key): template for template in kept}.items()):
             instruction = template.instruction
             yield _Prompt(name, one.name, instruction or template.name, not instruction, _rendered(template, rows))
@@ -318,13 +316,6 @@ def _templates_file(templates: Path, one: EvaluationSet) -> Path:
         if folder != Path(".") and (templates / folder / FILE).is_file():
             return templates / folder / FILE
     raise DataError(f"{templates}: expected a file {own / FILE}, got none")
-
-
-def _raw_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    rows = [(where, row) for _, where, row in json_lines(path)]
-    if not rows:
-        raise DataError(f"{path}: expected rows, one JSON object a line, got an empty file")
-    return rows
 
 
 def _rendered(template: PromptTemplate, rows: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[_Row]:

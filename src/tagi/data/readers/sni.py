@@ -5,19 +5,11 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tagi.data.readers._checks import (
-    as_list,
-    as_object,
-    as_text,
-    as_texts,
-    decode_utf8,
-    parse_object,
-    read_bytes,
-    required,
-    shown,
-)
+from pydantic import BeforeValidator, Field
+
+from tagi.data.readers._checks import Filled, Row, Stripped, Texts, parse_object, read_text
 from tagi.data.readers._records import TasksRead, check_limit
 from tagi.data.task import Example, Instance, Task
 from tagi.data.wordings import sni_wordings
@@ -25,6 +17,36 @@ from tagi.errors import DataError
 
 _log = logging.getLogger(__name__)
 _NAMED = 3  # of tasks without a file
+
+_OneOrMore = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+
+
+class _Languages(Row):
+    """Older files do not say in which language the definition is written."""
+
+    input: Texts = Field(alias="Input_language")
+    output: Texts = Field(alias="Output_language")
+    instruction: Texts = Field(["English"], alias="Instruction_language")
+
+
+class _Example(Row):
+    input: str
+    output: str
+
+
+class _Instance(Row):
+    """Older files give no id and a single output."""
+
+    id: Filled | None = None
+    input: str
+    output: Annotated[Texts, _OneOrMore]
+
+
+class _TaskFile(Row):
+    definition: Annotated[list[Stripped], Field(min_length=1), _OneOrMore] = Field(alias="Definition")
+    categories: Annotated[list[Stripped], Field(min_length=1)] = Field(alias="Categories")
+    examples: list[_Example] = Field(alias="Positive Examples")
+    instances: Annotated[list[Any], Field(min_length=1)] = Field(alias="Instances")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +152,7 @@ def _listed(root: Path, split: str) -> list[str]:
             f"splits/default/{split}_tasks.txt), got a folder without them"
         )
     names: dict[str, int] = {}
-    for number, line in enumerate(decode_utf8(read_bytes(path), str(path)).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         name = line.strip()
         if not name:
             continue
@@ -143,57 +165,28 @@ def _listed(root: Path, split: str) -> list[str]:
 
 
 def _read_task(path: Path, name: str, limit: int | None, seed: int | None) -> Task | None:
-    """One task file; None for a task that is not English in what it says, asks and answers."""
+    """Read one task file. Returns None unless its definition, inputs and outputs are all in English."""
     where = str(path)
-    fields = parse_object(decode_utf8(read_bytes(path), where), where)
-    # Older files do not say in which language the definition is written.
-    languages = ["Input_language", "Output_language"]
-    languages += ["Instruction_language"] if "Instruction_language" in fields else []
-    for field in languages:
-        spoken = as_texts(required(fields, field, where), field, where, filled=True)
-        if any(language.strip().lower() != "english" for language in spoken):
-            return None
-    definition = required(fields, "Definition", where)
-    if isinstance(definition, str):
-        definition = [definition]
-    wordings = [
-        as_text(wording, f"Definition[{index}]", where, filled=True).strip()
-        for index, wording in enumerate(as_list(definition, "Definition", where, filled=True))
-    ]
-    categories = as_list(required(fields, "Categories", where), "Categories", where, filled=True)
-    positives = as_list(required(fields, "Positive Examples", where), "Positive Examples", where)
-    instances = as_list(required(fields, "Instances", where), "Instances", where, filled=True)
-    order = list(range(len(instances)))
+    fields = parse_object(read_text(path), where)
+    languages = _Languages.checked(fields, where)
+    spoken = (*languages.input, *languages.output, *languages.instruction)
+    if any(language.strip().lower() != "english" for language in spoken):
+        return None
+    file = _TaskFile.checked(fields, where)
+    order = list(range(len(file.instances)))
     if seed is not None:
         random.Random(f"instances {seed} {name}").shuffle(order)
     return Task(
         name=name,
-        category=as_text(categories[0], "Categories[0]", where, filled=True).strip(),
-        instruction=wordings[0],
-        instances=tuple(_instance(instances[index], index, name, where) for index in order[:limit]),
-        examples=tuple(_example(item, f"{where}: Positive Examples[{index}]") for index, item in enumerate(positives)),
-        paraphrases=tuple(wordings[1:]),
+        category=file.categories[0],
+        instruction=file.definition[0],
+        instances=tuple(_instance(file.instances[index], index, name, where) for index in order[:limit]),
+        examples=tuple(Example(one.input, one.output) for one in file.examples),
+        paraphrases=tuple(file.definition[1:]),
         wordings=sni_wordings(name),
     )
 
 
-def _example(item: Any, where: str) -> Example:
-    fields = as_object(item, where)
-    return Example(*(as_text(required(fields, field, where), field, where) for field in ("input", "output")))
-
-
-def _instance(item: Any, index: int, name: str, where: str) -> Instance:
-    """One instance; older files give no id (then it is the task's name and the index) and a single output."""
-    where = f"{where}: Instances[{index}]"
-    fields = as_object(item, where)
-    outputs = required(fields, "output", where)
-    if isinstance(outputs, str):
-        outputs = [outputs]
-    if not isinstance(outputs, list):
-        got = shown(outputs)
-        raise DataError(f"{where}: field 'output': expected a string or a list of strings, got {got}")
-    return Instance(
-        id=as_text(fields.get("id", f"{name}-{index}"), "id", where, filled=True),
-        input=as_text(required(fields, "input", where), "input", where),
-        outputs=as_texts(outputs, "output", where, filled=True),
-    )
+def _instance(fields: Any, index: int, name: str, where: str) -> Instance:
+    row = _Instance.checked(fields, f"{where}: Instances[{index}]")
+    return Instance(row.id or f"{name}-{index}", row.input, tuple(row.output))

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from jinja2 import TemplateError
 
 from tagi.data.task import Example
-from tagi.data.text.encoding import Budget, Encoding, stripped
+from tagi.data.text.encoding import UNLIMITED, Budget, Encoding, stripped, while_fitting
 from tagi.errors import CheckpointError, ConfigError
 
 _TOLD, _ASKED, _ANSWERED = "told-7d1f", "asked-7d1f", "answered-7d1f"
@@ -97,13 +97,13 @@ class ChatEncoding(Encoding):
         return prompt if prompt.endswith(self.closing) else prompt + self.closing
 
     def concatenated(
-        self, task_instruction: str, examples: Sequence[Example], text: str, budget: Budget | None = None
+        self, task_instruction: str, examples: Sequence[Example], text: str, budget: Budget = UNLIMITED
     ) -> str:
         """As `Encoding.concatenated`, but the chat stays whole: a text over the limit loses the end of its input.
 
         An input keeps up to half of what the template leaves; an instruction that is too long then loses its end too.
         """
-        if budget is None or not budget.truncate:
+        if not budget.truncate:
             return super().concatenated(task_instruction, examples, text, budget)
         tail, bare, told = self._input(text), self._input(""), stripped(task_instruction)
         head = self._with_examples(told, examples, lambda head: budget.fits(head + tail))
@@ -116,12 +116,9 @@ class ChatEncoding(Encoding):
         return head + tail if budget.fits(head + tail) else budget.shorten(text, lambda t: head + self._input(t))
 
     def _with_examples(self, text: str, examples: Sequence[Example], fits: Callable[[str], bool]) -> str:
-        for number, example in enumerate(examples[: self.positives], start=1):
-            longer = text + self._example(number, example)
-            if not fits(self._definition(longer)):
-                break
-            text = longer
-        return self._definition(text)
+        return self._definition(
+            while_fitting(text, self._parts(examples), lambda longer: fits(self._definition(longer)))
+        )
 
     def _definition(self, text: str) -> str:
         return self.opening + text + self.told

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tagi.backbones.shapes import Scalar
 from tagi.data.batches import Sample
@@ -66,15 +67,9 @@ class TeacherCache:
         Raises `CheckpointError` for a sample that is not in the cache.
         """
         found = [self.kept(sample) for sample in samples]
-        length = max(values.shape[0] for values, _ in found)
-        kept = found[0][0].shape[1]
-        # Padding is ignored by its labels: any distribution that gives no NaN will do.
-        values = torch.full((len(found), length, kept), -float(torch.tensor(kept + 1.0).log()))
-        indices = torch.arange(kept).expand(len(found), length, kept).clone()
-        for row, (own_values, own_indices) in enumerate(found):
-            values[row, : own_values.shape[0]] = own_values.float()
-            indices[row, : own_indices.shape[0]] = own_indices.long()
-        return {"values": values, "indices": indices}
+        # The loss leaves out padding: its labels say where it is.
+        values = pad_sequence([values.float() for values, _ in found], batch_first=True)
+        return {"values": values, "indices": pad_sequence([ids.long() for _, ids in found], batch_first=True)}
 
     def distillation(self, batch: Batch, logits: Tensor, labels: Tensor, temperature: float) -> Scalar:
         """Return L_kl of a student's logits (eq. 5) from what `collate` made."""
