@@ -50,10 +50,7 @@ class GeneratorModel(nn.Module):
         if settings.shared_rank:
             rank, trained = settings.shared_rank, settings.shared_tune
             self.shared = SharedLora(backbone.target_modules, rank, seed=settings.seed, trained=trained)
-        self.fusion = None
-        if settings.fuses:
-            norm, init, every = settings.fusion_norm, settings.fusion_init, settings.fusion_every
-            self.fusion = Fusion(backbone, norm=norm, init=init, every=every, seed=settings.seed)
+        self.fusion = Fusion(backbone, settings) if settings.fuses else None
         self.reader = deepcopy(backbone.instruction_reader).requires_grad_(True) if settings.reader == "own" else None
         if settings.makes_prefixes:
             backbone.take_prefixes()

@@ -52,14 +52,11 @@ class P3Read(TasksRead):
         return "; ".join(parts) or None
 
     def summary(self) -> dict[str, Any]:
-        """Counts of what was read and what was not, ready for JSON."""
+        """Return counts of what was read and what was not, ready for JSON."""
         return {
             "source": "p3",
             "split": "train",
-            "tasks": len(self.tasks),
-            "instances": self.instances,
-            "instances_per_task": self.instances_per_task,
-            "categories": self.category_counts,
+            **super().summary(),
             "missing": list(self.missing),
             "not_in_table_11": list(self.not_in_table_11),
             "without_targets": list(self.without_targets),

@@ -71,16 +71,13 @@ class SNISplit(TasksRead):
         return f"{len(self.missing)} of {len(self.listed)} tasks listed for {self.name} have no file: {names}"
 
     def summary(self) -> dict[str, Any]:
-        """Counts of what was read and what was not, ready for JSON."""
+        """Return counts of what was read and what was not, ready for JSON."""
         return {
             "split": self.name,
             "listed": len(self.listed),
-            "tasks": len(self.tasks),
             "missing": len(self.missing),
             "non_english": len(self.non_english),
-            "instances": self.instances,
-            "instances_per_task": self.instances_per_task,
-            "categories": self.category_counts,
+            **super().summary(),
         }
 
 
