@@ -62,6 +62,7 @@ class Pretrain(GeneratingStage):
         if wanted.tune is not None:
             settings = replace(settings, tune=wanted.tune)
         method = TAGI(GeneratorModel(backbone, settings, generator_text(recipe)))
+        documents: ToyDocuments | C4Documents
         documents = ToyDocuments(recipe.seed) if wanted.source == "toy" else C4Documents(Path(str(wanted.path)))
         batches = StreamBatches(lambda at: documents.read(at * size, size), length=length)
         model = Pretraining(method, max_tokens=wanted.max_tokens, parts=wanted.parts, seed=recipe.seed)

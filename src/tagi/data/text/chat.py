@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from jinja2 import TemplateError
@@ -18,10 +19,10 @@ from tagi.data.task import Example
 from tagi.data.text.encoding import UNLIMITED, Budget, Encoding, stripped, while_fitting
 from tagi.errors import CheckpointError, ConfigError
 
-_TOLD, _ASKED, _ANSWERED = "told-7d1f", "asked-7d1f", "answered-7d1f"
-"""Stand in a template for the instruction, the input and the answer."""
+_INSTRUCTION, _INPUT, _ANSWER = "told-7d1f", "asked-7d1f", "answered-7d1f"
+"""Placeholders for the instruction, the input and the answer."""
 JOIN = "\n\n"
-"""Stands between instruction and input in the user's message, where a template has no system message."""
+"""Text between instruction and input in the user's message, if a template has no system message."""
 
 
 @dataclass(frozen=True)
@@ -162,17 +163,21 @@ def chat_encoding(
     taken = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"kwargs"}
     if odd := sorted(taken & arguments.keys()):
         raise ConfigError(f"template_arguments: expected arguments of the chat template, got {odd[0]!r}, which is set")
-    found = _encoding(_Template(tokenizer, arguments), tokenizer, positives)
-    others = [_encoding(_Template(tokenizer, arguments, day), tokenizer, positives) for day in ("3 May", "4 June")]
+    found, *others = (_encoding(tokenizer, arguments, day, positives) for day in (None, "3 May", "4 June"))
     return found, others[0] != others[1]
 
 
-def _encoding(template: "_Template", tokenizer: Any, positives: int) -> ChatEncoding:
-    system = [{"role": "system", "content": _TOLD}, {"role": "user", "content": _ASKED}]
-    user = [{"role": "user", "content": _TOLD + JOIN + _ASKED}]
-    alone = _parts(template, [{"role": "user", "content": _ASKED}], [_ASKED])
+def _encoding(tokenizer: Any, arguments: Mapping[str, Any], day: str | None, positives: int) -> ChatEncoding:
+    """Return the encoding of a tokenizer's template, which with `day` writes that instead of today's date."""
+    text: str = tokenizer.get_chat_template()
+    if day is not None:  # a macro hides transformers' function of the same name
+        text = f"{{% macro strftime_now(format) %}}{day}{{% endmacro %}}{{{{ '' }}}}{text}"
+    render = partial(tokenizer.apply_chat_template, chat_template=text, tokenize=False, **arguments)
+    system = [{"role": "system", "content": _INSTRUCTION}, {"role": "user", "content": _INPUT}]
+    user = [{"role": "user", "content": _INSTRUCTION + JOIN + _INPUT}]
+    alone = _parts(render, [{"role": "user", "content": _INPUT}], [_INPUT])
     for messages in (system, user):
-        parts = _parts(template, messages, [_TOLD, _ASKED])
+        parts = _parts(render, messages, [_INSTRUCTION, _INPUT])
         if parts is None or alone is None:
             continue
         opening, between, closing, space, ending = parts
@@ -186,36 +191,17 @@ def _encoding(template: "_Template", tokenizer: Any, positives: int) -> ChatEnco
     )
 
 
-@dataclass(frozen=True)
-class _Template:
-    """A tokenizer's chat template with its arguments; with `day` it writes that instead of today's date."""
-
-    tokenizer: Any
-    arguments: Mapping[str, Any]
-    day: str | None = None
-
-    def render(self, messages: list[dict[str, str]], *, start_answer: bool) -> str:
-        """The text of a conversation, with what starts the assistant's answer if asked for."""
-        text: str = self.tokenizer.get_chat_template()
-        if self.day is not None:  # a macro hides transformers' function of the same name
-            text = f"{{% macro strftime_now(format) %}}{self.day}{{% endmacro %}}{{{{ '' }}}}{text}"
-        rendered: str = self.tokenizer.apply_chat_template(
-            messages, chat_template=text, tokenize=False, add_generation_prompt=start_answer, **self.arguments
-        )
-        return rendered
-
-
-def _parts(template: _Template, messages: list[dict[str, str]], marks: list[str]) -> list[str] | None:
+def _parts(render: Callable[..., str], messages: list[dict[str, str]], marks: list[str]) -> list[str] | None:
     """Return the text before each mark, before the answer, the white space right before it, and the text after it."""
-    answered = [*messages, {"role": "assistant", "content": _ANSWERED}]
+    answered = [*messages, {"role": "assistant", "content": _ANSWER}]
     try:
-        prompt = template.render(messages, start_answer=True)
-        whole = template.render(answered, start_answer=False)
+        prompt = render(messages, add_generation_prompt=True)
+        whole = render(answered, add_generation_prompt=False)
     except TemplateError:  # such as that of a template that knows no system
         return None
-    if any(prompt.count(mark) != 1 for mark in marks) or whole.count(_ANSWERED) != 1:
+    if any(prompt.count(mark) != 1 for mark in marks) or whole.count(_ANSWER) != 1:
         return None
-    before, _, ending = whole.partition(_ANSWERED)
+    before, _, ending = whole.partition(_ANSWER)
     if any(mark not in before for mark in marks):
         return None
     if not before.startswith(prompt):
@@ -238,7 +224,7 @@ def _parts(template: _Template, messages: list[dict[str, str]], marks: list[str]
 
 def _tail(text: str) -> str:
     """Return the text after the input."""
-    return text.rpartition(_ASKED)[2]
+    return text.rpartition(_INPUT)[2]
 
 
 def special_tokens(tokenizer: Any) -> set[str]:

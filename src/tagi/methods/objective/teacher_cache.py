@@ -130,7 +130,7 @@ class CacheWriter:
         return cache
 
     def _identity(self, samples: Mapping[str, Sample]) -> dict[str, Any]:
-        content = {
+        return {
             "teacher": dict(self.teacher.identity()),
             "text": self.text.settings.as_dict(),
             "top_k": self.top_k,
@@ -138,7 +138,6 @@ class CacheWriter:
             "samples": len(samples),
             "samples_digest": hashlib.sha256("".join(samples).encode()).hexdigest()[:16],
         }
-        return dict(json.loads(json.dumps(content)))
 
     def _write_shard(self, shard: Path, samples: Sequence[Sample]) -> None:
         values, indices, offsets = [], [], [0]
@@ -173,7 +172,7 @@ class CacheWriter:
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    path = folder / _IDENTITY
+    path, identity = folder / _IDENTITY, json.loads(json.dumps(identity))
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(identity, indent=2) + "\n")
