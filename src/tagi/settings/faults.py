@@ -18,7 +18,6 @@ _EXPECTED = {
     "model_type": "an object",
     "string_too_short": "some text",
     "string_type": "text",
-    "string_unicode": "Unicode text",
     "too_short": "a list of at least {min_length}",
     "tuple_type": "a list",
 }

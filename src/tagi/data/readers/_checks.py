@@ -1,6 +1,7 @@
 """JSON files as the readers of tasks and texts take them: faults are `DataError`s that name the place and the field."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,7 +13,15 @@ from tagi.settings.faults import fault_sentence, shown
 
 R = TypeVar("R", bound="Row")
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+def _unicode(text: str) -> str:
+    # JSON can spell half a surrogate pair, which no tokenizer and no file can hold.
+    if not text.isascii() and _SURROGATE.search(text):
+        raise ValueError("expected Unicode text, got a lone surrogate")
+    return text
 
 
 def _not_blank(text: str) -> str:
@@ -21,11 +30,12 @@ def _not_blank(text: str) -> str:
     return text
 
 
-Filled = Annotated[str, AfterValidator(_not_blank)]
+Text = Annotated[str, AfterValidator(_unicode)]
+Filled = Annotated[Text, AfterValidator(_not_blank)]
 """Text with something other than white space in it."""
 Stripped = Annotated[Filled, AfterValidator(str.strip)]
 """The same without the white space around it."""
-Texts = Annotated[list[str], Field(min_length=1)]
+Texts = Annotated[list[Text], Field(min_length=1)]
 """At least one text."""
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tagi.data.readers._checks import Filled, Row, json_lines
+from tagi.data.readers._checks import Filled, Row, Text, json_lines
 from tagi.data.readers._shared_text import shared_text
 from tagi.errors import DataError
 
@@ -17,9 +17,9 @@ ENDINGS = (".json", ".jsonl")
 
 
 class _HubRow(Row):
-    inputs_pretokenized: str
-    targets_pretokenized: str
-    answer_choices: list[str] | None = None
+    inputs_pretokenized: Text
+    targets_pretokenized: Text
+    answer_choices: list[Text] | None = None
 
 
 class _FilledRow(_HubRow):

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from tagi.data.pretraining import Document
-from tagi.data.readers._checks import Row, objects_of
+from tagi.data.readers._checks import Row, Text, objects_of
 from tagi.errors import DataError
 
 _ENDINGS = (".json.gz", ".jsonl.gz", ".json", ".jsonl")
 
 
 class _Line(Row):
-    text: str
+    text: Text
 
 
 class C4Documents:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from tagi.data.readers._checks import Filled, Row, Stripped, Texts, json_lines
+from tagi.data.readers._checks import Filled, Row, Stripped, Text, Texts, json_lines
 from tagi.data.task import Example, Instance, Metric, Task
 from tagi.errors import DataError
 from tagi.settings.faults import shown
+from tagi.settings.tables import ValidationInfo
 
 
 class _OwnRow(Row):
@@ -27,8 +28,8 @@ class _OwnRow(Row):
 
 
 class _Example(_OwnRow):
-    input: str
-    output: str
+    input: Text
+    output: Text
 
 
 class _LabelledRow(_Example):

@@ -17,7 +17,7 @@ import jinja2
 import jinja2.meta
 import yaml
 
-from tagi.data.readers._checks import Filled, Row, read_text
+from tagi.data.readers._checks import Filled, Row, Text, read_text
 from tagi.data.readers._placeholders import with_placeholders
 from tagi.data.readers._sandbox import Draw, PromptEnvironment
 from tagi.errors import DataError
@@ -143,7 +143,7 @@ class _Metadata(Row):
 class _TemplateRow(Row):
     name: Filled
     jinja: Filled
-    answer_choices: str | None = None
+    answer_choices: Text | None = None
     metadata: _Metadata
 
 

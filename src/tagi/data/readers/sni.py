@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from tagi.data.readers._checks import Filled, Row, Stripped, Texts, parse_object, read_text
+from tagi.data.readers._checks import Filled, Row, Stripped, Text, Texts, parse_object, read_text
 from tagi.data.readers._records import TasksRead, check_limit
 from tagi.data.task import Example, Instance, Task
 from tagi.data.wordings import sni_wordings
@@ -30,15 +30,15 @@ class _Languages(Row):
 
 
 class _Example(Row):
-    input: str
-    output: str
+    input: Text
+    output: Text
 
 
 class _Instance(Row):
     """Older files give no id and a single output."""
 
     id: Filled | None = None
-    input: str
+    input: Text
     output: Annotated[Texts, _OneOrMore]
 
 

@@ -7,7 +7,7 @@ import string
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from tagi.data.task import Example
 from tagi.errors import ConfigError, InputError
@@ -16,6 +16,7 @@ INPUT_MARK, OUTPUT_MARK = "# Input #", "# Output #"
 """Marks before a demonstration's input and its output, as in FiD-ICL."""
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What encodings need of a tokenizer, as transformers' tokenizers offer it."""
 
