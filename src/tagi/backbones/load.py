@@ -6,7 +6,7 @@ import re
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack, overload
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -19,6 +19,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from typing_extensions import TypeVar
 
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import ANOTHER, SUFFIX, WHEELS, converted, file_digest, find_gguf
@@ -51,30 +52,12 @@ _CONTENT = "sha256:"
 _DIGITS = 16
 _COMMIT = re.compile("[0-9a-f]{40}")
 
-
-B = TypeVar("B", bound=Backbone)
-
-
-class _Options(TypedDict, total=False):
-    revision: str | None
-    dtype: torch.dtype
-    tokenizer: str | None
-    relative_to: Path | None
-    dropout: float | None
-    attention: str | None
-
-
-@overload
-def load_backbone(name: str, **options: Unpack[_Options]) -> Backbone: ...
-
-
-@overload
-def load_backbone(name: str, family: type[B], **options: Unpack[_Options]) -> B: ...
+B = TypeVar("B", bound=Backbone, default=Backbone)
 
 
 def load_backbone(
     name: str,
-    family: type[Backbone] = Backbone,
+    family: type[B] = Backbone,  # type: ignore[assignment]
     *,
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -82,7 +65,7 @@ def load_backbone(
     relative_to: Path | None = None,
     dropout: float | None = None,
     attention: str | None = None,
-) -> Backbone:
+) -> B:
     """Load a backbone and its tokenizer; only a name that is neither built in nor a folder or GGUF file is fetched.
 
     What kind of backbone it is the model's configuration says; `family` accepts one kind alone. `relative_to` is
@@ -180,7 +163,7 @@ def build_causal(fields: dict[str, Any], tokenizer: Any = None) -> Any:
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
-    """A tokenizer alone: a built-in backbone's, a folder's or the hub's. Raises `ConfigError` if there is none."""
+    """Load a tokenizer of a built-in backbone, a folder or the hub. Raises `ConfigError` if there is none."""
     try:
         return AutoTokenizer.from_pretrained(_source(name)[0], revision=revision or "main")
     except (OSError, ValueError, StrictDataclassError) as error:
@@ -249,9 +232,9 @@ def folder_revision(folder: Path) -> str:
     return f"{_CONTENT}{digest.hexdigest()[:_DIGITS]}"
 
 
-def _usable(name: str, config: Any, family: type[Backbone]) -> tuple[type[Backbone], Any]:
+def _usable(name: str, config: Any, family: type[B]) -> tuple[type[B], Any]:
     """Return our class and transformers' class for a configuration's type."""
-    usable = {kind: parts for kind, parts in _ARCHITECTURES.items() if issubclass(parts[0], family)}
+    usable = {kind: (ours, theirs) for kind, (ours, theirs) in _ARCHITECTURES.items() if issubclass(ours, family)}
     if config.model_type not in usable:
         supported = ", ".join(sorted(usable))
         hint = "" if config.model_type in _ARCHITECTURES else f" ({ANOTHER})"
