@@ -234,7 +234,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
         ("'{{text}} ||| {{label}}'", "7", "templates.2c4.jinja: expected text, got 7"),
         ("answer_choices: null", "answer_choices: [a]", "templates.2c4.answer_choices: expected text"),
         ("original_task: false", "original_task: nope", "metadata.original_task: expected true or false, got 'nope'"),
-        ("name: other", 'name: "is it so: so?"', "expected a name of its own, got one that another template has"),
+        ("name: other", 'name: "is it so: so?"', "expected a name that no other template has, got 'is it so: so?'"),
     ],
 )
 def test_a_malformed_file_is_named(tmp_path: Path, old: str, new: str, named: str) -> None:

@@ -82,8 +82,7 @@ class StreamBatches(IndexedBatches[T]):
 class TaskBatches(IndexedBatches[Sample]):
     """Micro-batches that mix tasks as in MetaICL. A micro-batch depends on `seed` and its index alone.
 
-    Wordings and demonstrations are drawn apart from the rest: whatever they are, the rows have the same tasks, inputs
-    and targets.
+    Wordings and demonstrations are drawn separately: rows have the same tasks, inputs and targets with any of them.
 
     Args:
         tasks: The tasks, each with instances. Within a micro-batch they are drawn without replacement. A wording is
@@ -178,8 +177,8 @@ class TaskBatches(IndexedBatches[Sample]):
     def _demonstrations(self, task: Task, queries: Sequence[Instance], rng: random.Random) -> tuple[Example, ...]:
         if not self.shots:
             return ()
-        asked = {instance.input for instance in queries}
-        others = list({one.input: one for one in task.instances if one.input not in asked}.values())
+        inputs = {instance.input for instance in queries}
+        others = list({one.input: one for one in task.instances if one.input not in inputs}.values())
         chosen = rng.sample(others, min(self.shots, len(others)))
         return tuple(Example(one.input, rng.choice(one.outputs)) for one in chosen)
 
@@ -253,7 +252,7 @@ def _by_category(tasks: Sequence[Task]) -> dict[str, list[Task]]:
 def with_shuffled_inputs(tasks: Sequence[Task], seed: int) -> tuple[Task, ...]:
     """Return the tasks with every task's inputs shuffled among its instances: a control.
 
-    Inputs and targets stay as common as they were, but no target can be told from its input.
+    Inputs and targets keep their frequencies, but an input says nothing about its target.
     """
     shuffled = []
     for task in tasks:

@@ -82,11 +82,11 @@ def limit_to_split(tasks: Sequence[Task], source: Literal["sni", "p3"], size: in
     """
     spelling = p3_key if source == "p3" else str
     chosen = {spelling(name) for name in (p3_datasets(size) if source == "p3" else sni_categories(size))}
-    kept = tuple(task for task in tasks if spelling(task.category) in chosen)
-    if not kept:
+    found = tuple(task for task in tasks if spelling(task.category) in chosen)
+    if not found:
         got = ", ".join(sorted({repr(task.category) for task in tasks})[:3]) or "no task"
         raise DataError(f"{source} split: expected tasks of its {size} categories, got none of them (of {got})")
-    return kept
+    return found
 
 
 def _counts(table: str) -> dict[str, int]:

@@ -58,10 +58,10 @@ def check_settings(backbone: Backbone, settings: GeneratorSettings, text: TextSe
 
 def _check_limits(backbone: Backbone, settings: GeneratorSettings, text: TextSettings) -> None:
     """Raise `ConfigError` for limits of text that a decoder-only backbone has no positions for."""
-    own = text.max_input_tokens + text.max_target_tokens
+    answered = text.max_input_tokens + text.max_target_tokens
     instruction = text.max_instruction_tokens
     before = settings.concatenates or settings.adapts_prefix
-    needed = own + instruction if before else max(own, instruction)
+    needed = answered + instruction if before else max(answered, instruction)
     seen, what = backbone.max_tokens, "its positions"
     if before and backbone.window is not None and backbone.window < seen:
         seen, what = backbone.window, "its sliding window"

@@ -18,7 +18,7 @@ class TasksRead(ABC):
 
     Args:
         tasks: The tasks.
-        instances_per_task: Most instances that were kept of a task; None for all.
+        instances_per_task: Limit of the instances that were read of a task; None for all.
     """
 
     tasks: tuple[Task, ...]

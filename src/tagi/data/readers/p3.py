@@ -23,10 +23,12 @@ _OTHER_DATASETS: tuple[str, ...] = tuple(P3_TABLES["other_training_datasets"])
 class P3Read(TasksRead):
     """The templates that were read as tasks, in alphabetical order, and what became of the others.
 
-    `missing` are datasets of Table 11 without a task; `without_targets` are templates
-    left out because no row has a target; `named` are tasks whose rows share no word, so that the template's
-    name is their instruction. `skipped_rows` had no target; `dropped_choices` counts rows whose target is not
-    among their choices, which are kept without choices.
+    Args:
+        missing: Datasets of Table 11 without a task.
+        without_targets: Templates that are left out because no row has a target.
+        named: Tasks whose rows share no word, so that the template's name is their instruction.
+        skipped_rows: Number of rows without a target.
+        dropped_choices: Number of rows whose target is not among their choices; they are read without choices.
     """
 
     missing: tuple[str, ...]
@@ -42,7 +44,7 @@ class P3Read(TasksRead):
 
     @property
     def warning(self) -> str | None:
-        """One line naming the datasets that are missing and the templates left out; None if there are none."""
+        """A line that names missing datasets and templates left out; None without any."""
         parts = []
         if self.missing:
             parts.append(f"{len(self.missing)} datasets of P3 have no template here: {', '.join(self.missing)}")
@@ -67,18 +69,21 @@ class P3Read(TasksRead):
 
 
 def read_p3(folder: str | Path, *, instances_per_task: int | None) -> P3Read:
-    """Reads a task of every file `NAME.jsonl` or `NAME.json` of `folder`, JSON Lines in the hub's columns.
+    """Read a task from every file `NAME.jsonl` or `NAME.json` of `folder`, JSON Lines in the hub's columns.
 
-    Columns are `inputs_pretokenized`, `targets_pretokenized` and, if it is there, `answer_choices`; others are
-    ignored. NAME is the hub's name of a template: its dataset (`template_datasets`), which is the task's
-    category, and its own name. Files named `*_score_eval` are passed over: they hold wrong answers too.
+    Columns are `inputs_pretokenized`, `targets_pretokenized` and optionally `answer_choices`; others are ignored. NAME
+    is the hub's name of a template: its dataset (`template_datasets`), which is the task's category, and its own name.
+    Files named `*_score_eval` are skipped, since they hold wrong answers too.
 
-    The instruction is the text that the template's rows share (`shared_text`), inputs are the whole rendered
-    texts, targets and choices are stripped. Of each template the first `instances_per_task` rows with a target
-    are kept (None keeps all); only rows read for that, at least 200, are checked. What is missing or left out is named
-    in one logged warning.
+    The instruction is the text that the template's rows share (`shared_text`). Inputs are the whole rendered texts;
+    targets and choices are stripped. One logged warning names what is missing or left out.
 
-    Raises `DataError` when a file is malformed (file, line and column are named) and when nothing remains.
+    Args:
+        folder: The folder of files.
+        instances_per_task: Rows with a target that are read of each template; None reads all. At least 200 rows are
+            checked, later ones only if they are read.
+
+    Raises `DataError` if a file is malformed (file, line and column are named) or nothing remains.
     """
     check_limit("instances_per_task", instances_per_task)
     folder = Path(folder)
@@ -100,11 +105,11 @@ def read_p3(folder: str | Path, *, instances_per_task: int | None) -> P3Read:
 
 
 def template_datasets(names: Sequence[str]) -> dict[str, str]:
-    """The dataset of each template, by template name.
+    """Return the dataset of each template, by template name.
 
-    It is the longest name that the template's begins with, of Table 11's datasets and the others T0, T0+ and
-    T0++ are trained on, in Table 11's spelling. Names that begin with none of these are one dataset if their
-    first words (up to "_") are the same; it is called what all of them begin with.
+    The dataset is the longest one whose name the template's name begins with, of those in Table 11 and of the others
+    that T0, T0+ and T0++ are trained on, in Table 11's spelling. Other templates are one dataset if their first words
+    (up to "_") are the same. Its name is the beginning that they share.
     """
     known = {p3_key(name): name for name in (*table11(), *_OTHER_DATASETS)}
     found: dict[str, str] = {}

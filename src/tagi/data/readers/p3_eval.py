@@ -85,10 +85,15 @@ class _Counts:
 class P3EvalRead(TasksRead):
     """The prompts that were read as tasks, by data set and name, and what became of the others.
 
-    `missing` are those of the 11 sets without a task, `not_of_the_11` data sets or files that are passed over.
-    `dropped` counts rendered rows that cannot be ranked, by reason; `without_instances` are prompts that have
-    no other rows. `other_prompts` counts those left out because they are not for the original task,
-    `score_eval` the hub's files of that kind. Prompts in `named` have their name for an instruction.
+    Args:
+        prompts: Which prompts were read.
+        missing: Those of the 11 sets without a task.
+        not_of_the_11: Other data sets or files, which are skipped.
+        dropped: Number of rendered rows that cannot be ranked, by reason.
+        without_instances: Prompts without any row that can be ranked.
+        other_prompts: Number of prompts left out because they are not for the original task.
+        score_eval: Number of the hub's files of that kind.
+        named: Prompts whose name is their instruction.
     """
 
     prompts: Prompts

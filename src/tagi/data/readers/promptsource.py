@@ -34,7 +34,7 @@ _ENVIRONMENT = PromptEnvironment()
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A row in a template's words: what stands between separators (input, target), and the choices if any."""
+    """A rendered row: the parts between separators (input, target), and the choices if any."""
 
     parts: tuple[str, ...]
     choices: tuple[str, ...] | None
@@ -56,7 +56,7 @@ class PromptTemplate:
 
     @property
     def key(self) -> str:
-        """The name as the hub's P3 spells it: one `_` for whatever is no letter, digit, `.` or `_`."""
+        """The name as the hub's P3 spells it: other characters than letters, digits, `.` and `_` become one `_`."""
         return re.sub(r"[^\w.]+", "_", self.name)
 
     def check(self) -> None:
@@ -85,7 +85,7 @@ class PromptTemplate:
 
     @cached_property
     def instruction(self) -> str:
-        """The template's words before the target, with a placeholder for each field; "" if there are no words."""
+        """The template's text before the target, with a placeholder for each field; "" if it has no words."""
         self.check()
         constant = None
         with _reported(f"{self.where} cannot be rendered:"):
@@ -160,16 +160,16 @@ def read_templates(path: Path) -> list[PromptTemplate]:
     templates: dict[str, PromptTemplate] = {}
     for row in _File.checked(_parsed(path), str(path)).templates.values():
         where = f"{path}: template {row.name!r}"
-        # promptsource takes an empty text for none.
+        # An empty text means no choices, as in promptsource.
         choices, original = row.answer_choices or None, bool(row.metadata.original_task)
         template = PromptTemplate(row.name, row.jinja, choices, original, where)
         if templates.setdefault(template.key, template) is not template:
-            raise DataError(f"{where}: expected a name of its own, got one that another template has")
+            raise DataError(f"{where}: expected a name that no other template has, got {row.name!r}")
     return list(templates.values())
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only; promptsource's two tags stand before tables."""
+    """Plain data only, where promptsource's two tags may be before tables."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """No merging: tables merged into tables, over and over, would grow without bound."""

@@ -53,7 +53,11 @@ class _TaskFile(Row):
 class SNISplit(TasksRead):
     """The tasks of one split that were read, in the split file's order, and what became of the others.
 
-    `listed` are the names asked for; of those `missing` have no file and `non_english` were left out.
+    Args:
+        name: The split.
+        listed: Names of the tasks that were to be read.
+        missing: Those without a file.
+        non_english: Those that were left out because they are not in English.
     """
 
     name: str
@@ -89,23 +93,22 @@ def read_sni(
     tasks: Collection[str] | None = None,
     seed: int | None = None,
 ) -> SNISplit:
-    """Reads the English tasks that `splits/default/<split>_tasks.txt` lists, `tasks/<name>.json` each.
+    """Read the English tasks that `splits/default/<split>_tasks.txt` lists, each from `tasks/<name>.json`.
 
-    The first wording of a definition becomes the instruction, any others its paraphrases. All positive examples are
-    kept, and tasks that the package has named wordings of come with them. Listed tasks without a file are named in one
-    logged warning.
+    The first wording of a definition becomes the instruction, the others its paraphrases. Tasks have all positive
+    examples, and the named wordings that the package has of them. One logged warning names listed tasks without a file.
 
     Args:
         root: A checkout of natural-instructions.
         split: Whose task list is read.
-        instances_per_task: How many instances of each task are kept; None keeps all. Only those kept are checked.
+        instances_per_task: Instances that are read of each task; None reads all. Others are not checked.
         tasks: If given, only the tasks of these names are read.
         seed: Shuffles each task's instances before the limit applies, as Tk-Instruct does for training. The order
             depends on the seed, the task's name and how many instances its file has. None keeps the order of the file:
             Tk-Instruct tests on the first 100. An instance keeps its id either way.
 
-    Raises `DataError` when `root` is no checkout, a file is malformed (file, field and instance are named),
-    a task asked for is not in the split, or nothing remains.
+    Raises `DataError` if `root` is not a checkout, a file is malformed (file, field and instance are named), one of
+    `tasks` is not in the split, or nothing remains.
     """
     check_limit("instances_per_task", instances_per_task)
     root = Path(root)
@@ -141,7 +144,7 @@ def read_sni(
 
 
 def _listed(root: Path, split: str) -> list[str]:
-    """The task names of a split file, each once."""
+    """Return the task names of a split file. Raises `DataError` for a name that is listed twice."""
     path = root / "splits" / "default" / f"{split}_tasks.txt"
     if not (root / "tasks").is_dir() or not path.is_file():
         raise DataError(

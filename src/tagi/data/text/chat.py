@@ -30,14 +30,14 @@ class ChatEncoding(Encoding):
     """What a chat template writes around an instruction, an input and an answer.
 
     Args:
-        opening: Stands before the instruction.
-        told: Stands after the instruction, up to where the user's turn starts.
-        asking: Stands before the input.
-        closing: Stands after the input, up to where the answer starts.
+        opening: Text before the instruction.
+        told: Text after the instruction, up to where the user's turn starts.
+        asking: Text before the input.
+        closing: Text after the input, up to where the answer starts.
         space: White space before an answer that the template writes as part of the answer.
-        ending: Stands after the answer.
-        alone_opening: Stands before an input that is asked without any instruction.
-        alone_closing: Stands after such an input.
+        ending: Text after the answer.
+        alone_opening: Text before an input without any instruction.
+        alone_closing: Text after such an input.
     """
 
     opening: str = ""
@@ -77,14 +77,14 @@ class ChatEncoding(Encoding):
         return cls(positives, **pieces)
 
     def alone(self, text: str, budget: Budget) -> str:
-        """Return an input that is asked without any instruction, as the template writes a user's message alone.
+        """Return an input without any instruction, as the template writes a conversation with a user message only.
 
         Raises `InputError` for a text over the limit, unless the end of its input may be truncated.
         """
         return budget.fitted(text, self.alone_text, "the input")
 
     def content(self, prompt: str) -> str | None:
-        """Return what stands in the frame of an instruction, or None if `prompt` does not stand in it.
+        """Return what is in the frame of an instruction, or None if `prompt` is not in that frame.
 
         Args:
             prompt: The instruction with its demonstrations in its frame, as `instruction` returns it.
@@ -94,26 +94,27 @@ class ChatEncoding(Encoding):
         return prompt[len(self.opening) : len(prompt) - len(self.told)]
 
     def cued(self, prompt: str) -> str:
-        """`prompt`, its cue last."""
+        """Return `prompt` with its cue last."""
         return prompt if prompt.endswith(self.closing) else prompt + self.closing
 
     def concatenated(
         self, task_instruction: str, examples: Sequence[Example], text: str, budget: Budget = UNLIMITED
     ) -> str:
-        """As `Encoding.concatenated`, but the chat stays whole: a text over the limit loses the end of its input.
+        """Concatenate as `Encoding.concatenated`, but truncate inside the chat's frame.
 
-        An input keeps up to half of what the template leaves; an instruction that is too long then loses its end too.
+        A text over the limit loses the end of its input, which keeps up to half of the tokens that the template leaves.
+        An instruction that is then still too long loses its end too.
         """
         if not budget.truncate:
             return super().concatenated(task_instruction, examples, text, budget)
-        tail, bare, told = self._input(text), self._input(""), stripped(task_instruction)
-        head = self._with_examples(told, examples, lambda head: budget.fits(head + tail))
+        tail, bare, instruction = self._input(text), self._input(""), stripped(task_instruction)
+        head = self._with_examples(instruction, examples, lambda head: budget.fits(head + tail))
         if budget.fits(head + tail):
             return head + tail
         half = (budget.limit - budget.count(self._definition("") + bare)) // 2
         rest = replace(budget, limit=budget.limit - min(budget.count(tail) - budget.count(bare), half))
         if not rest.fits(head + bare):
-            head = rest.shorten(told, lambda t: self._definition(t) + bare).removesuffix(bare)
+            head = rest.shorten(instruction, lambda t: self._definition(t) + bare).removesuffix(bare)
         return head + tail if budget.fits(head + tail) else budget.shorten(text, lambda t: head + self._input(t))
 
     def _with_examples(self, text: str, examples: Sequence[Example], fits: Callable[[str], bool]) -> str:
@@ -131,18 +132,17 @@ class ChatEncoding(Encoding):
         return self.asking + text.strip() + self.closing
 
     def alone_text(self, text: str) -> str:
-        """Return an input that is asked without any instruction, in its frame."""
+        """Return an input without any instruction, in its frame."""
         return self.alone_opening + text.strip() + self.alone_closing
 
 
 def chat_encoding(
     tokenizer: Any, positives: int = 0, arguments: Mapping[str, Any] | None = None
 ) -> tuple[ChatEncoding, bool]:
-    """The encoding of a tokenizer's own chat template.
+    """Make the encoding of a tokenizer's chat template.
 
-    A template that has no system message, as Gemma's and Mistral's, gets the instruction at the start of the user's
-    message. `a` ends before a special token between instruction and input if there is one: no token can span the two
-    there.
+    If a template has no system message, as Gemma's and Mistral's, the instruction is at the start of the user's
+    message. `a` ends before a special token between instruction and input if there is one, so that no token spans both.
 
     Args:
         tokenizer: One of transformers' tokenizers.

@@ -81,7 +81,7 @@ class TextEncoder:
         """
         frame = self.encoding.frame() if self.settings.reads == "instruction" else ""
         ids = self._ids(frame, self.settings.max_instruction_tokens, self._instructions)
-        return ids or [self.tokenizer.eos_token_id]  # a tokenizer that adds no end of its own
+        return ids or [self.tokenizer.eos_token_id]  # a tokenizer may add no end token
 
     def input(self, text: str, *, truncate: bool = False) -> list[int]:
         """Token ids of `b`."""
@@ -252,7 +252,7 @@ class CausalTextEncoder(TextEncoder):
         if settings.frame is not None:
             return ChatEncoding.of_pieces(settings.frame, settings.positives)
         encoding, dated = chat_encoding(self.tokenizer, settings.positives, settings.template_arguments)
-        if dated:  # kept as it was written today
+        if dated:  # tomorrow the template would write another text
             self.settings = replace(settings, frame=encoding.pieces())
         return encoding
 

@@ -1,4 +1,4 @@
-"""A teacher's distributions computed once ahead, so that it need not sit in memory while its student is trained."""
+"""A teacher's distributions, computed before training so that the teacher need not be in memory during it."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from tagi.methods.protocol import Batch
 _IDENTITY = "cache.json"
 _SHARD = 2048
 _TOLERANCE = 0.02
-"""Log-probabilities are kept in half precision, and a batch of another make-up rounds otherwise."""
+"""Log-probabilities are stored in half precision, and their rounding depends on the other samples of a batch."""
 
 
 def sample_key(sample: Sample) -> str:
@@ -46,7 +46,7 @@ def distinct_samples(batches: Iterable[Sequence[Sample]]) -> dict[str, Sample]:
 
 
 class TeacherCache:
-    """Reads what `CacheWriter` left: per sample the largest log-probabilities at each of its target's tokens."""
+    """Reads what `CacheWriter` wrote: for each sample the largest log-probabilities at its target's tokens."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,7 +66,7 @@ class TeacherCache:
 
         Raises `CheckpointError` for a sample that is not in the cache.
         """
-        found = [self.kept(sample) for sample in samples]
+        found = [self.entry(sample) for sample in samples]
         # The loss leaves out padding: its labels say where it is.
         values = pad_sequence([values.float() for values, _ in found], batch_first=True)
         return {"values": values, "indices": pad_sequence([ids.long() for _, ids in found], batch_first=True)}
@@ -75,7 +75,7 @@ class TeacherCache:
         """Return L_kl of a student's logits (eq. 5) from what `collate` made."""
         return top_distillation_loss(logits, TopLogits(batch["values"], batch["indices"]), labels, temperature)
 
-    def kept(self, sample: Sample) -> tuple[Tensor, Tensor]:
+    def entry(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Return one sample's log-probabilities and tokens; `CheckpointError` if it is not in the cache."""
         key = sample_key(sample)
         if key not in self._where:
@@ -90,15 +90,15 @@ class TeacherCache:
 
 @dataclass(frozen=True)
 class CacheWriter:
-    """Asks a teacher for every sample once and keeps the largest log-probabilities at each token of the target.
+    """Runs a teacher on every sample once and stores the largest log-probabilities at each token of the target.
 
     Args:
         teacher: The teacher, on `device`.
         text: Turns targets into tokens.
-        top_k: Log-probabilities kept per token.
+        top_k: Log-probabilities stored per token.
         temperature: Temperature of the teacher's distributions.
-        batch_size: Samples asked at once.
-        device: Device on which the teacher is asked.
+        batch_size: Samples in a batch.
+        device: Device on which the teacher runs.
     """
 
     teacher: Teacher
@@ -111,11 +111,10 @@ class CacheWriter:
     def write(
         self, folder: Path, samples: Mapping[str, Sample], advance: Callable[[int], None] = lambda _: None
     ) -> TeacherCache:
-        """Write a cache of the samples, and call `advance` with the number of samples of every part written.
+        """Write a cache of the samples, and call `advance` with the number of samples of every part.
 
-        Parts that an interrupted call has left are kept. Raises `CheckpointError` if the folder was made with another
-        teacher, temperature, limit or other samples, and if its entries are not what the teacher says now, which is
-        checked on a few.
+        Parts of an interrupted call are used. Raises `CheckpointError` if the folder was made with another teacher,
+        temperature, limit or other samples, and if the teacher now gives other values for a few samples.
         """
         _claim(folder, self._identity(samples))
         ordered = list(samples.values())
@@ -142,10 +141,10 @@ class CacheWriter:
     def _write_shard(self, shard: Path, samples: Sequence[Sample]) -> None:
         values, indices, offsets = [], [], [0]
         for start in range(0, len(samples), self.batch_size):
-            for kept, tokens in self._ask(samples[start : start + self.batch_size]):
-                values.append(kept.half())
+            for largest, tokens in self._ask(samples[start : start + self.batch_size]):
+                values.append(largest.half())
                 indices.append(tokens.int())
-                offsets.append(offsets[-1] + kept.shape[0])
+                offsets.append(offsets[-1] + largest.shape[0])
         tensors = {"values": torch.cat(values), "indices": torch.cat(indices), "offsets": torch.tensor(offsets)}
         temporary = shard.with_name(f".{shard.name}")
         save_file(tensors, temporary, metadata={"keys": json.dumps([sample_key(sample) for sample in samples])})
@@ -162,9 +161,9 @@ class CacheWriter:
     def _check(self, cache: TeacherCache, samples: Sequence[Sample]) -> None:
         some = samples[:: max(1, len(samples) // 8)]
         for sample, (now, _) in zip(some, self._ask(some), strict=True):
-            kept, _ = cache.kept(sample)
+            stored, _ = cache.entry(sample)
             room = _TOLERANCE * (1 + float(now.abs().max()))
-            if kept.shape != now.shape or float((kept.float() - now).abs().max()) > room:
+            if stored.shape != now.shape or float((stored.float() - now).abs().max()) > room:
                 raise CheckpointError(
                     f"{cache.folder}: expected what the teacher says of an input of task {sample.task.name!r}, got "
                     "something else: remove the cache to make it anew"
