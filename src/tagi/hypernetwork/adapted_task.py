@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tagi.adapters.protocol import Bank
 from tagi.backbones.modes import evaluating
-from tagi.backbones.protocol import Reduction
+from tagi.backbones.protocol import Decoding, Reduction
 from tagi.data.task import Example
 from tagi.errors import InputError
 from tagi.hypernetwork.inference import Runner, answer, merged_runner, score
@@ -117,10 +117,14 @@ class AdaptedTask:
         unless `truncate`.
         """
         text = self.generator.text
-        limits = {"max_new_tokens": max_new_tokens or text.settings.max_target_tokens, "min_new_tokens": min_new_tokens}
+        decoding: Decoding = {
+            "max_new_tokens": max_new_tokens or text.settings.max_target_tokens,
+            "min_new_tokens": min_new_tokens,
+            "num_beams": num_beams,
+        }
 
         def answers(ids: Tensor, mask: Tensor, _: list[int]) -> list[str]:
-            return text.decode(answer(self.runner(), ids, mask, num_beams=num_beams, **limits))
+            return text.decode(answer(self.runner(), ids, mask, **decoding))
 
         found = self._in_batches(inputs, answers, batch_size, truncate)
         return found[0] if isinstance(inputs, str) else found
