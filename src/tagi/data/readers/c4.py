@@ -11,6 +11,7 @@ from typing import Any
 
 from tagi.data.pretraining import Document
 from tagi.data.readers._checks import Row, Text, objects_of
+from tagi.data.readers._records import check_limit
 from tagi.errors import DataError
 
 _ENDINGS = (".json.gz", ".jsonl.gz", ".json", ".jsonl")
@@ -32,8 +33,7 @@ class C4Documents:
     """
 
     def __init__(self, path: Path | str, *, minimum_words: int = 16) -> None:
-        if minimum_words < 1:
-            raise DataError(f"minimum_words: expected at least 1, got {minimum_words}")
+        check_limit("minimum_words", minimum_words)
         self.path = Path(path)
         self.minimum_words = minimum_words
         self.files = _files(self.path)

@@ -1,6 +1,7 @@
 """Reader of P3's training prompts as the hub renders them: a folder with a file for each prompt template."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
@@ -89,18 +90,19 @@ def read_p3(folder: str | Path, *, instances_per_task: int | None) -> P3Read:
     folder = Path(folder)
     files = template_files(folder)
     groups = template_datasets(list(files))
-    reads = [_read_template(path, name, groups[name], instances_per_task) for name, path in files.items()]
-    tasks = tuple(read.task for read in reads if read.task.instances)
+    rows: Counter[str] = Counter()
+    reads = [_read_template(path, name, groups[name], instances_per_task, rows) for name, path in files.items()]
+    tasks = tuple(task for task, _ in reads if task.instances)
     if not tasks:
         raise DataError(f"{folder}: expected rows with targets of any dataset, got none")
     return P3Read(
         instances_per_task=instances_per_task,
         tasks=tasks,
         missing=tuple(sorted(set(table11()) - {task.category for task in tasks})),
-        without_targets=tuple(read.task.name for read in reads if not read.task.instances),
-        named=tuple(read.task.name for read in reads if read.named and read.task.instances),
-        skipped_rows=sum(read.skipped for read in reads),
-        dropped_choices=sum(read.dropped for read in reads),
+        without_targets=tuple(task.name for task, _ in reads if not task.instances),
+        named=tuple(task.name for task, named in reads if named and task.instances),
+        skipped_rows=rows["skipped"],
+        dropped_choices=rows["without choices"],
     ).logged(_log)
 
 
@@ -126,18 +128,10 @@ def template_datasets(names: Sequence[str]) -> dict[str, str]:
     return {name: found[name] for name in names}
 
 
-@dataclass(frozen=True)
-class _Template:
-    task: Task
-    named: bool
-    skipped: int
-    dropped: int
-
-
-def _read_template(path: Path, name: str, dataset: str, limit: int | None) -> _Template:
+def _read_template(path: Path, name: str, dataset: str, limit: int | None, rows: Counter[str]) -> tuple[Task, bool]:
+    """Return a template's task and whether its instruction is its name; count rows in `rows`."""
     inputs: list[str] = []
     instances: list[Instance] = []
-    skipped = dropped = 0
     for row, (text, target, choices) in enumerate(hub_rows(path)):
         full = limit is not None and len(instances) >= limit
         if full and row >= TEMPLATE_ROWS:
@@ -147,10 +141,11 @@ def _read_template(path: Path, name: str, dataset: str, limit: int | None) -> _T
         if full:
             continue
         if not target:
-            skipped += 1
+            rows["skipped"] += 1
             continue
         if choices is not None and target not in choices:
-            choices, dropped = None, dropped + 1
+            choices = None
+            rows["without choices"] += 1
         instances.append(Instance(f"{name}-{row}", text, (target,), choices))
     instruction, named = instruction_of(inputs, name, dataset)
-    return _Template(Task(name, dataset, instruction, tuple(instances)), named, skipped, dropped)
+    return Task(name, dataset, instruction, tuple(instances)), named
