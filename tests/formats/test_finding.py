@@ -12,7 +12,7 @@ from tagi.api.task_adapter import TaskAdapter
 from tagi.errors import CheckpointError
 from tagi.files import write_text
 from tagi.formats import finding
-from tagi.formats.finding import BUILT_IN, find_checkpoint, find_generator
+from tagi.formats.finding import BUILT_IN, find_checkpoint
 from tagi.formats.generator import generator_tensors, load_generator
 from tagi.formats.records import AdapterRecord
 from tagi.formats.task_adapter import open_adapter
@@ -37,7 +37,7 @@ def test_folders_that_lead_to_a_checkpoint(tmp_path: Path) -> None:
     checkpoint(run / "pretrain" / "model")
     assert find_checkpoint(str(run)) == model
     finetuned = checkpoint(run / "finetune" / "model")
-    assert find_generator(str(run)) == finetuned
+    assert find_checkpoint(str(run)) == finetuned
     assert find_checkpoint(str(run / "metatrain")) == model
     for name, folder in BUILT_IN.items():
         assert find_checkpoint(name).name == folder

@@ -24,11 +24,6 @@ _MODEL_TYPE = "tagi"
 _METADATA = {"format": "pt"}
 
 
-class _BaseModelName(pydantic.BaseModel):
-    name: str
-    revision: str
-
-
 class CheckpointConfig(Record):
     """What every checkpoint's configuration says; methods add keys of their own."""
 
@@ -38,7 +33,7 @@ class CheckpointConfig(Record):
     model_type: Literal["tagi"]
     format: Literal[1]
     method: str
-    base_model: _BaseModelName
+    base_model: BaseModel
     text: Any
 
 

@@ -52,10 +52,6 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
     return download_folder(repository, revision or named or None)
 
 
-find_generator = find_checkpoint
-"""The same search. `load_generator` raises `CheckpointError` for a checkpoint of another method."""
-
-
 def source_of(name: str, folder: Path) -> str:
     """Return a name that finds the same checkpoint from any working folder; of a hub repository with its commit.
 

@@ -127,9 +127,9 @@ def test_what_cannot_be_used_is_named_and_moves_no_average(tmp_path: Path, name:
 
 
 def test_no_examples_are_usual_where_demonstrations_are_drawn(tmp_path: Path) -> None:
-    draw_examples = ["data.positives=2", "data.demonstrations=0.5"]
+    drawn = ["data.positives=2", "data.demonstrations=0.5"]
     data = {"digest": "sha256:one", "instances": 12, "positives": 0}
-    write(tmp_path / "x", evaluation(90.0, overrides=draw_examples, data=data))
+    write(tmp_path / "x", evaluation(90.0, overrides=drawn, data=data))
     used, left_out = chosen(tmp_path)
     assert ([record.path for record in used], left_out) == (["x/record.json"], [])
 

@@ -38,16 +38,12 @@ def draw_curve(curve: Curve) -> Chart:
     """Draw scores by a number, with their intervals."""
     figure, axes = _figure()
     for name, points in curve.lines.items():
-        xs = [x for x, _ in points]
-        ys = [score.value for _, score in points]
-        (line,) = axes.plot(xs, ys, marker="o", label=name)
-        for x, score in points:
-            if score.interval is not None:
-                axes.plot([x, x], list(score.interval), color=line.get_color(), alpha=0.5, linewidth=1.5)
+        (line,) = axes.plot([x for x, _ in points], [score.value for _, score in points], marker="o", label=name)
+        for x, interval in ((x, score.interval) for x, score in points if score.interval is not None):
+            axes.plot([x, x], list(interval), color=line.get_color(), alpha=0.5, linewidth=1.5)
     places = sorted({x for points in curve.lines.values() for x, _ in points})
     axes.set_xticks(places, [f"{x:g}" for x in places])
-    axes.set_xlabel(curve.axis)
-    axes.set_ylabel(f"{curve.metric}, %")
+    axes.set(xlabel=curve.axis, ylabel=f"{curve.metric}, %")
     told = "; ".join(
         f"{name}: " + ", ".join(f"{score.value:.1f} at {x:g}" for x, score in points)
         for name, points in curve.lines.items()
@@ -74,8 +70,7 @@ def draw_losses(curves: LossCurves) -> Chart:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
+    axes.set(xlabel="step", ylabel="loss")
     told = "; ".join(
         f"{line.name}, seed {line.seed}: {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in curves.lines
     )

@@ -75,12 +75,10 @@ class Group:
 
 def grouped(records: Sequence[Record]) -> list[Group]:
     """Group evaluations by their setting, seeds in order, in the order of their first paths."""
-
-    def seed(run: Record) -> int:
-        found = seed_of(run)
-        return -1 if found is None else found
-
-    return [Group(setting, tuple(sorted(runs, key=seed))) for setting, runs in group_by(records, setting_of).items()]
+    return [
+        Group(setting, tuple(sorted(runs, key=lambda run: -1 if (seed := seed_of(run)) is None else seed)))
+        for setting, runs in group_by(records, setting_of).items()
+    ]
 
 
 def _average(run: Record, result: Mapping[str, Any], name: str) -> tuple[Any, Any]:

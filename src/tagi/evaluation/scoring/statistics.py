@@ -92,7 +92,7 @@ def resampled_means(
     counts = np.bincount(member, weights=shares)
     return resample(
         len(sums),
-        lambda draw_examples: sums[draw_examples].sum(axis=1) / counts[draw_examples].sum(axis=1),
+        lambda drawn: sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1),
         seed,
         resamples,
     )
