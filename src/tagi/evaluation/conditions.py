@@ -31,13 +31,7 @@ SENSITIVITY = (
     "mean adapter",
     "none",
 )
-CHANNELS = (
-    "right LoRA, other states",
-    "other LoRA, right states",
-    "LoRA alone",
-    "other LoRA alone",
-    "states alone",
-)
+CHANNELS = ("right LoRA, other states", "other LoRA, right states", "LoRA alone", "other LoRA alone", "states alone")
 RESIDUALS = ("zero residual", "mean residual", "other residual")
 """The task's instruction in the prompt, under the shared LoRA with another residual than the task's own."""
 

@@ -34,10 +34,9 @@ def export_card(record: ExportRecord) -> str:
     """Return an export's card: what it was made from, what it lacks, how it is used."""
     told = [] if record.instruction is None else [record.instruction]
     told += [f"{example.input} -> {example.output}" for example in record.examples]
-    refinement = _refinement(record.refined) if record.refined else ""
-    return _rendered(
-        "export_card.md.j2", record=record, told=told, refinement=refinement, input=INPUT, **_loading(record)
-    )
+    name = record.base_model.name
+    ours = name in BUILT_IN or name in WHEELS or name.endswith(SUFFIX)  # transformers does not know these names
+    return _rendered("export_card.md.j2", record=record, told=told, ours=ours, input=INPUT)
 
 
 def _rendered(template: str, **values: Any) -> str:
@@ -52,19 +51,3 @@ def _rendered(template: str, **values: Any) -> str:
 def _block(text: str) -> str:
     """The text as a block of code in Markdown."""
     return "\n".join(f"    {line}" for line in text.splitlines())
-
-
-def _refinement(how: Mapping[str, Any]) -> str:
-    """How what was generated was trained further, once or more often."""
-    earlier = f"{_refinement(how['earlier'])}, then " if how.get("earlier") else ""
-    return f"{earlier}{how['steps']} steps of LoRA training on {how['examples']} examples"
-
-
-def _loading(record: ExportRecord) -> dict[str, str]:
-    """How the base model is loaded: by transformers, or by this project where transformers does not know its name."""
-    name, revision, model = record.base_model.name, record.base_model.revision, record.model
-    if name in BUILT_IN or name in WHEELS or name.endswith(SUFFIX):
-        load = f"load_backbone({json.dumps(name)}, revision={json.dumps(revision)}).model"
-        return {"imports": "from tagi.backbones.load import load_backbone", "load": load}
-    at = "" if revision.startswith("sha256:") else f", revision={json.dumps(revision)}"
-    return {"imports": f"from transformers import {model}", "load": f"{model}.from_pretrained({json.dumps(name)}{at})"}

@@ -49,9 +49,8 @@ def _instructed(text: TextEncoder, instruction: str, examples: Sequence[Example]
     if content is None:
         return {"text": written}
     apart = [{"role": "system", "content": content}, _user(INPUT)]
-    return _prompt(
-        text, written, (apart, [_user(content + JOIN + INPUT)])
-    )  # the second for templates without system messages
+    together = [_user(content + JOIN + INPUT)]  # for templates without system messages
+    return _prompt(text, written, (apart, together))
 
 
 def _alone(text: TextEncoder) -> dict[str, Any]:

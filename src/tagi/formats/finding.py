@@ -38,14 +38,12 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
         if (folder / AdapterRecord.FILE).is_file():
             return find_checkpoint(generator_of(folder))
         places = [folder / MODEL, folder, *(folder / stage / MODEL for stage in MODELS)]
-        found = next((place for place in places if (place / CONFIG).is_file()), None)
-        if found is None:
-            looked_for = [str((place / CONFIG).relative_to(folder)) for place in places]
-            raise CheckpointError(
-                f"{folder}: expected a checkpoint folder, the folder of a stage or a run, or a task adapter, got none "
-                f"of {', '.join([*looked_for, AdapterRecord.FILE])}"
-            )
-        return found
+        for place in places:
+            if (place / CONFIG).is_file():
+                return place
+        looked_for = [*(str((place / CONFIG).relative_to(folder)) for place in places), AdapterRecord.FILE]
+        wanted = "a checkpoint folder, the folder of a stage or a run, or a task adapter"
+        raise CheckpointError(f"{folder}: expected {wanted}, got none of {', '.join(looked_for)}")
     repository, _, named = name.partition("@")
     if repository.count("/") != 1 or name.startswith((".", "/")):
         raise CheckpointError(f"{name}: expected a built-in generator ({', '.join(BUILT_IN)}), a folder or a hub name")

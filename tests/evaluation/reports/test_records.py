@@ -214,6 +214,20 @@ def test_broken_training_records(tmp_path: Path, change: Callable[[Any], object]
     assert detail in one.detail
 
 
+def test_training_records_from_before_they_had_a_format_are_read(tmp_path: Path) -> None:
+    older = {key: value for key, value in training().items() if key not in ("format", "kind", "seed")}
+    write(tmp_path, older)
+    (used,), left_out = chosen(tmp_path)
+    assert left_out == []
+    assert (used.kind, used.content["seed"]) == ("training", 0)
+
+
+def test_teachers_losses_are_checked(tmp_path: Path) -> None:
+    write(tmp_path, training("teachers", teachers=[{"first_loss": 2.0}]))
+    _, (one,) = chosen(tmp_path)
+    assert (one.reason, one.detail) == ("broken", "teachers.0.final_loss: field required")
+
+
 def test_of_as_many_the_newest_side_stays(tmp_path: Path) -> None:
     import os
 

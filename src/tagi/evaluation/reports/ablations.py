@@ -44,36 +44,42 @@ class PaperFigure:
     Args:
         title: Title of the curves.
         axis: What the axis counts.
-        keys: The keys in which the settings of a curve may differ.
-        place: The place of a setting on the axis; None for a setting without one.
-        line: The label of a setting's line; None for a setting whose score starts every line.
+        key: The key that varies along the axis.
+        by_weight: Whether lines differ in the weight of L_ins.
+        start: Whether settings without L_ins lie at 0, where every line starts.
     """
 
     title: str
     axis: str
-    keys: tuple[str, ...]
-    place: Callable[[Mapping[str, Any]], Any]
-    line: Callable[[Mapping[str, Any]], str | None]
+    key: str
+    by_weight: bool = True
+    start: bool = False
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys in which the settings of a curve may differ."""
+        return (self.key, INS) if self.by_weight else (self.key,)
 
-def _weight(table: Mapping[str, Any]) -> str:
-    weight = table.get(INS)
-    return f"L_ins weighed {shown(weight)}" if weight else "without L_ins"
+    def place(self, setting: Setting) -> Any:
+        """Return the place of a setting on the axis; None for a setting without one."""
+        if not set(self.keys) <= setting.table.keys():  # training is not recorded
+            return None
+        return 0 if self.start and not setting.table[INS] else setting.table[self.key]
+
+    def line(self, setting: Setting) -> str | None:
+        """Return the label of a setting's line; None for a setting whose score starts every line."""
+        if not self.by_weight:
+            return TAGI
+        if weight := setting.table[INS]:
+            return f"L_ins weighed {shown(weight)}"
+        return None if self.start else "without L_ins"
 
 
 FIGURES = {
-    "Figure 3": PaperFigure(
-        "Score by categories trained on (Figure 3)", "categories", (SPLIT, INS), lambda table: table[SPLIT], _weight
-    ),
-    "the left of Figure 4": PaperFigure(
-        "Score by finetuning steps (Figure 4, left)", "steps", (STEPS,), lambda table: table[STEPS], lambda _: TAGI
-    ),
+    "Figure 3": PaperFigure("Score by categories trained on (Figure 3)", "categories", SPLIT),
+    "the left of Figure 4": PaperFigure("Score by finetuning steps (Figure 4, left)", "steps", STEPS, by_weight=False),
     "the right of Figure 4": PaperFigure(
-        "Score by categories aligned (Figure 4, right)",
-        "categories aligned; 0 is without L_ins",
-        (ALIGNED, INS),
-        lambda table: table[ALIGNED] if table[INS] else 0,
-        lambda table: _weight(table) if table[INS] else None,
+        "Score by categories aligned (Figure 4, right)", "categories aligned; 0 is without L_ins", ALIGNED, start=True
     ),
 }
 
@@ -88,10 +94,7 @@ class _Family:
 
 
 def _families(
-    groups: Sequence[Group],
-    source: str,
-    keys: Callable[[Setting], Sequence[str]],
-    value: Callable[[Setting], Hashable],
+    groups: Sequence[Group], source: str, keys: Callable[[Setting], Sequence[str]], value: Callable[[Setting], Hashable]
 ) -> list[_Family]:
     """Groups that are equal without these keys, in order, where they have several values."""
     by_rest = group_by(groups, lambda group: group.setting.masked(*keys(group.setting)))
@@ -102,9 +105,8 @@ def _families(
 
 def ablation(groups: Sequence[Group], source: str) -> list[Table]:
     """Return Table 4's shape: what is left without each part; no table unless settings differ in their parts alone."""
-    keys = tuple({key for key, _, _ in PARTS})
     ours = [group for group in groups if group.setting.method == TAGI]
-    families = _families(ours, source, lambda _: keys, lambda setting: setting.missing)
+    families = _families(ours, source, lambda _: [key for key, _, _ in PARTS], lambda setting: setting.missing)
     if not families:
         return []
     average, what = _scored(groups, source, HYPERT5)
@@ -170,21 +172,16 @@ def _by_axis(groups: Sequence[Group], source: str, axis: str) -> list[Table]:
 def curves(groups: Sequence[Group], source: str, of: PaperFigure) -> list[Curve]:
     """Return a curve for every family of TAGI's settings that lie at two places or more of a figure's axis."""
     average, _ = _scored(groups, source, MTEST11)
-
-    def place(setting: Setting) -> Any:
-        # Without the keys, training is not recorded.
-        return of.place(setting.table) if set(of.keys) <= setting.table.keys() else None
-
     scores = {group.setting: group.score(of=average) for group in groups if group.setting.method == TAGI}
-    ours = [group for group in groups if scores.get(group.setting) and place(group.setting) is not None]
-    families = _families(ours, source, lambda _: of.keys, place)
+    ours = [group for group in groups if scores.get(group.setting) and of.place(group.setting) is not None]
+    families = _families(ours, source, lambda _: of.keys, of.place)
     made = []
     for family in families:
-        by_line = group_by((group.setting for group in family.groups), lambda setting: of.line(setting.table))
+        by_line = group_by((group.setting for group in family.groups), of.line)
         start = by_line.pop(None, [])[:1]
         lines = {}
         for label, settings in by_line.items():
-            points = [(float(place(one)), score) for one in (*start, *settings) if (score := scores[one])]
+            points = [(float(of.place(one)), score) for one in (*start, *settings) if (score := scores[one])]
             lines[str(label)] = tuple(sorted(points, key=itemgetter(0)))
         name = f"{of.title}: {family.column}" + (f", {family.name}" if len(families) > 1 else "")
         made.append(Curve(name, of.axis, _scored(family.groups, source, MTEST11)[1], lines))

@@ -2,13 +2,14 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tagi.evaluation.reports.ablations import Curve
-from tagi.evaluation.reports.training import LossCurves
+from tagi.evaluation.reports.training import LossLine
 from tagi.evaluation.scoring.statistics import group_by
 
 _WIDTH, _HEIGHT, _LEGEND_LINE = 5.2, 2.9, 0.19
@@ -51,12 +52,12 @@ def draw_curve(curve: Curve) -> Chart:
     return _chart(figure, axes, curve.title, f"{curve.title}. {told}", named=len(curve.lines))
 
 
-def draw_losses(curves: LossCurves) -> Chart:
+def draw_losses(title: str, lines: Sequence[LossLine]) -> Chart:
     """Draw losses by step, on a logarithmic axis if they span decades; seeds of one setting have one colour."""
     from matplotlib import colormaps
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    by_name = group_by(curves.lines, lambda line: line.name)
+    by_name = group_by(lines, lambda line: line.name)
     colours = colormaps["tab10" if len(by_name) <= _FEW else "tab20"].colors  # type: ignore[attr-defined]
     figure, axes = _figure()
     for at, (name, own) in enumerate(by_name.items()):
@@ -64,7 +65,7 @@ def draw_losses(curves: LossCurves) -> Chart:
         for line in own:
             label = f"{name}{seeds}" if line is own[0] else None
             axes.plot(*zip(*line.points, strict=True), color=colours[at % len(colours)], label=label, linewidth=1.3)
-    losses = [loss for line in curves.lines for _, loss in line.points]
+    losses = [loss for line in lines for _, loss in line.points]
     if min(losses) > 0 and max(losses) > _DECADE * min(losses):
         axes.set_yscale("log", subs=range(2, 10))
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -72,9 +73,9 @@ def draw_losses(curves: LossCurves) -> Chart:
         axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="step", ylabel="loss")
     told = "; ".join(
-        f"{line.name}, seed {line.seed}: {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in curves.lines
+        f"{line.name}, seed {line.seed}: {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in lines
     )
-    return _chart(figure, axes, curves.title, f"{curves.title}. {told}", named=len(by_name))
+    return _chart(figure, axes, title, f"{title}. {told}", named=len(by_name))
 
 
 def _figure() -> tuple[Any, Any]:

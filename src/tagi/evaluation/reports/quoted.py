@@ -46,10 +46,9 @@ def departures(setting: Setting, source: str) -> list[str]:
         ("data.shuffle_inputs", False, "inputs shuffled"),
     ]
     if setting.method == TAGI:
-        rate = _RATE[setting.size]
         wanted += [
             ("generator.rank", 32, "rank {}"),
-            (setting.training_key("learning_rate"), rate, "learning rate {}"),
+            (setting.training_key("learning_rate"), _RATE[setting.size], "learning rate {}"),
             (setting.training_key("warmup_ratio"), 0.02, "warm-up {}"),
         ]
     found = [words.format(table.get(key)) for key, value, words in wanted if table.get(key, value) != value]

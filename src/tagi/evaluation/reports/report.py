@@ -100,7 +100,7 @@ def _data_set(name: str, records: Sequence[Record]) -> Section:
 
 
 def _training(records: Sequence[Record]) -> Section:
-    charts = tuple(draw_losses(curves) for curves in loss_curves(records)) if have_charts() else ()
+    charts = tuple(draw_losses(*chart) for chart in loss_curves(records).items()) if have_charts() else ()
     words = () if have_charts() else ("Charts are missing: they need matplotlib (pip install 'tagi-adapters[plots]').",)
     return Section("Training", words, (training_table(records),), charts)
 

@@ -172,8 +172,6 @@ def _names(groups: Sequence[Group]) -> dict[Setting, str]:
 def _sorted(groups: Sequence[Group], names: Mapping[Setting, str]) -> list[Group]:
     """TAGI first, plain settings before those that differ."""
 
-    def order(group: Group) -> tuple[bool, str, bool, str]:
-        setting, name = group.setting, names[group.setting]
-        return setting.method != TAGI, setting.method, name != setting.method, name
-
-    return sorted(groups, key=order)
+    named = [(group.setting.method, names[group.setting], group) for group in groups]
+    ordered = sorted(named, key=lambda one: (one[0] != TAGI, one[0], one[1] != one[0], one[1]))
+    return [group for _, _, group in ordered]

@@ -23,14 +23,6 @@ class LossLine:
     points: tuple[tuple[int, float], ...]
 
 
-@dataclass(frozen=True)
-class LossCurves:
-    """Losses by step of all runs of a stage of a data set."""
-
-    title: str
-    lines: tuple[LossLine, ...]
-
-
 def training_table(records: Sequence[Record]) -> Table:
     """Return a row for each training run."""
     names = variant_names([_of_stage(record) for record in records])
@@ -46,15 +38,15 @@ def training_table(records: Sequence[Record]) -> Table:
     return Table("Training runs", note, columns, rows)
 
 
-def loss_curves(records: Sequence[Record]) -> list[LossCurves]:
-    """Return a chart for each data set and stage that has losses, with a line for each run."""
+def loss_curves(records: Sequence[Record]) -> dict[str, list[LossLine]]:
+    """Return a chart's lines for each data set and stage that has losses, by the chart's title; a line for each run."""
     names = variant_names([_of_stage(record) for record in records])
     drawn = [record for record in records if _losses(record)]
-    charts = []
-    for title, own in group_by(drawn, lambda one: f"{one.data_set}: loss of {one.content['stage']}").items():
-        lines = (LossLine(names[_of_stage(one)], one.content["seed"], tuple(_losses(one))) for one in own)
-        charts.append(LossCurves(title, tuple(lines)))
-    return charts
+    by_title = group_by(drawn, lambda one: f"{one.data_set}: loss of {one.content['stage']}")
+    return {
+        title: [LossLine(names[_of_stage(one)], one.content["seed"], tuple(_losses(one))) for one in own]
+        for title, own in by_title.items()
+    }
 
 
 def _of_stage(record: Record) -> Setting:

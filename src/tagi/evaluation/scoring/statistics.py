@@ -64,9 +64,8 @@ def bootstrap_interval(
 
     Raises `ValueError` on no values, values that are not finite, lengths that differ, or a `level` outside (0, 1).
     """
-    return percentile_interval(
-        resampled_means(values, clusters, weights=weights, seed=seed, resamples=resamples), level
-    )
+    drawn = resampled_means(values, clusters, weights=weights, seed=seed, resamples=resamples)
+    return percentile_interval(drawn, level)
 
 
 def resampled_means(

@@ -127,9 +127,8 @@ def time_phases(
     }
 
 
-def _run(watch: Stopwatch, chain: Chain, batch: Any) -> Phases:
+def _run(watch: Stopwatch, chain: Chain, value: Any) -> Phases:
     phases: Phases = {}
-    value = batch
     for name, step in chain:
         value, seconds = watch.time(step, value)
         phases[name] = phases.get(name, 0.0) + seconds
