@@ -12,10 +12,11 @@ from tagi.api.task_adapter import TaskAdapter
 from tagi.errors import CheckpointError
 from tagi.files import write_text
 from tagi.formats import finding
-from tagi.formats.finding import BUILT_IN, find_checkpoint, find_generator
+from tagi.formats.finding import BUILT_IN, find_checkpoint
 from tagi.formats.generator import generator_tensors, load_generator
 from tagi.formats.records import AdapterRecord
 from tagi.formats.task_adapter import open_adapter
+from tagi.settings.tables import MODELS
 from tests.commands import Run
 from tests.models import INSTRUCTIONS, tiny_generator
 
@@ -36,7 +37,7 @@ def test_folders_that_lead_to_a_checkpoint(tmp_path: Path) -> None:
     checkpoint(run / "pretrain" / "model")
     assert find_checkpoint(str(run)) == model
     finetuned = checkpoint(run / "finetune" / "model")
-    assert find_generator(str(run)) == finetuned
+    assert find_checkpoint(str(run)) == finetuned
     assert find_checkpoint(str(run / "metatrain")) == model
     for name, folder in BUILT_IN.items():
         assert find_checkpoint(name).name == folder
@@ -45,7 +46,7 @@ def test_folders_that_lead_to_a_checkpoint(tmp_path: Path) -> None:
 def test_what_was_looked_for_is_listed(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         find_checkpoint(str(tmp_path))
-    looked_for = ["model/config.json", "config.json", *(f"{stage}/model/config.json" for stage in finding._STAGES)]
+    looked_for = ["model/config.json", "config.json", *(f"{stage}/model/config.json" for stage in MODELS)]
     assert str(caught.value).endswith(f"got none of {', '.join([*looked_for, 'task_adapter.json'])}")
     assert str(tmp_path) in str(caught.value)
 

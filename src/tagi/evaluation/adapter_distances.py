@@ -70,12 +70,12 @@ def categories_apart(
 
     rng = np.random.default_rng(seed)
     found = auc(labels)
-    draw_examples = np.array([auc(rng.permutation(labels)) for _ in range(permutations)])
-    low, high = np.quantile(draw_examples, [0.025, 0.975])
+    drawn = np.array([auc(rng.permutation(labels)) for _ in range(permutations)])
+    low, high = np.quantile(drawn, [0.025, 0.975])
     return {
         "auc": found,
         "chance": [float(low), float(high)],
-        "p": float((1 + (draw_examples >= found).sum()) / (1 + permutations)),
+        "p": float((1 + (drawn >= found).sum()) / (1 + permutations)),
         "permutations": permutations,
         "within": float(pairs[within].mean()),
         "between": float(pairs[~within].mean()),

@@ -31,13 +31,7 @@ SENSITIVITY = (
     "mean adapter",
     "none",
 )
-CHANNELS = (
-    "right LoRA, other states",
-    "other LoRA, right states",
-    "LoRA alone",
-    "other LoRA alone",
-    "states alone",
-)
+CHANNELS = ("right LoRA, other states", "other LoRA, right states", "LoRA alone", "other LoRA alone", "states alone")
 RESIDUALS = ("zero residual", "mean residual", "other residual")
 """The task's instruction in the prompt, under the shared LoRA with another residual than the task's own."""
 
@@ -77,7 +71,7 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in every if name in wanted)
 
 
-def conditions(method: Method, tasks: Sequence[Task], names: Iterable[str], *, seed: int = 0) -> list[Condition]:
+def conditions(method: Method, tasks: Sequence[Task], names: Sequence[str], *, seed: int = 0) -> list[Condition]:
     """Return the conditions of these names, in that order; `seed` draws substitutes.
 
     Left out are conditions for which the tasks have no text (`paraphrase` without another wording of every task) or
@@ -85,27 +79,20 @@ def conditions(method: Method, tasks: Sequence[Task], names: Iterable[str], *, s
     alone). Shuffled and random words come without demonstrations, which would tell the task: a method that needs
     demonstrations has neither. A method that reads the input alone has only `right`.
     """
-
     own = partial(_prepare, method, tasks)
     if not (method.reads_instruction or method.needs_demonstrations):
         return [Condition("right", "the input alone", own)]
     lacking = [] if method.reads_instruction else ["paraphrase"]
     lacking += ["shuffled", "random"] if method.needs_demonstrations else []
-    others = {
-        "none": Condition("none", "no instruction, no adapter", lambda index: method.without_instruction(own(index)))
-    }
+    none = Condition("none", "no instruction, no adapter", lambda index: method.without_instruction(own(index)))
+    made = {"none": none}
     if method.generator_model is not None:
-        others |= _GeneratorConditions(method, method.generator_model, tasks).named()
-    made = []
-    for name in names:
-        if name in others:
-            made.append(others[name])
-        elif name in SUBSTITUTES and name not in lacking:
-            given, draw = SUBSTITUTES[name]
-            if substitutes := draw(tasks, seed):
-                covered = None if len(substitutes) == len(tasks) else tuple(substitutes)
-                made.append(Condition(name, given, partial(_prepare, method, substitutes), covered))
-    return made
+        made |= _GeneratorConditions(method, method.generator_model, tasks).named()
+    for name, (given, draw) in SUBSTITUTES.items():
+        if name in names and name not in lacking and (substitutes := draw(tasks, seed)):
+            covered = None if len(substitutes) == len(tasks) else tuple(substitutes)
+            made[name] = Condition(name, given, partial(_prepare, method, substitutes), covered)
+    return [made[name] for name in names if name in made]
 
 
 def _prepare(method: Method, tasks: Sequence[Task] | Mapping[int, Task], index: int) -> Any:
@@ -125,36 +112,31 @@ class _GeneratorConditions:
         generator, own, other = self.generator, self._own, self._other
         module, fusion = generator.settings.module, generator.settings.fusion
         several = len(self.tasks) > 1
-        channels = module == "lora" and (fusion != "none" or generator.keeps_prefix)
-        shared = generator.shared is not None
-        crossed, replaced = channels and several, shared and several
-        mean = f"the tasks' mean {'LoRA' if module == 'lora' else module}, no states"
-        lora = "LoRA from the task's instruction"
-        others_lora = "LoRA from another task's instruction"
+        lora, others_lora = "LoRA from the task's instruction", "LoRA from another task's instruction"
         base, told = "the shared LoRA", "the task's instruction"
-        rows: list[tuple[bool, str, str, Prepare]] = [
-            (True, "empty", "an instruction without words", lambda _: empty_instruction_states(generator)),
-            (several, "mean adapter", mean, lambda _: self._mean_adapter),
-            (channels, "LoRA alone", f"{lora}, no states", lambda i: own(i).without_states()),
-            (channels, "states alone", "states from the task's instruction, no LoRA", self._states_alone),
-            (crossed, "right LoRA, other states", f"{lora}, states from another's", lambda i: self._mixed(other[i], i)),
-            (
-                crossed,
-                "other LoRA, right states",
-                f"{others_lora}, states from the task's",
-                lambda i: self._mixed(i, other[i]),
-            ),
-            (crossed, "other LoRA alone", f"{others_lora}, no states", lambda i: own(other[i]).without_states()),
-            (shared, "zero residual", f"{base} alone, {told}", self._without_residual),
-            (replaced, "mean residual", f"{base} with the tasks' mean residual, {told}", self._mean_residual),
-            (
-                replaced,
-                "other residual",
-                f"{base} with another task's residual, {told}",
-                lambda i: self._mixed(i, other[i]),
-            ),
-        ]
-        return {name: Condition(name, given, prepare) for there, name, given, prepare in rows if there}
+        rows: dict[str, tuple[str, Prepare]] = {
+            "empty": ("an instruction without words", lambda _: empty_instruction_states(generator))
+        }
+        if several:
+            mean = f"the tasks' mean {'LoRA' if module == 'lora' else module}, no states"
+            rows["mean adapter"] = (mean, lambda _: self._mean_adapter)
+        if module == "lora" and (fusion != "none" or generator.keeps_prefix):
+            rows["LoRA alone"] = (f"{lora}, no states", lambda i: own(i).without_states())
+            rows["states alone"] = ("states from the task's instruction, no LoRA", self._states_alone)
+            if several:
+                crossed = f"{lora}, states from another's", f"{others_lora}, states from the task's"
+                rows["right LoRA, other states"] = (crossed[0], lambda i: self._mixed(other[i], i))
+                rows["other LoRA, right states"] = (crossed[1], lambda i: self._mixed(i, other[i]))
+                rows["other LoRA alone"] = (f"{others_lora}, no states", lambda i: own(other[i]).without_states())
+        if generator.shared is not None:
+            rows["zero residual"] = (f"{base} alone, {told}", self._without_residual)
+            if several:
+                mean, others = (
+                    f"{base} with {whose} residual, {told}" for whose in ("the tasks' mean", "another task's")
+                )
+                rows["mean residual"] = (mean, lambda i: generator.states_from(own(i).read, self._mean_residual))
+                rows["other residual"] = (others, lambda i: self._mixed(i, other[i]))
+        return {name: Condition(name, *row) for name, row in rows.items()}
 
     def _own(self, *indices: int) -> TaskStates:
         states: TaskStates = self.method.prepare([self.tasks[index] for index in indices], truncate=True)
@@ -180,12 +162,9 @@ class _GeneratorConditions:
         return self.generator.states_from(states.read, residual_bank(self.generator, "zero", [states]))
 
     @cached_property
-    def _mean_residual_bank(self) -> LoraBank:
+    def _mean_residual(self) -> LoraBank:
         every = [self._own(index).without_states() for index in range(len(self.tasks))]
         return residual_bank(self.generator, "mean", every)
-
-    def _mean_residual(self, index: int) -> TaskStates:
-        return self.generator.states_from(self._own(index).read, self._mean_residual_bank)
 
     def _mixed(self, states_of: int, lora_of: int) -> TaskStates:
         both = self._own(states_of, lora_of)

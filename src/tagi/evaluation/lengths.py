@@ -19,8 +19,8 @@ def task_lengths(
         task: Its instruction, with demonstrations if the settings of `text` say so, is measured; so are its shots and
             all of its instances, of which means are returned. Several outputs of an instance count with their mean.
         examples: Number of inputs to be answered, however many are measured.
-        asks: Turns an input into tokens, by default `text.input`. A generator with `instruction_cache` has other tokens
-            around an input (`GeneratorModel.input_encoder`).
+        input_encoder: Turns an input into tokens, by default `text.input`. A generator with `instruction_cache` has
+            other tokens around an input (`GeneratorModel.input_encoder`).
 
     Raises `DataError` for a task without instances.
     """

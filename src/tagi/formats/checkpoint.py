@@ -20,13 +20,6 @@ from tagi.formats.records import Record
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 FORMAT = 1
-_MODEL_TYPE = "tagi"
-_METADATA = {"format": "pt"}
-
-
-class _BaseModelName(pydantic.BaseModel):
-    name: str
-    revision: str
 
 
 class CheckpointConfig(Record):
@@ -38,7 +31,7 @@ class CheckpointConfig(Record):
     model_type: Literal["tagi"]
     format: Literal[1]
     method: str
-    base_model: _BaseModelName
+    base_model: BaseModel
     text: Any
 
 
@@ -74,7 +67,7 @@ def write_checkpoint(
 def identity_of(method: str, base: BaseModel) -> dict[str, Any]:
     """Return the keys that every checkpoint's configuration begins with: its kind, method and base model."""
     return {
-        "model_type": _MODEL_TYPE,
+        "model_type": "tagi",
         "format": FORMAT,
         "method": method,
         "base_model": {"name": base.name, "revision": base.revision},
@@ -91,15 +84,17 @@ def base_of(config: Mapping[str, Any]) -> BaseModel:
     return BaseModel(**config["base_model"])
 
 
-def write_tensors(
-    folder: Path,
-    tensors: Mapping[str, Tensor],
-    file: str = WEIGHTS,
-    metadata: dict[str, str] | None = _METADATA,
-) -> None:
-    """Write tensors, each in its own type, into a file of an existing folder."""
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor], file: str = WEIGHTS, *, marked: bool = True) -> None:
+    """Write tensors, each in its own type, into a file of an existing folder.
+
+    Args:
+        folder: The folder.
+        tensors: The tensors by name.
+        file: The file's name.
+        marked: Whether the file says that PyTorch wrote it, which transformers asks for.
+    """
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(whole, folder / file, metadata=metadata)
+    save_file(whole, folder / file, metadata={"format": "pt"} if marked else None)
 
 
 def read_tensors(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -137,10 +132,8 @@ def check_names(path: Path, tensors: Mapping[str, Tensor], names: Set[str]) -> N
 def check_shapes(path: Path, tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
     """Raise `CheckpointError` unless the tensors of a file have these shapes."""
     for name, shape in shapes.items():
-        if tuple(tensors[name].shape) != tuple(shape):
-            raise CheckpointError(
-                f"{path}: expected {name!r} of shape {tuple(shape)}, got {tuple(tensors[name].shape)}"
-            )
+        if (found := tuple(tensors[name].shape)) != tuple(shape):
+            raise CheckpointError(f"{path}: expected {name!r} of shape {tuple(shape)}, got {found}")
 
 
 def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -19,7 +19,7 @@ from tagi.formats.checkpoint import content_digest, read_some_tensors
 from tagi.formats.export_prompts import prompts_of
 from tagi.formats.finding import find_checkpoint
 from tagi.formats.gguf_lora import ARCHITECTURES, gguf_factors, write_gguf_lora
-from tagi.formats.peft import WEIGHTS, LoraConfiguration, read_peft, write_lora
+from tagi.formats.peft import WEIGHTS, LoraConfiguration, layer_shape, read_peft, write_lora
 from tagi.formats.records import AdapterRecord, ExportRecord, Origin
 from tagi.formats.task_adapter import generator_digest, open_adapter
 from tagi.hypernetwork.adapted_task import AdaptedTask
@@ -177,8 +177,7 @@ def _check_layers(bank: LoraBank, backbone: Backbone, folder: Path) -> None:
     for layer, (a, b) in bank.whole().factors.items():
         if layer not in linears:
             raise CheckpointError(f"{folder}: expected LoRA for layers of {backbone.identity}, got one for {layer!r}")
-        weight: Any = backbone.model.get_submodule(layer).weight
-        shape = tuple(weight.shape[::-1] if backbone.transposed else weight.shape)
+        shape = layer_shape(backbone, layer)
         if (b.shape[1], a.shape[2]) != shape:
             raise CheckpointError(
                 f"{folder}: expected LoRA of {shape[0]} x {shape[1]} for {layer!r} of {backbone.identity}, "

@@ -1,7 +1,6 @@
 """The prompts that an engine must give an exported adapter so that it reads what it was trained to read."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jinja2 import TemplateError
@@ -12,7 +11,6 @@ from tagi.data.text.encoder import TextEncoder
 
 INPUT = "{input}"
 """Stands for an input."""
-_HEADINGS = {"instruction": "With the instruction", "alone": "Without the instruction"}
 
 
 def prompts_of(text: TextEncoder, instruction: str | None, examples: Sequence[Example] = ()) -> dict[str, Any]:
@@ -42,29 +40,6 @@ def prompts_of(text: TextEncoder, instruction: str | None, examples: Sequence[Ex
     return prompts
 
 
-def prompts_section(prompts: Mapping[str, Any]) -> str:
-    """Return the section of an export's card that states its prompts."""
-    endpoints = "Send the text to an endpoint for plain text."
-    if any("messages" in prompts.get(name, {}) for name in _HEADINGS):
-        endpoints = (
-            "A chat endpoint takes the messages and writes the text itself. An endpoint for plain text takes the text "
-            "and must not add special tokens to it."
-        )
-    parts = ["## Prompts", f"`{INPUT}` stands for an input without white space around it. {endpoints}"]
-    if prompts.get("template_arguments"):
-        arguments = json.dumps(prompts["template_arguments"], ensure_ascii=False, sort_keys=True)
-        parts.append(f"The chat template gets these further arguments (`chat_template_kwargs`): `{arguments}`")
-    if prompts.get("dated"):
-        parts.append("The chat template writes today's date. The adapter was trained with the date in the text below.")
-    for name, heading in _HEADINGS.items():
-        if name in prompts:
-            parts.append(f"### {heading}")
-            if "messages" in prompts[name]:
-                parts += ["Messages:", _block(json.dumps(prompts[name]["messages"], ensure_ascii=False, indent=1))]
-            parts += ["Text, as a JSON string:", _block(json.dumps(prompts[name]["text"], ensure_ascii=False))]
-    return "\n" + "\n\n".join(parts) + "\n"
-
-
 def _instructed(text: TextEncoder, instruction: str, examples: Sequence[Example]) -> dict[str, Any]:
     """The prompt with the instruction, truncated as it was when it was read."""
     encoding = text.encoding
@@ -74,9 +49,8 @@ def _instructed(text: TextEncoder, instruction: str, examples: Sequence[Example]
     if content is None:
         return {"text": written}
     apart = [{"role": "system", "content": content}, _user(INPUT)]
-    return _prompt(
-        text, written, (apart, [_user(content + JOIN + INPUT)])
-    )  # the second for templates without system messages
+    together = [_user(content + JOIN + INPUT)]  # for templates without system messages
+    return _prompt(text, written, (apart, together))
 
 
 def _alone(text: TextEncoder) -> dict[str, Any]:
@@ -104,7 +78,3 @@ def _prompt(text: TextEncoder, written: str, conversations: Sequence[list[dict[s
         if rendered == written or text.settings.frame is not None:  # a frame was written on another day
             return {"messages": messages, "text": written}
     return {"text": written}
-
-
-def _block(content: str) -> str:
-    return "\n".join(f"    {line}" for line in content.splitlines())

@@ -7,6 +7,7 @@ from tagi.errors import CheckpointError
 from tagi.formats.checkpoint import CONFIG
 from tagi.formats.hub import download_folder
 from tagi.formats.records import AdapterRecord
+from tagi.settings.tables import MODELS
 
 BUILT_IN = {"toy": "toy-generator", "smollm2": "smollm2-generator"}
 """Generators shipped inside the package: name -> folder under `tagi/assets`."""
@@ -16,8 +17,6 @@ MODEL = "model"
 """The finished checkpoint inside a stage's folder."""
 GENERATOR = "generator.txt"
 """In older adapter folders, the name of the generator."""
-_STAGES = ("finetune", "single", "metatrain", "pretrain")
-"""Stages whose model stands for a whole run, the first that is there."""
 
 
 def find_checkpoint(name: str, revision: str | None = None) -> Path:
@@ -25,8 +24,8 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
 
     Args:
         name: A built-in generator, a folder, or a hub repository (`owner/name` or `owner/name@revision`). The folder
-            is a checkpoint, the folder of a stage, the folder of a run of several stages (its finetune model, else its
-            metatrain model) or a task adapter (the generator that made it).
+            is a checkpoint, the folder of a stage, the folder of a run of several stages (the model of the first of
+            `MODELS` that was trained) or a task adapter (the generator that made it).
         revision: Branch, tag or commit of a hub repository.
 
     Raises:
@@ -38,23 +37,17 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
     if folder.exists():
         if (folder / AdapterRecord.FILE).is_file():
             return find_checkpoint(generator_of(folder))
-        places = [folder / MODEL, folder, *(folder / stage / MODEL for stage in _STAGES)]
-        found = next((place for place in places if (place / CONFIG).is_file()), None)
-        if found is None:
-            looked_for = [str((place / CONFIG).relative_to(folder)) for place in places]
-            raise CheckpointError(
-                f"{folder}: expected a checkpoint folder, the folder of a stage or a run, or a task adapter, got none "
-                f"of {', '.join([*looked_for, AdapterRecord.FILE])}"
-            )
-        return found
+        places = [folder / MODEL, folder, *(folder / stage / MODEL for stage in MODELS)]
+        for place in places:
+            if (place / CONFIG).is_file():
+                return place
+        looked_for = [*(str((place / CONFIG).relative_to(folder)) for place in places), AdapterRecord.FILE]
+        wanted = "a checkpoint folder, the folder of a stage or a run, or a task adapter"
+        raise CheckpointError(f"{folder}: expected {wanted}, got none of {', '.join(looked_for)}")
     repository, _, named = name.partition("@")
     if repository.count("/") != 1 or name.startswith((".", "/")):
         raise CheckpointError(f"{name}: expected a built-in generator ({', '.join(BUILT_IN)}), a folder or a hub name")
     return download_folder(repository, revision or named or None)
-
-
-find_generator = find_checkpoint
-"""The same search. `load_generator` raises `CheckpointError` for a checkpoint of another method."""
 
 
 def source_of(name: str, folder: Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from transformers.pytorch_utils import Conv1D
 
 from tagi.adapters.bank import LoraBank
 from tagi.backbones.causal import CausalBackbone
@@ -114,6 +115,13 @@ def read_peft(folder: Path) -> LoraBank:
 def tensor_names(layer: str) -> tuple[str, str]:
     """Return the names of a layer's A and B in an adapter's file."""
     return f"{_PREFIX}{layer}{_A}", f"{_PREFIX}{layer}{_B}"
+
+
+def layer_shape(backbone: Backbone, layer: str) -> tuple[int, int]:
+    """Return `(d_out, d_in)` of a linear layer of a backbone, given by its path."""
+    module: Any = backbone.model.get_submodule(layer)
+    d_out, d_in = module.weight.shape
+    return (d_in, d_out) if isinstance(module, Conv1D) else (d_out, d_in)
 
 
 def _alpha(bank: LoraBank) -> int | float:

@@ -22,7 +22,6 @@ RECORD = "record.json"
 FORMAT = 1
 """Version of the record's form: records of another cannot be compared with these."""
 _PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "rouge-score", "numpy")
-_SHOWN = 60
 R = TypeVar("R", bound="Record")
 
 
@@ -57,7 +56,7 @@ def read_json(path: Path, model: type[R]) -> R:
         fault = error.errors(include_url=False)[0]
         key = "".join(f"{part}." for part in fault["loc"])[:-1]
         message = fault["msg"].replace("Input should be", "expected").replace("Field required", "expected a value")
-        found = "none" if fault["type"] == "missing" else f"{fault['input']!r:.{_SHOWN}}"
+        found = "none" if fault["type"] == "missing" else f"{fault['input']!r:.60}"
         where = f"'{key}': " if key else ""
         raise CheckpointError(f"{path}: expected {model.WHAT}; {where}{message}, got {found}") from error
 
@@ -68,9 +67,6 @@ class RunRecord(Record):
     model_config = pydantic.ConfigDict(extra="allow")
     FILE = RECORD
     WHAT = "a run's record"
-    format: Any = None
-    kind: Any = None
-    seed: Any = None
     recipe: dict[str, Any]
 
 
@@ -201,10 +197,8 @@ def trained_by(checkpoint: Path) -> dict[str, Any] | None:
 
 def _commit() -> str | None:
     folder = Path(__file__).parent
+    command = ["git", "-C", str(folder), "rev-parse", "HEAD"]
     try:
-        asked = subprocess.run(
-            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):  # git is not installed
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True, timeout=10).strip() or None
+    except (OSError, subprocess.SubprocessError):  # git is not installed, or this is no checkout
         return None
-    return asked.stdout.strip() or None if asked.returncode == 0 else None

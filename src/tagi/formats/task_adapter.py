@@ -56,14 +56,14 @@ def write_adapter(
         write_lora(folder, states.bank, generator.backbone)
     else:
         module = {name: tensor[0] for name, tensor in states.bank.tensors().items()}
-        write_tensors(folder, module, MODULE, metadata=None)
+        write_tensors(folder, module, MODULE, marked=False)
     kept = {"states": states.states[0], "mask": states.mask[0]}
     if generator.keeps_keys_values:
         for layer, pair in enumerate(states.cross or ()):
             kept |= {f"{layer}.{side}": part[0] for side, part in zip(_SIDES, pair, strict=True)}
     if states.ids is not None:
         kept["ids"] = states.ids[0]
-    write_tensors(folder, kept, STATES, metadata=None)
+    write_tensors(folder, kept, STATES, marked=False)
     AdapterRecord(
         format=1,
         instruction=instruction,

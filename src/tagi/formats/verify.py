@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from tagi.adapters.attach import Attachment
 from tagi.backbones.load import load_backbone
 from tagi.backbones.protocol import Backbone
 from tagi.errors import CheckpointError, InputError, TagiError
 from tagi.formats.checkpoint import check_finite, check_names, check_shapes, content_digest, read_some_tensors
-from tagi.formats.peft import CONFIG, WEIGHTS, LoraConfiguration, read_peft, tensor_names
+from tagi.formats.peft import CONFIG, WEIGHTS, LoraConfiguration, layer_shape, read_peft, tensor_names
 from tagi.formats.records import ExportRecord
 
 INPUTS = (
@@ -116,8 +115,7 @@ class _Export:
         paths = [path for path in self.backbone.linears if f".{path}".endswith(suffixes)]
         rank, shapes = self.configuration.r, dict[str, tuple[int, int]]()
         for path in paths:
-            module: Any = self.backbone.model.get_submodule(path)
-            d_out, d_in = reversed(module.weight.shape) if isinstance(module, Conv1D) else module.weight.shape
+            d_out, d_in = layer_shape(self.backbone, path)
             shapes |= zip(tensor_names(path), ((rank, d_in), (d_out, rank)), strict=True)
         return shapes
 
@@ -156,10 +154,8 @@ def _finite(export: _Export) -> str:
 def _not_zero(export: _Export) -> str:
     zero = [name for name, tensor in export.tensors.items() if not tensor.any()]
     if zero:
-        raise CheckpointError(
-            f"expected tensors that hold something, got {len(zero)} of {len(export.tensors)} that are all zero, such "
-            f"as {zero[0]!r}"
-        )
+        found = f"{len(zero)} of {len(export.tensors)} that are all zero, such as {zero[0]!r}"
+        raise CheckpointError(f"expected tensors that hold something, got {found}")
     return f"{len(export.tensors)} tensors"
 
 
@@ -207,9 +203,8 @@ def _peft(export: _Export) -> str:
     if not apart <= _ROUNDING * size:
         raise CheckpointError(f"expected logits within {_ROUNDING * size:.2g} of our bank's, got {apart:.2g} apart")
     if not effect > _ROUNDING * size:
-        raise CheckpointError(
-            f"expected an adapter that changes logits, got {effect:.2g} of {size:.3g}, which is rounding"
-        )
+        found = f"{effect:.2g} of {size:.3g}, which is rounding"
+        raise CheckpointError(f"expected an adapter that changes logits, got {found}")
     return f"on {len(export.inputs)} inputs logits within {apart:.2g} of our bank's, {effect:.3g} from the base model's"
 
 

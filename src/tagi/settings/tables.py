@@ -57,6 +57,8 @@ SPLITS = {"sni": (6, 15, 30, 60), "p3": (5, 10, 20, 36)}
 """Sizes of the task splits of Figure 3, in categories or data sets (Tables 10 and 11)."""
 VALIDATED: tuple[Stage, ...] = ("metatrain", "finetune")
 """Stages that can be scored on held-out tasks while they train."""
+MODELS: tuple[Stage, ...] = ("finetune", "single", "metatrain", "pretrain")
+"""Stages whose model stands for a whole run. The first that was trained counts."""
 
 Rule = Callable[[Any, Mapping[str, Any]], str | dict[str, str] | None]
 """What is wrong with a key's value, given the valid values of the keys before it: a sentence, or one for each key of a

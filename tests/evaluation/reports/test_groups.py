@@ -165,6 +165,16 @@ def test_names_hold_what_is_not_as_most_have_it(tmp_path: Path) -> None:
     }
 
 
+def test_a_pretrained_generator_is_not_a_finetuned_one(tmp_path: Path) -> None:
+    assert names_of(tmp_path, evaluation(), evaluation(stage="pretrain", seed=1)) == {"TAGI", "TAGI, pretrained alone"}
+
+
+def test_words_for_training_are_of_the_settings_own_stage(tmp_path: Path) -> None:
+    earlier, own = ["training.metatrain.steps=7"], ["training.finetune.steps=7"]
+    names = names_of(tmp_path, evaluation(), evaluation(overrides=earlier), evaluation(overrides=own))
+    assert names == {"TAGI", "TAGI, training.metatrain.steps = 7", "TAGI, 7 steps"}
+
+
 def test_a_method_that_tables_have_no_word_for_goes_by_its_own_name() -> None:
     made = evaluation(stage="metatrain")
     made["recipe"]["metatrain"]["method"] = "another"

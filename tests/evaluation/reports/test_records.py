@@ -127,9 +127,9 @@ def test_what_cannot_be_used_is_named_and_moves_no_average(tmp_path: Path, name:
 
 
 def test_no_examples_are_usual_where_demonstrations_are_drawn(tmp_path: Path) -> None:
-    draw_examples = ["data.positives=2", "data.demonstrations=0.5"]
+    drawn = ["data.positives=2", "data.demonstrations=0.5"]
     data = {"digest": "sha256:one", "instances": 12, "positives": 0}
-    write(tmp_path / "x", evaluation(90.0, overrides=draw_examples, data=data))
+    write(tmp_path / "x", evaluation(90.0, overrides=drawn, data=data))
     used, left_out = chosen(tmp_path)
     assert ([record.path for record in used], left_out) == (["x/record.json"], [])
 
@@ -212,6 +212,20 @@ def test_broken_training_records(tmp_path: Path, change: Callable[[Any], object]
     assert used == []
     assert one.reason == "broken"
     assert detail in one.detail
+
+
+def test_training_records_from_before_they_had_a_format_are_read(tmp_path: Path) -> None:
+    older = {key: value for key, value in training().items() if key not in ("format", "kind", "seed")}
+    write(tmp_path, older)
+    (used,), left_out = chosen(tmp_path)
+    assert left_out == []
+    assert (used.kind, used.content["seed"]) == ("training", 0)
+
+
+def test_teachers_losses_are_checked(tmp_path: Path) -> None:
+    write(tmp_path, training("teachers", teachers=[{"first_loss": 2.0}]))
+    _, (one,) = chosen(tmp_path)
+    assert (one.reason, one.detail) == ("broken", "teachers.0.final_loss: field required")
 
 
 def test_of_as_many_the_newest_side_stays(tmp_path: Path) -> None:

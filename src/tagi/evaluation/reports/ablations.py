@@ -2,33 +2,29 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from tagi.evaluation.reports.groups import HYPERT5, MAIN, MTEST11, Group, Score
 from tagi.evaluation.reports.labels import shown, variant_names
-from tagi.evaluation.reports.quoted import departures, figure
-from tagi.evaluation.reports.settings import ALIGNED, INS, METATRAINED, PARTS, SPLIT, STEPS, TAGI, Setting
+from tagi.evaluation.reports.quoted import departures, figure, own_row
+from tagi.evaluation.reports.settings import ALIGNED, INS, PARTS, SPLIT, STEPS, TAGI, Setting
 from tagi.evaluation.reports.tables import Cell, Row, Table, column_of, metric_names, score_cell
 from tagi.evaluation.scoring.statistics import group_by
 
-_ROWS = {
-    (): ("TAGI", "TAGI"),
-    ("pretraining",): ("without pretraining", "w/o pretraining"),
-    ("attention in the encoder",): ("without attention in the encoder", "w/o Instr. Fus."),
-    ("concatenation before the decoder",): ("without concatenation before the decoder", None),
-    ("instruction fusion",): ("without instruction fusion", "w/o Instr. Fus."),
-    ("L_pred",): ("without L_pred", "w/o L_pred"),
-    ("L_kl",): ("without L_kl", "w/o L_kl"),
-    ("L_ins",): ("without L_ins", "w/o L_ins"),
+_PAPERS_ROWS = {
+    (): "TAGI",
+    ("pretraining",): "w/o pretraining",
+    ("attention in the encoder",): "w/o Instr. Fus.",
+    ("concatenation before the decoder",): None,
+    ("instruction fusion",): "w/o Instr. Fus.",
+    ("L_pred",): "w/o L_pred",
+    ("L_kl",): "w/o L_kl",
+    ("L_ins",): "w/o L_ins",
 }
-"""Parts left out -> our row, and the paper's; it does not say which reading of instruction fusion it left out."""
-_AXES = {
-    "learning rate": "learning_rate",
-    "rank": "generator.rank",
-    "steps": "steps",
-    "warm-up": "warmup_ratio",
-}
-_PAPERS_OWN = {TAGI: "TAGI", METATRAINED: "Tk-Instruct"}
+"""Parts left out -> the paper's row, which does not say which reading of instruction fusion it left out."""
+_AXES = {"learning rate": "learning_rate", "rank": "generator.rank", "steps": "steps", "warm-up": "warmup_ratio"}
+"""What Table 7 varies -> the key: with a table's name, or of the training of a setting's own stage."""
 
 
 @dataclass(frozen=True)
@@ -48,36 +44,42 @@ class PaperFigure:
     Args:
         title: Title of the curves.
         axis: What the axis counts.
-        keys: The keys in which the settings of a curve may differ.
-        place: The place of a setting on the axis; None for a setting without one.
-        line: The label of a setting's line; None for a setting whose score starts every line.
+        key: The key that varies along the axis.
+        by_weight: Whether lines differ in the weight of L_ins.
+        start: Whether settings without L_ins lie at 0, where every line starts.
     """
 
     title: str
     axis: str
-    keys: tuple[str, ...]
-    place: Callable[[Mapping[str, Any]], Any]
-    line: Callable[[Mapping[str, Any]], str | None]
+    key: str
+    by_weight: bool = True
+    start: bool = False
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys in which the settings of a curve may differ."""
+        return (self.key, INS) if self.by_weight else (self.key,)
 
-def _weight(table: Mapping[str, Any]) -> str:
-    weight = table.get(INS)
-    return f"L_ins weighed {shown(weight)}" if weight else "without L_ins"
+    def place(self, setting: Setting) -> Any:
+        """Return the place of a setting on the axis; None for a setting without one."""
+        if not set(self.keys) <= setting.table.keys():  # training is not recorded
+            return None
+        return 0 if self.start and not setting.table[INS] else setting.table[self.key]
+
+    def line(self, setting: Setting) -> str | None:
+        """Return the label of a setting's line; None for a setting whose score starts every line."""
+        if not self.by_weight:
+            return TAGI
+        if weight := setting.table[INS]:
+            return f"L_ins weighed {shown(weight)}"
+        return None if self.start else "without L_ins"
 
 
 FIGURES = {
-    "Figure 3": PaperFigure(
-        "Score by categories trained on (Figure 3)", "categories", (SPLIT, INS), lambda table: table[SPLIT], _weight
-    ),
-    "the left of Figure 4": PaperFigure(
-        "Score by finetuning steps (Figure 4, left)", "steps", (STEPS,), lambda table: table[STEPS], lambda _: TAGI
-    ),
+    "Figure 3": PaperFigure("Score by categories trained on (Figure 3)", "categories", SPLIT),
+    "the left of Figure 4": PaperFigure("Score by finetuning steps (Figure 4, left)", "steps", STEPS, by_weight=False),
     "the right of Figure 4": PaperFigure(
-        "Score by categories aligned (Figure 4, right)",
-        "categories aligned; 0 is without L_ins",
-        (ALIGNED, INS),
-        lambda table: table[ALIGNED] if table[INS] else 0,
-        lambda table: _weight(table) if table[INS] else None,
+        "Score by categories aligned (Figure 4, right)", "categories aligned; 0 is without L_ins", ALIGNED, start=True
     ),
 }
 
@@ -92,10 +94,7 @@ class _Family:
 
 
 def _families(
-    groups: Sequence[Group],
-    source: str,
-    keys: Callable[[Setting], Sequence[str]],
-    value: Callable[[Setting], Hashable],
+    groups: Sequence[Group], source: str, keys: Callable[[Setting], Sequence[str]], value: Callable[[Setting], Hashable]
 ) -> list[_Family]:
     """Groups that are equal without these keys, in order, where they have several values."""
     by_rest = group_by(groups, lambda group: group.setting.masked(*keys(group.setting)))
@@ -104,118 +103,89 @@ def _families(
     return [_Family(own, names[rest], column_of(rest, source)) for rest, own in compared.items()]
 
 
-def ablation(groups: Sequence[Group], source: str) -> Table | None:
-    """Return Table 4's shape: what is left without each part. None unless settings differ in their parts alone."""
-    keys = tuple({key for key, _, _ in PARTS})
+def ablation(groups: Sequence[Group], source: str) -> list[Table]:
+    """Return Table 4's shape: what is left without each part; no table unless settings differ in their parts alone."""
     ours = [group for group in groups if group.setting.method == TAGI]
-    families = _families(ours, source, lambda _: keys, lambda setting: setting.missing)
+    families = _families(ours, source, lambda _: [key for key, _, _ in PARTS], lambda setting: setting.missing)
     if not families:
-        return None
-    average = HYPERT5 if source == "p3" else MAIN
-    found = (group.setting.missing for family in families for group in family.groups)
-    parts = list(dict.fromkeys([*_ROWS, *found]))
+        return []
+    average, what = _scored(groups, source, HYPERT5)
+    parts = dict.fromkeys([*_PAPERS_ROWS, *(group.setting.missing for family in families for group in family.groups)])
     columns = tuple(one.column if len(families) == 1 else f"{one.column}, {one.name}" for one in families)
     rows = tuple(
         (
-            _ROWS[part][0] if part in _ROWS else f"without {' and '.join(part)}",
+            f"without {' and '.join(part)}" if part else TAGI,
             tuple(_part_cell(family.groups, part, source, average) for family in families),
         )
         for part in parts
     )
-    what = average if source == "p3" else metric_names(groups)
     note = f"{what}, percent. A column's settings differ in nothing but the parts. {_note(rows, 4)}"
-    return Table("What is left without each part (the shape of Table 4)", note.strip(), columns, rows)
+    return [Table("What is left without each part (the shape of Table 4)", note.strip(), columns, rows)]
 
 
 def _part_cell(groups: Sequence[Group], missing: tuple[str, ...], source: str, average: str) -> Cell:
     """Settings that differ in how a part is weighed share a row: each is named in its cell."""
     own = [group for group in groups if group.setting.missing == missing]
-    setting = groups[0].setting
-    row = _ROWS.get(missing, ("", None))[1]
-    column = "P3" if source == "p3" else setting.demonstrations
-    xl = setting.size == "XL (3B)" and setting.family == "T5-LM"
-    quoted = figure("table4", row, column) if row and xl and not departures(setting, source) else None
+    setting, quoted = groups[0].setting, None
+    row, column = _PAPERS_ROWS.get(missing), "P3" if source == "p3" else setting.demonstrations
+    if row and (setting.family, setting.size) == ("T5-LM", "XL (3B)") and not departures(setting, source):
+        quoted = figure("table4", row, column)
     if len(own) < 2:
         return score_cell(own[0].score(of=average) if own else None, quoted)
     names = variant_names([group.setting for group in own for _ in group.runs])
     cells = {names[group.setting]: score_cell(group.score(of=average)) for group in own}
     texts = tuple(f"{name}: {cell.text} ({', '.join(cell.details)})" for name, cell in cells.items())
-    return Cell(f"{len(own)} settings", texts, None if quoted is None else f"paper {quoted:.1f}")
+    return Cell(f"{len(own)} settings", texts, score_cell(None, quoted).quoted)
 
 
 def hyperparameters(groups: Sequence[Group], source: str) -> list[Table]:
     """Return Table 7's shape: a table for each of learning rate, rank, steps and warm-up that alone is varied."""
-    tables = (_by_axis(groups, source, axis) for axis in _AXES)
-    return [table for table in tables if table is not None]
+    return [table for axis in _AXES for table in _by_axis(groups, source, axis)]
 
 
-def _by_axis(groups: Sequence[Group], source: str, axis: str) -> Table | None:
+def _by_axis(groups: Sequence[Group], source: str, axis: str) -> list[Table]:
+    def key(setting: Setting) -> str:
+        return _AXES[axis] if "." in _AXES[axis] else setting.training_key(_AXES[axis])
+
     def value(setting: Setting) -> Any:
-        return setting.table[_axis_key(setting, axis)]
+        return setting.table[key(setting)]
 
-    varied = [group for group in groups if _axis_key(group.setting, axis) in group.setting.table]
-    families = _families(varied, source, lambda setting: (_axis_key(setting, axis),), value)
+    varied = [group for group in groups if key(group.setting) in group.setting.table]
+    families = _families(varied, source, lambda setting: (key(setting),), value)
     if not families:
-        return None
+        return []
+    average, what = _scored(groups, source, MTEST11)
     values = sorted({value(group.setting) for family in families for group in family.groups})
     rows = []
     for family in families:
-        at = {value(group.setting): group for group in family.groups}
-        cells = tuple(_axis_cell(at.get(one), family.groups[0].setting, source, axis, one) for one in values)
+        setting, scores = family.groups[0].setting, {value(one.setting): one.score(of=average) for one in family.groups}
+        row, column = own_row(setting.method, source), MTEST11 if source == "p3" else setting.demonstrations
+        base = (setting.family, setting.size, setting.missing) == ("T5-LM", "Base (250M)", ())
+        quotes = row and base and not departures(setting.masked(key(setting)), source)
+        quoted = {one: figure("table7", column, row, axis, str(one)) if row and quotes else None for one in values}
+        cells = tuple(score_cell(scores.get(one), quoted[one]) for one in values)
         rows.append((f"{family.name} ({family.column})", cells))
-    what = MTEST11 if source == "p3" else metric_names(groups)
     note = f"{what}, percent. A row's settings differ in the {axis} alone. {_note(rows, 7)}"
-    return Table(f"By {axis} (the shape of Table 7)", note.strip(), tuple(map(shown, values)), tuple(rows))
-
-
-def _axis_key(setting: Setting, axis: str) -> str:
-    stage = "finetune" if setting.method == TAGI else "metatrain"
-    return _AXES[axis] if "." in _AXES[axis] else f"training.{stage}.{_AXES[axis]}"
-
-
-def _axis_cell(group: Group | None, setting: Setting, source: str, axis: str, value: Any) -> Cell:
-    average = MTEST11 if source == "p3" else MAIN
-    row = "Metatrain" if source == "p3" and setting.method == METATRAINED else _PAPERS_OWN.get(setting.method)
-    column = MTEST11 if source == "p3" else setting.demonstrations
-    base = setting.size == "Base (250M)" and setting.family == "T5-LM" and not setting.missing
-    quoted = None
-    if row and base and not departures(setting.masked(_axis_key(setting, axis)), source):
-        quoted = figure("table7", column, row, axis, str(value))
-    return score_cell(None if group is None else group.score(of=average), quoted)
+    return [Table(f"By {axis} (the shape of Table 7)", note.strip(), tuple(map(shown, values)), tuple(rows))]
 
 
 def curves(groups: Sequence[Group], source: str, of: PaperFigure) -> list[Curve]:
     """Return a curve for every family of TAGI's settings that lie at two places or more of a figure's axis."""
-    average = MTEST11 if source == "p3" else MAIN
-
-    def place(setting: Setting) -> Any:
-        # Without the keys, training is not recorded.
-        return of.place(setting.table) if set(of.keys) <= setting.table.keys() else None
-
-    ours = [
-        group
-        for group in groups
-        if group.setting.method == TAGI and group.score(of=average) is not None and place(group.setting) is not None
-    ]
-    families = _families(ours, source, lambda _: of.keys, place)
+    average, _ = _scored(groups, source, MTEST11)
+    scores = {group.setting: group.score(of=average) for group in groups if group.setting.method == TAGI}
+    ours = [group for group in groups if scores.get(group.setting) and of.place(group.setting) is not None]
+    families = _families(ours, source, lambda _: of.keys, of.place)
     made = []
     for family in families:
-        lines: dict[str, dict[Any, Group]] = {}
-        starts = [group for group in family.groups if of.line(group.setting.table) is None]
-        for group in family.groups:
-            if (label := of.line(group.setting.table)) is not None:
-                start = {place(one.setting): one for one in starts[:1]}
-                lines.setdefault(label, start)[place(group.setting)] = group
+        by_line = group_by((group.setting for group in family.groups), of.line)
+        start = by_line.pop(None, [])[:1]
+        lines = {}
+        for label, settings in by_line.items():
+            points = [(float(of.place(one)), score) for one in (*start, *settings) if (score := scores[one])]
+            lines[str(label)] = tuple(sorted(points, key=itemgetter(0)))
         name = f"{of.title}: {family.column}" + (f", {family.name}" if len(families) > 1 else "")
-        metric = average if source == "p3" else metric_names(family.groups)
-        points = {label: _points(found, average) for label, found in lines.items()}
-        made.append(Curve(name, of.axis, metric, points))
+        made.append(Curve(name, of.axis, _scored(family.groups, source, MTEST11)[1], lines))
     return made
-
-
-def _points(points: Mapping[Any, Group], average: str) -> tuple[tuple[float, Score], ...]:
-    scores = ((float(x), group.score(of=average)) for x, group in sorted(points.items()))
-    return tuple((x, score) for x, score in scores if score is not None)
 
 
 def curve_table(curve: Curve) -> Table:
@@ -223,6 +193,11 @@ def curve_table(curve: Curve) -> Table:
     at = sorted({x for points in curve.lines.values() for x, _ in points})
     rows = tuple((name, tuple(score_cell(dict(points).get(x)) for x in at)) for name, points in curve.lines.items())
     return Table(curve.title, f"{curve.metric}, percent, by {curve.axis}.", tuple(f"{x:g}" for x in at), rows)
+
+
+def _scored(groups: Sequence[Group], source: str, average: str) -> tuple[str, str]:
+    """Which score is compared, and its name: one of P3's averages, or the groups' main score."""
+    return (average, average) if source == "p3" else (MAIN, metric_names(groups))
 
 
 def _note(rows: Sequence[Row], table: int) -> str:

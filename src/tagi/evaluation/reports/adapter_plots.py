@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from tagi.errors import InputError
 from tagi.evaluation.adapter_distances import plane
-from tagi.evaluation.scoring.statistics import FloatArray
+from tagi.evaluation.scoring.statistics import FloatArray, group_by
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#000000")
 """Distinct for colour-blind readers (Okabe and Ito's, without yellow)."""
@@ -51,20 +52,17 @@ def adapters_figure(distances: FloatArray, categories: Sequence[str]) -> Any:
 def _draw_matrix(figure: Any, axis: Any, ordered: FloatArray, categories: Sequence[str]) -> None:
     """The matrix with the categories' blocks framed and named."""
     shown = axis.imshow(ordered, cmap="cividis", interpolation="nearest", vmin=0, vmax=ordered.max() or 1)
-    starts = [index for index, one in enumerate(categories) if index == 0 or one != categories[index - 1]]
-    ends = [*starts[1:], len(categories)]
-    for start, end in zip(starts, ends, strict=True):
-        low, high = start - 0.5, end - 0.5
+    blocks = group_by(range(len(categories)), lambda index: categories[index])
+    for own in blocks.values():
+        low, high = own[0] - 0.5, own[-1] + 0.5
         axis.plot([low, high, high, low, low], [low, low, high, high, low], color="white", linewidth=1.4)
-    centres = [(start + end - 1) / 2 for start, end in zip(starts, ends, strict=True)]
-    size = _text_size(len(starts))
+    size, centres = _text_size(len(blocks)), [fmean(own) for own in blocks.values()]
     places = spread(centres, gap=0.0036 * size * len(categories), low=-0.5, high=len(categories) - 0.5)
-    axis.set_yticks(places, [categories[start] for start in starts], fontsize=size)
+    axis.set_yticks(places, list(blocks), fontsize=size)
     axis.set_xticks([])
     axis.tick_params(length=0)
-    axis.set_title(
-        "distance of two tasks' generated updates\n(0: the same; about 1.41: nothing in common)", fontsize=10
-    )
+    told = "distance of two tasks' generated updates\n(0: the same; about 1.41: nothing in common)"
+    axis.set_title(told, fontsize=10)
     figure.colorbar(shown, ax=axis, shrink=0.9)
 
 
@@ -73,19 +71,11 @@ def _draw_plane(axis: Any, distances: FloatArray, categories: Sequence[str], nam
     points, shares = plane(distances)
     for number, name in enumerate(names):
         own = points[[index for index, category in enumerate(categories) if category == name]]
-        axis.scatter(
-            own[:, 0],
-            own[:, 1],
-            s=60 if len(points) < 50 else 35,
-            color=_COLOURS[number % len(_COLOURS)],
-            marker=_MARKS[number % len(_MARKS)],
-            edgecolors="white",
-            linewidths=0.4,
-            label=name,
-        )
-    axis.set_xlabel(f"first component, {100 * shares[0]:.0f}% of the variance")
-    axis.set_ylabel(f"second component, {100 * shares[1]:.0f}%")
-    axis.set_box_aspect(1)
+        colour, mark = _COLOURS[number % len(_COLOURS)], _MARKS[number % len(_MARKS)]
+        style = {"color": colour, "marker": mark, "edgecolors": "white", "linewidths": 0.4}
+        axis.scatter(own[:, 0], own[:, 1], s=60 if len(points) < 50 else 35, label=name, **style)
+    first, second = (f"{100 * share:.0f}%" for share in shares)
+    axis.set(xlabel=f"first component, {first} of the variance", ylabel=f"second component, {second}", box_aspect=1)
     axis.set_aspect("equal", adjustable="datalim")
     axis.grid(alpha=0.25)
     axis.set_title("the tasks' updates in a plane, a point each", fontsize=10)

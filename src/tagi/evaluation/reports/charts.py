@@ -2,13 +2,14 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tagi.evaluation.reports.ablations import Curve
-from tagi.evaluation.reports.training import LossCurves
+from tagi.evaluation.reports.training import LossLine
 from tagi.evaluation.scoring.statistics import group_by
 
 _WIDTH, _HEIGHT, _LEGEND_LINE = 5.2, 2.9, 0.19
@@ -38,16 +39,12 @@ def draw_curve(curve: Curve) -> Chart:
     """Draw scores by a number, with their intervals."""
     figure, axes = _figure()
     for name, points in curve.lines.items():
-        xs = [x for x, _ in points]
-        ys = [score.value for _, score in points]
-        (line,) = axes.plot(xs, ys, marker="o", label=name)
-        for x, score in points:
-            if score.interval is not None:
-                axes.plot([x, x], list(score.interval), color=line.get_color(), alpha=0.5, linewidth=1.5)
+        (line,) = axes.plot([x for x, _ in points], [score.value for _, score in points], marker="o", label=name)
+        for x, interval in ((x, score.interval) for x, score in points if score.interval is not None):
+            axes.plot([x, x], list(interval), color=line.get_color(), alpha=0.5, linewidth=1.5)
     places = sorted({x for points in curve.lines.values() for x, _ in points})
     axes.set_xticks(places, [f"{x:g}" for x in places])
-    axes.set_xlabel(curve.axis)
-    axes.set_ylabel(f"{curve.metric}, %")
+    axes.set(xlabel=curve.axis, ylabel=f"{curve.metric}, %")
     told = "; ".join(
         f"{name}: " + ", ".join(f"{score.value:.1f} at {x:g}" for x, score in points)
         for name, points in curve.lines.items()
@@ -55,12 +52,12 @@ def draw_curve(curve: Curve) -> Chart:
     return _chart(figure, axes, curve.title, f"{curve.title}. {told}", named=len(curve.lines))
 
 
-def draw_losses(curves: LossCurves) -> Chart:
+def draw_losses(title: str, lines: Sequence[LossLine]) -> Chart:
     """Draw losses by step, on a logarithmic axis if they span decades; seeds of one setting have one colour."""
     from matplotlib import colormaps
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    by_name = group_by(curves.lines, lambda line: line.name)
+    by_name = group_by(lines, lambda line: line.name)
     colours = colormaps["tab10" if len(by_name) <= _FEW else "tab20"].colors  # type: ignore[attr-defined]
     figure, axes = _figure()
     for at, (name, own) in enumerate(by_name.items()):
@@ -68,18 +65,17 @@ def draw_losses(curves: LossCurves) -> Chart:
         for line in own:
             label = f"{name}{seeds}" if line is own[0] else None
             axes.plot(*zip(*line.points, strict=True), color=colours[at % len(colours)], label=label, linewidth=1.3)
-    losses = [loss for line in curves.lines for _, loss in line.points]
+    losses = [loss for line in lines for _, loss in line.points]
     if min(losses) > 0 and max(losses) > _DECADE * min(losses):
         axes.set_yscale("log", subs=range(2, 10))
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
+    axes.set(xlabel="step", ylabel="loss")
     told = "; ".join(
-        f"{line.name}, seed {line.seed}: {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in curves.lines
+        f"{line.name}, seed {line.seed}: {line.points[0][1]:.3f} to {line.points[-1][1]:.3f}" for line in lines
     )
-    return _chart(figure, axes, curves.title, f"{curves.title}. {told}", named=len(by_name))
+    return _chart(figure, axes, title, f"{title}. {told}", named=len(by_name))
 
 
 def _figure() -> tuple[Any, Any]:

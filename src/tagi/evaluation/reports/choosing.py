@@ -1,7 +1,6 @@
 """Which records may stand in one table: of one version, of the same test data, scored in the same way, each once."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from tagi.evaluation.reports.records import LeftOut, Record
 from tagi.evaluation.reports.settings import Setting, seed_of, setting_of
@@ -68,8 +67,7 @@ def _how(one: Record) -> str:
     ranked = sorted({str(found[_RANKED]) for found in one.content["results"].values() if _RANKED in found})
     if ranked:
         return f"{_RANKED} = {', '.join(ranked)}"
-    settings: dict[str, Any] = one.content["recipe"]["evaluation"]
-    return ", ".join(f"{key} = {settings.get(key)}" for key in _GENERATION)
+    return ", ".join(f"{key} = {one.content['recipe']['evaluation'].get(key)}" for key in _GENERATION)
 
 
 def _once(records: Sequence[Record], left_out: list[LeftOut]) -> list[Record]:

@@ -58,11 +58,8 @@ class Group:
     def score(self, condition: str = RIGHT, of: str = MAIN) -> Score | None:
         """Return the mean over seeds, None if no run has it; `of` is `MAIN` or the name of one of P3's averages."""
         having = self._having(condition)
-        if of == MAIN:
-            values = [(run, result["overall"][result["metric"]], result["interval"]) for run, result in having]
-        else:
-            averages = [(run, *_average(run, result, of)) for run, result in having]
-            values = [one for one in averages if one[1] is not None]
+        values = [(run, *_value(run, result, of)) for run, result in having]
+        values = [one for one in values if one[1] is not None]
         if not values:
             return None
         seeds = {seed_of(run): float(value) for run, value, _ in values}
@@ -75,18 +72,18 @@ class Group:
 
 def grouped(records: Sequence[Record]) -> list[Group]:
     """Group evaluations by their setting, seeds in order, in the order of their first paths."""
-
-    def seed(run: Record) -> int:
-        found = seed_of(run)
-        return -1 if found is None else found
-
-    return [Group(setting, tuple(sorted(runs, key=seed))) for setting, runs in group_by(records, setting_of).items()]
+    return [
+        Group(setting, tuple(sorted(runs, key=lambda run: -1 if (seed := seed_of(run)) is None else seed)))
+        for setting, runs in group_by(records, setting_of).items()
+    ]
 
 
-def _average(run: Record, result: Mapping[str, Any], name: str) -> tuple[Any, Any]:
-    """One of P3's averages in a result, and its interval; None where there is none."""
+def _value(run: Record, result: Mapping[str, Any], of: str) -> tuple[Any, Any]:
+    """A result's main score or one of P3's averages, and its interval; None where there is none."""
+    if of == MAIN:
+        return result["overall"][result["metric"]], result["interval"]
     averages = result.get("averages") or run.content.get("averages") or {}
-    average = {key.lower(): one for key, one in averages.items()}.get(name.lower())
+    average = {key.lower(): one for key, one in averages.items()}.get(of.lower())
     return (average.get("value"), average.get("interval")) if isinstance(average, dict) else (average, None)
 
 

@@ -4,18 +4,25 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from tagi.evaluation.reports.settings import CHECKPOINT, FUSION, INS, PARTS, PRETRAINED, Setting
+from tagi.evaluation.reports.settings import ALIGNED, CHECKPOINT, FUSION, INS, PARTS, PRETRAINED, SPLIT, Setting
 from tagi.evaluation.scoring.statistics import group_by
 
 _ELSEWHERE = ("backbone.", "data.positives")
 """Keys that have a column of their own."""
 _TRAINED = {"learning_rate": "learning rate {}", "steps": "{} steps", "warmup_ratio": "warm-up {}"}
+"""Keys of the training of a setting's own stage."""
 _WORDS = {
-    **{f"training.{stage}.{key}": words for stage in ("finetune", "metatrain") for key, words in _TRAINED.items()},
     "generator.rank": "rank {}",
-    "data.task_split": "{} categories",
-    "losses.alignment_split": "L_ins on {} categories",
+    INS: "L_ins weighed {}",
+    SPLIT: "{} categories",
+    ALIGNED: "L_ins on {} categories",
     CHECKPOINT: "checkpoint {}, training not recorded",
+}
+_VALUES: dict[tuple[str, Any], str] = {
+    **{(key, without): f"without {part}" for key, part, without in PARTS},
+    **{(key, None): "all categories" for key in (SPLIT, ALIGNED)},
+    (PRETRAINED, True): "with pretraining",
+    (FUSION, "both"): "with instruction fusion",
 }
 _UNKNOWN = "unknown"
 
@@ -53,18 +60,10 @@ def _usual(settings: Sequence[Setting]) -> dict[str, Any]:
 
 def _word(key: str, setting: Setting) -> str:
     value = setting.table.get(key, _UNKNOWN)
-    for part_key, part, without in PARTS:
-        if key == part_key and value == without:
-            return f"without {part}"
-    if key == PRETRAINED:
-        return "with pretraining"
-    if key == FUSION and value == "both":
-        return "with instruction fusion"
-    if key == INS and value != _UNKNOWN:
-        return f"L_ins weighed {shown(value)}"
-    if key in _WORDS:
-        return "all categories" if value is None else _WORDS[key].format(shown(value))
-    return f"{key} = {shown(value)}"
+    if (key, value) in _VALUES:
+        return _VALUES[key, value]
+    words = {**_WORDS, **{setting.training_key(name): words for name, words in _TRAINED.items()}}
+    return words[key].format(shown(value)) if key in words else f"{key} = {shown(value)}"
 
 
 def shown(value: Any) -> str:

@@ -52,11 +52,10 @@ def compare(
         if condition not in record["results"]:
             known = ", ".join(record["results"])
             raise InputError(f"--condition: expected one of {folder} ({known}), got {condition!r}")
-    metric = metric or str(records[0]["results"][condition]["metric"])
-    scored = []
-    for folder, record in zip((a, b), records, strict=True):
-        place = folder if folder.is_dir() else folder.parent
-        scored.append(read_scored(place, condition, metric, record["results"][condition]["n"]))
+    results = [record["results"][condition] for record in records]
+    metric = metric or str(results[0]["metric"])
+    places = [folder if folder.is_dir() else folder.parent for folder in (a, b)]
+    scored = [read_scored(place, condition, metric, own["n"]) for place, own in zip(places, results, strict=True)]
     flat = [_flat(record["recipe"]) for record in records]
     keys = [key for key in flat[0] | flat[1] if key not in _NOT_OF_THE_RUN]
     return {
@@ -64,7 +63,7 @@ def compare(
         "metric": metric,
         "of": {name: _of(folder, record) for name, folder, record in zip("ab", (a, b), records, strict=True)},
         "recipes_differ": {key: [one.get(key) for one in flat] for key in keys if flat[0].get(key) != flat[1].get(key)},
-        **compare_answers(*scored, examples=examples),
+        **compare_answers(scored[0], scored[1], examples=examples),
     }
 
 
@@ -116,7 +115,7 @@ def compare_answers(a: Sequence[ScoredAnswer], b: Sequence[ScoredAnswer], *, exa
 
     Each comparison has `n`, the `tasks`, both means in percent (`a`, `b`), their `difference` A - B with its 95%
     `interval`, and how many instances A wins, ties and loses. The interval draws tasks, each with all its instances;
-    of a single task it draws instances: `draw_examples` says which. Raises `DataError` if the instances are not the
+    of a single task it draws instances: `drawn` says which. Raises `DataError` if the instances are not the
     same.
     """
     pairs = _pairs(a, b)
@@ -134,14 +133,13 @@ def _pairs(a: Sequence[ScoredAnswer], b: Sequence[ScoredAnswer]) -> list[tuple[S
     first, second = _by_key("A", a), _by_key("B", b)
     if not first:
         raise DataError("expected answers to compare, got none")
-    alone = {"A": [key for key in first if key not in second], "B": [key for key in second if key not in first]}
-    if alone["A"] or alone["B"]:
-        found = "; ".join(
-            f"{len(keys)} in {name} alone (first: {keys[0][1]!r} of task {keys[0][0]!r})"
-            for name, keys in alone.items()
-            if keys
-        )
-        raise DataError(f"expected answers to the same instances, got {len(first)} in A, {len(second)} in B: {found}")
+    alone = ("A", [key for key in first if key not in second]), ("B", [key for key in second if key not in first])
+    found = [
+        f"{len(keys)} in {name} alone (first: {keys[0][1]!r} of task {keys[0][0]!r})" for name, keys in alone if keys
+    ]
+    if found:
+        got = f"{len(first)} in A, {len(second)} in B: {'; '.join(found)}"
+        raise DataError(f"expected answers to the same instances, got {got}")
     pairs = [(one, second[key]) for key, one in first.items()]
     for own, other in ((one.answer, two.answer) for one, two in pairs):
         if (own.input, own.references) != (other.input, other.references):
@@ -164,14 +162,14 @@ def _gap(pair: tuple[ScoredAnswer, ScoredAnswer]) -> float:
 
 
 def _comparison(pairs: Sequence[tuple[ScoredAnswer, ScoredAnswer]]) -> dict[str, Any]:
-    gaps: FloatArray = np.array([_gap(pair) for pair in pairs])
-    tasks = [pair[0].answer.task for pair in pairs]
+    scores: FloatArray = np.array([(one.score, other.score) for one, other in pairs])
+    gaps, tasks = scores[:, 0] - scores[:, 1], [one.answer.task for one, _ in pairs]
     several = len(set(tasks)) > 1
     return {
         "n": len(pairs),
         "tasks": len(set(tasks)),
-        "a": float(np.mean([pair[0].score for pair in pairs])),
-        "b": float(np.mean([pair[1].score for pair in pairs])),
+        "a": float(scores[:, 0].mean()),
+        "b": float(scores[:, 1].mean()),
         "difference": float(gaps.mean()),
         "interval": list(bootstrap_interval(gaps, tasks if several else None)),
         "drawn": "tasks" if several else "instances",
@@ -182,15 +180,11 @@ def _comparison(pairs: Sequence[tuple[ScoredAnswer, ScoredAnswer]]) -> dict[str,
 
 
 def _example(one: ScoredAnswer, other: ScoredAnswer) -> dict[str, Any]:
-    return {
-        "task": one.answer.task,
-        "category": one.answer.category,
-        "id": one.answer.id,
-        "input": one.answer.input,
-        "references": list(one.answer.references),
-        "a": {"prediction": one.answer.prediction, "score": one.score},
-        "b": {"prediction": other.answer.prediction, "score": other.score},
+    same = {name: getattr(one.answer, name) for name in ("task", "category", "id", "input")}
+    answers = {
+        name: {"prediction": own.answer.prediction, "score": own.score} for name, own in (("a", one), ("b", other))
     }
+    return {**same, "references": list(one.answer.references), **answers}
 
 
 def _data(folder: Path, data: Mapping[str, Any]) -> str:

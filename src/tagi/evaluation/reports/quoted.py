@@ -4,6 +4,7 @@ Figures 3 and 4 print no numbers. Table 4 has 60.6 for TAGI on P3 where Tables 3
 """
 
 import json
+import math
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -39,29 +40,32 @@ def departures(setting: Setting, source: str) -> list[str]:
     table = setting.table
     if CHECKPOINT in table:
         return ["training not recorded"]
-    stage = "finetune" if setting.method == TAGI else "metatrain"
     wanted: list[tuple[str, Any, str]] = [
-        (f"training.{stage}.steps", 20_000, "{} steps"),
+        (setting.training_key("steps"), 20_000, "{} steps"),
         ("data.instances_per_task", _PER_TASK[source], "{} instances per task"),
         ("data.shuffle_inputs", False, "inputs shuffled"),
     ]
     if setting.method == TAGI:
-        rate = _RATE[setting.size]
         wanted += [
             ("generator.rank", 32, "rank {}"),
-            (f"training.{stage}.learning_rate", rate, "learning rate {}"),
-            (f"training.{stage}.warmup_ratio", 0.02, "warm-up {}"),
+            (setting.training_key("learning_rate"), _RATE[setting.size], "learning rate {}"),
+            (setting.training_key("warmup_ratio"), 0.02, "warm-up {}"),
         ]
     found = [words.format(table.get(key)) for key, value, words in wanted if table.get(key, value) != value]
     if table.get("data.task_split") not in _WHOLE_SPLIT[source]:
         found.append(f"{table['data.task_split']} categories")
     if table.get("losses.alignment_split") not in _WHOLE_SPLIT[source]:
         found.append(f"L_ins on {table['losses.alignment_split']} categories")
-    sizes = [table.get(f"training.{stage}.{key}", 1) for key in ("tasks_per_batch", "queries_per_task", "accumulation")]
-    batch = int(sizes[0] * sizes[1] * sizes[2])
+    keys = ("tasks_per_batch", "queries_per_task", "accumulation")
+    batch = math.prod(int(table.get(setting.training_key(key), 1)) for key in keys)
     if setting.method == TAGI and batch != _BATCH[source][setting.size]:
         found.append(f"batches of {batch}")
     return found
+
+
+def own_row(method: str, source: str) -> str | None:
+    """Return the row in the paper's tables of a method that its authors trained; None of any other method."""
+    return {TAGI: "TAGI", METATRAINED: "Metatrain" if source == "p3" else "Tk-Instruct"}.get(method)
 
 
 def figure(table: str, *keys: str) -> float | None:

@@ -42,6 +42,11 @@ class _Step(BaseModel):
     step: int
 
 
+class _Teacher(BaseModel):
+    first_loss: FiniteFloat
+    final_loss: FiniteFloat
+
+
 _COMMON: dict[str, Any] = {
     "seed": int,
     "recipe.name": str,
@@ -52,7 +57,13 @@ _COMMON: dict[str, Any] = {
     "environment.tagi": str,
 }
 _KEYS: dict[Any, dict[str, Any]] = {
-    "training": {**_COMMON, "stage": str, "training.steps": int, "training.history": list[_Step]},
+    "training": {
+        **_COMMON,
+        "stage": str,
+        "training.steps": int,
+        "training.history": list[_Step],
+        "teachers": list[_Teacher] | None,
+    },
     "evaluation": {
         **_COMMON,
         "method": str,
@@ -148,6 +159,7 @@ def _read(path: Path, name: str) -> Record | LeftOut | None:
         return LeftOut("broken", name, f"not JSON: {error}")
     if not isinstance(content, dict) or not (named or {"recipe", "environment"} <= content.keys()):
         return LeftOut("broken", name, "not a JSON object") if named else None
+    content = _with_format(content)
     form, kind = content.get("format"), content.get("kind")
     if form != FORMAT:
         got = "one without a format" if form is None else f"{form!r}"
@@ -167,6 +179,14 @@ def _read(path: Path, name: str) -> Record | LeftOut | None:
         except DataError as error:
             return LeftOut("broken", name, str(error).replace(str(path.parent), "").lstrip("/"))
     return Record(name, content, path.stat().st_mtime, counts)
+
+
+def _with_format(content: dict[str, Any]) -> dict[str, Any]:
+    """The record; one of training from before records had a format, a kind and a seed gets them."""
+    recipe = content.get("recipe")
+    if "format" in content or "training" not in content or not isinstance(recipe, dict):
+        return content
+    return {"format": FORMAT, "kind": "training", "seed": recipe.get("seed"), **content}
 
 
 def _fault(content: dict[str, Any]) -> str | None:

@@ -1,12 +1,12 @@
 """A report: the sections of the page and of the Markdown file, in order."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from tagi.errors import InputError
 from tagi.evaluation.reports.ablations import FIGURES, ablation, curve_table, curves, hyperparameters
@@ -62,8 +62,7 @@ def make_report(folder: Path) -> Report:
         raise InputError(f"report: expected records under {folder.resolve()} (record.json, at any depth), got none")
     used, others = choose(read)
     left_out = tuple(sorted((*unread, *others)))
-    evaluated = [record for record in used if record.kind == "evaluation"]
-    trained = [record for record in used if record.kind == "training"]
+    evaluated, trained = ([one for one in used if one.kind == kind] for kind in ("evaluation", "training"))
     sections = [
         *(_data_set(name, own) for name, own in group_by(evaluated, lambda one: one.data_set).items()),
         *([_training(trained)] if trained else []),
@@ -81,20 +80,15 @@ def make_report(folder: Path) -> Report:
 
 
 def _data_set(name: str, records: Sequence[Record]) -> Section:
-    groups = grouped(records)
-    source = str(records[0].content["recipe"]["data"]["source"])
+    groups, source = grouped(records), str(records[0].content["recipe"]["data"]["source"])
     data = records[0].content["data"]
-    draw_examples = {name: curves(groups, source, figure) for name, figure in FIGURES.items()}
+    drawn = {name: curves(groups, source, figure) for name, figure in FIGURES.items()}
+    drawn_curves = list(chain(*drawn.values()))
     parts, varied = ablation(groups, source), hyperparameters(groups, source)
-    tables = [
-        by_condition(groups),
-        *(p3_averages(groups) if source == "p3" else [by_size(groups, source)]),
-        *([parts] if parts else []),
-        *varied,
-        *(curve_table(curve) for own in draw_examples.values() for curve in own),
-    ]
-    charts = [draw_curve(curve) for own in draw_examples.values() for curve in own] if have_charts() else []
-    shown = {"the shape of Table 4": parts, "the shape of Table 7": varied, **draw_examples}
+    by_backbone = p3_averages(groups) if source == "p3" else [by_size(groups, source)]
+    tables = [by_condition(groups), *by_backbone, *parts, *varied, *map(curve_table, drawn_curves)]
+    charts = [draw_curve(curve) for curve in drawn_curves] if have_charts() else []
+    shown = {"the shape of Table 4": parts, "the shape of Table 7": varied, **drawn}
     missing = [f"{shape} takes {_SHAPES[shape]}" for shape, found in shown.items() if not found]
     words = [
         f"{data.get('tasks')} test tasks, {data['instances']:,} instances, {data['digest']}; "
@@ -106,27 +100,20 @@ def _data_set(name: str, records: Sequence[Record]) -> Section:
 
 
 def _training(records: Sequence[Record]) -> Section:
-    charts = tuple(draw_losses(curves) for curves in loss_curves(records)) if have_charts() else ()
+    charts = tuple(draw_losses(*chart) for chart in loss_curves(records).items()) if have_charts() else ()
     words = () if have_charts() else ("Charts are missing: they need matplotlib (pip install 'tagi-adapters[plots]').",)
     return Section("Training", words, (training_table(records),), charts)
 
 
 def _environments(records: Sequence[Record]) -> Section:
-    counts = Counter(_environment(record.content["environment"]) for record in records)
+    counts: Counter[tuple[str, ...]] = Counter()
+    for one in (record.content["environment"] for record in records):
+        packages = ", ".join(f"{name} {version}" for name, version in (one.get("packages") or {}).items())
+        commit, device = one.get("commit") or "none", f"{one.get('device')}, threads: {one.get('threads')}"
+        counts[(f"tagi {one['tagi']}", commit, str(one.get("python")), packages, device)] += 1
     columns = ("commit", "Python", "packages", "device", "records")
-    rows = tuple((f"tagi {one[0]}", tuple(map(Cell, (*one[1:], str(count))))) for one, count in counts.most_common())
+    rows = tuple((name, tuple(map(Cell, (*own, str(count))))) for (name, *own), count in counts.most_common())
     return Section("Environments", (), (Table("Where the records come from", "", columns, rows),))
-
-
-def _environment(environment: Mapping[str, Any]) -> tuple[str, ...]:
-    packages = environment.get("packages") or {}
-    return (
-        str(environment["tagi"]),
-        str(environment.get("commit") or "none"),
-        str(environment.get("python")),
-        ", ".join(f"{name} {version}" for name, version in packages.items()),
-        f"{environment.get('device')}, threads: {environment.get('threads')}",
-    )
 
 
 def _left_out(left_out: Sequence[LeftOut]) -> Section:

@@ -27,6 +27,7 @@ SPLIT = "data.task_split"
 ALIGNED = "losses.alignment_split"
 INS = "losses.ins"
 PRETRAINED = "run.pretrain"
+STAGE = "stage"
 CHECKPOINT = "checkpoint"
 """In place of all that training decides, where a record does not say how its checkpoint was trained."""
 FUSION = "generator.fusion"
@@ -42,6 +43,8 @@ PARTS: tuple[tuple[str, str, Any], ...] = (
 """Parts of the method that Table 4 leaves out: the key, the part, and the value that leaves it out."""
 
 _RESTED_ON = ("run", "generator", "losses", "teacher", "metatrain", "pretraining", "single", "shots")
+_BEFORE = {"finetune": ("pretrain", "teachers", "metatrain")}
+"""Stage -> earlier stages whose training decides its outcome too."""
 _NOT_OUTCOME = {"keep_checkpoints", "report_to", "save_every", "log_every", "gradient_checkpointing"}
 _PLACES = {"path", "test_path", "templates", "prompts", "test_instances_per_task"}
 """Keys of `[data]` that say where tasks lie, or are about test tasks: of those the digest tells more."""
@@ -64,6 +67,10 @@ class Setting:
         """Dotted key -> value."""
         return dict(self.values)
 
+    def training_key(self, key: str) -> str:
+        """Return the dotted key of a setting of the stage that trained it."""
+        return f"training.{self.table.get(STAGE)}.{key}"
+
     @property
     def positives(self) -> int:
         """Demonstrations in the instruction."""
@@ -84,8 +91,7 @@ class Setting:
     def size(self) -> str:
         """The backbone's size as the paper names it, else its own name."""
         name = str(self.table["backbone.name"])
-        found = _T5.search(name) or _T0.search(name)
-        if found:
+        if found := _T5.search(name) or _T0.search(name):
             return _SIZES[found[1]]
         if name == "config":
             config = json.loads(str(self.table.get("backbone.config") or "{}"))
@@ -115,35 +121,43 @@ def trained_by(record: Record) -> Mapping[str, Any] | None:
 
 def seed_of(record: Record) -> int | None:
     """Return the seed of training; None if the record does not say."""
-    trained = trained_by(record)
-    if trained is None:
-        return None
+    trained = trained_by(record) or {"seed": None, "recipe": {}}
     seed = trained["seed"] if trained["seed"] is not None else trained["recipe"].get("seed")  # records of an older form
-    return int(seed) if isinstance(seed, int) else None
+    return seed if isinstance(seed, int) else None
 
 
 def setting_of(record: Record) -> Setting:
     """Return what an evaluation is of, or what a training run was to become."""
-    content = record.content
-    trained = trained_by(record)
+    content, trained = record.content, trained_by(record)
     read = {f"data.{key}": value for key, value in content["recipe"]["data"].items() if key in _READ_AT_TEST}
-    method = _METHODS.get(str(content.get("method", "tagi")), str(content.get("method")))
+    method = str(content.get("method", "tagi"))
+    method = _METHODS.get(method, method)
     if trained is None:  # the recipe names the test tasks alone
         checkpoint = f"{content.get('checkpoint')} ({str(content['revision'])[:_DIGITS]})"
-        return _setting(method, {CHECKPOINT: checkpoint, **_flat("backbone", content["recipe"]["backbone"]), **read})
+        return _setting(method, {CHECKPOINT: checkpoint, **_flat({"backbone": content["recipe"]["backbone"]}), **read})
     recipe, stage = trained["recipe"], str(trained["stage"])
     data = {key: value for key, value in recipe["data"].items() if key not in _PLACES}
-    flat = _deciding(recipe, stage) | _flat("backbone", recipe["backbone"]) | _flat("data", data)
+    flat = _flat({**_tables(recipe, stage), **_training(recipe, stage), "backbone": recipe["backbone"], "data": data})
     if content["kind"] == "evaluation":
-        other = {f"evaluated with {key}": value for key, value in read.items() if flat.get(key, value) != value}
-        flat = {**flat, **other, **read}
-    return _setting(_trained_method(recipe, stage) or method, flat)
+        flat |= {f"evaluated with {key}": value for key, value in read.items() if flat.get(key, value) != value} | read
+    return _setting(_trained_method(recipe, stage) or method, {STAGE: stage, **flat})
+
+
+def _setting(method: str, flat: Mapping[str, Any]) -> Setting:
+    hashable = ((key, json.dumps(value) if isinstance(value, list | dict) else value) for key, value in flat.items())
+    return Setting(method, tuple(sorted(hashable)))
+
+
+def _flat(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
 
 
 def _trained_method(recipe: Mapping[str, Any], stage: str) -> str | None:
     """What the paper's tables call the result of a recipe's stage; None of a stage that trains no method."""
     if stage == "finetune":
         return str(recipe.get("method") or TAGI)
+    if stage == "pretrain":
+        return "TAGI, pretrained alone"
     if stage == "single":
         return "Full FT" if recipe.get("single", {}).get("examples") == "shots" else "Simple FT"
     if stage != "metatrain":
@@ -158,25 +172,18 @@ def _trained_method(recipe: Mapping[str, Any], stage: str) -> str | None:
     return f"{name} by LoRA" if tune == "lora" else name
 
 
-def _setting(method: str, flat: Mapping[str, Any]) -> Setting:
-    hashable = ((key, json.dumps(value) if isinstance(value, list | dict) else value) for key, value in flat.items())
-    return Setting(method, tuple(sorted(hashable)))
-
-
-def _deciding(recipe: Mapping[str, Any], stage: str) -> dict[str, Any]:
-    """The keys that decide the outcome of a recipe's stage, but for backbone and data."""
-    tables = _tables(recipe, stage)
-    flat = {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
-    for trained in (stage,) if stage in ("metatrain", "single") else ("pretrain", "teachers", "metatrain", "finetune"):
-        training = recipe["training"]
-        shared = {key: value for key, value in training.items() if not isinstance(value, dict)}
+def _training(recipe: Mapping[str, Any], stage: str) -> dict[str, dict[str, Any]]:
+    """The tables of `[training]` that decide the outcome of a recipe's stage."""
+    training, tables = recipe["training"], {}
+    shared = {key: value for key, value in training.items() if not isinstance(value, dict)}
+    for trained in (*_BEFORE.get(stage, ()), stage):
         own = {key: value for key, value in training.get(trained, {}).items() if value is not None}
-        flat |= {f"training.{trained}.{k}": v for k, v in {**shared, **own}.items() if k not in _NOT_OUTCOME}
-    return flat
+        tables[f"training.{trained}"] = {k: v for k, v in {**shared, **own}.items() if k not in _NOT_OUTCOME}
+    return tables
 
 
 def _tables(recipe: Mapping[str, Any], stage: str) -> dict[str, Mapping[str, Any]]:
-    """The tables that a stage's outcome rests on besides its own table of `[training]`: of TAGI, all of them."""
+    """The tables that a stage's outcome rests on besides `[training]`, `[backbone]` and `[data]`."""
     tables = {name: dict(recipe.get(name) or {}) for name in _RESTED_ON}
     generator, run = tables["generator"], tables["run"]
     for name in ("shots", "pretraining"):
@@ -192,8 +199,5 @@ def _tables(recipe: Mapping[str, Any], stage: str) -> dict[str, Mapping[str, Any
     if alpha and rank:
         generator["scale"] = alpha / rank  # of updates; alpha itself moves with the rank
     tables["run"] = {"pretrain": "pretrain" in run.pop("stages", ["pretrain"]), **run}
-    return {name: table for name, table in tables.items() if name not in ("single", "shots")}
-
-
-def _flat(prefix: str, table: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"{prefix}.{key}": value for key, value in table.items()}
+    apart = ("single", "shots") if stage == "finetune" else ("single", "shots", "losses")
+    return {name: table for name, table in tables.items() if name not in apart}

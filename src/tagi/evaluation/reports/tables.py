@@ -6,8 +6,8 @@ from itertools import count
 
 from tagi.evaluation.reports.groups import HYPERT5, MAIN, MTEST11, RIGHT, Group, Score
 from tagi.evaluation.reports.labels import variant_names
-from tagi.evaluation.reports.quoted import SNI_TEST_INSTANCES, departures, paper
-from tagi.evaluation.reports.settings import METATRAINED, TAGI, Setting
+from tagi.evaluation.reports.quoted import SNI_TEST_INSTANCES, departures, own_row, paper
+from tagi.evaluation.reports.settings import TAGI, Setting
 from tagi.evaluation.scoring.statistics import group_by
 
 MISSING = "missing"
@@ -90,21 +90,20 @@ def by_condition(groups: Sequence[Group]) -> Table:
 
 def by_size(groups: Sequence[Group], source: str) -> Table:
     """Return Table 2's shape: methods by demonstrations and backbone, with the paper's figures where they apply."""
-    quotes = paper()["table2"] if source == "sni" else {}
+    title = "By method, demonstrations and backbone (the shape of Table 2)"
     note = f"{metric_names(groups)}, percent, with the task's own instruction."
     quoted = f" {_QUOTED.format(2)} The paper scores {SNI_TEST_INSTANCES:,} instances."
-    title = "By method, demonstrations and backbone (the shape of Table 2)"
-    return _by_column(groups, source, MAIN, {"TAGI": TAGI, "Tk-Instruct": METATRAINED}, quotes, (title, note, quoted))
+    return _by_column(groups, source, MAIN, paper()["table2"] if source == "sni" else {}, (title, note, quoted))
 
 
 def p3_averages(groups: Sequence[Group]) -> list[Table]:
     """Return Table 3's shape: MTest11 and HyperT5 by method and backbone."""
     tables = []
     for average in (MTEST11, HYPERT5):
+        title = f"{average} by method and backbone (the shape of Table 3)"
         note = f"{average}, percent, by rank classification; missing where a data set of the average was not scored."
-        words = f"{average} by method and backbone (the shape of Table 3)", note, f" {_QUOTED.format(3)}"
-        ours = {"TAGI": TAGI, "Metatrain": METATRAINED}
-        tables.append(_by_column(groups, "p3", average, ours, paper()["table3"][average], words))
+        words = (title, note, f" {_QUOTED.format(3)}")
+        tables.append(_by_column(groups, "p3", average, paper()["table3"][average], words))
     return tables
 
 
@@ -112,7 +111,6 @@ def _by_column(
     groups: Sequence[Group],
     source: str,
     average: str,
-    ours: Mapping[str, str],
     quotes: Mapping[str, Mapping[str, float | None]],
     words: tuple[str, str, str],
 ) -> Table:
@@ -122,7 +120,6 @@ def _by_column(
         groups: What is scored, by which `average`.
         source: The kind of data set.
         average: `MAIN`, or one of P3's averages.
-        ours: The paper's rows that are methods of ours, by their names here.
         quotes: The paper's figures by row and column.
         words: The title, the note, and what is added to the note if the paper is quoted.
     """
@@ -132,12 +129,9 @@ def _by_column(
     of_paper = list(next(iter(quotes.values()), {}))
     quoting = bool(set(own) & set(of_paper))
     columns = tuple(dict.fromkeys([*of_paper, *own] if quoting else own))
-    rows: list[Row] = []
-    if quoting:
-        of_rows = {name: _of_row(shown, source, ours.get(name)) for name in quotes}
-        rows = [_row(name, found, columns, average, quotes[name]) for name, found in of_rows.items()]
-        placed = {id(group) for found in of_rows.values() for group in found.values()}
-        shown = [group for group in shown if id(group) not in placed]
+    papers = {name: _of_row(shown, source, name) for name in quotes} if quoting else {}
+    placed = {group.setting for found in papers.values() for group in found.values()}
+    shown = [group for group in shown if group.setting not in placed]
     names = _names(shown)
     variants: dict[str, dict[str, Group]] = {}
     for group in _sorted(shown, names):
@@ -147,16 +141,13 @@ def _by_column(
         # Settings of one name and column differ in their backbone's keys alone.
         numbered = (name if number == 1 else f"{name} ({number})" for number in count(1))
         variants.setdefault(next(one for one in numbered if column not in variants.get(one, {})), {})[column] = group
-    rows += [_row(name, found, columns, average, {}) for name, found in variants.items()]
+    rows: list[Row] = []
+    quoted_rows = [(name, found, quotes[name]) for name, found in papers.items()]
+    for name, found, figures in [*quoted_rows, *((name, found, {}) for name, found in variants.items())]:
+        scores = {column: group.score(of=average) for column, group in found.items()}
+        rows.append((name, tuple(score_cell(scores.get(column), figures.get(column)) for column in columns)))
     title, note, quoted = words
     return Table(title, note + quoted if quoting else note, columns, tuple(rows))
-
-
-def _row(
-    name: str, found: Mapping[str, Group], columns: Sequence[str], average: str, figures: Mapping[str, float | None]
-) -> Row:
-    scores = {column: group.score(of=average) for column, group in found.items()}
-    return name, tuple(score_cell(scores.get(column), figures.get(column)) for column in columns)
 
 
 def _is_the_papers(setting: Setting, source: str) -> bool:
@@ -165,9 +156,10 @@ def _is_the_papers(setting: Setting, source: str) -> bool:
     return not departures(setting, source) and setting.missing == without
 
 
-def _of_row(groups: Sequence[Group], source: str, method: str | None) -> dict[str, Group]:
-    """Column -> the one group of a method at the paper's setting; several have rows of their own."""
-    at_papers = (group for group in groups if group.setting.method == method and _is_the_papers(group.setting, source))
+def _of_row(groups: Sequence[Group], source: str, row: str) -> dict[str, Group]:
+    """Column -> the one group of a row's method at the paper's setting; several have rows of their own."""
+    own = (group for group in groups if own_row(group.setting.method, source) == row)
+    at_papers = (group for group in own if _is_the_papers(group.setting, source))
     found = group_by(at_papers, lambda group: column_of(group.setting, source))
     return {column: own[0] for column, own in found.items() if len(own) == 1}
 
@@ -180,8 +172,6 @@ def _names(groups: Sequence[Group]) -> dict[Setting, str]:
 def _sorted(groups: Sequence[Group], names: Mapping[Setting, str]) -> list[Group]:
     """TAGI first, plain settings before those that differ."""
 
-    def order(group: Group) -> tuple[bool, str, bool, str]:
-        setting, name = group.setting, names[group.setting]
-        return setting.method != TAGI, setting.method, name != setting.method, name
-
-    return sorted(groups, key=order)
+    named = [(group.setting.method, names[group.setting], group) for group in groups]
+    ordered = sorted(named, key=lambda one: (one[0] != TAGI, one[0], one[1] != one[0], one[1]))
+    return [group for _, _, group in ordered]

@@ -1,13 +1,15 @@
 """Tables and curves of training records: losses by step, speed, memory."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
 from tagi.evaluation.reports.labels import variant_names
 from tagi.evaluation.reports.records import Record
 from tagi.evaluation.reports.settings import Setting, setting_of
 from tagi.evaluation.reports.tables import MISSING, Cell, Table
+from tagi.evaluation.scoring.statistics import group_by
 
 _GIB = 2**30
 
@@ -19,14 +21,6 @@ class LossLine:
     name: str
     seed: int
     points: tuple[tuple[int, float], ...]
-
-
-@dataclass(frozen=True)
-class LossCurves:
-    """Losses by step of all runs of a stage of a data set."""
-
-    title: str
-    lines: tuple[LossLine, ...]
 
 
 def training_table(records: Sequence[Record]) -> Table:
@@ -44,27 +38,20 @@ def training_table(records: Sequence[Record]) -> Table:
     return Table("Training runs", note, columns, rows)
 
 
-def loss_curves(records: Sequence[Record]) -> list[LossCurves]:
-    """Return a chart for each data set and stage that has losses, with a line for each run."""
+def loss_curves(records: Sequence[Record]) -> dict[str, list[LossLine]]:
+    """Return a chart's lines for each data set and stage that has losses, by the chart's title; a line for each run."""
     names = variant_names([_of_stage(record) for record in records])
-    charts: dict[tuple[str, str], list[LossLine]] = {}
-    for record in records:
-        points = tuple(_losses(record))
-        if points:
-            line = LossLine(names[_of_stage(record)], record.content["seed"], points)
-            charts.setdefault((record.data_set, str(record.content["stage"])), []).append(line)
-    return [LossCurves(f"{data}: loss of {stage}", tuple(lines)) for (data, stage), lines in charts.items()]
+    drawn = [record for record in records if _losses(record)]
+    by_title = group_by(drawn, lambda one: f"{one.data_set}: loss of {one.content['stage']}")
+    return {
+        title: [LossLine(names[_of_stage(one)], one.content["seed"], tuple(_losses(one))) for one in own]
+        for title, own in by_title.items()
+    }
 
 
 def _of_stage(record: Record) -> Setting:
-    """The keys that decide a stage's training, under the stage's name: its runs are named by how they differ."""
-    setting = setting_of(record)
-    stage = str(record.content["stage"])
-    others = ("losses.", "training.") if stage != "finetune" else ()
-    own = (
-        pair for pair in setting.values if not pair[0].startswith(others) or pair[0].startswith(f"training.{stage}.")
-    )
-    return Setting(stage, tuple(own))
+    """The run's setting under the stage's name: its runs are named by how they differ."""
+    return replace(setting_of(record), method=str(record.content["stage"]))
 
 
 def _losses(record: Record) -> list[tuple[int, float]]:
@@ -95,10 +82,5 @@ def _time(seconds: float) -> str:
 
 def _of_teachers(record: Record) -> list[float]:
     """Means over the teachers of their first and their final loss."""
-    teachers = [one for one in record.content.get("teachers", []) if isinstance(one, dict)]
-    means = []
-    for key in ("first_loss", "final_loss"):
-        own = [one[key] for one in teachers if isinstance(one.get(key), int | float)]
-        if len(own) == len(teachers) > 0:
-            means.append(sum(own) / len(own))
-    return means if len(means) == 2 else []
+    losses = [(one["first_loss"], one["final_loss"]) for one in record.content.get("teachers") or []]
+    return [fmean(own) for own in zip(*losses, strict=True)]

@@ -9,6 +9,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
+from operator import eq
 from typing import Any
 
 from tagi.errors import DataError
@@ -27,6 +28,7 @@ _NUMBER = re.compile(
     r"(?:(?:[0-9]{1,3}(?:[,'\u2019\u00a0\u202f][0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
     r"(?:[eE][-+]?[0-9]{1,3}(?![0-9]))?"
 )
+_UNPARSED = (ValueError, ArithmeticError, RecursionError)
 _SEPARATORS = str.maketrans({",": None, "'": None, "\u2019": None, "\u00a0": None, "\u202f": None, "\u2212": "-"})
 
 
@@ -99,17 +101,7 @@ def json_equal(prediction: str, references: Sequence[str]) -> float:
     not 1. The whole answer must be JSON, or a fenced code block of it. A key given twice, NaN and Infinity are not JSON
     here. Raises `DataError` without a reference, or with one that is not JSON.
     """
-    wanted = []
-    for reference in _some(references):
-        try:
-            wanted.append(_parsed(reference))
-        except (ValueError, ArithmeticError, RecursionError) as error:
-            raise DataError(f"expected a reference that is JSON, got {reference!r:.60}") from error
-    try:
-        answer = _parsed(prediction)
-        return float(any(_same_json(answer, one) for one in wanted))
-    except (ValueError, ArithmeticError, RecursionError):
-        return 0.0
+    return _equals_parsed(prediction, references, _json, "that is JSON", _same_json)
 
 
 def number(prediction: str, references: Sequence[str]) -> float:
@@ -119,19 +111,28 @@ def number(prediction: str, references: Sequence[str]) -> float:
     apostrophes or no-break spaces; the decimal sign is a point. An answer with two numbers is wrong. Raises `DataError`
     without a reference, or with one that does not hold exactly one number.
     """
-    wanted = []
-    for reference in _some(references):
-        numbers = _numbers(reference)
-        if len(numbers) != 1:
-            raise DataError(f"expected a reference with one number, got {reference!r:.60}")
-        wanted += numbers
-    numbers = _numbers(prediction)
-    return float(len(numbers) == 1 and numbers[0] in wanted)
+    return _equals_parsed(prediction, references, _only_number, "with one number", eq)
 
 
 def _equals_any(prediction: str, references: Sequence[str], normalise: Callable[[str], str]) -> float:
     answer = normalise(prediction)
     return float(any(answer == normalise(reference) for reference in _some(references)))
+
+
+def _equals_parsed(
+    prediction: str, references: Sequence[str], parse: Callable[[str], Any], kind: str, same: Callable[[Any, Any], bool]
+) -> float:
+    wanted = []
+    for reference in _some(references):
+        try:
+            wanted.append(parse(reference))
+        except _UNPARSED as error:
+            raise DataError(f"expected a reference {kind}, got {reference!r:.60}") from error
+    try:
+        answer = parse(prediction)
+        return float(any(same(answer, one) for one in wanted))
+    except _UNPARSED:
+        return 0.0
 
 
 def _some(references: Sequence[str]) -> Sequence[str]:
@@ -149,7 +150,7 @@ def _without_stop(text: str) -> str:
     return text.strip().removesuffix(".").strip().casefold()
 
 
-def _parsed(text: str) -> Any:
+def _json(text: str) -> Any:
     """Parse JSON, alone or in a fenced code block, with exact numbers. Raises `ValueError`."""
     text = text.strip()
     fenced = _FENCED.fullmatch(text)
@@ -182,8 +183,9 @@ def _same_json(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-def _numbers(text: str) -> list[Decimal]:
-    return [Decimal(found.translate(_SEPARATORS)) for found in _NUMBER.findall(text)]
+def _only_number(text: str) -> Decimal:
+    (found,) = _NUMBER.findall(text)
+    return Decimal(found.translate(_SEPARATORS))
 
 
 TASK_SCORES: Mapping[str, Callable[[str, Sequence[str]], float]] = {

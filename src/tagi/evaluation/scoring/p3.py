@@ -47,11 +47,11 @@ def p3_averages(summary: Mapping[str, Any], answers: Sequence[RankedAnswer]) -> 
     """
     scores = {name: group["accuracy"] for name, group in summary["per_category"].items()}
     resamples = category_resamples(answers)
-    draw_examples = [{name: float(means[at]) for name, means in resamples.items()} for at in range(RESAMPLES)]
+    drawn = [{name: float(means[at]) for name, means in resamples.items()} for at in range(RESAMPLES)]
     averages = {}
     for name, average in (("mtest11", mtest11), ("hypert5", hypert5)):
         one = average(scores)
-        values = [average(resample).value for resample in draw_examples] if one.value is not None else None
+        values = [average(resample).value for resample in drawn] if one.value is not None else None
         interval = None if values is None else list(percentile_interval(np.array(values, dtype=np.float64)))
         averages[name] = {"value": one.value, "missing": list(one.missing), "interval": interval}
     return averages

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -68,25 +69,24 @@ class RankScoring(Scoring[RankedAnswer]):
         """
         if not answers:
             raise DataError("expected ranked answers to summarize, got none")
-        tasks, categories = (group_by(answers, key) for key in (_task_of, _category_of))
+        tasks: dict[str, list[RankedAnswer]] = group_by(answers, attrgetter("task"))
+        categories: dict[str, list[RankedAnswer]] = group_by(answers, attrgetter("category"))
         weights = {name: 1 / len(own) for name, own in tasks.items()}
-        overall, interval = _mean(answers, [1.0] * len(answers), [answer.task for answer in answers])
-        per_task = {name: _mean(own, [1.0] * len(own), range(len(own))) for name, own in tasks.items()}
-        per_category = {
-            name: _mean(own, [weights[answer.task] for answer in own], [answer.id for answer in own])
-            for name, own in categories.items()
+        overall, interval = _mean(answers, [answer.task for answer in answers])
+        groups = {
+            "per_task": {name: _mean(own, range(len(own))) for name, own in tasks.items()},
+            "per_category": {
+                name: _mean(own, [answer.id for answer in own], [weights[answer.task] for answer in own])
+                for name, own in categories.items()
+            },
         }
         return {
             "n": len(answers),
             "metric": "accuracy",
             "interval": interval,
             "overall": {"accuracy": overall},
-            "per_task": {name: {"accuracy": mean} for name, (mean, _) in per_task.items()},
-            "per_category": {name: {"accuracy": mean} for name, (mean, _) in per_category.items()},
-            "intervals": {
-                "per_task": {name: own for name, (_, own) in per_task.items()},
-                "per_category": {name: own for name, (_, own) in per_category.items()},
-            },
+            **{by: {name: {"accuracy": mean} for name, (mean, _) in found.items()} for by, found in groups.items()},
+            "intervals": {by: {name: own for name, (_, own) in found.items()} for by, found in groups.items()},
             "prompts": {name: len({answer.task for answer in own}) for name, own in categories.items()},
             "ties": sum(answer.tied for answer in answers),
             "ties_per_task": {name: sum(answer.tied for answer in own) for name, own in tasks.items()},
@@ -99,7 +99,7 @@ def category_resamples(answers: Sequence[RankedAnswer]) -> dict[str, FloatArray]
 
     Categories are drawn independently: means of them over resample i are resamples of their mean.
     """
-    sizes = {name: len(own) for name, own in group_by(answers, _task_of).items()}
+    sizes = {name: len(own) for name, own in group_by(answers, attrgetter("task")).items()}
     return {
         name: resampled_means(
             [100.0 * answer.correct for answer in own],
@@ -107,16 +107,8 @@ def category_resamples(answers: Sequence[RankedAnswer]) -> dict[str, FloatArray]
             weights=[1 / sizes[answer.task] for answer in own],
             seed=seed,
         )
-        for seed, (name, own) in enumerate(group_by(answers, _category_of).items())
+        for seed, (name, own) in enumerate(group_by(answers, attrgetter("category")).items())
     }
-
-
-def _task_of(answer: RankedAnswer) -> str:
-    return answer.task
-
-
-def _category_of(answer: RankedAnswer) -> str:
-    return answer.category
 
 
 def _choices(task: Task, instance: Instance) -> tuple[str, ...]:
@@ -140,23 +132,13 @@ def _ranked(task: Task, instance: Instance, choices: tuple[str, ...], scores: Se
         where = f"task {task.name!r}: instance {instance.id!r}"
         raise CheckpointError(f"{where}: expected finite log-probabilities of its choices, got {list(scores)}")
     best = max(scores)
-    predicted = scores.index(best)
-    return RankedAnswer(
-        task=task.name,
-        category=task.category,
-        id=instance.id,
-        input=instance.input,
-        choices=choices,
-        scores=tuple(scores),
-        right=_right(instance, choices),
-        predicted=predicted,
-        tied=scores.count(best) > 1,
-        prediction=choices[predicted],
-    )
+    predicted, tied = scores.index(best), scores.count(best) > 1
+    of = (task.name, task.category, instance.id, instance.input)
+    return RankedAnswer(*of, choices, tuple(scores), _right(instance, choices), predicted, tied, choices[predicted])
 
 
 def _mean(
-    answers: Sequence[RankedAnswer], weights: Sequence[float], clusters: Sequence[Hashable]
+    answers: Sequence[RankedAnswer], clusters: Sequence[Hashable], weights: Sequence[float] | None = None
 ) -> tuple[float, list[float]]:
     """Accuracy in percent, weighted, and its interval when `clusters` are drawn."""
     hits = np.array([100.0 * answer.correct for answer in answers])

@@ -64,9 +64,8 @@ def bootstrap_interval(
 
     Raises `ValueError` on no values, values that are not finite, lengths that differ, or a `level` outside (0, 1).
     """
-    return percentile_interval(
-        resampled_means(values, clusters, weights=weights, seed=seed, resamples=resamples), level
-    )
+    drawn = resampled_means(values, clusters, weights=weights, seed=seed, resamples=resamples)
+    return percentile_interval(drawn, level)
 
 
 def resampled_means(
@@ -92,7 +91,7 @@ def resampled_means(
     counts = np.bincount(member, weights=shares)
     return resample(
         len(sums),
-        lambda draw_examples: sums[draw_examples].sum(axis=1) / counts[draw_examples].sum(axis=1),
+        lambda drawn: sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1),
         seed,
         resamples,
     )

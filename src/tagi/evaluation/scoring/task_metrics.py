@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -78,22 +79,22 @@ class TaskMetricScoring(FreeFormScoring):
             raise DataError("expected answers to score, got none")
         headline = next(iter(scores))
         rows = _task_rows(answers, scores)
-        means = {name: [row["score"] for row in rows if row["counts_for"] == name] for name in scores}
-        intervals = {name: list(bootstrap_interval(values)) for name, values in means.items()}
+        counted = {name: [row for row in rows if row["counts_for"] == name] for name in scores}
+        intervals = {name: list(bootstrap_interval([row["score"] for row in own])) for name, own in counted.items()}
         return {
             "n": len(answers),
             "metric": headline,
             "interval": intervals[headline],
-            "overall": {name: float(np.mean(values)) for name, values in means.items()},
+            "overall": {name: _mean_score(own) for name, own in counted.items()},
             "intervals": intervals,
             "counts": {
-                name: {"tasks": len(values), "answers": sum(row["n"] for row in rows if row["counts_for"] == name)}
-                for name, values in means.items()
+                name: {"tasks": len(own), "answers": sum(row["n"] for row in own)} for name, own in counted.items()
             },
             "per_category": {
-                category: _score_means(own) for category, own in group_by(rows, lambda row: row["category"]).items()
+                category: {name: _mean_score(of) for name, of in group_by(own, itemgetter("counts_for")).items()}
+                for category, own in group_by(rows, itemgetter("category")).items()
             },
-            "per_task": {row["task"]: {headline: row["score"]} for row in rows if row["counts_for"] == headline},
+            "per_task": {row["task"]: {headline: row["score"]} for row in counted[headline]},
             "tasks": [{key: value for key, value in row.items() if key != "counts_for"} for row in rows],
         }
 
@@ -181,7 +182,5 @@ def _task_rows(answers: Sequence[Answer], scores: Mapping[str, FloatArray]) -> l
     return rows
 
 
-def _score_means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Means over the rows' tasks, by the score that they count for."""
-    groups = group_by(rows, lambda row: row["counts_for"])
-    return {name: float(np.mean([row["score"] for row in own])) for name, own in groups.items()}
+def _mean_score(rows: Sequence[Mapping[str, Any]]) -> float:
+    return float(np.mean([row["score"] for row in rows]))

@@ -1,7 +1,7 @@
 """The peak memory of a call, and the bytes that tensors hold."""
 
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -34,8 +34,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> tuple[int, s
         call()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before, CUDA
-    alive = _Alive()
-    with alive:
+    with _Alive() as alive:
         call()
     return alive.peak, CPU
 
@@ -49,13 +48,7 @@ class _Alive(TorchDispatchMode):
         self.peak = 0
         self._counted: set[int] = set()
 
-    def __torch_dispatch__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[Any],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
         given = {_key(tensor) for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)}
         for tensor in tree_leaves(made):

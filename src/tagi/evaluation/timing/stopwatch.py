@@ -100,8 +100,7 @@ def time_pairs(
                 collect()
                 order = (candidate, reference) if swapped else (reference, candidate)
                 seconds = [watch.time(step, batch)[1] for step in order]
-                by_reference, by_candidate = reversed(seconds) if swapped else seconds
-                timed.append(Pair(index, swapped, by_reference, by_candidate))
+                timed.append(Pair(index, swapped, *(seconds[::-1] if swapped else seconds)))
     return timed
 
 
@@ -128,29 +127,28 @@ def time_phases(
     }
 
 
-def _run(watch: Stopwatch, chain: Chain, batch: Any) -> Phases:
+def _run(watch: Stopwatch, chain: Chain, value: Any) -> Phases:
     phases: Phases = {}
-    value = batch
     for name, step in chain:
         value, seconds = watch.time(step, value)
         phases[name] = phases.get(name, 0.0) + seconds
     return phases
 
 
-def predicted_ratio(reference: Phases, candidate: Phases, once: Phases | None = None) -> float:
-    """Return the ratio that phases timed apart give; `once` are those that a cold instruction adds."""
-    return (sum(candidate.values()) + sum((once or {}).values())) / sum(reference.values())
+def predicted_ratio(reference: Phases, *candidate: Phases) -> float:
+    """Return the ratio that phases timed apart give; the candidate's are of an answer and of what comes with it."""
+    return sum(sum(phases.values()) for phases in candidate) / sum(reference.values())
 
 
-def median_ratio(pairs: Sequence[Pair], seed: int = 0) -> tuple[float, tuple[float, float]]:
+def median_ratio(pairs: Sequence[Pair]) -> tuple[float, tuple[float, float]]:
     """Return the median of the pairs' ratios, and its bootstrap 95% interval (percentiles, pairs drawn)."""
     ratios = np.array([pair.ratio for pair in pairs])
-    draw_examples = resample(len(pairs), lambda indices: np.median(ratios[indices], axis=1), seed, _RESAMPLES)
-    return float(np.median(ratios)), percentile_interval(draw_examples)
+    drawn = resample(len(pairs), lambda indices: np.median(ratios[indices], axis=1), 0, _RESAMPLES)
+    return float(np.median(ratios)), percentile_interval(drawn)
 
 
 def whole_task_ratio(
-    pairs: Sequence[Pair], rows: Sequence[int], *, once: float, inputs: int, seed: int = 0
+    pairs: Sequence[Pair], rows: Sequence[int], *, once: float, inputs: int
 ) -> tuple[float, tuple[float, float]]:
     """Return the ratio for a whole task, with a bootstrap 95% interval (percentiles, pairs drawn).
 
@@ -159,19 +157,18 @@ def whole_task_ratio(
         rows: The number of inputs of every batch.
         once: Seconds that the candidate needs once for the task.
         inputs: How many inputs the task has.
-        seed: Seed of the draws.
     """
     counts = np.array([rows[pair.batch] for pair in pairs])
     by_reference = np.array([pair.reference for pair in pairs])
     by_candidate = np.array([pair.candidate for pair in pairs])
 
-    def ratio(draw_examples: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        share = inputs / counts[draw_examples].sum(axis=1)
-        result: npt.NDArray[Any] = once / (share * by_reference[draw_examples].sum(axis=1))
-        return result + by_candidate[draw_examples].sum(axis=1) / by_reference[draw_examples].sum(axis=1)
+    def ratio(drawn: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        share = inputs / counts[drawn].sum(axis=1)
+        result: npt.NDArray[Any] = once / share + by_candidate[drawn].sum(axis=1)
+        return result / by_reference[drawn].sum(axis=1)
 
     everything = np.arange(len(pairs))[None]
-    return float(ratio(everything)[0]), percentile_interval(resample(len(pairs), ratio, seed, _RESAMPLES))
+    return float(ratio(everything)[0]), percentile_interval(resample(len(pairs), ratio, 0, _RESAMPLES))
 
 
 @contextmanager

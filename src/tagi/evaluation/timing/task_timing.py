@@ -37,18 +37,11 @@ def time_ratio(
     Every answer of both has `output` tokens. Returns the median ratio of at least `pairs` pairs, with its bootstrap 95%
     interval.
     """
-    steps = []
-    for one in (reference, method):
-        steps.append(partial(answers_of, one, one.prepare([task], truncate=True), output=output))
+    steps = [partial(answers_of, one, one.prepare([task], truncate=True), output=output) for one in (reference, method)]
     timed = time_pairs(watch, steps[0], steps[1], _batches(task, batch_size), pairs=pairs)
     ratio, interval = median_ratio(timed)
-    return {
-        "ratio": ratio,
-        "interval": list(interval),
-        "pairs": len(timed),
-        "batch_size": batch_size,
-        "task": task.name,
-    }
+    counts = {"pairs": len(timed), "batch_size": batch_size, "task": task.name}
+    return {"ratio": ratio, "interval": list(interval), **counts}
 
 
 @dataclass(frozen=True)
@@ -111,43 +104,35 @@ def _comparisons(
 ) -> list[dict[str, Any]]:
     """Warm, cold, and the whole task: its instruction cold once, then all its inputs."""
     rows = [len(batch) for batch in batches]
-    once = phases[f"{one.name}, {ONCE}"]
-    predicted = partial(predicted_ratio, phases[reference.name], phases[one.name])
-    found, warm = [], None
-    for instruction, step, added in (("warm", one.answer, None), ("cold", one.cold, once)):
-        timed = time_pairs(watch, reference.answer, step, batches, pairs=pairs)
-        warm = warm or timed
-        compared = _compared(one.name, instruction, timed, median_ratio(timed), predicted(added))
-        extra = len(one.instruction()) if instruction == "cold" else 0
-        speeds = {
-            "reference": _speed(reference, batches, [(pair.batch, pair.reference) for pair in timed], 0),
-            "candidate": _speed(one, batches, [(pair.batch, pair.candidate) for pair in timed], extra),
-        }
-        found.append({**compared, "speed": speeds})
-    assert warm is not None
-    inputs = sum(rows)
-    ratio = whole_task_ratio(warm, rows, once=sum(once.values()), inputs=inputs)
+    inputs, once = sum(rows), phases[f"{one.name}, {ONCE}"]
+    warm, cold = (time_pairs(watch, reference.answer, step, batches, pairs=pairs) for step in (one.answer, one.cold))
+    whole = whole_task_ratio(warm, rows, once=sum(once.values()), inputs=inputs)
     share = {phase: seconds * max(rows) / inputs for phase, seconds in once.items()}  # of one batch
-    return [*found, _compared(one.name, "whole task", [], ratio, predicted(share))]
-
-
-def _compared(
-    name: str,
-    instruction: str,
-    pairs: Sequence[Pair],
-    measured: tuple[float, tuple[float, float]],
-    predicted: float,
-) -> dict[str, Any]:
-    ratio, interval = measured
-    return {
-        "method": name,
-        "instruction": instruction,
-        "ratio": ratio,
-        "interval": list(interval),
-        "predicted": predicted,
-        "difference": predicted / ratio - 1,
-        "pairs": [asdict(pair) for pair in pairs],
-    }
+    measured: list[tuple[str, list[Pair], tuple[float, tuple[float, float]], Phases]] = [
+        ("warm", warm, median_ratio(warm), {}),
+        ("cold", cold, median_ratio(cold), once),
+        ("whole task", [], whole, share),
+    ]
+    found = []
+    for instruction, timed, (ratio, interval), added in measured:
+        predicted = predicted_ratio(phases[reference.name], phases[one.name], added)
+        comparison = {
+            "method": one.name,
+            "instruction": instruction,
+            "ratio": ratio,
+            "interval": list(interval),
+            "predicted": predicted,
+            "difference": predicted / ratio - 1,
+            "pairs": [asdict(pair) for pair in timed],
+        }
+        if timed:
+            extra = len(one.instruction()) if timed is cold else 0
+            comparison["speed"] = {
+                "reference": _speed(reference, batches, [(pair.batch, pair.reference) for pair in timed], 0),
+                "candidate": _speed(one, batches, [(pair.batch, pair.candidate) for pair in timed], extra),
+            }
+        found.append(comparison)
+    return found
 
 
 def _speed(

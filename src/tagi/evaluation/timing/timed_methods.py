@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tagi.backbones.protocol import Instructions
+from tagi.backbones.protocol import Decoding, Instructions
 from tagi.data.task import Task
 from tagi.evaluation.timing.memory import held_bytes
 from tagi.evaluation.timing.stopwatch import Chain
@@ -85,12 +85,10 @@ class TimedMethod(ABC):
 
     def answer_tokens(self, inputs: Inputs) -> int:
         """Return how many tokens answers have, without the decoder's start, which every answer has."""
-        value: Any = inputs
-        for name, step in self.chain():
-            value = step(value)
-            if name == DECODE:
-                break
-        return int(value.shape[1]) - 1
+        written: Any = inputs
+        for _, step in self.chain()[:-1]:
+            written = step(written)
+        return int(written.shape[1]) - 1
 
     def _words(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         ids, mask = self.text.batch(self.sequences(inputs))
@@ -132,14 +130,12 @@ class TimedTAGI(TimedMethod):
 
     def answer(self, inputs: Inputs) -> list[str]:
         """Answer from states prepared before, with the LoRA merged before."""
-        return super().answer(inputs) if self.merged is None else self._merged_answers(self.merged, inputs)
+        return self._answers(self.states, self.merged, inputs)
 
     def cold(self, inputs: Inputs) -> list[str]:
         """Read the instruction, generate the adapter, merge it if that is the way, and answer."""
         states = self.method.prepare([self.task], truncate=True)
-        if self.merged is None:
-            return answers_of(self.method, states, inputs, self.output)
-        return self._merged_answers(self._adapted(states), inputs)
+        return self._answers(states, None if self.merged is None else self._adapted(states), inputs)
 
     def runner(self, rows: int) -> Runner:
         """Return what reads a batch of so many rows; per row it is chosen anew for every batch."""
@@ -189,11 +185,11 @@ class TimedTAGI(TimedMethod):
 
     def _adapted(self, states: TaskStates) -> AdaptedTask:
         adapted = AdaptedTask(self.method.generator, states, self.task.instruction, self.task.examples)
-        adapted.runner()
+        adapted.runner()  # merges
         return adapted
 
-    def _merged_answers(self, adapted: AdaptedTask, inputs: Inputs) -> list[str]:
-        answers = adapted.predict(
-            list(inputs), batch_size=len(inputs), max_new_tokens=self.output, min_new_tokens=self.output, truncate=True
-        )
-        return list(answers)
+    def _answers(self, states: TaskStates, adapted: AdaptedTask | None, inputs: Inputs) -> list[str]:
+        if adapted is None:
+            return answers_of(self.method, states, inputs, self.output)
+        length: Decoding = {"max_new_tokens": self.output, "min_new_tokens": self.output}
+        return list(adapted.predict(list(inputs), batch_size=len(inputs), truncate=True, **length))
