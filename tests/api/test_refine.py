@@ -266,11 +266,11 @@ def test_on_the_command_line_it_helps_on_examples_that_it_has_not_seen(run_tagi:
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("", "expected an example a line, got none"),
+        ("", "expected examples, one JSON object a line, got an empty file"),
         ('{"input": "a"}\n', "line 1"),
-        ('{"input": "a", "output": "b"}\n{"input": "a", "output": 3}\n', "line 2: field 'output'"),
+        ('{"input": "a", "output": "b"}\n{"input": "a", "output": 3}\n', "line 2: output"),
         ('{"input": "a", "output": "b"}\n{', "line 2"),
-        ('{"input": "a", "output": "b"}\n\n{"input": " ", "output": "b"}', "line 3: field 'input': expected text"),
+        ('{"input": "a", "output": "b"}\n\n{"input": " ", "output": "b"}', "line 3: input: expected text"),
     ],
 )
 def test_examples_that_are_none_are_named(text: str, named: str, run_tagi: Run, tmp_path: Path) -> None:

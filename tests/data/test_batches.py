@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tagi.data.batches import Sample, TaskBatches, draw_examples, hold_out, with_shuffled_inputs
+from tagi.data.batches import Sample, StreamBatches, TaskBatches, draw_examples, hold_out, with_shuffled_inputs
 from tagi.data.digest import tasks_digest
 from tagi.data.task import Example, Instance, Task, Wording
 from tagi.errors import DataError
@@ -345,3 +345,12 @@ def test_wordings_and_demonstrations_are_drawn_apart_from_the_rows() -> None:
 def test_impossible_draws_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError, match=message):
         batches(SHOWN, **changed)
+
+
+def test_batches_of_a_stream_are_read_by_their_index() -> None:
+    batches = StreamBatches(lambda index: (f"9 {index}", "x"), length=3)
+    assert list(batches) == [["9 0", "x"], ["9 1", "x"], ["9 2", "x"]]
+    assert len(batches) == 3
+    for index in (3, -1):
+        with pytest.raises(IndexError):
+            batches[index]

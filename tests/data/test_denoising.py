@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tagi.data.denoising import DenoisingBatches, corrupt_spans
+from tagi.data.denoising import corrupt_spans
 
 EOS = 1
 SENTINELS = list(range(1000, 1020))
@@ -61,12 +61,3 @@ def test_no_more_spans_than_sentinels() -> None:
     assert [token for token in found.source if token in SENTINELS] == SENTINELS[:3]
     assert reassembled(found.source, found.target) == ids
     assert len(found.target) == 60 + 3 + 1
-
-
-def test_batches_are_what_the_documents_are() -> None:
-    batches = DenoisingBatches(lambda seed, index: (f"{seed} {index}", "x"), length=3, seed=9)
-    assert list(batches) == [["9 0", "x"], ["9 1", "x"], ["9 2", "x"]]
-    assert len(batches) == 3
-    for index in (3, -1):
-        with pytest.raises(IndexError):
-            batches[index]

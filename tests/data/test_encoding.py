@@ -148,17 +148,6 @@ def test_an_empty_instruction(words):
             encoding.concatenated("", (), "x", budget=Budget(words, 40))
 
 
-def test_what_counts_tokens_need_not_decode():
-    def count(text):
-        return {"input_ids": list(range(len(text.split())))}
-
-    encoding = PlainEncoding(1)
-    assert encoding.instruction("Do it.", EXAMPLES, budget=Budget(count, 6)) == "Do it.\na b -> two"
-    assert encoding.instruction("Do it now.", budget=Budget(count, 2, truncate=True)) == "Do it"
-    with pytest.raises(TypeError, match="truncation needs a tokenizer that can decode, got function"):
-        encoding.concatenated("Do it", (), "now.", budget=Budget(count, 2, truncate=True))
-
-
 def test_encodings_by_name():
     assert encoding_from_name("tk-instruct", 2) == TkInstructEncoding(2)
     assert encoding_from_name("plain") == PlainEncoding(0) != TkInstructEncoding(0)

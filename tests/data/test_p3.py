@@ -146,20 +146,20 @@ def test_which_files_are_read(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"inputs_pretokenized": "a"}', "field 'targets_pretokenized' is missing"),
-        (b'{"targets_pretokenized": "a"}', "field 'inputs_pretokenized' is missing"),
-        (b'{"inputs_pretokenized": " ", "targets_pretokenized": "a"}', "field 'inputs_pretokenized': expected text"),
-        (b'{"inputs_pretokenized": "a", "targets_pretokenized": 3}', "field 'targets_pretokenized': expected a string"),
+        (b'{"inputs_pretokenized": "a"}', "targets_pretokenized: expected a value, got nothing"),
+        (b'{"targets_pretokenized": "a"}', "inputs_pretokenized: expected a value, got nothing"),
+        (b'{"inputs_pretokenized": " ", "targets_pretokenized": "a"}', "inputs_pretokenized: expected text"),
+        (b'{"inputs_pretokenized": "a", "targets_pretokenized": 3}', "targets_pretokenized: expected text"),
         (
             b'{"inputs_pretokenized": "a", "targets_pretokenized": "b", "answer_choices": "b"}',
-            "field 'answer_choices': expected a list, got 'b' (str)",
+            "answer_choices: expected a list, got 'b'",
         ),
         (
             b'{"inputs_pretokenized": "a", "targets_pretokenized": "b", "answer_choices": ["b", 1]}',
-            "field 'answer_choices[1]': expected a string, got 1 (int)",
+            "answer_choices.1: expected text, got 1",
         ),
         (b'{"inputs_pretokenized": "a", "targets_pretok', "invalid JSON at column 30"),
-        (b"7", "expected a JSON object, got 7 (int)"),
+        (b"7", "expected a JSON object, got 7"),
         (b'"\xff"', "expected UTF-8 text, got byte 0xff at byte offset"),
     ],
 )

@@ -300,7 +300,7 @@ def test_the_hubs_prompts_without_words_are_named(tmp_path: Path) -> None:
 
 def test_faults_of_the_hubs_files(tmp_path: Path, hub: Path) -> None:
     path = put_rows(hub / "super_glue_rte_x.jsonl", [{"inputs_pretokenized": "a"}])
-    assert fault(hub) == f"{path}: line 1: field 'targets_pretokenized' is missing"
+    assert fault(hub) == f"{path}: line 1: targets_pretokenized: expected a value, got nothing"
     path.write_text("")
     assert fault(hub) == f"{path}: expected rows, one JSON object a line, got an empty file"
     alone = tmp_path / "alone"

@@ -255,48 +255,48 @@ def test_a_choice_of_tasks(checkout):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"Definition": None}, ": field 'Definition' is missing"),
-        ({"Definition": []}, "field 'Definition': expected at least one element"),
-        ({"Definition": ["ok", 3]}, "field 'Definition[1]': expected a string, got 3 (int)"),
-        ({"Definition": [" \n"]}, "field 'Definition[0]': expected text, got an empty string"),
-        ({"Categories": "Counting"}, "field 'Categories': expected a list, got 'Counting' (str)"),
-        ({"Categories": [""]}, "field 'Categories[0]': expected text"),
-        ({"Input_language": None}, "field 'Input_language' is missing"),
-        ({"Output_language": []}, "field 'Output_language': expected at least one element"),
-        ({"Positive Examples": None}, "field 'Positive Examples' is missing"),
+        ({"Definition": None}, ": Definition: expected a value, got nothing"),
+        ({"Definition": []}, "Definition: expected a list of at least 1"),
+        ({"Definition": ["ok", 3]}, "Definition.1: expected text, got 3"),
+        ({"Definition": [" \n"]}, "Definition.0: expected text, got an empty string"),
+        ({"Categories": "Counting"}, "Categories: expected a list, got 'Counting'"),
+        ({"Categories": [""]}, "Categories.0: expected text"),
+        ({"Input_language": None}, "Input_language: expected a value, got nothing"),
+        ({"Output_language": []}, "Output_language: expected a list of at least 1"),
+        ({"Positive Examples": None}, "Positive Examples: expected a value, got nothing"),
         (
             {"Positive Examples": [{"input": "a", "output": "b"}, {"input": "c"}]},
-            "Positive Examples[1]: field 'output'",
+            "Positive Examples.1.output",
         ),
-        ({"Positive Examples": ["a"]}, "Positive Examples[0]: expected an object, got 'a' (str)"),
-        ({"Instances": None}, "field 'Instances' is missing"),
-        ({"Instances": []}, "field 'Instances': expected at least one element"),
+        ({"Positive Examples": ["a"]}, "Positive Examples.0: expected an object, got 'a'"),
+        ({"Instances": None}, "Instances: expected a value, got nothing"),
+        ({"Instances": []}, "Instances: expected a list of at least 1"),
         (
             {"Instances": [{"input": "a", "output": ["b"]}, {"input": 5, "output": ["b"]}]},
-            "Instances[1]: field 'input'",
+            "Instances[1]: input",
         ),
-        ({"Instances": [{"input": "a"}]}, "Instances[0]: field 'output' is missing"),
+        ({"Instances": [{"input": "a"}]}, "Instances[0]: output: expected a value, got nothing"),
         (
             {"Instances": [{"input": "a", "output": []}]},
-            "Instances[0]: field 'output': expected at least one",
+            "Instances[0]: output: expected a list of at least 1",
         ),
         (
             {"Instances": [{"input": "a", "output": [None]}]},
-            "Instances[0]: field 'output[0]': expected a string",
+            "Instances[0]: output.0: expected text",
         ),
         (
             {"Instances": [{"input": "a", "output": 7}]},
-            "field 'output': expected a string or a list of strings, got 7",
+            "output: expected a list, got 7",
         ),
         (
             {"Instances": [{"id": 4, "input": "a", "output": "b"}]},
-            "Instances[0]: field 'id': expected a string",
+            "Instances[0]: id: expected text",
         ),
         (
             {"Instances": [{"input": "\ud83d", "output": "b"}]},
-            "Instances[0]: field 'input': expected Unicode text",
+            "Instances[0]: input: expected Unicode text",
         ),
-        ({"Instances": [17]}, "Instances[0]: expected an object, got 17 (int)"),
+        ({"Instances": [17]}, "Instances[0]: expected an object, got 17"),
     ],
 )
 def test_malformed_files_name_file_field_and_instance(checkout, changes, message):
@@ -318,7 +318,7 @@ def test_files_that_are_no_json_or_no_text(checkout):
     path.write_bytes(whole[:-9])
     assert f"{path}: invalid JSON at line" in fault(checkout)
     path.write_bytes(b"[1]")
-    assert f"{path}: expected a JSON object, got [1] (list)" in fault(checkout)
+    assert f"{path}: expected a JSON object, got [1]" in fault(checkout)
     path.write_bytes(whole[:23] + b"\xff" + whole[23:])
     assert fault(checkout) == f"{path}: expected UTF-8 text, got byte 0xff at byte offset 23"
     path.unlink()

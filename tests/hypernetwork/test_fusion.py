@@ -8,12 +8,15 @@ from torch import Tensor
 
 from tagi.adapters.attach import Attachment
 from tagi.hypernetwork.fusion import Fusion, FusionLayer
+from tagi.settings.generator import GeneratorSettings
 from tests.models import (
+    ALPHA,
     D_KV,
     D_MODEL,
     DECODER,
     ENCODER,
     HEADS,
+    HIDDEN,
     INSTRUCTIONS,
     ROW_TASKS,
     ROWS,
@@ -24,6 +27,10 @@ from tests.models import (
 )
 
 EPSILON, TOKENS, INSTRUCTION_TOKENS = 1e-6, 8, 11
+
+
+def settings(**changed: Any) -> GeneratorSettings:
+    return GeneratorSettings(kind="pooled", alpha=ALPHA, hidden=HIDDEN, **changed)
 
 
 def layer(norm: Any = "pre", gate: float = 0.7) -> FusionLayer:
@@ -82,7 +89,7 @@ def test_a_closed_gate_is_the_state_to_the_bit() -> None:
 
 
 def test_it_starts_closed_and_as_t5_starts() -> None:
-    fusion = Fusion(tiny_backbone(), seed=3)
+    fusion = Fusion(tiny_backbone(), settings(seed=3))
     assert len(fusion.layers) == ENCODER
     for one in fusion.layers:
         assert one.gate.item() == 0
@@ -90,26 +97,26 @@ def test_it_starts_closed_and_as_t5_starts() -> None:
         for name, std in (("q", (D_MODEL * D_KV) ** -0.5), ("k", D_MODEL**-0.5), ("v", D_MODEL**-0.5)):
             assert getattr(one, name).weight.std().item() == pytest.approx(std, rel=0.15)
         assert one.o.weight.std().item() == pytest.approx((HEADS * D_KV) ** -0.5, rel=0.15)
-    assert Fusion(tiny_backbone(), norm="post").layers[0].gate is None
+    assert Fusion(tiny_backbone(), settings(fusion_norm="post")).layers[0].gate is None
 
 
 def test_the_seed_alone_decides() -> None:
     torch.manual_seed(1)
     state = torch.random.get_rng_state()
-    one = Fusion(tiny_backbone(), seed=3).state_dict()
+    one = Fusion(tiny_backbone(), settings(seed=3)).state_dict()
     torch.manual_seed(1)
-    Fusion(tiny := tiny_backbone(), seed=3)
+    Fusion(tiny := tiny_backbone(), settings(seed=3))
     torch.random.set_rng_state(state)
-    again = Fusion(tiny, seed=3)
+    again = Fusion(tiny, settings(seed=3))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in one.items())
-    assert not torch.equal(Fusion(tiny, seed=4).layers[0].q.weight, again.layers[0].q.weight)
+    assert not torch.equal(Fusion(tiny, settings(seed=4)).layers[0].q.weight, again.layers[0].q.weight)
     assert not torch.equal(again.layers[1].q.weight, again.layers[0].q.weight)
 
 
 def test_it_can_start_as_the_decoders_cross_attention() -> None:
     backbone = tiny_backbone()
-    fusion = Fusion(backbone, init="cross")
+    fusion = Fusion(backbone, settings(fusion_init="cross"))
     for at, source in enumerate((0, 0, 1)):  # 3 encoder layers from 2 of the decoder
         for name in "qkvo":
             found = getattr(fusion.layers[at], name).weight
@@ -118,7 +125,7 @@ def test_it_can_start_as_the_decoders_cross_attention() -> None:
             assert found is not wanted
     assert len(backbone.cross_attentions) == DECODER
     assert fusion.layers[0].gate.item() == 0
-    deep = Fusion(tiny_backbone("deep decoder"), init="cross")
+    deep = Fusion(tiny_backbone("deep decoder"), settings(fusion_init="cross"))
     assert len(deep.layers) == 2
 
 

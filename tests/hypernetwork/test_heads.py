@@ -12,6 +12,7 @@ from tagi.hypernetwork.heads import RowHeads
 from tagi.hypernetwork.pooled import PooledHypernetwork
 from tagi.hypernetwork.query import QueryHypernetwork
 from tagi.hypernetwork.targets import LoraTarget
+from tagi.settings.generator import GeneratorSettings
 from tests.models import ALPHA, D_MODEL, HIDDEN, QUERY_HEADS, RANK, TASKS, WIDTH, same
 
 EQUAL = tuple(
@@ -36,7 +37,8 @@ def make(
     kind: str, target_modules: tuple[TargetModule, ...] = EQUAL, seed: int = 0
 ) -> PooledHypernetwork | QueryHypernetwork:
     made = QueryHypernetwork if kind == "query" else PooledHypernetwork
-    return made((target(target_modules),), D_MODEL, hidden=HIDDEN, seed=seed, **KINDS[kind])
+    settings = GeneratorSettings(kind=kind.split()[0], alpha=ALPHA, hidden=HIDDEN, seed=seed, **KINDS[kind])
+    return made((target(target_modules),), D_MODEL, settings)
 
 
 def target(target_modules: tuple[TargetModule, ...]) -> LoraTarget:
@@ -59,7 +61,7 @@ def instructions(dtype: torch.dtype = torch.float32, padding: int = 0) -> tuple[
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sites", [EQUAL, GROUPED, UNEVEN])
+@pytest.mark.parametrize("target_modules", [EQUAL, GROUPED, UNEVEN])
 def test_every_site_gets_factors_of_its_shape(kind: str, target_modules: tuple[TargetModule, ...]) -> None:
     bank = make(kind, target_modules)(*instructions())
     assert list(bank.factors) == [module.path for module in target_modules]
@@ -239,8 +241,8 @@ def test_the_row_heads_by_hand() -> None:
 
 
 def test_width_must_divide_among_the_heads() -> None:
-    with pytest.raises(ValueError, match="width 14 must be a multiple of heads 4"):
-        QueryHypernetwork((target(EQUAL),), D_MODEL, hidden=HIDDEN, width=WIDTH, heads=4)
+    with pytest.raises(ValueError, match=r"expected a divisor of generator.width \(14\), got 4"):
+        GeneratorSettings(kind="query", alpha=ALPHA, hidden=HIDDEN, width=WIDTH, heads=4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -178,7 +178,7 @@ def test_a_damaged_catalogue_is_refused(tmp_path: Path) -> None:
     write_catalogue(tmp_path, random_bank(tiny_backbone().target_modules, tasks=2))
     weights = tmp_path / CATEGORIES[1] / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
-    with pytest.raises(CheckpointError, match=f"{CATEGORIES[1]}: expected a PEFT adapter"):
+    with pytest.raises(CheckpointError, match=f"{CATEGORIES[1]}/adapter_model.safetensors: expected whole safetensors"):
         read_catalogue(tmp_path, IDENTITY, rank=RANK, scale=ALPHA / RANK)
 
 

@@ -18,6 +18,7 @@ from tagi.backbones.protocol import (
     Decoding,
     Instructions,
     KeysValues,
+    Memory,
     Reduction,
     find_target_modules,
 )
@@ -177,10 +178,7 @@ class CausalBackbone(Backbone):
             raise ValueError("a decoder-only model that checkpoints gradients cannot go on from what was read before")
 
     def read_inputs(
-        self,
-        ids: shapes.TokenIds,
-        mask: shapes.TokenMask,
-        before: tuple[KeysValues, Bool[Tensor, "#row known"]] | None = None,
+        self, ids: shapes.TokenIds, mask: shapes.TokenMask, before: Memory | None = None
     ) -> tuple[Reading, shapes.MemoryMask]:
         """All tokens but the last, which is read with what follows it."""
         known = DynamicCache()

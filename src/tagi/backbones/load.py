@@ -6,7 +6,7 @@ import re
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, Unpack, overload
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -19,6 +19,7 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from typing_extensions import TypeVar
 
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import ANOTHER, SUFFIX, WHEELS, converted, file_digest, find_gguf
@@ -51,30 +52,12 @@ _CONTENT = "sha256:"
 _DIGITS = 16
 _COMMIT = re.compile("[0-9a-f]{40}")
 
-
-B = TypeVar("B", bound=Backbone)
-
-
-class _Options(TypedDict, total=False):
-    revision: str | None
-    dtype: torch.dtype
-    tokenizer: str | None
-    relative_to: Path | None
-    dropout: float | None
-    attention: str | None
-
-
-@overload
-def load_backbone(name: str, **options: Unpack[_Options]) -> Backbone: ...
-
-
-@overload
-def load_backbone(name: str, family: type[B], **options: Unpack[_Options]) -> B: ...
+B = TypeVar("B", bound=Backbone, default=Backbone)
 
 
 def load_backbone(
     name: str,
-    family: type[Backbone] = Backbone,
+    family: type[B] = Backbone,  # type: ignore[assignment]
     *,
     revision: str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -82,20 +65,28 @@ def load_backbone(
     relative_to: Path | None = None,
     dropout: float | None = None,
     attention: str | None = None,
-) -> Backbone:
-    """Load a backbone and its tokenizer; only a name that is neither built in nor a folder or GGUF file is fetched.
+) -> B:
+    """Load a backbone and its tokenizer.
 
-    What kind of backbone it is the model's configuration says; `family` accepts one kind alone. `relative_to` is
-    the folder of a checkpoint that names its backbone: a folder beside it is found wherever the whole was moved.
-    `dropout` replaces the model's own rates, `attention` transformers' choice of how attention is computed. A model of
-    another `revision`, or a damaged one, is a `CheckpointError`; one that cannot be found or used is a `ConfigError`.
+    Args:
+        name: A built-in backbone, a folder, a GGUF file or a hub name. Only hub names are fetched.
+        family: The kind of backbone that is accepted. Which kind it is follows from the model's configuration.
+        revision: The expected revision.
+        dtype: Type of the weights.
+        tokenizer: Another source of the tokenizer.
+        relative_to: Folder of the checkpoint that names the backbone, whose relative paths are relative to it.
+        dropout: Replaces all dropout rates of the model.
+        attention: Replaces transformers' choice of the implementation of attention.
+
+    Raises `CheckpointError` for a model of another revision or a damaged one, and `ConfigError` for one that cannot be
+    found or used.
     """
-    source, own = _source(name, relative_to)
+    source, file_revision = _source(name, relative_to)
     if isinstance(source, str) and revision is not None and revision.startswith(_CONTENT):
         raise CheckpointError(f"expected the folder of base model {BaseModel(name, revision)}, got no such folder")
     config = _read_config(name, source, revision)
     backbone, architecture = _usable(name, config, family)
-    found = own or (folder_revision(source) if isinstance(source, Path) else str(config._commit_hash))
+    found = file_revision or (folder_revision(source) if isinstance(source, Path) else str(config._commit_hash))
     # On the hub a branch or a tag names a commit; everywhere else the revision is what was found.
     named = isinstance(source, str) and revision is not None and not _COMMIT.fullmatch(revision)
     if revision not in (None, found) and not named:
@@ -125,7 +116,7 @@ def backbone_shapes(name: str, *, revision: str | None = None, tokenizer: str | 
     Raises `ConfigError` for a name that cannot be found or used. A T5 is loaded: whether its head is tied to its
     embeddings only its weights say.
     """
-    source, own = _source(name)
+    source, file_revision = _source(name)
     config = _read_config(name, source, revision)
     backbone, architecture = _usable(name, config, Backbone)
     if backbone is not CausalBackbone:
@@ -133,7 +124,7 @@ def backbone_shapes(name: str, *, revision: str | None = None, tokenizer: str | 
     tokens = load_tokenizer(tokenizer or name, revision=None if tokenizer else revision)
     with torch.device("meta"):
         model = architecture.from_config(config)
-    return backbone(model, tokens, BaseModel(name, own or "no weights"))
+    return backbone(model, tokens, BaseModel(name, file_revision or "no weights"))
 
 
 def make_backbone(config: dict[str, Any], tokenizer: str, seed: int, folder: Path) -> Path:
@@ -162,17 +153,17 @@ def build_causal(fields: dict[str, Any], tokenizer: Any = None) -> Any:
     Special tokens are the tokenizer's unless the fields say otherwise. Raises `ConfigError` for another type, and for
     a field that the type's configuration does not have or that has a wrong value.
     """
-    kind, own = fields.get("model_type"), {key: value for key, value in fields.items() if key != "model_type"}
+    kind, given = fields.get("model_type"), {key: value for key, value in fields.items() if key != "model_type"}
     if kind not in CAUSAL:
         raise ConfigError(f"backbone.config.model_type: expected one of {', '.join(CAUSAL)}, got {kind!r}")
     known = AutoConfig.for_model(kind)
-    odd = sorted(key for key in own if key not in known.to_dict() and key not in known.attribute_map)
+    odd = sorted(key for key in given if key not in known.to_dict() and key not in known.attribute_map)
     if odd:
         near = get_close_matches(odd[0], list(known.to_dict()), n=1)
         hint = f", did you mean {near[0]}?" if near else ""
         raise ConfigError(f"backbone.config.{odd[0]}: unknown key of a model of type {kind!r}{hint}")
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id", None) for name in ("pad", "eos", "bos")}
-    given = {**{key: value for key, value in special.items() if value is not None}, **own}
+    given = {**{key: value for key, value in special.items() if value is not None}, **given}
     try:
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **given))
     except (StrictDataclassError, ValueError, TypeError) as error:
@@ -180,7 +171,7 @@ def build_causal(fields: dict[str, Any], tokenizer: Any = None) -> Any:
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
-    """A tokenizer alone: a built-in backbone's, a folder's or the hub's. Raises `ConfigError` if there is none."""
+    """Load a tokenizer of a built-in backbone, a folder or the hub. Raises `ConfigError` if there is none."""
     try:
         return AutoTokenizer.from_pretrained(_source(name)[0], revision=revision or "main")
     except (OSError, ValueError, StrictDataclassError) as error:
@@ -249,9 +240,9 @@ def folder_revision(folder: Path) -> str:
     return f"{_CONTENT}{digest.hexdigest()[:_DIGITS]}"
 
 
-def _usable(name: str, config: Any, family: type[Backbone]) -> tuple[type[Backbone], Any]:
+def _usable(name: str, config: Any, family: type[B]) -> tuple[type[B], Any]:
     """Return our class and transformers' class for a configuration's type."""
-    usable = {kind: parts for kind, parts in _ARCHITECTURES.items() if issubclass(parts[0], family)}
+    usable = {kind: (ours, theirs) for kind, (ours, theirs) in _ARCHITECTURES.items() if issubclass(ours, family)}
     if config.model_type not in usable:
         supported = ", ".join(sorted(usable))
         hint = "" if config.model_type in _ARCHITECTURES else f" ({ANOTHER})"

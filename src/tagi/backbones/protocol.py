@@ -20,6 +20,8 @@ Projection = Literal["q", "v"]
 Reduction = Literal["sum", "mean"]
 KeysValues = list[tuple[Float[Tensor, "_row _heads _token _d_kv"], Float[Tensor, "_row _heads _token _d_kv"]]]
 """Keys and values of one attention per layer, `(row, heads, token, d_kv)`, whatever the attention."""
+Memory = tuple[KeysValues, Bool[Tensor, "#row known"]]
+"""`Backbone.memory` of each row's instruction, or of one for all rows, and which of its tokens are not padding."""
 
 
 class Decoding(TypedDict, total=False):
@@ -266,14 +268,11 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def read_inputs(
-        self,
-        ids: shapes.TokenIds,
-        mask: shapes.TokenMask,
-        before: tuple[KeysValues, Bool[Tensor, "#row known"]] | None = None,
+        self, ids: shapes.TokenIds, mask: shapes.TokenMask, before: Memory | None = None
     ) -> tuple[Any, shapes.MemoryMask]:
-        """Inputs, read once for all that may follow, and which of their tokens count.
+        """Read inputs, after the instructions in `before` if given. Returns what was read, and the mask of its tokens.
 
-        `before` is a `memory` of each row's instruction with its mask, or of one for all rows.
+        Any number of answers and choices can follow what was read.
         """
         raise NotImplementedError
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack, cast
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
@@ -21,6 +20,7 @@ from tagi.backbones.protocol import (
     Decoding,
     Instructions,
     KeysValues,
+    Memory,
     Reduction,
     find_target_modules,
 )
@@ -119,10 +119,7 @@ class T5Backbone(Backbone):
         return self.logits(encoded, mask, labels)
 
     def read_inputs(
-        self,
-        ids: shapes.TokenIds,
-        mask: shapes.TokenMask,
-        before: tuple[KeysValues, Bool[Tensor, "#row known"]] | None = None,
+        self, ids: shapes.TokenIds, mask: shapes.TokenMask, before: Memory | None = None
     ) -> tuple[KeysValues, shapes.MemoryMask]:
         """The decoder's keys and values over (I_x ; inputs), and the joint mask."""
         cross = self.cross_keys_values(self.encode(ids, mask))

@@ -3,7 +3,7 @@
 import hashlib
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Literal, TypeVar
 
@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class IndexedBatches(Sequence[list[T]], ABC):
-    """Micro-batches, each a function of its index, so that a resumed run sees the same ones.
+    """Micro-batches, each a function of its index alone.
 
     Args:
         length: Number of micro-batches.
@@ -64,11 +64,25 @@ class IndexedBatches(Sequence[list[T]], ABC):
 
 
 @dataclass(eq=False)
+class StreamBatches(IndexedBatches[T]):
+    """Micro-batches of an endless stream.
+
+    Args:
+        read: Returns the micro-batch of an index, whichever were read before.
+    """
+
+    read: Callable[[int], Sequence[T]]
+
+    def batch(self, index: int) -> list[T]:
+        """Return the micro-batch of an index."""
+        return list(self.read(index))
+
+
+@dataclass(eq=False)
 class TaskBatches(IndexedBatches[Sample]):
     """Micro-batches that mix tasks as in MetaICL. A micro-batch depends on `seed` and its index alone.
 
-    Wordings and demonstrations are drawn apart from the rest: whatever they are, the rows have the same tasks, inputs
-    and targets.
+    Wordings and demonstrations are drawn separately: rows have the same tasks, inputs and targets with any of them.
 
     Args:
         tasks: The tasks, each with instances. Within a micro-batch they are drawn without replacement. A wording is
@@ -142,7 +156,7 @@ class TaskBatches(IndexedBatches[Sample]):
         return rows
 
     def _drawn_examples(self, task: Task, rng: random.Random) -> tuple[Example, ...] | None:
-        """Examples that the task's rows show: None where none are drawn, so that they show the task's own."""
+        """Return the examples that the task's rows show, or None for the task's own examples."""
         if self.demonstrations is None:
             return None
         most = min(self.positives, len(task.examples))
@@ -150,21 +164,21 @@ class TaskBatches(IndexedBatches[Sample]):
         shows, seed = rng.random() < self.demonstrations, rng.random()
         if not shows or not most:
             return ()
-        own = random.Random(seed)
-        return tuple(own.sample(task.examples, own.randint(1, most)))
+        rng = random.Random(seed)
+        return tuple(rng.sample(task.examples, rng.randint(1, most)))
 
     def _askable(self, task: Task, rng: random.Random) -> Sequence[Instance]:
-        """All instances, or those left when one input is kept, so that there is something to show whatever is asked."""
+        """Return the instances that may be asked: with shots all but those of one input, which is left to be shown."""
         if not self.shots:
             return task.instances
-        kept = rng.choice(task.instances).input
-        return [instance for instance in task.instances if instance.input != kept]
+        shown = rng.choice(task.instances).input
+        return [instance for instance in task.instances if instance.input != shown]
 
     def _demonstrations(self, task: Task, queries: Sequence[Instance], rng: random.Random) -> tuple[Example, ...]:
         if not self.shots:
             return ()
-        asked = {instance.input for instance in queries}
-        others = list({one.input: one for one in task.instances if one.input not in asked}.values())
+        inputs = {instance.input for instance in queries}
+        others = list({one.input: one for one in task.instances if one.input not in inputs}.values())
         chosen = rng.sample(others, min(self.shots, len(others)))
         return tuple(Example(one.input, rng.choice(one.outputs)) for one in chosen)
 
@@ -180,19 +194,19 @@ class TaskBatches(IndexedBatches[Sample]):
 
 
 def _weighted_wording(task: Task, weights: Mapping[str, float], rng: random.Random) -> str:
-    """One of the task's texts, drawn by the weights of those that it has; its instruction if it has none of them."""
+    """Draw one of the task's texts by the weights of those that it has; its instruction if it has none of them."""
     known = [(text, weights[name]) for name, text in task.texts.items() if weights.get(name, 0) > 0]
     if not known:
         return task.instruction
-    texts, own = zip(*known, strict=True)
-    return rng.choices(texts, own)[0]
+    texts, shares = zip(*known, strict=True)
+    return rng.choices(texts, shares)[0]
 
 
 def draw_examples(name: str, instances: Iterable[Instance], seed: int) -> list[Example]:
-    """Labelled examples of the task `name` in the order that `seed` draws them in, each input once.
+    """Return labelled examples of the task `name` in a random order, each input once.
 
-    An example's place depends on the seed, the task's name and its own input alone: others come and go without changing
-    the order of the rest.
+    An example's place depends on the seed, the task's name and its own input alone, so that further examples do not
+    change the order of the others.
     """
 
     def place(instance: Instance) -> bytes:
@@ -203,13 +217,13 @@ def draw_examples(name: str, instances: Iterable[Instance], seed: int) -> list[E
 
 
 def hold_out(tasks: Sequence[Task], count: int, seed: int) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
-    """Training tasks and `count` validation tasks, drawn by `seed`; both in the order they came.
+    """Return training tasks and `count` validation tasks, drawn by `seed`; both in their given order.
 
-    One task of each category in turn, in random order: never a category's last task while another has two left.
-    The order of `tasks` plays no part, their names do. (Templates of one P3 dataset share their examples, so
-    that there validation is on other wordings rather than on other texts.)
+    Validation tasks are taken from each category in turn, in random order, but a category's last task only if no other
+    has two left. The draw depends on the tasks' names and not on their order. (Templates of one P3 dataset share their
+    examples, so that validation there is on other wordings rather than on other texts.)
 
-    Raises `DataError` when no training task would remain.
+    Raises `DataError` if no training task would remain.
     """
     if not 0 <= count < len(tasks):
         raise DataError(f"hold-out: expected at least 0 and fewer than the {len(tasks)} tasks, got {count}")
@@ -221,9 +235,9 @@ def hold_out(tasks: Sequence[Task], count: int, seed: int) -> tuple[tuple[Task, 
     rng.shuffle(order)
     held: list[Task] = []
     while len(held) < count:
-        # A round: every category that can give a task and keep one does, and when none can, every one that has any.
-        kept = 1 if max(map(len, pools.values())) > 1 else 0
-        held += [pools[category].pop() for category in order if len(pools[category]) > kept]
+        # A round takes a task from every category that has another; when none has, from every one that has any.
+        least = 1 if max(map(len, pools.values())) > 1 else 0
+        held += [pools[category].pop() for category in order if len(pools[category]) > least]
     names = {task.name for task in held[:count]}
     return tuple(task for task in tasks if task.name not in names), tuple(task for task in tasks if task.name in names)
 
@@ -238,7 +252,7 @@ def _by_category(tasks: Sequence[Task]) -> dict[str, list[Task]]:
 def with_shuffled_inputs(tasks: Sequence[Task], seed: int) -> tuple[Task, ...]:
     """Return the tasks with every task's inputs shuffled among its instances: a control.
 
-    Inputs and targets stay as common as they were, but no target can be told from its input.
+    Inputs and targets keep their frequencies, but an input says nothing about its target.
     """
     shuffled = []
     for task in tasks:

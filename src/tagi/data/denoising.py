@@ -1,10 +1,8 @@
 """Span corruption, T5's pretraining task, over any unlabelled text."""
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
-
-from tagi.data.batches import IndexedBatches
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +45,3 @@ def corrupt_spans(
 def _partition(total: int, parts: int, rng: random.Random) -> list[int]:
     cuts = sorted(rng.sample(range(1, total), parts - 1))
     return [b - a for a, b in zip([0, *cuts], [*cuts, total], strict=True)]
-
-
-@dataclass(eq=False)
-class DenoisingBatches(IndexedBatches[str]):
-    """Micro-batches of documents: number i is `documents(seed, i)`.
-
-    Args:
-        documents: Returns the documents of a seed and an index.
-        seed: The seed.
-    """
-
-    documents: Callable[[int, int], Sequence[str]]
-    _: KW_ONLY
-    seed: int
-
-    def batch(self, index: int) -> list[str]:
-        """Return the documents of a micro-batch."""
-        return list(self.documents(self.seed, index))

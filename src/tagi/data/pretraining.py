@@ -3,7 +3,6 @@
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 from tagi.errors import DataError
 
@@ -14,15 +13,6 @@ class Document:
 
     index: int
     text: str
-
-
-@runtime_checkable
-class Documents(Protocol):
-    """An endless stream of documents that can be read anywhere."""
-
-    def read(self, start: int, count: int) -> list[Document]:
-        """Documents number `start` to `start + count - 1`: a function of the arguments alone."""
-        ...
 
 
 def cut(ids: Sequence[int], parts: int, seed: int, index: int) -> list[list[int]]:

@@ -14,12 +14,12 @@ from typing import Any, Literal
 from tagi.data.readers.sni import SNISplit
 from tagi.data.task import Task
 from tagi.errors import DataError
+from tagi.settings.tables import SPLITS
 
 _TABLES = resources.files("tagi") / "data" / "tables"
 P3_TABLES: dict[str, Any] = json.loads((_TABLES / "p3.json").read_text(encoding="utf-8"))
 """Evaluation sets of P3, which of their prompts ask for another task, and training datasets that Table 11 lacks."""
-SNI_SPLIT_SIZES = (6, 15, 30, 60)
-P3_SPLIT_SIZES = (5, 10, 20, 36)
+SNI_SPLIT_SIZES, P3_SPLIT_SIZES = SPLITS["sni"], SPLITS["p3"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +82,11 @@ def limit_to_split(tasks: Sequence[Task], source: Literal["sni", "p3"], size: in
     """
     spelling = p3_key if source == "p3" else str
     chosen = {spelling(name) for name in (p3_datasets(size) if source == "p3" else sni_categories(size))}
-    kept = tuple(task for task in tasks if spelling(task.category) in chosen)
-    if not kept:
+    found = tuple(task for task in tasks if spelling(task.category) in chosen)
+    if not found:
         got = ", ".join(sorted({repr(task.category) for task in tasks})[:3]) or "no task"
         raise DataError(f"{source} split: expected tasks of its {size} categories, got none of them (of {got})")
-    return kept
+    return found
 
 
 def _counts(table: str) -> dict[str, int]:

@@ -1,12 +1,14 @@
 """The task model that every reader yields and every method consumes."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 DEFINITION = "definition"
 """Name of a task's own instruction among its wordings."""
 
-TASK_METRICS = ("choice", "exact", "exact_case", "json", "number", "rouge_l")
-"""What a task may name as its metric."""
+Metric = Literal["choice", "exact", "exact_case", "json", "number", "rouge_l"]
+TASK_METRICS: tuple[Metric, ...] = get_args(Metric)
+"""Metrics that a task may name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Task:
     paraphrases: tuple[str, ...] = ()
     shots: tuple[Example, ...] = ()
     wordings: tuple[Wording, ...] = ()
-    metric: str | None = None
+    metric: Metric | None = None
 
     @property
     def texts(self) -> dict[str, str]:

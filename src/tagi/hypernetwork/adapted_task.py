@@ -1,6 +1,6 @@
 """A generator adapted to one task: everything computed once for it, ready to answer inputs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypedDict, TypeVar, Unpack, overload
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tagi.adapters.protocol import Bank
 from tagi.backbones.modes import evaluating
-from tagi.backbones.protocol import Reduction
+from tagi.backbones.protocol import Decoding, Reduction
 from tagi.data.task import Example
 from tagi.errors import InputError
 from tagi.hypernetwork.inference import Runner, answer, merged_runner, score
@@ -18,6 +18,7 @@ from tagi.hypernetwork.states import TaskStates
 
 _BATCH = 32
 A = TypeVar("A", bound="AdaptedTask")
+R = TypeVar("R")
 
 
 class _Answering(TypedDict, total=False):
@@ -115,18 +116,18 @@ class AdaptedTask:
         Raises `InputError`, before anything is computed, for an empty input and for one over the generator's limit
         unless `truncate`.
         """
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
-        tokens = self._tokens(texts, truncate)
-        limit = max_new_tokens or self.generator.text.settings.max_target_tokens
-        answers = [""] * len(texts)
-        for batch in _by_length(tokens, batch_size):
-            ids, mask = self._batch([tokens[i] for i in batch])
-            found = answer(
-                self.runner(), ids, mask, max_new_tokens=limit, min_new_tokens=min_new_tokens, num_beams=num_beams
-            )
-            for i, text in zip(batch, self.generator.text.decode(found), strict=True):
-                answers[i] = text
-        return answers[0] if isinstance(inputs, str) else answers
+        text = self.generator.text
+        decoding: Decoding = {
+            "max_new_tokens": max_new_tokens or text.settings.max_target_tokens,
+            "min_new_tokens": min_new_tokens,
+            "num_beams": num_beams,
+        }
+
+        def answers(ids: Tensor, mask: Tensor, _: list[int]) -> list[str]:
+            return text.decode(answer(self.runner(), ids, mask, **decoding))
+
+        found = self._in_batches(inputs, answers, batch_size, truncate)
+        return found[0] if isinstance(inputs, str) else found
 
     @overload
     def score(  # type: ignore[overload-overlap]
@@ -158,16 +159,15 @@ class AdaptedTask:
 
         Raises `InputError` for an input as `predict` does, and for choices that are not as many lists of texts.
         """
-        texts = [inputs] if isinstance(inputs, str) else list(inputs)
-        per_input = _choices_of(choices, len(texts))
-        tokens = self._tokens(texts, truncate)
-        scores: list[list[float]] = [[] for _ in texts]
-        for batch in _by_length(tokens, batch_size):
-            ids, mask = self._batch([tokens[i] for i in batch])
+        per_input = _choices_of(choices, 1 if isinstance(inputs, str) else len(inputs))
+
+        def scores(ids: Tensor, mask: Tensor, batch: list[int]) -> list[list[float]]:
             labels = self.generator.text.choice_labels([per_input[i] for i in batch]).to(ids.device)
-            for i, row in zip(batch, score(self.runner(), ids, mask, labels, reduction).tolist(), strict=True):
-                scores[i] = row[: len(per_input[i])]
-        return scores[0] if isinstance(inputs, str) else scores
+            rows = score(self.runner(), ids, mask, labels, reduction).tolist()
+            return [row[: len(per_input[i])] for i, row in zip(batch, rows, strict=True)]
+
+        found = self._in_batches(inputs, scores, batch_size, truncate)
+        return found[0] if isinstance(inputs, str) else found
 
     def runner(self) -> Runner:
         """Return the backbone with this task's LoRA merged in, or another module attached; made once."""
@@ -175,20 +175,28 @@ class AdaptedTask:
             self._runner = merged_runner(self.generator, self.states)
         return self._runner
 
-    def _tokens(self, inputs: Sequence[str], truncate: bool) -> list[list[int]]:
-        input_encoder = self.generator.input_encoder(alone=self.states.alone)
-        tokens = []
-        for number, text in enumerate(inputs, start=1):
+    def _in_batches(
+        self,
+        inputs: str | Sequence[str],
+        compute: Callable[[Tensor, Tensor, list[int]], list[R]],
+        batch_size: int,
+        truncate: bool,
+    ) -> list[R]:
+        """Return what `compute` returns for token ids, mask and numbers of inputs of similar length, for all inputs."""
+        tokens, encode = [], self.generator.input_encoder(alone=self.states.alone)
+        texts = [inputs] if isinstance(inputs, str) else inputs
+        for number, text in enumerate(texts, start=1):
             try:
-                tokens.append(input_encoder(text, truncate=truncate))
+                tokens.append(encode(text, truncate=truncate))
             except InputError as error:
-                raise InputError(f"input {number} of {len(inputs)}: {error}") from error
-        return tokens
-
-    def _batch(self, sequences: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
-        ids, mask = self.generator.text.batch(sequences)
-        device = self.generator.backbone.device
-        return ids.to(device), mask.to(device)
+                raise InputError(f"input {number} of {len(texts)}: {error}") from error
+        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
+        results: dict[int, R] = {}
+        for start in range(0, len(order), batch_size):
+            batch, device = order[start : start + batch_size], self.generator.backbone.device
+            ids, mask = self.generator.text.batch([tokens[i] for i in batch])
+            results.update(zip(batch, compute(ids.to(device), mask.to(device), batch), strict=True))
+        return [results[i] for i in range(len(tokens))]
 
 
 def adapted_states(
@@ -224,11 +232,6 @@ def adapted_states(
     with evaluating(generator):
         states = generator.prepare(ids.to(device), mask.to(device))
     return [states.select(torch.tensor([task], device=device)) for task in range(len(instructions))]
-
-
-def _by_length(tokens: Sequence[list[int]], batch_size: int) -> list[list[int]]:
-    order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
 
 
 def _choices_of(choices: Sequence[str] | Sequence[Sequence[str]], inputs: int) -> list[list[str]]:

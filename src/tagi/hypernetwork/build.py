@@ -1,7 +1,5 @@
 """Parts of a generator that depend on the kind of its backbone or its settings: text encoder, checks, hypernetwork."""
 
-from typing import Any
-
 from tagi.backbones.protocol import Backbone
 from tagi.data.text.encoder import CausalTextEncoder, TextEncoder
 from tagi.errors import ConfigError
@@ -21,13 +19,10 @@ def text_encoder(backbone: Backbone, settings: TextSettings) -> TextEncoder:
 
 def make_hypernetwork(backbone: Backbone, targets: Targets, settings: GeneratorSettings) -> Hypernetwork:
     """Return the untrained hypernetwork of a generator's settings."""
-    width = backbone.d_model
-    common: dict[str, Any] = {"hidden": settings.hidden, "standardize": settings.standardize, "seed": settings.seed}
-    if settings.kind == "pooled":
-        return PooledHypernetwork(targets, width, pooling=settings.pooling, **common)
+    d_model = backbone.d_model
     if settings.kind == "component":
-        return ComponentHypernetwork(targets, width, heads=backbone.heads, d_kv=backbone.d_kv, **common)
-    return QueryHypernetwork(targets, width, width=settings.width, heads=settings.heads, **common)
+        return ComponentHypernetwork(targets, d_model, settings, heads=backbone.heads, d_kv=backbone.d_kv)
+    return (PooledHypernetwork if settings.kind == "pooled" else QueryHypernetwork)(targets, d_model, settings)
 
 
 def check_settings(backbone: Backbone, settings: GeneratorSettings, text: TextSettings) -> None:
@@ -63,10 +58,10 @@ def check_settings(backbone: Backbone, settings: GeneratorSettings, text: TextSe
 
 def _check_limits(backbone: Backbone, settings: GeneratorSettings, text: TextSettings) -> None:
     """Raise `ConfigError` for limits of text that a decoder-only backbone has no positions for."""
-    own = text.max_input_tokens + text.max_target_tokens
+    answered = text.max_input_tokens + text.max_target_tokens
     instruction = text.max_instruction_tokens
     before = settings.concatenates or settings.adapts_prefix
-    needed = own + instruction if before else max(own, instruction)
+    needed = answered + instruction if before else max(answered, instruction)
     seen, what = backbone.max_tokens, "its positions"
     if before and backbone.window is not None and backbone.window < seen:
         seen, what = backbone.window, "its sliding window"

@@ -10,6 +10,7 @@ from tagi.hypernetwork.attention import attend, split_heads
 from tagi.hypernetwork.heads import Heads, start_std
 from tagi.hypernetwork.hypernetwork import Hypernetwork
 from tagi.hypernetwork.targets import Slot, Targets, bank_of
+from tagi.settings.generator import GeneratorSettings
 
 
 class SharedHeads(Heads):
@@ -57,29 +58,17 @@ class ComponentHypernetwork(Hypernetwork):
     Args:
         targets: What is generated.
         d_model: Width of instruction states and embeddings.
+        settings: The generator's.
         heads: Attention heads.
         d_kv: Width of a head.
-        hidden: Width of the hidden layer of the networks.
-        standardize: Whether states are standardised per channel.
-        seed: Seed of the initial weights.
     """
 
-    def __init__(
-        self,
-        targets: Targets,
-        d_model: int,
-        *,
-        heads: int,
-        d_kv: int,
-        hidden: int,
-        standardize: bool = False,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(d_model, standardize=standardize)
+    def __init__(self, targets: Targets, d_model: int, settings: GeneratorSettings, *, heads: int, d_kv: int) -> None:
+        super().__init__(d_model, standardize=settings.standardize)
         inner = heads * d_kv
         self.attention_heads = heads
-        self.heads = SharedHeads(targets, d_model=d_model, hidden=hidden, seed=seed)
-        random = torch.Generator().manual_seed(seed + 1)
+        self.heads = SharedHeads(targets, d_model=d_model, hidden=settings.hidden, seed=settings.seed)
+        random = torch.Generator().manual_seed(settings.seed + 1)
         self.components = nn.Parameter(torch.randn(*self.heads.shape, d_model, generator=random))
         self.query = nn.Linear(d_model, inner, bias=False)
         self.key = nn.Linear(d_model, inner, bias=False)

@@ -10,10 +10,7 @@ from tagi.adapters.attach import OutputHook
 from tagi.backbones.protocol import Backbone, KeysValues
 from tagi.backbones.shapes import InstructionStates, TokenStates
 from tagi.hypernetwork.attention import attend, split_heads
-
-FusionNorm = Literal["pre", "post"]
-FusionInit = Literal["t5", "cross"]
-
+from tagi.settings.generator import GeneratorSettings
 
 _GATE_GAIN = 10.0
 """A gate moves by about the learning rate per step under Adam, whatever its gradient: at 1e-3 and without a gain it
@@ -26,7 +23,7 @@ class FusionLayer(nn.Module):
     T5's conventions: RMSNorm, no biases, scores not scaled (the query's initialisation is), no position bias.
     """
 
-    def __init__(self, backbone: Backbone, norm: FusionNorm) -> None:
+    def __init__(self, backbone: Backbone, norm: Literal["pre", "post"]) -> None:
         super().__init__()
         d_model, d_states, heads = backbone.width, backbone.d_model, backbone.heads
         inner = heads * backbone.d_kv
@@ -69,31 +66,19 @@ class FusionLayer(nn.Module):
 
 
 class Fusion(nn.Module):
-    """One fusion layer for every `every`-th layer of a backbone: of T5 of the encoder's.
+    """A fusion layer for every `settings.fusion_every`-th layer of a backbone, of T5's encoder.
 
-    `init="cross"` copies T5's cross-attention weights of the decoder (layer i from layer i * decoder / fusion layers);
-    a `ValueError` for a backbone without any.
+    `settings.fusion_init` "cross" copies the weights of the decoder's cross-attention: fusion layer i has those of
+    decoder layer i * decoder layers / fusion layers.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        *,
-        norm: FusionNorm = "pre",
-        init: FusionInit = "t5",
-        every: int = 1,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, backbone: Backbone, settings: GeneratorSettings) -> None:
         super().__init__()
-        self.every = every
+        self.every = settings.fusion_every
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.layers = nn.ModuleList(FusionLayer(backbone, norm) for _ in self._places(backbone))
-        if init == "cross":
-            if not backbone.cross_attentions:
-                raise ValueError(
-                    "fusion_init 'cross': expected a backbone with cross-attentions, got a decoder-only one"
-                )
+            torch.manual_seed(settings.seed)
+            self.layers = nn.ModuleList(FusionLayer(backbone, settings.fusion_norm) for _ in self._places(backbone))
+        if settings.fusion_init == "cross":
             self._copy_cross_attention(backbone)
 
     def _places(self, backbone: Backbone) -> list[nn.Module]:

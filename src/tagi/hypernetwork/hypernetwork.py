@@ -17,6 +17,8 @@ class Hypernetwork(nn.Module, ABC):
     Args:
         d_model: Width of instruction states.
         standardize: Whether states are standardised per channel.
+
+    Subclasses take the targets, `d_model` and the generator's settings.
     """
 
     heads: Heads

@@ -50,10 +50,7 @@ class GeneratorModel(nn.Module):
         if settings.shared_rank:
             rank, trained = settings.shared_rank, settings.shared_tune
             self.shared = SharedLora(backbone.target_modules, rank, seed=settings.seed, trained=trained)
-        self.fusion = None
-        if settings.fuses:
-            norm, init, every = settings.fusion_norm, settings.fusion_init, settings.fusion_every
-            self.fusion = Fusion(backbone, norm=norm, init=init, every=every, seed=settings.seed)
+        self.fusion = Fusion(backbone, settings) if settings.fuses else None
         self.reader = deepcopy(backbone.instruction_reader).requires_grad_(True) if settings.reader == "own" else None
         if settings.makes_prefixes:
             backbone.take_prefixes()
@@ -178,21 +175,21 @@ class GeneratorModel(nn.Module):
 
         Rows that are `alone` have nothing of the instruction but the adapter.
         """
-        kept = self._kept(read.mask)[rows]
+        visible = self._with_states(read.mask)[rows]
         if alone is not None:
-            kept = kept & ~alone
+            visible = visible & ~alone
         if not (self.backbone.encoder_decoder or self.fusion or self.settings.concatenates):
-            return self._prompted_logits(read, bank, rows, input_ids, input_mask, labels, kept)
+            return self._prompted_logits(read, bank, rows, input_ids, input_mask, labels, visible)
         hooks: list[Mapping[nn.Module, Attached]] = [self.backbone.hooks(bank, rows)]
         if self.fusion is not None:
             # Values of zero read as nothing: fusion has no biases.
             pairs = self.fusion.keys_values(read.states)
-            keys_values = [(k[rows], v[rows] * kept[:, None, None, None]) for k, v in pairs]
+            keys_values = [(k[rows], v[rows] * visible[:, None, None, None]) for k, v in pairs]
             hooks.append(self.fusion.hooks(self.backbone, keys_values, read.mask[rows]))
         before = None
         if self.settings.concatenates:
             chosen = read.select(rows)
-            before = replace(chosen, mask=chosen.mask & kept[:, None])
+            before = replace(chosen, mask=chosen.mask & visible[:, None])
         with Attachment(*hooks).active():
             return self.backbone.forced_logits(input_ids, input_mask, labels, before)
 
@@ -204,14 +201,14 @@ class GeneratorModel(nn.Module):
         input_ids: Tensor,
         input_mask: Tensor,
         labels: Tensor,
-        kept: Bool[Tensor, " row"],
+        visible: Bool[Tensor, " row"],
     ) -> Logits:
         """Instruction, input and target as one text under the row's own bank, rows of similar length together."""
         ids, mask = input_ids, input_mask
         if self.settings.adapts_prefix:
             assert read.ids is not None
             ids = torch.cat([read.ids[rows], ids], 1)
-            mask = torch.cat([read.mask[rows] & kept[:, None], mask], 1)
+            mask = torch.cat([read.mask[rows] & visible[:, None], mask], 1)
             order = mask.long().argsort(dim=1, stable=True)  # all padding to the left, tokens in their order
             ids, mask = ids.gather(1, order), mask.gather(1, order)
 
@@ -221,7 +218,7 @@ class GeneratorModel(nn.Module):
 
         return grouped_logits(ids, mask, labels, compute)
 
-    def _kept(self, mask: InstructionMask) -> Bool[Tensor, " task"]:
+    def _with_states(self, mask: InstructionMask) -> Bool[Tensor, " task"]:
         """Return which tasks of a batch keep their instruction states: all, but for `state_dropout` in training.
 
         A task without them has only its adapter, which so learns to do without the states.

@@ -1,7 +1,5 @@
 """The `pooled` hypernetwork: one vector per instruction; learned ids tell the rows apart."""
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,8 +8,7 @@ from tagi.backbones.shapes import InstructionMask, InstructionStates
 from tagi.hypernetwork.heads import row_heads
 from tagi.hypernetwork.hypernetwork import Hypernetwork
 from tagi.hypernetwork.targets import Targets
-
-Pooling = Literal["mean", "attention"]
+from tagi.settings.generator import GeneratorSettings
 
 
 class PooledHypernetwork(Hypernetwork):
@@ -20,27 +17,16 @@ class PooledHypernetwork(Hypernetwork):
     Args:
         targets: What is generated.
         d_model: Width of instruction states.
-        hidden: Width of the hidden layer of the MLPs.
-        pooling: "mean" averages the states that are not padding, "attention" weighs them by a learned score.
-        standardize: Whether states are standardised per channel.
-        seed: Seed of the initial weights.
+        settings: The generator's. With `pooling` "mean" the states that are not padding are averaged, with "attention"
+            they are weighted by a learned score.
     """
 
-    def __init__(
-        self,
-        targets: Targets,
-        d_model: int,
-        *,
-        hidden: int,
-        pooling: Pooling = "mean",
-        standardize: bool = False,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(d_model, standardize=standardize)
-        self.score = nn.Linear(d_model, 1, bias=False) if pooling == "attention" else None
+    def __init__(self, targets: Targets, d_model: int, settings: GeneratorSettings) -> None:
+        super().__init__(d_model, standardize=settings.standardize)
+        self.score = nn.Linear(d_model, 1, bias=False) if settings.pooling == "attention" else None
         if self.score is not None:
-            nn.init.zeros_(self.score.weight)  # begins as the mean
-        self.heads = row_heads(targets, width=d_model, hidden=hidden, seed=seed)
+            nn.init.zeros_(self.score.weight)  # starts as the mean
+        self.heads = row_heads(targets, width=d_model, hidden=settings.hidden, seed=settings.seed)
 
     def pool(self, states: InstructionStates, mask: InstructionMask) -> Float[Tensor, "task d_model"]:
         """Return the weighted mean over the tokens that are not padding."""

@@ -9,6 +9,7 @@ from tagi.hypernetwork.attention import attend, split_heads
 from tagi.hypernetwork.heads import row_heads
 from tagi.hypernetwork.hypernetwork import Hypernetwork
 from tagi.hypernetwork.targets import Targets
+from tagi.settings.generator import GeneratorSettings
 
 
 class QueryHypernetwork(Hypernetwork):
@@ -17,30 +18,15 @@ class QueryHypernetwork(Hypernetwork):
     Args:
         targets: What is generated.
         d_model: Width of instruction states.
-        hidden: Width of the hidden layer of the MLPs.
-        width: Width of queries, keys and values; a multiple of `heads`, or a `ValueError`.
-        heads: Attention heads.
-        standardize: Whether states are standardised per channel.
-        seed: Seed of the initial weights.
+        settings: The generator's. `width` is that of queries, keys and values.
     """
 
-    def __init__(
-        self,
-        targets: Targets,
-        d_model: int,
-        *,
-        hidden: int,
-        width: int,
-        heads: int,
-        standardize: bool = False,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(d_model, standardize=standardize)
-        if width % heads:
-            raise ValueError(f"width {width} must be a multiple of heads {heads}")
-        self.attention_heads = heads
-        self.heads = row_heads(targets, width=width, hidden=hidden, seed=seed)
-        random = torch.Generator().manual_seed(seed + 1)
+    def __init__(self, targets: Targets, d_model: int, settings: GeneratorSettings) -> None:
+        super().__init__(d_model, standardize=settings.standardize)
+        width = settings.width
+        self.attention_heads = settings.heads
+        self.heads = row_heads(targets, width=width, hidden=settings.hidden, seed=settings.seed)
+        random = torch.Generator().manual_seed(settings.seed + 1)
         self.queries = nn.Parameter(torch.randn(*self.heads.shape, width, generator=random))
         self.key = nn.Linear(d_model, width, bias=False)
         self.value = nn.Linear(d_model, width, bias=False)

@@ -131,11 +131,6 @@ class Cost:
         """FLOPs of the whole task."""
         return self.components.total
 
-    @property
-    def per_example(self) -> Number:
-        """FLOPs of the whole task divided by its examples."""
-        return self.total / self.examples
-
 
 @dataclass(frozen=True, slots=True)
 class Shapes:

@@ -29,7 +29,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 def load_method(folder: Path) -> Method:
-    """The method saved in `folder`; `CheckpointError` if it is none of the known ones."""
+    """Read the method saved in `folder`. Raises `CheckpointError` for an unknown method."""
     name = read_config(folder)["method"]
     if name not in METHODS:
         raise CheckpointError(f"{folder}: expected a method among {', '.join(METHODS)}, got {name!r}")
@@ -37,14 +37,15 @@ def load_method(folder: Path) -> Method:
 
 
 def start_from(model: Trainable, folder: Path) -> int:
-    """Copy into `model` every trained parameter and buffer that the checkpoint has too; how many numbers that were.
+    """Copy into `model` every trained parameter and buffer that the checkpoint has too; return how many parameters.
 
-    A generator's parts and a backbone's are matched by name, whatever method saved them. Raises `CheckpointError` if
+    Parts of a generator or a backbone are matched by name, whichever method saved them. Raises `CheckpointError` if
     nothing matches or a shape differs.
     """
-    config = read_config(folder)
-    _check_meaning(model, config.get("generator"), folder)
-    shared = _shared_lora(model)
+    config, method = read_config(folder), generating(model)
+    if method is not None and config.get("generator") is not None:
+        _check_meaning(method.generator.settings, GeneratorSettings.from_dict(config["generator"]), folder)
+    shared = None if method is None else method.generator.shared
     if shared is not None and config.get("lora"):
         return _start_shared(shared, config, folder)
     buffers = dict(model.named_buffers())  # what generated factors start from belongs to their generator
@@ -66,13 +67,8 @@ def start_from(model: Trainable, folder: Path) -> int:
     return sum(target.numel() for target, _ in common.values())
 
 
-def _shared_lora(model: Trainable) -> SharedLora | None:
-    method = generating(model)
-    return None if method is None else method.generator.shared
-
-
 def _start_shared(shared: SharedLora, config: Mapping[str, Any], folder: Path) -> int:
-    """Copy a LoRA that the stage metatrain trained into the shared LoRA; how many numbers that were."""
+    """Copy a LoRA that the stage metatrain trained into the shared LoRA; return its number of parameters."""
     kind = METHODS.get(config["method"])
     if kind is None or not issubclass(kind, Prompted):
         raise CheckpointError(f"{folder}: expected a meta-trained LoRA, got method {config['method']!r}")
@@ -85,13 +81,9 @@ def _start_shared(shared: SharedLora, config: Mapping[str, Any], folder: Path) -
     return sum(tensor.numel() for tensor in shared.parameters())
 
 
-def _check_meaning(model: Trainable, found: Any, folder: Path) -> None:
+def _check_meaning(settings: GeneratorSettings, there: GeneratorSettings, folder: Path) -> None:
     """Raise `ConfigError` if settings differ that decide what a hypernetwork's parameters mean."""
-    method = generating(model)
-    if method is None or found is None:
-        return
-    own, there = method.generator.settings, GeneratorSettings.from_dict(found)
     for key in ("alpha", "heads", "pooling", "standardize", "shared_rank", "residual"):
-        wanted, got = getattr(own, key), getattr(there, key)
+        wanted, got = getattr(settings, key), getattr(there, key)
         if wanted != got:
             raise ConfigError(f"generator.{key}: expected {got!r} as in {folder} to start from it, got {wanted!r}")

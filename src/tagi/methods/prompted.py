@@ -1,6 +1,6 @@
 """Base of methods that read the instruction and the input in one text.
 
-With text settings that read nothing of a task, the input stands alone: the control that shows what instructions add.
+With text settings that read nothing of a task, the input is read alone: a control that shows what instructions add.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar, Unpack, cast
 
-import torch
 from torch import Tensor
 
 from tagi.backbones import shapes
@@ -32,7 +31,7 @@ B = TypeVar("B", bound=Backbone)
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Tasks whose texts are read again with every input; None stands for no instruction."""
+    """Tasks whose texts are read again with every input; None means no instruction."""
 
     tasks: tuple[Task | None, ...]
 
@@ -101,8 +100,8 @@ class Prompted(Method, Generic[B]):
 
     def _tokens(self, states: Any, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Tensor, Tensor]:
         """Return the tokens of the prompts, padded, and their mask."""
-        asked = zip(rows.tolist(), inputs, strict=True)
-        ids, mask = self.text.batch([self._prompt(states.tasks[row], text, truncate=truncate) for row, text in asked])
+        pairs = zip(rows.tolist(), inputs, strict=True)
+        ids, mask = self.text.batch([self._prompt(states.tasks[row], text, truncate=truncate) for row, text in pairs])
         return ids.to(self.backbone.device), mask.to(self.backbone.device)
 
     def _prompt(self, task: Task | None, text: str, *, truncate: bool) -> list[int]:
@@ -165,10 +164,7 @@ class Prompted(Method, Generic[B]):
         if config["method"] != cls.name:
             raise CheckpointError(f"{folder}: expected method {cls.name!r}, got {config['method']!r}")
         method = cls.from_config(config, folder)
-        expected = method.trained_tensors()
-        with torch.no_grad():
-            for name, tensor in read_tensors(folder, expected).items():
-                expected[name].copy_(tensor)
+        method.copy_trained(read_tensors(folder, method.trained_tensors()))
         return method
 
     @classmethod

@@ -44,6 +44,13 @@ class Trainable(nn.Module, ABC):
         """Every tensor that training changes, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
+    @torch.no_grad()
+    def copy_trained(self, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrite trained tensors of a model that is in one piece by those of the same names."""
+        trained = self.trained_tensors()
+        for name, tensor in tensors.items():
+            trained[name].copy_(tensor)
+
 
 class Method(Trainable):
     """A way to do tasks from instructions.

@@ -1,12 +1,11 @@
-"""A model of its own for each task, behind the protocol: what is asked of a task goes to the task's own weights."""
+"""One model for each task, behind the protocol of a method: a task's inputs go to the task's own weights."""
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
-import torch
 from torch import Tensor
 
 from tagi.adapters.merge import view_with_parameters
@@ -25,6 +24,8 @@ from tagi.methods.prompted import Prompted, Prompts
 from tagi.methods.protocol import Batch, Method
 from tagi.settings.generator import LoraShape
 
+R = TypeVar("R")
+
 MEMBERS, START = "tasks", "start"
 """In the checkpoint's folder: a folder of weights for every task, and one of those that all began with, where these are
 not the backbone's.
@@ -33,10 +34,14 @@ _PROMPTED: dict[str, type[Prompted[Any]]] = {kind.name: kind for kind in (Concat
 
 
 class SingleTask(Method):
-    """Fine-tuned models, one for each task they were trained on; no other task can be asked.
+    """Fine-tuned models, one for each task they were trained on; other tasks cannot be answered.
 
-    `prompted` is what all began with, the instruction concatenated, `members` names each task's folder and the digest
-    of its weights. Those of one task at a time are in memory beside the backbone's, in a view: no parameter is written.
+    One task's weights at a time are in memory beside the backbone's, in a view: no parameter is overwritten.
+
+    Args:
+        prompted: The model that training of all tasks started from, with the instruction concatenated.
+        folder: The checkpoint.
+        members: Folder and digest of the weights, by task.
     """
 
     name = "single-task"
@@ -59,7 +64,7 @@ class SingleTask(Method):
         return terms
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Prompts:
-        """The tasks' words. Raises `InputError` for a task that no model was trained for."""
+        """Keep the tasks' texts. Raises `InputError` for a task that no model was trained for."""
         for task in tasks:
             if task.name not in self.members:
                 known = ", ".join(sorted(self.members)[:3])
@@ -83,12 +88,11 @@ class SingleTask(Method):
         **decoding: Unpack[Decoding],
     ) -> list[str]:
         """Answer a batch that may mix tasks: each task's inputs by the task's own model."""
-        answers = [""] * len(inputs)
-        for model, own, at in self._by_task(states, rows):
-            found = model.predict(states, own, [inputs[index] for index in at], truncate=truncate, **decoding)
-            for index, answer in zip(at, found, strict=True):
-                answers[index] = answer
-        return answers
+
+        def answer(model: Prompted[Any], of_task: Tensor, at: list[int]) -> list[str]:
+            return model.predict(states, of_task, [inputs[index] for index in at], truncate=truncate, **decoding)
+
+        return self._by_task(states, rows, answer)
 
     def score_choices(
         self,
@@ -101,13 +105,12 @@ class SingleTask(Method):
         truncate: bool = False,
     ) -> list[list[float]]:
         """Score the choices of a batch that may mix tasks: each task's by the task's own model."""
-        scores: list[list[float]] = [[] for _ in inputs]
-        for model, own, at in self._by_task(states, rows):
+
+        def score(model: Prompted[Any], of_task: Tensor, at: list[int]) -> list[list[float]]:
             texts, offered = [inputs[index] for index in at], [choices[index] for index in at]
-            found = model.score_choices(states, own, texts, offered, reduction=reduction, truncate=truncate)
-            for index, row in zip(at, found, strict=True):
-                scores[index] = row
-        return scores
+            return model.score_choices(states, of_task, texts, offered, reduction=reduction, truncate=truncate)
+
+        return self._by_task(states, rows, score)
 
     def cost(self, lengths: Lengths) -> Cost:
         """Return the cost of the prompted backbone; a LoRA is not merged."""
@@ -119,20 +122,27 @@ class SingleTask(Method):
 
     @classmethod
     def load(cls, folder: Path) -> "SingleTask":
-        """Read a checkpoint: what all began with at once, a task's weights when it is asked."""
+        """Read a checkpoint. The weights of a task are read when its first input is answered."""
         config = read_config(folder)
         kind, members = config.get("prompted"), config.get("members")
         if config["method"] != cls.name or kind not in _PROMPTED or not isinstance(members, dict):
             raise CheckpointError(f"{folder}: expected models of single tasks, got method {config['method']!r}")
-        prompted = _begun(_PROMPTED[kind], config, folder)
+        prompted = _starting_model(_PROMPTED[kind], config, folder)
         named = {task: (str(member["folder"]), str(member["revision"])) for task, member in members.items()}
         return cls(prompted, folder, named).eval()
 
-    def _by_task(self, states: Prompts, rows: Tensor) -> Iterator[tuple[Prompted[Any], Tensor, list[int]]]:
-        """Yield every task's model, the batch's rows of the task, and where in the batch they are."""
+    def _by_task(
+        self, states: Prompts, rows: Tensor, compute: Callable[[Prompted[Any], Tensor, list[int]], list[R]]
+    ) -> list[R]:
+        """Return the results of a batch, in its order.
+
+        `compute` is called for every task, with the task's model, its rows, and their places in the batch.
+        """
+        results: dict[int, R] = {}
         for row in rows.unique().tolist():
             at = (rows == row).nonzero().flatten().tolist()
-            yield self._model(states.tasks[row]), rows[rows == row], at
+            results.update(zip(at, compute(self._model(states.tasks[row]), rows[rows == row], at), strict=True))
+        return [results[index] for index in range(len(rows))]
 
     def _model(self, task: Task | None) -> Prompted[Any]:
         if task is None:
@@ -143,27 +153,24 @@ class SingleTask(Method):
             member, revision = self.members[task.name]
             device = self.prompted.backbone.device
             tensors = _read(self.folder / MEMBERS / member, revision, self.prompted.trained_tensors())
-            own = {name: tensor.to(device) for name, tensor in tensors.items()}
-            self._current = current = task.name, view_with_parameters(self.prompted, own)
+            weights = {name: tensor.to(device) for name, tensor in tensors.items()}
+            self._current = current = task.name, view_with_parameters(self.prompted, weights)
         return current[1]
 
 
-def _begun(kind: type[Prompted[Any]], config: Mapping[str, Any], folder: Path) -> Prompted[Any]:
+def _starting_model(kind: type[Prompted[Any]], config: Mapping[str, Any], folder: Path) -> Prompted[Any]:
     """Return the model that training of all tasks started from; its LoRA, if any, is untrained."""
     whole = kind.from_config({**config, "lora": None}, folder)
     start, lora = config.get("start"), config.get("lora")
     if start is not None:
-        own = whole.trained_tensors()
-        with torch.no_grad():
-            for name, tensor in _read(folder / START, str(start), own).items():
-                own[name].copy_(tensor)
+        whole.copy_trained(_read(folder / START, str(start), whole.trained_tensors()))
     if lora is None:
         return whole
     return kind(whole.backbone, whole.text.settings, LoraShape.from_dict(lora), **kind.options(config))
 
 
 def _read(folder: Path, revision: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A folder's tensors, if they are those that were trained."""
+    """Return a folder's tensors. Raises `CheckpointError` if they are not those that were trained."""
     tensors = read_tensors(folder, expected)
     found = folder_revision(folder)
     if found != revision:
@@ -174,9 +181,13 @@ def _read(folder: Path, revision: str, expected: Mapping[str, Tensor]) -> dict[s
 def write_single(
     folder: Path, prompted: Prompted[Any], members: Mapping[str, str], *, start: str | None = None
 ) -> None:
-    """Write the configuration that makes a checkpoint of members that are there: `members` has each task's folder.
+    """Write the configuration of a checkpoint whose weights are written already.
 
-    `start` is the digest of what all began with, None for the backbone.
+    Args:
+        folder: The checkpoint.
+        prompted: The model that training of all tasks started from.
+        members: Folder of the weights, by task.
+        start: Digest of the weights that training started from; None for the backbone's.
     """
     found = {
         task: {"folder": member, "revision": folder_revision(folder / MEMBERS / member)}

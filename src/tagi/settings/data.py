@@ -22,9 +22,8 @@ def _path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
 
 def _test_path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
     source = given.get("source", "p3")
-    return (
-        None if path is None or source == "p3" else f"expected no test_path with data.source = {source!r}, got {path!r}"
-    )
+    useless = path is not None and source != "p3"
+    return f"expected no test_path with data.source = {source!r}, got {path!r}" if useless else None
 
 
 def _prompts_fault(value: str | None, given: Mapping[str, Any]) -> str | None:

@@ -15,7 +15,7 @@ _EXPECTED = {
     "less_than_equal": "at most {le}",
     "list_type": "a list",
     "literal_error": "{expected}",
-    "model_type": "a table",
+    "model_type": "an object",
     "string_too_short": "some text",
     "string_type": "text",
     "too_short": "a list of at least {min_length}",

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from tagi.data.denoising import DenoisingBatches
+from tagi.data.batches import StreamBatches
 from tagi.data.toy.corpus import toy_corpus
 from tagi.errors import ConfigError
 from tagi.settings.recipe import Recipe
@@ -37,9 +37,7 @@ class Backbone(BackboneStage):
         if recipe.data.source != "toy":
             raise ConfigError(f"data.source: the stage 'backbone' needs 'toy', got {recipe.data.source!r}")
         length, size = self.micro_batches(recipe), self.samples(recipe)
-        batches = DenoisingBatches(
-            lambda seed, index: _documents(seed * _CORPUS_STRIDE + index, size), length=length, seed=recipe.seed
-        )
+        batches = StreamBatches(lambda at: _documents(recipe.seed * _CORPUS_STRIDE + at, size), length=length)
         model = Denoiser(as_t5(recipe, backbone), seed=recipe.seed)
         return OneModel(self.name, job, model, batches, {"source": "toy corpus", "documents": size * length})
 

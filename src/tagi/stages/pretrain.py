@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tagi.data.batches import StreamBatches
 from tagi.data.digest import files_digest
-from tagi.data.readers.c4 import C4Documents, DocumentBatches
+from tagi.data.readers.c4 import C4Documents
 from tagi.data.toy.corpus import ToyDocuments
 from tagi.errors import ConfigError
 from tagi.settings.recipe import Recipe
@@ -61,8 +62,9 @@ class Pretrain(GeneratingStage):
         if wanted.tune is not None:
             settings = replace(settings, tune=wanted.tune)
         method = TAGI(GeneratorModel(backbone, settings, generator_text(recipe)))
+        documents: ToyDocuments | C4Documents
         documents = ToyDocuments(recipe.seed) if wanted.source == "toy" else C4Documents(Path(str(wanted.path)))
-        batches = DocumentBatches(documents, length=length, size=size)
+        batches = StreamBatches(lambda at: documents.read(at * size, size), length=length)
         model = Pretraining(method, max_tokens=wanted.max_tokens, parts=wanted.parts, seed=recipe.seed)
         data = {"source": wanted.source, "documents": length * size, "parts": wanted.parts}
         return OneModel(self.name, job, model, batches, data)

@@ -150,14 +150,6 @@ def _full(tensor: Tensor) -> Tensor:
     return tensor
 
 
-@torch.no_grad()
-def copy_into(model: Trainable, tensors: dict[str, Tensor]) -> None:
-    """Overwrite the trained tensors of a model that is in one piece."""
-    own = model.trained_tensors()
-    for name, tensor in tensors.items():
-        own[name].copy_(tensor)
-
-
 def forget_launch() -> None:
     """Let models that are loaded after training be in one piece: transformers would take them apart for ZeRO 3, too."""
     if _asked_for("DEEPSPEED"):

@@ -26,10 +26,10 @@ from tagi.training.validation import undisturbed
 
 
 class MethodTrainer(Trainer):
-    """Takes micro-batches in their own order, weighs them by their tokens, logs every named loss term.
+    """Takes micro-batches in their order, weights them by their tokens, and logs every named loss term.
 
-    `whole` is the model in one piece: what is trained itself, or, where FSDP or DeepSpeed takes that apart, its
-    original, into which weights are copied before they are validated.
+    `whole` is the model in one piece: the trained model itself, or if FSDP or DeepSpeed shards that, its original, into
+    which weights are copied for validation.
     """
 
     control: Any
@@ -111,26 +111,26 @@ class MethodTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of every loss term since the last log of the loss, over all processes, weighted as it is."""
         if "loss" in logs:
-            own = {name: (float(total), float(weight)) for name, (total, weight) in self._terms.items()}
-            everyones = distributed.of_all_processes(own)
-            for name in sorted({name for terms in everyones for name in terms}):
-                totals, weights = zip(*(terms[name] for terms in everyones if name in terms), strict=True)
+            terms_here = {name: (float(total), float(weight)) for name, (total, weight) in self._terms.items()}
+            gathered = distributed.of_all_processes(terms_here)
+            for name in sorted({name for terms in gathered for name in terms}):
+                totals, weights = zip(*(terms[name] for terms in gathered if name in terms), strict=True)
                 logs[name] = sum(totals) / sum(weights)
             self._terms.clear()
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Ask for the score of the weights as they are; that of the main process counts for all."""
+        """Score the current weights; the main process's score counts for all."""
         assert self.validate is not None
-        apart = self.whole is not self.model
-        if apart:
-            distributed.copy_into(self.whole, distributed.full_tensors(self.model, self.whole))
+        sharded = self.whole is not self.model
+        if sharded:
+            self.whole.copy_trained(distributed.full_tensors(self.model, self.whole))
             self.whole.to(self.accelerator.device)
         with undisturbed(self.whole):
-            own = float(self.validate())
-        if apart:  # a second model would take the room that was won
+            score = float(self.validate())
+        if sharded:  # a second model would take the memory that sharding saves
             self.whole.to("cpu")
-        score: float = broadcast_object_list([own])[0]
+        score = broadcast_object_list([score])[0]
         if not math.isfinite(score):
             raise TrainingError(f"step {self.state.global_step}: expected a finite validation score, got {score}")
         self.log({"validation": score})

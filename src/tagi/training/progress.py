@@ -13,20 +13,13 @@ _LINE_EVERY_SECONDS = 30.0
 
 
 class Progress(TrainerCallback):
-    """A bar with the time that remains where there is a terminal, a line now and then where there is none."""
+    """A bar with the remaining time on a terminal, otherwise a line every half minute."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
-        self._bar: Bar | None = None
-        if console.is_terminal:
-            self._bar = Bar(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[losses]}"),
-                console=console,
-            )
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        losses = TextColumn("{task.fields[losses]}")
+        self._bar = Bar(*columns, losses, console=console, disable=not console.is_terminal)
         self._losses = ""
         self._began = self._last = 0.0
         self._first_step = 0
@@ -35,24 +28,18 @@ class Progress(TrainerCallback):
         """Start the bar at the step that training starts from."""
         self._began = self._last = time.monotonic()
         self._first_step = state.global_step
-        if self._bar is not None:
-            self._bar.start()
-            self._task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, losses="")
+        self._bar.start()
+        self._task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, losses="")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Move the bar, or print a line if the last is old."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step, losses=self._losses)
-        elif time.monotonic() - self._last >= _LINE_EVERY_SECONDS:
+        self._bar.update(self._task, completed=state.global_step, losses=self._losses)
+        if self._bar.disable and time.monotonic() - self._last >= _LINE_EVERY_SECONDS:
             self._last = time.monotonic()
             pace = (self._last - self._began) / (state.global_step - self._first_step)
             left = pace * (state.max_steps - state.global_step)
-            print(
-                f"step {state.global_step}/{state.max_steps}  {pace:.2f} s/step  {left / 60:.1f} min left  "
-                f"{self._losses}",
-                file=sys.stderr,
-                flush=True,
-            )
+            rate = f"{pace:.2f} s/step  {left / 60:.1f} min left"
+            print(f"step {state.global_step}/{state.max_steps}  {rate}  {self._losses}", file=sys.stderr, flush=True)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         """Keep the newest losses for display."""
@@ -61,6 +48,6 @@ class Progress(TrainerCallback):
         self._losses = "  ".join(f"{name} {value:.4f}" for name, value in shown.items() if isinstance(value, float))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Take the bar down."""
-        if self._bar is not None:
+        """Remove the bar."""
+        if not self._bar.disable:  # it would print an empty line
             self._bar.stop()

@@ -1,4 +1,4 @@
-"""The one way to train any `Trainable`: resumable to the bit, on any number of processes."""
+"""Training of any `Trainable`: resumable bit for bit, on any number of processes."""
 
 import hashlib
 import json
@@ -48,17 +48,21 @@ def train(
 ) -> dict[str, Any]:
     """Train to the end, leave the weights in `model`, and return the record, also written to `folder/training.json`.
 
-    `batches[i]` is micro-batch i; there must be steps x accumulation x `process_count()` of them. Checkpoints go to
-    `folder/checkpoint-STEP`, TensorBoard's files to `folder/logs`; with `resume` the newest complete checkpoint of the
-    same `identity` is taken up, and the result is the same as without the interruption.
+    Several processes call this in the same way and must share the folder: the main process writes the files, its score
+    from `validate` counts, and every process has the weights in its `model` afterwards. Under FSDP and DeepSpeed a copy
+    is trained, and `model` is on the CPU except while it is validated.
 
-    `validate` is asked every `settings.validate_every` steps and after the last, and tells how good `model` is at that
-    moment, higher being better. The weights of the best step are what is left in `model`, and its checkpoint is kept.
-    Training goes on as if it had not been asked.
-
-    Launched in several processes, all call this alike: `validate` too, whose score on the main process counts, and
-    every process has the weights in its `model` afterwards. Only the main process writes files; they must share the
-    folder. Under FSDP and DeepSpeed a copy is trained, and `model` keeps to the CPU but while it is validated.
+    Args:
+        model: What is trained.
+        batches: Micro-batches, steps x accumulation x `process_count()` of them.
+        settings: The stage's settings.
+        folder: Gets `checkpoint-STEP`, TensorBoard's `logs` and `training.json`.
+        identity: What decides the outcome; a checkpoint of another identity is not resumed.
+        resume: Continue from the newest complete checkpoint. The result is the same as without the interruption.
+        progress: Show progress on stderr.
+        validate: Returns how good `model` is, higher being better. It is called every `settings.validate_every` steps
+            and after the last, and does not change training. `model` is left with the weights of the best step, whose
+            checkpoint is kept.
 
     Record: `steps`, `seconds` and `tokens` (read and predicted) of all parts of a resumed run, `tokens_per_second`,
     `peak_memory` in bytes (the largest of the processes in this part), `processes`, `best` (`step` and `score`, or
@@ -128,14 +132,12 @@ def _check(settings: TrainingSettings, batches: Sequence[Any], validate: Callabl
             f"training.optimizer: expected 'adamw' with FSDP or DeepSpeed, got {settings.optimizer!r}, which needs "
             "every matrix whole"
         )
-    if settings.validate_every is None and settings.patience is not None:
-        raise TrainingError("training.patience: expected training.validate_every beside it, got none")
     if settings.validate_every is not None and validate is None:
         raise TrainingError("training.validate_every: expected something to validate on, got none")
 
 
 def _take_up(checkpoint: Path, model: Trainable) -> tuple[int, float]:
-    """Read a checkpoint's weights; its step, and the seconds that led to it."""
+    """Read a checkpoint's weights into the model. Returns its step and the seconds that its steps took."""
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     best = state.best_global_step
     if best is not None and read_marker(checkpoint_at(checkpoint.parent, best)) is None:
@@ -143,20 +145,20 @@ def _take_up(checkpoint: Path, model: Trainable) -> tuple[int, float]:
             f"{checkpoint_at(checkpoint.parent, best)}: expected the checkpoint of the best validation, got none that "
             "is whole: begin anew"
         )
-    distributed.copy_into(model, load_file(checkpoint / WEIGHTS))
+    model.copy_trained(load_file(checkpoint / WEIGHTS))
     marker = read_marker(checkpoint)
     return state.global_step, marker["seconds"] if marker else 0.0
 
 
 def _leave_weights(trainer: MethodTrainer, model: Trainable) -> None:
-    """Put the best weights, or else the last, into a model in one piece, free of what training wrapped around it."""
+    """Copy the best weights, or without validation the last, into the model, and unwrap it."""
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     trainer.accelerator.wait_for_everyone()
     best = trainer.state.best_global_step
     if best is not None:
-        distributed.copy_into(model, load_file(checkpoint_at(trainer.folder, best) / WEIGHTS))
+        model.copy_trained(load_file(checkpoint_at(trainer.folder, best) / WEIGHTS))
     elif model is not trainer.model:
-        distributed.copy_into(model, distributed.full_tensors(trainer.model, model))
+        model.copy_trained(distributed.full_tensors(trainer.model, model))
     distributed.forget_launch()
     model.to(trainer.accelerator.device)
     model.eval()
@@ -192,14 +194,6 @@ def _optimizer(settings: TrainingSettings) -> tuple[type[torch.optim.Optimizer],
 
 def _arguments(settings: TrainingSettings, folder: Path) -> TrainingArguments:
     distributed.settle_launch(settings.bf16)
-    validated: dict[str, Any] = {}
-    if settings.validate_every is not None:
-        validated = {
-            "eval_strategy": "steps",
-            "eval_steps": settings.validate_every,
-            "metric_for_best_model": "validation",
-            "greater_is_better": True,
-        }
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
@@ -224,7 +218,10 @@ def _arguments(settings: TrainingSettings, folder: Path) -> TrainingArguments:
         # Making a batch is tokenizing: a GPU would wait for it.
         dataloader_num_workers=min(_WORKERS, os.cpu_count() or 1) if torch.cuda.is_available() else 0,
         disable_tqdm=True,
-        **validated,
+        eval_strategy="no" if settings.validate_every is None else "steps",
+        eval_steps=settings.validate_every,
+        metric_for_best_model="validation",
+        greater_is_better=True,
     )
     if arguments.n_gpu > 1:  # one process takes one GPU: the Trainer would split micro-batches over all it sees
         arguments._n_gpu = 1

@@ -12,17 +12,17 @@ from tagi.data.toy.programs import Program
 def _value_by_phrase(factor: str, inventory: Inventory) -> dict[str, str]:
     return {
         phrase: value
-        for value, (train, heldout) in PHRASES[factor].items()
-        for phrase in (train if inventory == "train" else train + heldout)
+        for value, own in PHRASES[factor].items()
+        for phrase in (own["train"] if inventory == "train" else own["train"] + own["heldout"])
     }
 
 
 def all_wordings(program: Program, inventory: Inventory = "train") -> Iterator[str]:
     """Every instruction of the inventory for the program."""
     phrases = {
-        (factor, value): train if inventory == "train" else train + heldout
+        (factor, value): own["train"] if inventory == "train" else own["train"] + own["heldout"]
         for factor, values in PHRASES.items()
-        for value, (train, heldout) in values.items()
+        for value, own in values.items()
     }
     for template in TEMPLATES[inventory]:
         for mentioned in permutations(program.kinds):

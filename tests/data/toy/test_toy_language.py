@@ -34,10 +34,10 @@ def test_heldout_templates_and_phrases_are_never_used_in_training() -> None:
     assert len({*TEMPLATES["train"], *TEMPLATES["heldout"]}) == len(TEMPLATES["train"]) + len(TEMPLATES["heldout"])
     train = "\n".join(f" {text} " for program in all_programs() for text in some_wordings(program))
     for values in PHRASES.values():
-        for phrases, heldout in values.values():
-            assert heldout
-            assert all(f" {phrase} " in train for phrase in phrases)
-            assert not any(f" {phrase} " in train for phrase in heldout)
+        for phrases in values.values():
+            assert phrases["heldout"]
+            assert all(f" {phrase} " in train for phrase in phrases["train"])
+            assert not any(f" {phrase} " in train for phrase in phrases["heldout"])
 
 
 def test_heldout_wordings_use_only_words_of_training_wordings() -> None:
@@ -50,15 +50,15 @@ def test_heldout_wordings_use_only_words_of_training_wordings() -> None:
 
 def test_a_phrase_belongs_to_one_value() -> None:
     for values in PHRASES.values():
-        phrases = [phrase for train, heldout in values.values() for phrase in (*train, *heldout)]
+        phrases = [phrase for own in values.values() for phrase in (*own["train"], *own["heldout"])]
         assert len(set(phrases)) == len(phrases)
 
 
 def test_no_phrase_holds_what_templates_put_between_phrases() -> None:
     """So that an instruction can be taken apart in one way alone."""
     for values in PHRASES.values():
-        for train, heldout in values.values():
-            assert {",", ".", "and"}.isdisjoint(" ".join((*train, *heldout)).split())
+        for phrases in values.values():
+            assert {",", ".", "and"}.isdisjoint(" ".join((*phrases["train"], *phrases["heldout"])).split())
 
 
 @pytest.mark.parametrize(
@@ -132,9 +132,9 @@ def test_wording_draws_from_all_of_its_inventory(inventory: Inventory) -> None:
     assert draw_examples <= set(all_wordings(THREE, inventory))
     text = "\n".join(f" {one} " for one in draw_examples)
     values = [PHRASES["map"][THREE.mapping], *(PHRASES["kind"][kind] for kind in THREE.kinds)]
-    for train, heldout in values:
-        assert all(f" {phrase} " in text for phrase in train)
-        assert all((f" {phrase} " in text) == (inventory == "heldout") for phrase in heldout)
+    for phrases in values:
+        assert all(f" {phrase} " in text for phrase in phrases["train"])
+        assert all((f" {phrase} " in text) == (inventory == "heldout") for phrase in phrases["heldout"])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The everyday benchmark: 24 everyday tasks that come with the package, for evaluation only."""
 
+import filecmp
 from pathlib import Path
 
 from tagi.data.readers.jsonl import read_jsonl
@@ -17,8 +18,6 @@ def everyday_tasks() -> list[Task]:
 def is_everyday_file(path: Path) -> bool:
     """Return whether a file has the same content as the benchmark's file, wherever it lies."""
     try:
-        if not path.is_file() or path.stat().st_size != EVERYDAY_FILE.stat().st_size:
-            return False
-        return path.read_bytes() == EVERYDAY_FILE.read_bytes()
+        return filecmp.cmp(path, EVERYDAY_FILE, shallow=False)
     except OSError:  # whoever reads the file says what is wrong with it
         return False

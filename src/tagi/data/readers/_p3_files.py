@@ -3,16 +3,27 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tagi.data.readers._checks import as_text, as_texts, json_lines, required
+from tagi.data.readers._checks import Filled, Row, Text, json_lines
 from tagi.data.readers._shared_text import shared_text
 from tagi.errors import DataError
 
 SCORE_EVAL = "_score_eval"
-"""Ends the names of files that hold a row for each choice, wrong ones too: the plain file beside has all they say."""
+"""End of the names of files with a row for each choice, wrong ones too. The plain file beside them says the same."""
 TEMPLATE_ROWS = 200
-"""An instruction is made of a template's first rows, however many instances are asked for: so it stays the same."""
+"""An instruction is made of so many first rows of a template, however many instances are read, so that it stays the
+same."""
 
 ENDINGS = (".json", ".jsonl")
+
+
+class _HubRow(Row):
+    inputs_pretokenized: Text
+    targets_pretokenized: Text
+    answer_choices: list[Text] | None = None
+
+
+class _FilledRow(_HubRow):
+    inputs_pretokenized: Filled
 
 
 def template_files(folder: Path) -> dict[str, Path]:
@@ -33,24 +44,19 @@ def template_files(folder: Path) -> dict[str, Path]:
 
 
 def hub_rows(path: Path, *, filled: bool = True) -> Iterator[tuple[str, str, tuple[str, ...] | None]]:
-    """Input, target and choices of every row; the latter two stripped.
+    """Yield input, target and choices of every row; the latter two stripped.
 
-    Raises `DataError` on malformed rows, of which an empty input is one if `filled`.
+    Raises `DataError` on malformed rows, with `filled` also on an empty input, and for a file without rows.
     """
-    for _, where, fields in json_lines(path):
-        text = required(fields, "inputs_pretokenized", where)
-        target = required(fields, "targets_pretokenized", where)
-        choices = fields.get("answer_choices")
-        yield (
-            as_text(text, "inputs_pretokenized", where, filled=filled),
-            as_text(target, "targets_pretokenized", where).strip(),
-            # The hub writes no choices as null or as an empty list.
-            tuple(c.strip() for c in as_texts(choices, "answer_choices", where)) if choices else None,
-        )
+    for where, fields in json_lines(path):
+        row = (_FilledRow if filled else _HubRow).checked(fields, where)
+        # The hub writes no choices as null or as an empty list.
+        choices = tuple(choice.strip() for choice in row.answer_choices or ()) or None
+        yield row.inputs_pretokenized, row.targets_pretokenized.strip(), choices
 
 
 def instruction_of(inputs: Sequence[str], name: str, dataset: str) -> tuple[str, bool]:
     """Return a template's instruction, and whether it is the template's name: used if rendered inputs share no text."""
     shared = shared_text(inputs).strip()
-    own = name[len(dataset) :].strip("_") or name
-    return shared or " ".join(own.replace("_", " ").split()), not shared
+    template = name[len(dataset) :].strip("_") or name
+    return shared or " ".join(template.replace("_", " ").split()), not shared

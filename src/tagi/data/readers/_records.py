@@ -18,7 +18,7 @@ class TasksRead(ABC):
 
     Args:
         tasks: The tasks.
-        instances_per_task: Most instances that were kept of a task; None for all.
+        instances_per_task: Limit of the instances that were read of a task; None for all.
     """
 
     tasks: tuple[Task, ...]
@@ -40,9 +40,14 @@ class TasksRead(ABC):
     def warning(self) -> str | None:
         """One line naming what is missing or left out; None if there is nothing to say."""
 
-    @abstractmethod
     def summary(self) -> dict[str, Any]:
         """Return counts of what was read and what was not, ready for JSON."""
+        return {
+            "tasks": len(self.tasks),
+            "instances": self.instances,
+            "instances_per_task": self.instances_per_task,
+            "categories": self.category_counts,
+        }
 
     def logged(self: R, logger: logging.Logger) -> R:
         """Return the record, its warning logged."""

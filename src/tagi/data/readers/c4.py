@@ -5,17 +5,20 @@ import gzip
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import KW_ONLY, dataclass
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 
-from tagi.data.batches import IndexedBatches
-from tagi.data.pretraining import Document, Documents
-from tagi.data.readers._checks import as_text, numbered_objects, required
+from tagi.data.pretraining import Document
+from tagi.data.readers._checks import Row, Text, objects_of
+from tagi.data.readers._records import check_limit
 from tagi.errors import DataError
 
 _ENDINGS = (".json.gz", ".jsonl.gz", ".json", ".jsonl")
+
+
+class _Line(Row):
+    text: Text
 
 
 class C4Documents:
@@ -30,8 +33,7 @@ class C4Documents:
     """
 
     def __init__(self, path: Path | str, *, minimum_words: int = 16) -> None:
-        if minimum_words < 1:
-            raise DataError(f"minimum_words: expected at least 1, got {minimum_words}")
+        check_limit("minimum_words", minimum_words)
         self.path = Path(path)
         self.minimum_words = minimum_words
         self.files = _files(self.path)
@@ -100,24 +102,6 @@ class C4Documents:
         return {**self.__dict__, "_stream": None, "_sizes": list(self._sizes)}
 
 
-@dataclass(eq=False)
-class DocumentBatches(IndexedBatches[Document]):
-    """Micro-batches of documents: number i is documents i * size to i * size + size - 1 of the stream.
-
-    Args:
-        documents: The stream.
-        size: Documents of a micro-batch.
-    """
-
-    documents: Documents
-    _: KW_ONLY
-    size: int
-
-    def batch(self, index: int) -> list[Document]:
-        """Return the documents of a micro-batch."""
-        return self.documents.read(index * self.size, self.size)
-
-
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         found = [file for file in path.iterdir() if file.name.endswith(_ENDINGS) and not file.name.startswith(".")]
@@ -147,8 +131,8 @@ def _read(path: Path) -> Iterator[str]:
     where = "the start"
     try:
         with _open(path) as file:
-            for _, where, fields in numbered_objects(file, path):
-                yield as_text(required(fields, "text", where), "text", where)
+            for where, fields in objects_of(file, path):
+                yield _Line.checked(fields, where).text
     except (EOFError, zlib.error, gzip.BadGzipFile) as fault:
         raise DataError(f"{path}: expected a whole gzip file, got damage after {where} ({fault})") from fault
     except OSError as fault:

@@ -4,55 +4,86 @@
 "instances": [{"input", "outputs": [...], "choices": [...]?, "id"?}]}`
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tagi.data.readers._checks import (
-    as_list,
-    as_object,
-    as_text,
-    as_texts,
-    json_lines,
-    only_known,
-    required,
-    shown,
-)
-from tagi.data.task import TASK_METRICS, Example, Instance, Task
-from tagi.errors import DataError
+from pydantic import Field, field_validator, model_validator
 
-_TASK_FIELDS = ("task", "category", "instruction", "examples", "instances", "paraphrases", "metric")
-_EXAMPLE_FIELDS = ("input", "output")
-_INSTANCE_FIELDS = ("id", "input", "outputs", "choices")
+from tagi.data.readers._checks import Filled, Row, Stripped, Text, Texts, json_lines
+from tagi.data.task import Example, Instance, Metric, Task
+from tagi.errors import DataError
+from tagi.settings.faults import shown
+from tagi.settings.tables import ValidationInfo
+
+
+class _OwnRow(Row):
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, fields: Any) -> Any:
+        for name in fields if isinstance(fields, dict) else ():
+            if name not in cls.model_fields:
+                raise ValueError(f"unknown field {name!r}, expected {', '.join(cls.model_fields)}")
+        return fields
+
+
+class _Example(_OwnRow):
+    input: Text
+    output: Text
+
+
+class _LabelledRow(_Example):
+    input: Filled
+
+
+class _Instance(_OwnRow):
+    id: Filled | None = None
+    input: Filled
+    outputs: Texts
+    choices: Texts | None = None
+
+    @field_validator("choices")
+    @classmethod
+    def _hold_an_output(cls, choices: list[str] | None, info: ValidationInfo) -> list[str] | None:
+        outputs = info.data.get("outputs")
+        # Otherwise rank classification could never be right.
+        if choices and outputs and not {one.strip() for one in outputs} & {one.strip() for one in choices}:
+            raise ValueError(f"expected one of the outputs among them, got {shown(choices)}")
+        return choices
+
+
+class _Task(_OwnRow):
+    task: Filled
+    category: Filled | None = None
+    instruction: Stripped
+    examples: list[_Example] = Field([])
+    instances: list[_Instance] = Field([])
+    paraphrases: list[Stripped] = Field([])
+    metric: Metric | None = None
 
 
 def read_jsonl(path: str | Path, *, require_instances: bool = True) -> list[Task]:
-    """Reads tasks from a JSON Lines file, in file order.
+    """Read tasks from a JSON Lines file, in file order.
 
     `task` and `instruction` are always needed, and with `require_instances` at least one instance. A task without
     `category` is a category of its own, named as the task. `metric` says how answers are scored (`TASK_METRICS`). An
     instance without `id` gets the task's name and its index. Blank lines are skipped.
 
-    Raises `DataError` on the first fault, naming file, line and field, what was expected and what was got.
+    Raises `DataError` on the first fault, naming file, line and field, what was expected and what was given.
     """
-    path = Path(path)
-    tasks: list[Task] = []
-    lines: dict[str, int] = {}
-    for number, where, fields in json_lines(path):
+    tasks: dict[str, Task] = {}
+    places: dict[str, str] = {}
+    for where, fields in json_lines(Path(path), "tasks"):
         task = _task(fields, where, require_instances)
-        first = lines.setdefault(task.name, number)
-        if first != number:
-            raise DataError(f"{where}: field 'task': {task.name!r} is the task of line {first} already")
-        tasks.append(task)
-    if not tasks:
-        raise DataError(f"{path}: expected tasks, one JSON object a line, got an empty file")
-    return tasks
+        if task.name in tasks:
+            raise DataError(f"{where}: task: {task.name!r} is already the task of {places[task.name]}")
+        tasks[task.name], places[task.name] = task, where
+    return list(tasks.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A labelled example, where it stands, and the instruction of its task where that is told."""
+    """A labelled example, its place for messages, and the instruction of its task if the file states it."""
 
     example: Example
     where: str
@@ -60,89 +91,42 @@ class Labelled:
 
 
 def read_labelled(path: str | Path) -> list[Labelled]:
-    """Labelled examples from a JSON Lines file, in file order; blank lines are skipped.
+    """Read labelled examples from a JSON Lines file, in file order; blank lines are skipped.
 
-    A line is `{"input", "output"}`, or a task as `read_jsonl` has it: its instances then, each with its first output.
+    A line is `{"input", "output"}`, or a task as `read_jsonl` reads it: its instances then, each with its first output.
 
     Raises `DataError` on the first fault, naming file, line and field, and for a file without examples.
     """
     found: list[Labelled] = []
-    for _, where, fields in json_lines(Path(path)):
+    for where, fields in json_lines(Path(path), "examples"):
         if "instances" in fields:
             task = _task(fields, where, require_instances=True)
             for at, one in enumerate(task.instances):
                 place = f"{where}: instances[{at}]"
                 found.append(Labelled(Example(one.input, one.outputs[0]), place, task.instruction))
         else:
-            found.append(Labelled(_example(fields, where, filled=("input",)), where))
-    if not found:
-        raise DataError(f"{path}: expected an example a line, got none")
+            row = _LabelledRow.checked(fields, where)
+            found.append(Labelled(Example(row.input, row.output), where))
     return found
 
 
 def _task(fields: dict[str, Any], where: str, require_instances: bool) -> Task:
-    only_known(fields, _TASK_FIELDS, where)
-    name = as_text(required(fields, "task", where), "task", where, filled=True)
-    instruction = as_text(required(fields, "instruction", where), "instruction", where, filled=True).strip()
-    category = as_text(fields.get("category", name), "category", where, filled=require_instances)
-    if require_instances:
-        required(fields, "instances", where)
-    instances = as_list(fields.get("instances", []), "instances", where, filled=require_instances)
-    examples = as_list(fields.get("examples", []), "examples", where)
-    task = Task(
-        name=name,
-        category=category,
-        instruction=instruction,
-        instances=tuple(_instance(item, index, name, where) for index, item in enumerate(instances)),
-        examples=tuple(_example(item, f"{where}: examples[{index}]") for index, item in enumerate(examples)),
-        paraphrases=tuple(
-            as_text(item, f"paraphrases[{index}]", where, filled=True).strip()
-            for index, item in enumerate(as_list(fields.get("paraphrases", []), "paraphrases", where))
-        ),
-        metric=_metric(fields, where),
-    )
-    ids: dict[str, int] = {}
-    for index, instance in enumerate(task.instances):
-        first = ids.setdefault(instance.id, index)
-        if first != index:
-            at = f"{where}: instances[{index}]: field 'id'"
-            raise DataError(f"{at}: {instance.id!r} is the id of instances[{first}] already")
-    return task
-
-
-def _metric(fields: dict[str, Any], where: str) -> str | None:
-    """The task's metric, None if the line names none."""
-    if "metric" not in fields:
-        return None
-    metric = as_text(fields["metric"], "metric", where)
-    if metric not in TASK_METRICS:
-        raise DataError(f"{where}: field 'metric': expected one of {', '.join(TASK_METRICS)}, got {shown(metric)}")
-    return metric
-
-
-def _example(item: Any, where: str, filled: Sequence[str] = ()) -> Example:
-    fields = as_object(item, where)
-    only_known(fields, _EXAMPLE_FIELDS, where)
-    return Example(
-        *(as_text(required(fields, name, where), name, where, filled=name in filled) for name in _EXAMPLE_FIELDS)
-    )
-
-
-def _instance(item: Any, index: int, task: str, where: str) -> Instance:
-    where = f"{where}: instances[{index}]"
-    fields = as_object(item, where)
-    only_known(fields, _INSTANCE_FIELDS, where)
-    outputs = as_texts(required(fields, "outputs", where), "outputs", where, filled=True)
-    choices = None
-    if "choices" in fields:
-        choices = as_texts(fields["choices"], "choices", where, filled=True)
-        # Rank classification could never be right.
-        if not {output.strip() for output in outputs} & {choice.strip() for choice in choices}:
-            got = shown(list(outputs))
-            raise DataError(f"{where}: field 'outputs': expected one of the choices, got {got}")
-    return Instance(
-        id=as_text(fields.get("id", f"{task}-{index}"), "id", where, filled=True),
-        input=as_text(required(fields, "input", where), "input", where, filled=True),
-        outputs=outputs,
-        choices=choices,
+    row = _Task.checked(fields, where)
+    if require_instances and not row.instances:
+        raise DataError(f"{where}: instances: expected a list of at least 1, got none")
+    instances: dict[str, Instance] = {}
+    for index, one in enumerate(row.instances):
+        name = one.id or f"{row.task}-{index}"
+        if name in instances:
+            raise DataError(f"{where}: instances.{index}.id: {name!r} is already the id of an earlier instance")
+        choices = None if one.choices is None else tuple(one.choices)
+        instances[name] = Instance(name, one.input, tuple(one.outputs), choices)
+    return Task(
+        name=row.task,
+        category=row.category or row.task,
+        instruction=row.instruction,
+        instances=tuple(instances.values()),
+        examples=tuple(Example(one.input, one.output) for one in row.examples),
+        paraphrases=tuple(row.paraphrases),
+        metric=row.metric,
     )

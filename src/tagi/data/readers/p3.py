@@ -1,6 +1,7 @@
 """Reader of P3's training prompts as the hub renders them: a folder with a file for each prompt template."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
@@ -23,10 +24,12 @@ _OTHER_DATASETS: tuple[str, ...] = tuple(P3_TABLES["other_training_datasets"])
 class P3Read(TasksRead):
     """The templates that were read as tasks, in alphabetical order, and what became of the others.
 
-    `missing` are datasets of Table 11 without a task; `without_targets` are templates
-    left out because no row has a target; `named` are tasks whose rows share no word, so that the template's
-    name is their instruction. `skipped_rows` had no target; `dropped_choices` counts rows whose target is not
-    among their choices, which are kept without choices.
+    Args:
+        missing: Datasets of Table 11 without a task.
+        without_targets: Templates that are left out because no row has a target.
+        named: Tasks whose rows share no word, so that the template's name is their instruction.
+        skipped_rows: Number of rows without a target.
+        dropped_choices: Number of rows whose target is not among their choices; they are read without choices.
     """
 
     missing: tuple[str, ...]
@@ -42,7 +45,7 @@ class P3Read(TasksRead):
 
     @property
     def warning(self) -> str | None:
-        """One line naming the datasets that are missing and the templates left out; None if there are none."""
+        """A line that names missing datasets and templates left out; None without any."""
         parts = []
         if self.missing:
             parts.append(f"{len(self.missing)} datasets of P3 have no template here: {', '.join(self.missing)}")
@@ -52,14 +55,11 @@ class P3Read(TasksRead):
         return "; ".join(parts) or None
 
     def summary(self) -> dict[str, Any]:
-        """Counts of what was read and what was not, ready for JSON."""
+        """Return counts of what was read and what was not, ready for JSON."""
         return {
             "source": "p3",
             "split": "train",
-            "tasks": len(self.tasks),
-            "instances": self.instances,
-            "instances_per_task": self.instances_per_task,
-            "categories": self.category_counts,
+            **super().summary(),
             "missing": list(self.missing),
             "not_in_table_11": list(self.not_in_table_11),
             "without_targets": list(self.without_targets),
@@ -70,44 +70,48 @@ class P3Read(TasksRead):
 
 
 def read_p3(folder: str | Path, *, instances_per_task: int | None) -> P3Read:
-    """Reads a task of every file `NAME.jsonl` or `NAME.json` of `folder`, JSON Lines in the hub's columns.
+    """Read a task from every file `NAME.jsonl` or `NAME.json` of `folder`, JSON Lines in the hub's columns.
 
-    Columns are `inputs_pretokenized`, `targets_pretokenized` and, if it is there, `answer_choices`; others are
-    ignored. NAME is the hub's name of a template: its dataset (`template_datasets`), which is the task's
-    category, and its own name. Files named `*_score_eval` are passed over: they hold wrong answers too.
+    Columns are `inputs_pretokenized`, `targets_pretokenized` and optionally `answer_choices`; others are ignored. NAME
+    is the hub's name of a template: its dataset (`template_datasets`), which is the task's category, and its own name.
+    Files named `*_score_eval` are skipped, since they hold wrong answers too.
 
-    The instruction is the text that the template's rows share (`shared_text`), inputs are the whole rendered
-    texts, targets and choices are stripped. Of each template the first `instances_per_task` rows with a target
-    are kept (None keeps all); only rows read for that, at least 200, are checked. What is missing or left out is named
-    in one logged warning.
+    The instruction is the text that the template's rows share (`shared_text`). Inputs are the whole rendered texts;
+    targets and choices are stripped. One logged warning names what is missing or left out.
 
-    Raises `DataError` when a file is malformed (file, line and column are named) and when nothing remains.
+    Args:
+        folder: The folder of files.
+        instances_per_task: Rows with a target that are read of each template; None reads all. At least 200 rows are
+            checked, later ones only if they are read.
+
+    Raises `DataError` if a file is malformed (file, line and column are named) or nothing remains.
     """
     check_limit("instances_per_task", instances_per_task)
     folder = Path(folder)
     files = template_files(folder)
     groups = template_datasets(list(files))
-    reads = [_read_template(path, name, groups[name], instances_per_task) for name, path in files.items()]
-    tasks = tuple(read.task for read in reads if read.task.instances)
+    rows: Counter[str] = Counter()
+    reads = [_read_template(path, name, groups[name], instances_per_task, rows) for name, path in files.items()]
+    tasks = tuple(task for task, _ in reads if task.instances)
     if not tasks:
         raise DataError(f"{folder}: expected rows with targets of any dataset, got none")
     return P3Read(
         instances_per_task=instances_per_task,
         tasks=tasks,
         missing=tuple(sorted(set(table11()) - {task.category for task in tasks})),
-        without_targets=tuple(read.task.name for read in reads if not read.task.instances),
-        named=tuple(read.task.name for read in reads if read.named and read.task.instances),
-        skipped_rows=sum(read.skipped for read in reads),
-        dropped_choices=sum(read.dropped for read in reads),
+        without_targets=tuple(task.name for task, _ in reads if not task.instances),
+        named=tuple(task.name for task, named in reads if named and task.instances),
+        skipped_rows=rows["skipped"],
+        dropped_choices=rows["without choices"],
     ).logged(_log)
 
 
 def template_datasets(names: Sequence[str]) -> dict[str, str]:
-    """The dataset of each template, by template name.
+    """Return the dataset of each template, by template name.
 
-    It is the longest name that the template's begins with, of Table 11's datasets and the others T0, T0+ and
-    T0++ are trained on, in Table 11's spelling. Names that begin with none of these are one dataset if their
-    first words (up to "_") are the same; it is called what all of them begin with.
+    The dataset is the longest one whose name the template's name begins with, of those in Table 11 and of the others
+    that T0, T0+ and T0++ are trained on, in Table 11's spelling. Other templates are one dataset if their first words
+    (up to "_") are the same. Its name is the beginning that they share.
     """
     known = {p3_key(name): name for name in (*table11(), *_OTHER_DATASETS)}
     found: dict[str, str] = {}
@@ -124,18 +128,10 @@ def template_datasets(names: Sequence[str]) -> dict[str, str]:
     return {name: found[name] for name in names}
 
 
-@dataclass(frozen=True)
-class _Template:
-    task: Task
-    named: bool
-    skipped: int
-    dropped: int
-
-
-def _read_template(path: Path, name: str, dataset: str, limit: int | None) -> _Template:
+def _read_template(path: Path, name: str, dataset: str, limit: int | None, rows: Counter[str]) -> tuple[Task, bool]:
+    """Return a template's task and whether its instruction is its name; count rows in `rows`."""
     inputs: list[str] = []
     instances: list[Instance] = []
-    skipped = dropped = 0
     for row, (text, target, choices) in enumerate(hub_rows(path)):
         full = limit is not None and len(instances) >= limit
         if full and row >= TEMPLATE_ROWS:
@@ -145,12 +141,11 @@ def _read_template(path: Path, name: str, dataset: str, limit: int | None) -> _T
         if full:
             continue
         if not target:
-            skipped += 1
+            rows["skipped"] += 1
             continue
         if choices is not None and target not in choices:
-            choices, dropped = None, dropped + 1
+            choices = None
+            rows["without choices"] += 1
         instances.append(Instance(f"{name}-{row}", text, (target,), choices))
-    if not inputs:
-        raise DataError(f"{path}: expected rows, one JSON object a line, got an empty file")
     instruction, named = instruction_of(inputs, name, dataset)
-    return _Template(Task(name, dataset, instruction, tuple(instances)), named, skipped, dropped)
+    return Task(name, dataset, instruction, tuple(instances)), named

@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -67,15 +67,8 @@ _Row = tuple[int, str, str, tuple[str, ...] | None]
 """Number of a row in its file, its input, target and choices."""
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """A prompt: its name, its data set, its instruction, whether that is its name, and its rows."""
-
-    name: str
-    dataset: str
-    instruction: str
-    named: bool
-    rows: Iterable[_Row]
+_Prompt = tuple[Task, bool, Iterable[_Row]]
+"""A prompt as a task without instances, whether its instruction is its name, and its rows."""
 
 
 @dataclass
@@ -92,10 +85,15 @@ class _Counts:
 class P3EvalRead(TasksRead):
     """The prompts that were read as tasks, by data set and name, and what became of the others.
 
-    `missing` are those of the 11 sets without a task, `not_of_the_11` data sets or files that are passed over.
-    `dropped` counts rendered rows that cannot be ranked, by reason; `without_instances` are prompts that have
-    no other rows. `other_prompts` counts those left out because they are not for the original task,
-    `score_eval` the hub's files of that kind. Prompts in `named` have their name for an instruction.
+    Args:
+        prompts: Which prompts were read.
+        missing: Those of the 11 sets without a task.
+        not_of_the_11: Other data sets or files, which are skipped.
+        dropped: Number of rendered rows that cannot be ranked, by reason.
+        without_instances: Prompts without any row that can be ranked.
+        other_prompts: Number of prompts left out because they are not for the original task.
+        score_eval: Number of the hub's files of that kind.
+        named: Prompts whose name is their instruction.
     """
 
     prompts: Prompts
@@ -142,7 +140,7 @@ class P3EvalRead(TasksRead):
         return "; ".join(parts) or None
 
     def summary(self) -> dict[str, Any]:
-        """Counts of what was read and what was not, ready for JSON."""
+        """Return counts of what was read and what was not, ready for JSON."""
         instances: Counter[str] = Counter()
         for task in self.tasks:
             instances[task.category] += len(task.instances)
@@ -150,9 +148,7 @@ class P3EvalRead(TasksRead):
             "source": "p3",
             "split": "test",
             "prompts": self.prompts,
-            "tasks": len(self.tasks),
-            "instances": self.instances,
-            "instances_per_task": self.instances_per_task,
+            **super().summary(),
             "categories": self.prompt_counts,
             "category_instances": dict(instances),
             "missing": list(self.missing),
@@ -169,21 +165,23 @@ class P3EvalRead(TasksRead):
 def read_p3_eval(
     folder: str | Path, *, templates: str | Path | None = None, prompts: Prompts = "original", limit: int | None = None
 ) -> P3EvalRead:
-    """Reads a task of every prompt of P3's 11 evaluation sets; its instances have choices, its category is the set.
+    """Read a task from every prompt of P3's 11 evaluation sets; its instances have choices, its category is the set.
 
-    With `templates`, a folder of promptsource's files (`super_glue/cb/templates.yaml`; the rounds of ANLI share
-    one), `folder` holds raw sets in the hub's columns (`super_glue/cb/validation.jsonl`; a file of any name if
-    it is the only one) and the instruction is the template's text with `[...]` for its fields. Without, it
-    holds the hub's P3, a file for each prompt (`super_glue_cb_can_we_infer.jsonl`, as `read_p3` takes them),
-    and the instruction is the text that a prompt's rows share. Files named `*_score_eval` are passed over:
-    they have a row for each choice where the plain file has the row and its choices.
+    An instance's id consists of its data set and row, so that prompts share it. What is missing or left out is named in
+    one logged warning.
 
-    `prompts` "original" keeps T0's evaluation prompts, those for the data set's original task. Of each prompt
-    the first `limit` rows are kept that have an input, two different choices and one of them as target; rows
-    looked at before that are counted if they lack one. An instance's id is of its data set and row, so that
-    prompts share it. What is missing or left out is named in one logged warning.
+    Args:
+        folder: Without `templates` the hub's P3, a file for each prompt (`super_glue_cb_can_we_infer.jsonl`, as
+            `read_p3` reads them): the instruction is the text that a prompt's rows share. Files named `*_score_eval`
+            are skipped, since they repeat the plain file with a row for each choice. With `templates` raw sets in the
+            hub's columns (`super_glue/cb/validation.jsonl`; a file of any name if it is the only one).
+        templates: A folder of promptsource's files (`super_glue/cb/templates.yaml`; the rounds of ANLI share one). The
+            instruction is the template's text with `[...]` for its fields.
+        prompts: "original" for T0's evaluation prompts, those for the data set's original task, or "all".
+        limit: Rows kept of each prompt; None keeps all. A row needs an input, two different choices and one of them as
+            target; rows without these are counted.
 
-    Raises `DataError` when a file is malformed or a template may not be run, and when nothing remains.
+    Raises `DataError` if a file is malformed, a template may not be run, or nothing remains.
     """
     check_limit("limit", limit)
     folder, counts = Path(folder), _Counts()
@@ -196,13 +194,13 @@ def read_p3_eval(
         sets, others = _raw_files(folder)
         found = _raw_prompts(sets, Path(templates), prompts, counts)
     tasks = []
-    for one in found:
-        instances = _instances(one.rows, one.dataset, limit, counts)
+    for task, named, rows in found:
+        instances = _instances(rows, task.category, limit, counts)
         if instances:
-            counts.named += [one.name] * one.named
-            tasks.append(Task(one.name, one.dataset, one.instruction, tuple(instances)))
+            counts.named += [task.name] * named
+            tasks.append(replace(task, instances=instances))
         else:
-            counts.without_instances.append(one.name)
+            counts.without_instances.append(task.name)
     if not tasks:
         raise DataError(f"{folder}: expected rows with choices of P3's evaluation sets, got none")
     here = {task.category for task in tasks}
@@ -220,8 +218,8 @@ def read_p3_eval(
     ).logged(_log)
 
 
-def _instances(rows: Iterable[_Row], dataset: str, limit: int | None, counts: _Counts) -> list[Instance]:
-    """The first `limit` rows that can be ranked, the others up to there counted; rows after that are not touched."""
+def _instances(rows: Iterable[_Row], dataset: str, limit: int | None, counts: _Counts) -> tuple[Instance, ...]:
+    """Return the first `limit` rows that can be ranked and count those before that cannot. Later rows are not read."""
     instances: list[Instance] = []
     for number, text, target, choices in rows:
         lacking = _lacking(text, target, choices)
@@ -231,7 +229,7 @@ def _instances(rows: Iterable[_Row], dataset: str, limit: int | None, counts: _C
         instances.append(Instance(f"{dataset}-{number}", text, (target,), choices))
         if len(instances) == limit:
             break
-    return instances
+    return tuple(instances)
 
 
 def _lacking(text: str, target: str, choices: tuple[str, ...] | None) -> str | None:
@@ -245,7 +243,7 @@ def _lacking(text: str, target: str, choices: tuple[str, ...] | None) -> str | N
 
 
 def _hub_files(folder: Path) -> tuple[dict[EvaluationSet, dict[str, Path]], tuple[str, ...]]:
-    """Files of every set by prompt, in order, and the names of files that belong to none."""
+    """Return the files of every set by prompt, in order, and the names of files that belong to no set."""
     files: dict[EvaluationSet, dict[str, Path]] = {one: {} for one in EVALUATION_SETS}
     others = []
     for name, path in template_files(folder).items():
@@ -261,22 +259,21 @@ def _hub_prompts(
     files: Mapping[EvaluationSet, Mapping[str, Path]], prompts: Prompts, counts: _Counts
 ) -> Iterator[_Prompt]:
     others = {p3_key(name) for name in _OTHER_PROMPTS}
-    for one, own in files.items():
-        for name, path in own.items():
+    for one, paths in files.items():
+        for name, path in paths.items():
             if prompts == "original" and p3_key(name) in others:
                 counts.other_prompts += 1
                 continue
             rows = ((number, *row) for number, row in enumerate(hub_rows(path, filled=False)))
-            # Only the rows that the instruction is made of are kept in memory.
+            # Only the rows that the instruction is made of are held in memory.
             first = list(islice(rows, TEMPLATE_ROWS))
-            if not first:
-                raise DataError(f"{path}: expected rows, one JSON object a line, got an empty file")
-            shared = instruction_of([text for _, text, *_ in first if text.strip()], name, one.dataset)
-            yield _Prompt(name, one.name, *shared, chain(first, rows))
+            inputs = [text for _, text, *_ in first if text.strip()]
+            instruction, named = instruction_of(inputs, name, one.dataset)
+            yield Task(name, one.name, instruction, ()), named, chain(first, rows)
 
 
 def _raw_files(folder: Path) -> tuple[dict[EvaluationSet, Path], tuple[str, ...]]:
-    """The file of every set that is here, and the folders of others."""
+    """Return the file of every set in the folder, and the subfolders of other sets."""
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of evaluation sets, got no folder")
     sets = {one: _rows_file(folder / one.folder) for one in EVALUATION_SETS if (folder / one.folder).is_dir()}
@@ -301,30 +298,24 @@ def _raw_prompts(
         raise DataError(f"{templates}: expected a folder of promptsource's files, got no folder")
     for one, path in sets.items():
         found = read_templates(_templates_file(templates, one))
-        kept = [template for template in found if prompts == "all" or template.original_task]
-        counts.other_prompts += len(found) - len(kept)
-        for template in kept:
+        chosen = [template for template in found if prompts == "all" or template.original_task]
+        counts.other_prompts += len(found) - len(chosen)
+        for template in chosen:
             template.check()
-        rows = _raw_rows(path)
-        for name, template in sorted({one.prompt(template.key): template for template in kept}.items()):
+        rows = list(json_lines(path))
+        for name, template in sorted({one.prompt(template.key): template for template in chosen}.items()):
             instruction = template.instruction
-            yield _Prompt(name, one.name, instruction or template.name, not instruction, _rendered(template, rows))
+            task = Task(name, one.name, instruction or template.name, ())
+            yield task, not instruction, _rendered(template, rows)
 
 
 def _templates_file(templates: Path, one: EvaluationSet) -> Path:
-    """The set's file, or that of the folder above: one is for all rounds of ANLI."""
-    own = Path(one.folder)
-    for folder in (own, own.parent):
+    """Return the file of a set, or of the folder above it, since one file is for all rounds of ANLI."""
+    of_set = Path(one.folder)
+    for folder in (of_set, of_set.parent):
         if folder != Path(".") and (templates / folder / FILE).is_file():
             return templates / folder / FILE
-    raise DataError(f"{templates}: expected a file {own / FILE}, got none")
-
-
-def _raw_rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    rows = [(where, row) for _, where, row in json_lines(path)]
-    if not rows:
-        raise DataError(f"{path}: expected rows, one JSON object a line, got an empty file")
-    return rows
+    raise DataError(f"{templates}: expected a file {of_set / FILE}, got none")
 
 
 def _rendered(template: PromptTemplate, rows: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[_Row]:

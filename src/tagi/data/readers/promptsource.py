@@ -17,7 +17,7 @@ import jinja2
 import jinja2.meta
 import yaml
 
-from tagi.data.readers._checks import as_object, as_text, decode_utf8, read_bytes, required, shown
+from tagi.data.readers._checks import Filled, Row, Text, read_text
 from tagi.data.readers._placeholders import with_placeholders
 from tagi.data.readers._sandbox import Draw, PromptEnvironment
 from tagi.errors import DataError
@@ -34,7 +34,7 @@ _ENVIRONMENT = PromptEnvironment()
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A row in a template's words: what stands between separators (input, target), and the choices if any."""
+    """A rendered row: the parts between separators (input, target), and the choices if any."""
 
     parts: tuple[str, ...]
     choices: tuple[str, ...] | None
@@ -56,7 +56,7 @@ class PromptTemplate:
 
     @property
     def key(self) -> str:
-        """The name as the hub's P3 spells it: one `_` for whatever is no letter, digit, `.` or `_`."""
+        """The name as the hub's P3 spells it: other characters than letters, digits, `.` and `_` become one `_`."""
         return re.sub(r"[^\w.]+", "_", self.name)
 
     def check(self) -> None:
@@ -85,7 +85,7 @@ class PromptTemplate:
 
     @cached_property
     def instruction(self) -> str:
-        """The template's words before the target, with a placeholder for each field; "" if there are no words."""
+        """The template's text before the target, with a placeholder for each field; "" if it has no words."""
         self.check()
         constant = None
         with _reported(f"{self.where} cannot be rendered:"):
@@ -136,25 +136,40 @@ def _draw(name: str, row: Mapping[str, Any]) -> Draw:
     return lambda options: generator().choice(list(options))
 
 
+class _Metadata(Row):
+    original_task: bool | None = None
+
+
+class _TemplateRow(Row):
+    name: Filled
+    jinja: Filled
+    answer_choices: Text | None = None
+    metadata: _Metadata
+
+
+class _File(Row):
+    templates: dict[str, _TemplateRow]
+
+
 def read_templates(path: Path) -> list[PromptTemplate]:
     """The templates of a file, in its order, each to be checked before it is used (`check`).
 
     Raises `DataError`, naming file, template and field, when the file is malformed and when two templates have
     the same name.
     """
-    content = as_object(_parsed(path), str(path))
-    entries = as_object(required(content, "templates", str(path)), f"{path}: field 'templates'")
-    templates = [_template(entry, f"{path}: template {key!r}", path) for key, entry in entries.items()]
-    names: set[str] = set()
-    for template in templates:
-        if template.key in names:
-            raise DataError(f"{template.where}: expected a name of its own, got one that another template has")
-        names.add(template.key)
-    return templates
+    templates: dict[str, PromptTemplate] = {}
+    for row in _File.checked(_parsed(path), str(path)).templates.values():
+        where = f"{path}: template {row.name!r}"
+        # An empty text means no choices, as in promptsource.
+        choices, original = row.answer_choices or None, bool(row.metadata.original_task)
+        template = PromptTemplate(row.name, row.jinja, choices, original, where)
+        if templates.setdefault(template.key, template) is not template:
+            raise DataError(f"{where}: expected a name that no other template has, got {row.name!r}")
+    return list(templates.values())
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only; promptsource's two tags stand before tables."""
+    """Plain data only, where promptsource's two tags may be before tables."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """No merging: tables merged into tables, over and over, would grow without bound."""
@@ -169,30 +184,11 @@ for _tag in ("!Template", "!TemplateMetadata"):
 
 
 def _parsed(path: Path) -> Any:
-    text = decode_utf8(read_bytes(path), str(path))
+    text = read_text(path)
     try:
         return yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError, TypeError) as fault:
         raise DataError(f"{path}: expected YAML as promptsource writes it, got {_said(fault)}") from fault
-
-
-def _template(entry: Any, where: str, path: Path) -> PromptTemplate:
-    fields = as_object(entry, where)
-    name = as_text(required(fields, "name", where), "name", where, filled=True)
-    where = f"{path}: template {name!r}"
-    choices = fields.get("answer_choices")
-    metadata = as_object(required(fields, "metadata", where), f"{where}: field 'metadata'")
-    original = metadata.get("original_task")
-    if original is not None and not isinstance(original, bool):
-        raise DataError(f"{where}: field 'original_task': expected true or false, got {shown(original)}")
-    return PromptTemplate(
-        name=name,
-        jinja=as_text(required(fields, "jinja", where), "jinja", where, filled=True),
-        # promptsource takes an empty text for none.
-        answer_choices=as_text(choices, "answer_choices", where) if choices else None,
-        original_task=bool(original),
-        where=where,
-    )
 
 
 def _split(text: str) -> list[str]:

@@ -5,19 +5,11 @@ import random
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from tagi.data.readers._checks import (
-    as_list,
-    as_object,
-    as_text,
-    as_texts,
-    decode_utf8,
-    parse_object,
-    read_bytes,
-    required,
-    shown,
-)
+from pydantic import BeforeValidator, Field
+
+from tagi.data.readers._checks import Filled, Row, Stripped, Text, Texts, parse_object, read_text
 from tagi.data.readers._records import TasksRead, check_limit
 from tagi.data.task import Example, Instance, Task
 from tagi.data.wordings import sni_wordings
@@ -26,12 +18,46 @@ from tagi.errors import DataError
 _log = logging.getLogger(__name__)
 _NAMED = 3  # of tasks without a file
 
+_OneOrMore = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
+
+
+class _Languages(Row):
+    """Older files do not say in which language the definition is written."""
+
+    input: Texts = Field(alias="Input_language")
+    output: Texts = Field(alias="Output_language")
+    instruction: Texts = Field(["English"], alias="Instruction_language")
+
+
+class _Example(Row):
+    input: Text
+    output: Text
+
+
+class _Instance(Row):
+    """Older files give no id and a single output."""
+
+    id: Filled | None = None
+    input: Text
+    output: Annotated[Texts, _OneOrMore]
+
+
+class _TaskFile(Row):
+    definition: Annotated[list[Stripped], Field(min_length=1), _OneOrMore] = Field(alias="Definition")
+    categories: Annotated[list[Stripped], Field(min_length=1)] = Field(alias="Categories")
+    examples: list[_Example] = Field(alias="Positive Examples")
+    instances: Annotated[list[Any], Field(min_length=1)] = Field(alias="Instances")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SNISplit(TasksRead):
     """The tasks of one split that were read, in the split file's order, and what became of the others.
 
-    `listed` are the names asked for; of those `missing` have no file and `non_english` were left out.
+    Args:
+        name: The split.
+        listed: Names of the tasks that were to be read.
+        missing: Those without a file.
+        non_english: Those that were left out because they are not in English.
     """
 
     name: str
@@ -49,16 +75,13 @@ class SNISplit(TasksRead):
         return f"{len(self.missing)} of {len(self.listed)} tasks listed for {self.name} have no file: {names}"
 
     def summary(self) -> dict[str, Any]:
-        """Counts of what was read and what was not, ready for JSON."""
+        """Return counts of what was read and what was not, ready for JSON."""
         return {
             "split": self.name,
             "listed": len(self.listed),
-            "tasks": len(self.tasks),
             "missing": len(self.missing),
             "non_english": len(self.non_english),
-            "instances": self.instances,
-            "instances_per_task": self.instances_per_task,
-            "categories": self.category_counts,
+            **super().summary(),
         }
 
 
@@ -70,23 +93,22 @@ def read_sni(
     tasks: Collection[str] | None = None,
     seed: int | None = None,
 ) -> SNISplit:
-    """Reads the English tasks that `splits/default/<split>_tasks.txt` lists, `tasks/<name>.json` each.
+    """Read the English tasks that `splits/default/<split>_tasks.txt` lists, each from `tasks/<name>.json`.
 
-    The first wording of a definition becomes the instruction, any others its paraphrases. All positive examples are
-    kept, and tasks that the package has named wordings of come with them. Listed tasks without a file are named in one
-    logged warning.
+    The first wording of a definition becomes the instruction, the others its paraphrases. Tasks have all positive
+    examples, and the named wordings that the package has of them. One logged warning names listed tasks without a file.
 
     Args:
         root: A checkout of natural-instructions.
         split: Whose task list is read.
-        instances_per_task: How many instances of each task are kept; None keeps all. Only those kept are checked.
+        instances_per_task: Instances that are read of each task; None reads all. Others are not checked.
         tasks: If given, only the tasks of these names are read.
         seed: Shuffles each task's instances before the limit applies, as Tk-Instruct does for training. The order
             depends on the seed, the task's name and how many instances its file has. None keeps the order of the file:
             Tk-Instruct tests on the first 100. An instance keeps its id either way.
 
-    Raises `DataError` when `root` is no checkout, a file is malformed (file, field and instance are named),
-    a task asked for is not in the split, or nothing remains.
+    Raises `DataError` if `root` is not a checkout, a file is malformed (file, field and instance are named), one of
+    `tasks` is not in the split, or nothing remains.
     """
     check_limit("instances_per_task", instances_per_task)
     root = Path(root)
@@ -122,7 +144,7 @@ def read_sni(
 
 
 def _listed(root: Path, split: str) -> list[str]:
-    """The task names of a split file, each once."""
+    """Return the task names of a split file. Raises `DataError` for a name that is listed twice."""
     path = root / "splits" / "default" / f"{split}_tasks.txt"
     if not (root / "tasks").is_dir() or not path.is_file():
         raise DataError(
@@ -130,7 +152,7 @@ def _listed(root: Path, split: str) -> list[str]:
             f"splits/default/{split}_tasks.txt), got a folder without them"
         )
     names: dict[str, int] = {}
-    for number, line in enumerate(decode_utf8(read_bytes(path), str(path)).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         name = line.strip()
         if not name:
             continue
@@ -143,57 +165,28 @@ def _listed(root: Path, split: str) -> list[str]:
 
 
 def _read_task(path: Path, name: str, limit: int | None, seed: int | None) -> Task | None:
-    """One task file; None for a task that is not English in what it says, asks and answers."""
+    """Read one task file. Returns None unless its definition, inputs and outputs are all in English."""
     where = str(path)
-    fields = parse_object(decode_utf8(read_bytes(path), where), where)
-    # Older files do not say in which language the definition is written.
-    languages = ["Input_language", "Output_language"]
-    languages += ["Instruction_language"] if "Instruction_language" in fields else []
-    for field in languages:
-        spoken = as_texts(required(fields, field, where), field, where, filled=True)
-        if any(language.strip().lower() != "english" for language in spoken):
-            return None
-    definition = required(fields, "Definition", where)
-    if isinstance(definition, str):
-        definition = [definition]
-    wordings = [
-        as_text(wording, f"Definition[{index}]", where, filled=True).strip()
-        for index, wording in enumerate(as_list(definition, "Definition", where, filled=True))
-    ]
-    categories = as_list(required(fields, "Categories", where), "Categories", where, filled=True)
-    positives = as_list(required(fields, "Positive Examples", where), "Positive Examples", where)
-    instances = as_list(required(fields, "Instances", where), "Instances", where, filled=True)
-    order = list(range(len(instances)))
+    fields = parse_object(read_text(path), where)
+    languages = _Languages.checked(fields, where)
+    spoken = (*languages.input, *languages.output, *languages.instruction)
+    if any(language.strip().lower() != "english" for language in spoken):
+        return None
+    file = _TaskFile.checked(fields, where)
+    order = list(range(len(file.instances)))
     if seed is not None:
         random.Random(f"instances {seed} {name}").shuffle(order)
     return Task(
         name=name,
-        category=as_text(categories[0], "Categories[0]", where, filled=True).strip(),
-        instruction=wordings[0],
-        instances=tuple(_instance(instances[index], index, name, where) for index in order[:limit]),
-        examples=tuple(_example(item, f"{where}: Positive Examples[{index}]") for index, item in enumerate(positives)),
-        paraphrases=tuple(wordings[1:]),
+        category=file.categories[0],
+        instruction=file.definition[0],
+        instances=tuple(_instance(file.instances[index], index, name, where) for index in order[:limit]),
+        examples=tuple(Example(one.input, one.output) for one in file.examples),
+        paraphrases=tuple(file.definition[1:]),
         wordings=sni_wordings(name),
     )
 
 
-def _example(item: Any, where: str) -> Example:
-    fields = as_object(item, where)
-    return Example(*(as_text(required(fields, field, where), field, where) for field in ("input", "output")))
-
-
-def _instance(item: Any, index: int, name: str, where: str) -> Instance:
-    """One instance; older files give no id (then it is the task's name and the index) and a single output."""
-    where = f"{where}: Instances[{index}]"
-    fields = as_object(item, where)
-    outputs = required(fields, "output", where)
-    if isinstance(outputs, str):
-        outputs = [outputs]
-    if not isinstance(outputs, list):
-        got = shown(outputs)
-        raise DataError(f"{where}: field 'output': expected a string or a list of strings, got {got}")
-    return Instance(
-        id=as_text(fields.get("id", f"{name}-{index}"), "id", where, filled=True),
-        input=as_text(required(fields, "input", where), "input", where),
-        outputs=as_texts(outputs, "output", where, filled=True),
-    )
+def _instance(fields: Any, index: int, name: str, where: str) -> Instance:
+    row = _Instance.checked(fields, f"{where}: Instances[{index}]")
+    return Instance(row.id or f"{name}-{index}", row.input, tuple(row.output))

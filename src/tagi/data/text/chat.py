@@ -10,18 +10,19 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from jinja2 import TemplateError
 
 from tagi.data.task import Example
-from tagi.data.text.encoding import Budget, Encoding, stripped
+from tagi.data.text.encoding import UNLIMITED, Budget, Encoding, stripped, while_fitting
 from tagi.errors import CheckpointError, ConfigError
 
-_TOLD, _ASKED, _ANSWERED = "told-7d1f", "asked-7d1f", "answered-7d1f"
-"""Stand in a template for the instruction, the input and the answer."""
+_INSTRUCTION, _INPUT, _ANSWER = "told-7d1f", "asked-7d1f", "answered-7d1f"
+"""Placeholders for the instruction, the input and the answer."""
 JOIN = "\n\n"
-"""Stands between instruction and input in the user's message, where a template has no system message."""
+"""Text between instruction and input in the user's message, if a template has no system message."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +30,14 @@ class ChatEncoding(Encoding):
     """What a chat template writes around an instruction, an input and an answer.
 
     Args:
-        opening: Stands before the instruction.
-        told: Stands after the instruction, up to where the user's turn starts.
-        asking: Stands before the input.
-        closing: Stands after the input, up to where the answer starts.
+        opening: Text before the instruction.
+        told: Text after the instruction, up to where the user's turn starts.
+        asking: Text before the input.
+        closing: Text after the input, up to where the answer starts.
         space: White space before an answer that the template writes as part of the answer.
-        ending: Stands after the answer.
-        alone_opening: Stands before an input that is asked without any instruction.
-        alone_closing: Stands after such an input.
+        ending: Text after the answer.
+        alone_opening: Text before an input without any instruction.
+        alone_closing: Text after such an input.
     """
 
     opening: str = ""
@@ -76,14 +77,14 @@ class ChatEncoding(Encoding):
         return cls(positives, **pieces)
 
     def alone(self, text: str, budget: Budget) -> str:
-        """Return an input that is asked without any instruction, as the template writes a user's message alone.
+        """Return an input without any instruction, as the template writes a conversation with a user message only.
 
         Raises `InputError` for a text over the limit, unless the end of its input may be truncated.
         """
         return budget.fitted(text, self.alone_text, "the input")
 
     def content(self, prompt: str) -> str | None:
-        """Return what stands in the frame of an instruction, or None if `prompt` does not stand in it.
+        """Return what is in the frame of an instruction, or None if `prompt` is not in that frame.
 
         Args:
             prompt: The instruction with its demonstrations in its frame, as `instruction` returns it.
@@ -93,35 +94,33 @@ class ChatEncoding(Encoding):
         return prompt[len(self.opening) : len(prompt) - len(self.told)]
 
     def cued(self, prompt: str) -> str:
-        """`prompt`, its cue last."""
+        """Return `prompt` with its cue last."""
         return prompt if prompt.endswith(self.closing) else prompt + self.closing
 
     def concatenated(
-        self, task_instruction: str, examples: Sequence[Example], text: str, budget: Budget | None = None
+        self, task_instruction: str, examples: Sequence[Example], text: str, budget: Budget = UNLIMITED
     ) -> str:
-        """As `Encoding.concatenated`, but the chat stays whole: a text over the limit loses the end of its input.
+        """Concatenate as `Encoding.concatenated`, but truncate inside the chat's frame.
 
-        An input keeps up to half of what the template leaves; an instruction that is too long then loses its end too.
+        A text over the limit loses the end of its input, which keeps up to half of the tokens that the template leaves.
+        An instruction that is then still too long loses its end too.
         """
-        if budget is None or not budget.truncate:
+        if not budget.truncate:
             return super().concatenated(task_instruction, examples, text, budget)
-        tail, bare, told = self._input(text), self._input(""), stripped(task_instruction)
-        head = self._with_examples(told, examples, lambda head: budget.fits(head + tail))
+        tail, bare, instruction = self._input(text), self._input(""), stripped(task_instruction)
+        head = self._with_examples(instruction, examples, lambda head: budget.fits(head + tail))
         if budget.fits(head + tail):
             return head + tail
         half = (budget.limit - budget.count(self._definition("") + bare)) // 2
         rest = replace(budget, limit=budget.limit - min(budget.count(tail) - budget.count(bare), half))
         if not rest.fits(head + bare):
-            head = rest.shorten(told, lambda t: self._definition(t) + bare).removesuffix(bare)
+            head = rest.shorten(instruction, lambda t: self._definition(t) + bare).removesuffix(bare)
         return head + tail if budget.fits(head + tail) else budget.shorten(text, lambda t: head + self._input(t))
 
     def _with_examples(self, text: str, examples: Sequence[Example], fits: Callable[[str], bool]) -> str:
-        for number, example in enumerate(examples[: self.positives], start=1):
-            longer = text + self._example(number, example)
-            if not fits(self._definition(longer)):
-                break
-            text = longer
-        return self._definition(text)
+        return self._definition(
+            while_fitting(text, self._parts(examples), lambda longer: fits(self._definition(longer)))
+        )
 
     def _definition(self, text: str) -> str:
         return self.opening + text + self.told
@@ -133,18 +132,17 @@ class ChatEncoding(Encoding):
         return self.asking + text.strip() + self.closing
 
     def alone_text(self, text: str) -> str:
-        """Return an input that is asked without any instruction, in its frame."""
+        """Return an input without any instruction, in its frame."""
         return self.alone_opening + text.strip() + self.alone_closing
 
 
 def chat_encoding(
     tokenizer: Any, positives: int = 0, arguments: Mapping[str, Any] | None = None
 ) -> tuple[ChatEncoding, bool]:
-    """The encoding of a tokenizer's own chat template.
+    """Make the encoding of a tokenizer's chat template.
 
-    A template that has no system message, as Gemma's and Mistral's, gets the instruction at the start of the user's
-    message. `a` ends before a special token between instruction and input if there is one: no token can span the two
-    there.
+    If a template has no system message, as Gemma's and Mistral's, the instruction is at the start of the user's
+    message. `a` ends before a special token between instruction and input if there is one, so that no token spans both.
 
     Args:
         tokenizer: One of transformers' tokenizers.
@@ -165,17 +163,21 @@ def chat_encoding(
     taken = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"kwargs"}
     if odd := sorted(taken & arguments.keys()):
         raise ConfigError(f"template_arguments: expected arguments of the chat template, got {odd[0]!r}, which is set")
-    found = _encoding(_Template(tokenizer, arguments), tokenizer, positives)
-    others = [_encoding(_Template(tokenizer, arguments, day), tokenizer, positives) for day in ("3 May", "4 June")]
+    found, *others = (_encoding(tokenizer, arguments, day, positives) for day in (None, "3 May", "4 June"))
     return found, others[0] != others[1]
 
 
-def _encoding(template: "_Template", tokenizer: Any, positives: int) -> ChatEncoding:
-    system = [{"role": "system", "content": _TOLD}, {"role": "user", "content": _ASKED}]
-    user = [{"role": "user", "content": _TOLD + JOIN + _ASKED}]
-    alone = _parts(template, [{"role": "user", "content": _ASKED}], [_ASKED])
+def _encoding(tokenizer: Any, arguments: Mapping[str, Any], day: str | None, positives: int) -> ChatEncoding:
+    """Return the encoding of a tokenizer's template, which with `day` writes that instead of today's date."""
+    text: str = tokenizer.get_chat_template()
+    if day is not None:  # a macro hides transformers' function of the same name
+        text = f"{{% macro strftime_now(format) %}}{day}{{% endmacro %}}{{{{ '' }}}}{text}"
+    render = partial(tokenizer.apply_chat_template, chat_template=text, tokenize=False, **arguments)
+    system = [{"role": "system", "content": _INSTRUCTION}, {"role": "user", "content": _INPUT}]
+    user = [{"role": "user", "content": _INSTRUCTION + JOIN + _INPUT}]
+    alone = _parts(render, [{"role": "user", "content": _INPUT}], [_INPUT])
     for messages in (system, user):
-        parts = _parts(template, messages, [_TOLD, _ASKED])
+        parts = _parts(render, messages, [_INSTRUCTION, _INPUT])
         if parts is None or alone is None:
             continue
         opening, between, closing, space, ending = parts
@@ -189,36 +191,17 @@ def _encoding(template: "_Template", tokenizer: Any, positives: int) -> ChatEnco
     )
 
 
-@dataclass(frozen=True)
-class _Template:
-    """A tokenizer's chat template with its arguments; with `day` it writes that instead of today's date."""
-
-    tokenizer: Any
-    arguments: Mapping[str, Any]
-    day: str | None = None
-
-    def render(self, messages: list[dict[str, str]], *, start_answer: bool) -> str:
-        """The text of a conversation, with what starts the assistant's answer if asked for."""
-        text: str = self.tokenizer.get_chat_template()
-        if self.day is not None:  # a macro hides transformers' function of the same name
-            text = f"{{% macro strftime_now(format) %}}{self.day}{{% endmacro %}}{{{{ '' }}}}{text}"
-        rendered: str = self.tokenizer.apply_chat_template(
-            messages, chat_template=text, tokenize=False, add_generation_prompt=start_answer, **self.arguments
-        )
-        return rendered
-
-
-def _parts(template: _Template, messages: list[dict[str, str]], marks: list[str]) -> list[str] | None:
+def _parts(render: Callable[..., str], messages: list[dict[str, str]], marks: list[str]) -> list[str] | None:
     """Return the text before each mark, before the answer, the white space right before it, and the text after it."""
-    answered = [*messages, {"role": "assistant", "content": _ANSWERED}]
+    answered = [*messages, {"role": "assistant", "content": _ANSWER}]
     try:
-        prompt = template.render(messages, start_answer=True)
-        whole = template.render(answered, start_answer=False)
+        prompt = render(messages, add_generation_prompt=True)
+        whole = render(answered, add_generation_prompt=False)
     except TemplateError:  # such as that of a template that knows no system
         return None
-    if any(prompt.count(mark) != 1 for mark in marks) or whole.count(_ANSWERED) != 1:
+    if any(prompt.count(mark) != 1 for mark in marks) or whole.count(_ANSWER) != 1:
         return None
-    before, _, ending = whole.partition(_ANSWERED)
+    before, _, ending = whole.partition(_ANSWER)
     if any(mark not in before for mark in marks):
         return None
     if not before.startswith(prompt):
@@ -241,7 +224,7 @@ def _parts(template: _Template, messages: list[dict[str, str]], marks: list[str]
 
 def _tail(text: str) -> str:
     """Return the text after the input."""
-    return text.rpartition(_ASKED)[2]
+    return text.rpartition(_INPUT)[2]
 
 
 def special_tokens(tokenizer: Any) -> set[str]:

@@ -20,8 +20,9 @@ from tagi.settings.text import IGNORED, TextSettings
 class TextEncoder:
     """A tokenizer with an encoding and its limits.
 
-    With `truncate` a text over its limit is cut; without, it is an `InputError`, as an empty input always is. The text
-    of a control token (`tagi.data.text.control`) in an instruction, an example, an input or an output is ordinary text.
+    With `truncate` a text over its limit is truncated; without, it is an `InputError`, as an empty input always is. The
+    text of a control token (`tagi.data.text.control`) in an instruction, an example, an input or an output is ordinary
+    text.
     """
 
     closes: ClassVar[bool] = True
@@ -32,28 +33,27 @@ class TextEncoder:
         self.settings = settings
         self.encoding: Encoding = self._encoding()
         self._tokens = UserTextTokenizer(tokenizer, added=settings.encoding == ChatEncoding.name)
-        # How an instruction, and a text that wants an answer, become tokens.
-        self._told: Tokenizer = self._tokens
-        self._asked: Tokenizer = self._tokens
+        self._instructions: Tokenizer = self._tokens
+        self._prompts: Tokenizer = self._tokens
 
     def instruction(self, text: str, examples: Sequence[Example] = (), *, truncate: bool = False) -> list[int]:
         """Token ids of `a`: the instruction with its demonstrations, or these alone where no instruction is read."""
         a = self._instruction(text, examples, truncate)
-        return self._ids(a, self.settings.max_instruction_tokens, self._told)
+        return self._ids(a, self.settings.max_instruction_tokens, self._instructions)
 
     def instruction_text(self, text: str, examples: Sequence[Example] = (), *, truncate: bool = False) -> str:
         """Return the text whose tokens `instruction` returns."""
         return self._instruction(text, examples, truncate).replace(BREAK, "")
 
     def _instruction(self, text: str, examples: Sequence[Example], truncate: bool) -> str:
-        budget = Budget(self._told, self.settings.max_instruction_tokens, truncate)
+        budget = Budget(self._instructions, self.settings.max_instruction_tokens, truncate)
         text, examples = self._escaped(text, examples)
         if self.settings.reads == "demonstrations":
             return self.encoding.demonstrations(examples[: self.settings.positives or None], budget)
         return self.encoding.instruction(text, examples, budget)
 
     def of_task(self, task: Task, *, truncate: bool = False) -> list[int]:
-        """Token ids of all that is read of a task apart from its inputs."""
+        """Return the token ids of all that is read of a task besides its inputs."""
         by_shots = self.settings.reads == "demonstrations" and not self.settings.positives
         try:
             return self.instruction(task.instruction, task.shots if by_shots else task.examples, truncate=truncate)
@@ -61,17 +61,13 @@ class TextEncoder:
             raise InputError(f"{task.name}: {error}") from error
 
     def demonstration(self, example: Example) -> list[int]:
-        """Token ids of a labelled example as FiD-ICL has it, without special tokens.
+        """Return the token ids of a labelled example in FiD-ICL's form, without special tokens.
 
-        Its input is cut at the limit of inputs, its output at that of targets.
+        Its input is truncated to the limit of inputs, its output to that of targets.
         """
-
-        def plain(text: str, limit: int | None = None) -> list[int]:
-            return self.document(text)[:limit]
-
-        given = plain(example.input, self.settings.max_input_tokens)
-        answered = plain(example.output, self.settings.max_target_tokens)
-        return [*plain(INPUT_MARK), *given, *plain(OUTPUT_MARK), *answered]
+        shown = self.document(example.input)[: self.settings.max_input_tokens]
+        answer = self.document(example.output)[: self.settings.max_target_tokens]
+        return [*self.document(INPUT_MARK), *shown, *self.document(OUTPUT_MARK), *answer]
 
     def document(self, text: str) -> list[int]:
         """Token ids of a text by itself: no frame, no limit and no special tokens."""
@@ -84,12 +80,12 @@ class TextEncoder:
         Users may not give an empty instruction; evaluation compares with it.
         """
         frame = self.encoding.frame() if self.settings.reads == "instruction" else ""
-        ids = self._ids(frame, self.settings.max_instruction_tokens, self._told)
-        return ids or [self.tokenizer.eos_token_id]  # a tokenizer that adds no end of its own
+        ids = self._ids(frame, self.settings.max_instruction_tokens, self._instructions)
+        return ids or [self.tokenizer.eos_token_id]  # a tokenizer may add no end token
 
     def input(self, text: str, *, truncate: bool = False) -> list[int]:
         """Token ids of `b`."""
-        return self._within(text, self.encoding.input, self._asked, truncate)
+        return self._within(text, self.encoding.input, self._prompts, truncate)
 
     def _within(
         self, text: str, encode: Callable[[str, Budget], str], tokenizer: Tokenizer, truncate: bool
@@ -100,10 +96,10 @@ class TextEncoder:
         return self._ids(encode(self._tokens.escape(text), Budget(tokenizer, limit, truncate)), limit, tokenizer)
 
     def alone(self, text: str, *, truncate: bool = False) -> list[int]:
-        """Token ids of an input that is asked without any instruction.
+        """Return the token ids of an input without any instruction.
 
-        A chat template writes it as a conversation with a user's message alone, which any chat endpoint makes of it. In
-        all other encodings it is the same as `input`.
+        A chat template writes it as a conversation with a user message only, as any chat endpoint does. In all other
+        encodings it is the same as `input`.
         """
         return self.input(text, truncate=truncate)
 
@@ -117,18 +113,21 @@ class TextEncoder:
     def concatenated(
         self, instruction: str, examples: Sequence[Example], text: str, *, truncate: bool = False
     ) -> list[int]:
-        """Token ids of `a + b` in one text, within the limit of the input, or `apart` each within its own."""
+        """Return the token ids of `a + b` in one text.
+
+        The limit of inputs is that of both together; with `text.apart` each has its own limit.
+        """
         _not_empty(text)
         if self.settings.apart:
-            told = self.instruction(instruction, examples, truncate=truncate)
-            return [*told, *self.continuation(text, truncate=truncate)]
+            before = self.instruction(instruction, examples, truncate=truncate)
+            return [*before, *self.continuation(text, truncate=truncate)]
         limit, text = self.settings.max_input_tokens, self._tokens.escape(text)
         instruction, examples = self._escaped(instruction, examples)
-        joined = self.encoding.concatenated(instruction, examples, text, Budget(self._asked, limit, truncate))
-        return self._ids(joined, limit, self._asked)
+        joined = self.encoding.concatenated(instruction, examples, text, Budget(self._prompts, limit, truncate))
+        return self._ids(joined, limit, self._prompts)
 
     def target(self, text: str, *, truncate: bool = True) -> list[int]:
-        """Token ids of an output, cut at its limit."""
+        """Return the token ids of an output, by default truncated to its limit."""
         ids, end = self._target(self._tokens.escape(text))
         limit, tokens = self.settings.max_target_tokens, len(ids) + len(end)
         if tokens > limit and not truncate:
@@ -184,7 +183,7 @@ class TextEncoder:
         return encoding_from_name(self.settings.encoding, self.settings.positives)
 
     def _ids(self, text: str, limit: int, tokens: Tokenizer) -> list[int]:
-        # Cut here: a fast tokenizer keeps its truncation as state, which two threads may not change at once.
+        # Truncated here: a fast tokenizer keeps its truncation as state, which two threads may not change at once.
         ids: list[int] = tokens(text)["input_ids"]
         if len(ids) <= limit:
             return ids
@@ -211,10 +210,10 @@ class CausalTextEncoder(TextEncoder):
         super().__init__(tokenizer, settings)
         if tokenizer.eos_token_id is None:
             raise ConfigError("expected a tokenizer with an end-of-sequence token, got one without")
-        complete = isinstance(self.encoding, ChatEncoding)
-        self._told = _Unclosed(self._tokens, complete=complete)
-        self._asked = _Unclosed(self._tokens, self.encoding.cued, complete=complete)
-        self._continued = _Following(self._tokens, self.encoding.frame(), self.encoding.separator, self.encoding.cued)
+        self._instructions = _OpenText(self._tokens, self._unclosed)
+        self._prompts = _OpenText(self._tokens, lambda text: self._unclosed(self.encoding.cued(text)))
+        self._continued = _OpenText(self._tokens, self._following)
+        self._special = tuple(special_tokens(tokenizer))
         self._cue: list[int] = self._after("x", self.encoding.cue)
         self._end: int = self._ending()
 
@@ -226,15 +225,15 @@ class CausalTextEncoder(TextEncoder):
 
     def input(self, text: str, *, truncate: bool = False) -> list[int]:
         """Token ids of `b`. In a chat it goes on from an instruction, and no token marks it as the start of a text."""
-        if isinstance(self.encoding, ChatEncoding) and not self._starts_special(self.encoding.asking):
+        if isinstance(self.encoding, ChatEncoding) and not self.encoding.asking.startswith(self._special):
             return self._within(text, self.encoding.input, self._continued, truncate)
         return super().input(text, truncate=truncate)
 
     def alone(self, text: str, *, truncate: bool = False) -> list[int]:
-        """Token ids of an input that is asked without any instruction."""
+        """Return the token ids of an input without any instruction."""
         if not isinstance(self.encoding, ChatEncoding):
             return self.input(text, truncate=truncate)
-        return self._within(text, self.encoding.alone, self._told, truncate)
+        return self._within(text, self.encoding.alone, self._instructions, truncate)
 
     def continuation(self, text: str, *, truncate: bool = False) -> list[int]:
         """Token ids of an input that follows an instruction which has been read already."""
@@ -253,25 +252,30 @@ class CausalTextEncoder(TextEncoder):
         if settings.frame is not None:
             return ChatEncoding.of_pieces(settings.frame, settings.positives)
         encoding, dated = chat_encoding(self.tokenizer, settings.positives, settings.template_arguments)
-        if dated:  # kept as it was written today
+        if dated:  # tomorrow the template would write another text
             self.settings = replace(settings, frame=encoding.pieces())
         return encoding
 
-    def _starts_special(self, text: str) -> bool:
-        return any(text.startswith(token) for token in special_tokens(self.tokenizer))
+    def _unclosed(self, text: str) -> list[int]:
+        """Return the token ids of a text that goes on: no token closes it. A chat holds its special tokens already."""
+        chat = isinstance(self.encoding, ChatEncoding)
+        ids: list[int] = self._tokens(text, add_special_tokens=not chat)["input_ids"]
+        return ids if chat or ids[-1] != self.tokenizer.eos_token_id else ids[:-1]
+
+    def _following(self, text: str) -> list[int]:
+        """Return the token ids of an input, with its cue, that goes on from an instruction."""
+        return self._tokens.following(self.encoding.separator + self.encoding.cued(text), self.encoding.frame())
 
     def _ending(self) -> int:
         """Return the token that ends an answer: end-of-sequence, or the chat template's special token for it."""
         end: int = self.tokenizer.eos_token_id
-        if not isinstance(self.encoding, ChatEncoding):
-            return end
-        ids = self.tokenizer(self.encoding.ending, add_special_tokens=False)["input_ids"]
-        return next(
-            (token for token in ids[:1] if self.tokenizer.decode([token]) in special_tokens(self.tokenizer)), end
-        )
+        if isinstance(self.encoding, ChatEncoding):
+            first: list[int] = self.tokenizer(self.encoding.ending, add_special_tokens=False)["input_ids"][:1]
+            return first[0] if self.tokenizer.decode(first) in self._special else end
+        return end
 
     def _kept(self, ids: list[int], tokens: Tokenizer) -> list[int]:
-        return [] if tokens is self._told else self._cue
+        return [] if tokens is self._instructions else self._cue
 
     def _after(self, before: str, text: str) -> list[int]:
         """Token ids of `text` where it follows `before`: some tokenizers mark the start of every text."""
@@ -282,37 +286,17 @@ class CausalTextEncoder(TextEncoder):
 
 
 @dataclass(frozen=True)
-class _Unclosed:
-    """A tokenizer whose texts go on: `finish` brings a text to its end, and no token closes it.
-
-    A `complete` text has all special tokens in it already.
-    """
+class _OpenText:
+    """A tokenizer of texts that others follow: `tokens` gives a text's tokens, and `tokenizer` decodes them."""
 
     tokenizer: UserTextTokenizer
-    finish: Callable[[str], str] = str
-    complete: bool = False
+    tokens: Callable[[str], list[int]]
 
     def __call__(self, text: str, /) -> Mapping[str, Any]:
-        if self.complete:
-            return {"input_ids": self.tokenizer(self.finish(text), add_special_tokens=False)["input_ids"]}
-        ids: list[int] = self.tokenizer(self.finish(text))["input_ids"]
-        return {"input_ids": ids[:-1] if ids[-1] == self.tokenizer.tokenizer.eos_token_id else ids}
+        return {"input_ids": self.tokens(text)}
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         return self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
-
-
-@dataclass(frozen=True)
-class _Following:
-    """A tokenizer of texts that go on from another: after `before` and the separator, and `finish` ends them."""
-
-    tokenizer: UserTextTokenizer
-    before: str
-    separator: str
-    finish: Callable[[str], str]
-
-    def __call__(self, text: str, /) -> Mapping[str, Any]:
-        return {"input_ids": self.tokenizer.following(self.separator + self.finish(text), self.before)}
 
 
 def _pad(sequences: Sequence[list[int]], filler: int, *, left: bool = False) -> tuple[Tensor, Tensor]:

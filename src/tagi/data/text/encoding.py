@@ -5,7 +5,7 @@ Encodings are pure text. Lengths are counted by the tokenizer given with a limit
 
 import string
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -18,19 +18,14 @@ INPUT_MARK, OUTPUT_MARK = "# Input #", "# Output #"
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """Anything with which `tokenizer(text)["input_ids"]` gives token ids, as transformers' tokenizers do."""
+    """What encodings need of a tokenizer, as transformers' tokenizers offer it."""
 
     def __call__(self, text: str, /) -> Mapping[str, Any]:
-        """The text's tokens under `input_ids`, special tokens included."""
+        """Return the text's tokens under `input_ids`, special tokens included."""
         ...
 
-
-@runtime_checkable
-class DecodingTokenizer(Tokenizer, Protocol):
-    """A tokenizer that turns tokens back into text, which truncating a concatenated prompt needs."""
-
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of the tokens."""
+        """Return the text of the tokens. Only the truncation of a concatenated prompt needs it."""
         ...
 
 
@@ -39,19 +34,18 @@ class Budget:
     """How long a text may be.
 
     Args:
-        tokenizer: Counts tokens, special tokens included.
+        tokenizer: Counts tokens, special tokens included. None counts nothing, so that every text fits.
         limit: Most tokens of the text.
         truncate: Whether a text over the limit is truncated. If not, it is an `InputError` that names count and limit.
     """
 
-    tokenizer: Tokenizer
-    limit: int
+    tokenizer: Tokenizer | None
+    limit: int = 0
     truncate: bool = False
 
     def ids(self, text: str) -> Sequence[int]:
         """Return the text's tokens."""
-        ids: Sequence[int] = self.tokenizer(text)["input_ids"]
-        return ids
+        return () if self.tokenizer is None else self.tokenizer(text)["input_ids"]
 
     def count(self, text: str) -> int:
         """Return the number of tokens."""
@@ -77,13 +71,6 @@ class Budget:
         if not self.truncate and not self.fits(text):
             raise InputError(too_long(what, self.count(text), self.limit))
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of tokens, without special ones."""
-        if not isinstance(self.tokenizer, DecodingTokenizer):
-            kind = type(self.tokenizer).__name__
-            raise TypeError(f"truncation needs a tokenizer that can decode, got {kind}")
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
-
     def shorten(self, text: str, render: Callable[[str], str]) -> str:
         """Return `render` of the longest start of `text` with which the whole fits."""
         fitting, over = 0, len(text)
@@ -99,12 +86,15 @@ class Budget:
         return render(start)
 
 
+UNLIMITED = Budget(None)
+
+
 @dataclass(frozen=True)
 class Encoding(ABC):
     """How a task and an input become text.
 
-    A budget limits a text's tokens; None does not. An example that would take the text past the limit is left out, and
-    so are those after it.
+    A budget limits a text's tokens. An example that would take the text past the limit is left out, and so are those
+    after it.
 
     Args:
         positives: Number of positive examples that `a` may hold.
@@ -128,14 +118,12 @@ class Encoding(ABC):
         if self.positives < 0:
             raise ConfigError(f"encoding: expected 0 or more positive examples, got {self.positives}")
 
-    def instruction(self, task_instruction: str, examples: Sequence[Example] = (), budget: Budget | None = None) -> str:
+    def instruction(self, task_instruction: str, examples: Sequence[Example] = (), budget: Budget = UNLIMITED) -> str:
         """Return `a`: the instruction, then as many of the first `positives` examples as fit.
 
         Raises `InputError` for an empty instruction and for one over the limit, unless its end may be truncated.
         """
         text = stripped(task_instruction)
-        if budget is None:
-            return self._with_examples(text, examples, lambda _: True)
         fitted = budget.fitted(text, self._definition, "the instruction")
         return self._with_examples(text, examples, budget.fits) if fitted == self._definition(text) else fitted
 
@@ -143,15 +131,15 @@ class Encoding(ABC):
         """Return the frame of an instruction, without an instruction in it."""
         return self._definition("")
 
-    def input(self, text: str, budget: Budget | None = None) -> str:
+    def input(self, text: str, budget: Budget = UNLIMITED) -> str:
         """Return `b`: the input as the model reads it.
 
         Raises `InputError` for an input over the limit, unless its end may be truncated; what frames it is kept.
         """
-        return self._input(text) if budget is None else budget.fitted(text, self._input, "the input")
+        return budget.fitted(text, self._input, "the input")
 
     def concatenated(
-        self, task_instruction: str, examples: Sequence[Example], text: str, budget: Budget | None = None
+        self, task_instruction: str, examples: Sequence[Example], text: str, budget: Budget = UNLIMITED
     ) -> str:
         """Return `a`, the separator and `b` in one text; the limit applies to all of it.
 
@@ -160,50 +148,38 @@ class Encoding(ABC):
         limit, so tokenize with truncation.
         """
         definition, tail = stripped(task_instruction), self.separator + self._input(text)
-        if budget is None:
-            return self._with_examples(definition, examples, lambda _: True) + tail
         prompt = self._with_examples(definition, examples, lambda head: budget.fits(head + tail)) + tail
-        if budget.fits(prompt):
+        if budget.tokenizer is None or budget.fits(prompt):
             return prompt
         budget.check(prompt, "the instruction and the input together")
-        return budget.decode(budget.ids(prompt)[: budget.limit])
+        return budget.tokenizer.decode(budget.ids(prompt)[: budget.limit], skip_special_tokens=True)
 
-    def demonstrations(self, examples: Sequence[Example], budget: Budget | None = None) -> str:
+    def demonstrations(self, examples: Sequence[Example], budget: Budget = UNLIMITED) -> str:
         """Return examples alone, without an instruction: as many of the first as fit.
 
         Raises `InputError` for no examples, and for a first one over the limit, unless its end may be truncated.
         """
         if not examples:
             raise InputError("expected demonstrations, which are read in the instruction's place, got none")
-        text = ""
-        for number, example in enumerate(examples, start=1):
-            longer = text + self._alone(number, example)
-            if budget is not None and not budget.fits(longer):
-                break
-            text = longer
-        if text or budget is None:
+        parts = [self._alone(number, example) for number, example in enumerate(examples, start=1)]
+        first, text = parts[0], while_fitting("", parts, budget.fits)
+        if text:
             return text.strip()
-        first = self._alone(1, examples[0])
         budget.check(first, "the demonstration")
         return budget.shorten(first.strip(), str)
 
     def cued(self, prompt: str) -> str:
-        """`prompt` as a decoder-only model reads it: its cue last, no space after it.
-
-        The space belongs to the answer: most tokenizers write " cat" as one token.
-        """
+        """Return `prompt` as a decoder-only model reads it: its cue last, without a space after it."""
         text = prompt.rstrip()
         return text if text.endswith(self.cue) else text + self.cue
 
     def _with_examples(self, text: str, examples: Sequence[Example], fits: Callable[[str], bool]) -> str:
-        """The instruction with the first examples, up to the first that does not fit."""
-        head = self._definition(text)
-        for number, example in enumerate(examples[: self.positives], start=1):
-            longer = head + self._example(number, example)
-            if not fits(longer):
-                break
-            head = longer
-        return head
+        """Return the instruction with the first examples, up to the first that does not fit."""
+        return while_fitting(self._definition(text), self._parts(examples), fits)
+
+    def _parts(self, examples: Sequence[Example]) -> Iterable[str]:
+        """Return what each of the first `positives` examples adds to an instruction."""
+        return (self._example(number, example) for number, example in enumerate(examples[: self.positives], start=1))
 
     @abstractmethod
     def _definition(self, text: str) -> str:
@@ -282,6 +258,15 @@ def stripped(task_instruction: str) -> str:
     text = task_instruction.strip()
     if not text:
         raise InputError("expected an instruction, got an empty text")
+    return text
+
+
+def while_fitting(text: str, parts: Iterable[str], fits: Callable[[str], bool]) -> str:
+    """Return the text followed by parts, up to the first with which it does not fit."""
+    for part in parts:
+        if not fits(text + part):
+            break
+        text += part
     return text
 
 

@@ -11,15 +11,9 @@ from tagi.errors import DataError
 
 Inventory = Literal["train", "heldout"]
 
-TEMPLATES: Mapping[Inventory, tuple[str, ...]] = {
-    "train": tuple(LANGUAGE["templates"]["train"]),
-    "heldout": tuple(LANGUAGE["templates"]["heldout"]),
-}
+TEMPLATES: Mapping[Inventory, list[str]] = LANGUAGE["templates"]
 
-PHRASES: Mapping[str, Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
-    factor: {value: (tuple(own["train"]), tuple(own["heldout"])) for value, own in values.items()}
-    for factor, values in LANGUAGE["phrases"].items()
-}
+PHRASES: Mapping[str, Mapping[str, Mapping[Inventory, list[str]]]] = LANGUAGE["phrases"]
 """Factor (a kind, the word map) -> value -> its phrases in training and those held out."""
 
 
@@ -70,6 +64,6 @@ def wording_words(inventory: Inventory = "train") -> frozenset[str]:
     return frozenset(word for text in texts for word in text.split())
 
 
-def _choices(factor: str, value: str, inventory: Inventory) -> tuple[str, ...]:
-    train, heldout = PHRASES[factor][value]
-    return train if inventory == "train" else train + heldout
+def _choices(factor: str, value: str, inventory: Inventory) -> list[str]:
+    phrases = PHRASES[factor][value]
+    return phrases["train"] if inventory == "train" else phrases["train"] + phrases["heldout"]

@@ -10,7 +10,7 @@ from tagi.adapters.attach import detached
 from tagi.backbones.modes import evaluating
 from tagi.backbones.shapes import Labels, Logits
 from tagi.data.batches import Sample, draw_examples
-from tagi.data.task import Example, Task
+from tagi.data.task import Example
 from tagi.errors import DataError
 from tagi.methods.fid import FidICL
 from tagi.methods.objective.teachers import Teacher
@@ -20,8 +20,8 @@ from tagi.methods.protocol import Batch
 class FidTeacher(Teacher):
     """Reads `count` demonstrations of the sample's task, then its input.
 
-    They are a task's first in the order that `seed` draws, other than the sample's own input: the same for a sample
-    whenever it comes, and nearly the same for all samples of a task, so that a batch encodes them once.
+    These are the task's first in the order that `seed` draws, without the sample's own input: always the same for a
+    sample, and nearly the same for all samples of a task, so that a batch encodes them once.
     """
 
     def __init__(self, method: FidICL, *, count: int, seed: int = 0) -> None:
@@ -39,7 +39,7 @@ class FidTeacher(Teacher):
 
     @torch.no_grad()
     def logits(self, batch: Batch, labels: Labels) -> Logits:
-        """P_teacher(. | demonstrations; b), with nothing of the student's call in force and without dropout."""
+        """Return logits of P_teacher(. | demonstrations; b), without dropout and without the student's attachment."""
         with detached(), evaluating(self.method):
             return self.method.logits(labels=labels, **batch)
 
@@ -53,13 +53,10 @@ class FidTeacher(Teacher):
         }
 
     def _shots(self, sample: Sample) -> tuple[Example, ...]:
-        others = [one for one in self._drawn(sample.task) if one.input != sample.input]
-        if not others:
-            raise DataError(f"{sample.task.name}: expected other inputs to show FiD-ICL beside one, got none")
-        return tuple(others[: self.count])
-
-    def _drawn(self, task: Task) -> list[Example]:
-        """One more than is shown: the sample's own may be among them."""
-        if task.name not in self._first:
+        task = sample.task
+        if task.name not in self._first:  # one more than is shown, since the sample itself may be among them
             self._first[task.name] = draw_examples(task.name, task.instances, self.seed)[: self.count + 1]
-        return self._first[task.name]
+        others = [one for one in self._first[task.name] if one.input != sample.input]
+        if not others:
+            raise DataError(f"{task.name}: expected other inputs to show FiD-ICL beside one, got none")
+        return tuple(others[: self.count])

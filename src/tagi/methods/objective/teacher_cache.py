@@ -1,4 +1,4 @@
-"""A teacher's distributions computed once ahead, so that it need not sit in memory while its student is trained."""
+"""A teacher's distributions, computed before training so that the teacher need not be in memory during it."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from tagi.backbones.shapes import Scalar
 from tagi.data.batches import Sample
@@ -25,7 +26,7 @@ from tagi.methods.protocol import Batch
 _IDENTITY = "cache.json"
 _SHARD = 2048
 _TOLERANCE = 0.02
-"""Log-probabilities are kept in half precision, and a batch of another make-up rounds otherwise."""
+"""Log-probabilities are stored in half precision, and their rounding depends on the other samples of a batch."""
 
 
 def sample_key(sample: Sample) -> str:
@@ -45,7 +46,7 @@ def distinct_samples(batches: Iterable[Sequence[Sample]]) -> dict[str, Sample]:
 
 
 class TeacherCache:
-    """Reads what `CacheWriter` left: per sample the largest log-probabilities at each of its target's tokens."""
+    """Reads what `CacheWriter` wrote: for each sample the largest log-probabilities at its target's tokens."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,22 +66,16 @@ class TeacherCache:
 
         Raises `CheckpointError` for a sample that is not in the cache.
         """
-        found = [self.kept(sample) for sample in samples]
-        length = max(values.shape[0] for values, _ in found)
-        kept = found[0][0].shape[1]
-        # Padding is ignored by its labels: any distribution that gives no NaN will do.
-        values = torch.full((len(found), length, kept), -float(torch.tensor(kept + 1.0).log()))
-        indices = torch.arange(kept).expand(len(found), length, kept).clone()
-        for row, (own_values, own_indices) in enumerate(found):
-            values[row, : own_values.shape[0]] = own_values.float()
-            indices[row, : own_indices.shape[0]] = own_indices.long()
-        return {"values": values, "indices": indices}
+        found = [self.entry(sample) for sample in samples]
+        # The loss leaves out padding: its labels say where it is.
+        values = pad_sequence([values.float() for values, _ in found], batch_first=True)
+        return {"values": values, "indices": pad_sequence([ids.long() for _, ids in found], batch_first=True)}
 
     def distillation(self, batch: Batch, logits: Tensor, labels: Tensor, temperature: float) -> Scalar:
         """Return L_kl of a student's logits (eq. 5) from what `collate` made."""
         return top_distillation_loss(logits, TopLogits(batch["values"], batch["indices"]), labels, temperature)
 
-    def kept(self, sample: Sample) -> tuple[Tensor, Tensor]:
+    def entry(self, sample: Sample) -> tuple[Tensor, Tensor]:
         """Return one sample's log-probabilities and tokens; `CheckpointError` if it is not in the cache."""
         key = sample_key(sample)
         if key not in self._where:
@@ -95,15 +90,15 @@ class TeacherCache:
 
 @dataclass(frozen=True)
 class CacheWriter:
-    """Asks a teacher for every sample once and keeps the largest log-probabilities at each token of the target.
+    """Runs a teacher on every sample once and stores the largest log-probabilities at each token of the target.
 
     Args:
         teacher: The teacher, on `device`.
         text: Turns targets into tokens.
-        top_k: Log-probabilities kept per token.
+        top_k: Log-probabilities stored per token.
         temperature: Temperature of the teacher's distributions.
-        batch_size: Samples asked at once.
-        device: Device on which the teacher is asked.
+        batch_size: Samples in a batch.
+        device: Device on which the teacher runs.
     """
 
     teacher: Teacher
@@ -116,11 +111,10 @@ class CacheWriter:
     def write(
         self, folder: Path, samples: Mapping[str, Sample], advance: Callable[[int], None] = lambda _: None
     ) -> TeacherCache:
-        """Write a cache of the samples, and call `advance` with the number of samples of every part written.
+        """Write a cache of the samples, and call `advance` with the number of samples of every part.
 
-        Parts that an interrupted call has left are kept. Raises `CheckpointError` if the folder was made with another
-        teacher, temperature, limit or other samples, and if its entries are not what the teacher says now, which is
-        checked on a few.
+        Parts of an interrupted call are used. Raises `CheckpointError` if the folder was made with another teacher,
+        temperature, limit or other samples, and if the teacher now gives other values for a few samples.
         """
         _claim(folder, self._identity(samples))
         ordered = list(samples.values())
@@ -135,7 +129,7 @@ class CacheWriter:
         return cache
 
     def _identity(self, samples: Mapping[str, Sample]) -> dict[str, Any]:
-        content = {
+        return {
             "teacher": dict(self.teacher.identity()),
             "text": self.text.settings.as_dict(),
             "top_k": self.top_k,
@@ -143,15 +137,14 @@ class CacheWriter:
             "samples": len(samples),
             "samples_digest": hashlib.sha256("".join(samples).encode()).hexdigest()[:16],
         }
-        return dict(json.loads(json.dumps(content)))
 
     def _write_shard(self, shard: Path, samples: Sequence[Sample]) -> None:
         values, indices, offsets = [], [], [0]
         for start in range(0, len(samples), self.batch_size):
-            for kept, tokens in self._ask(samples[start : start + self.batch_size]):
-                values.append(kept.half())
+            for largest, tokens in self._ask(samples[start : start + self.batch_size]):
+                values.append(largest.half())
                 indices.append(tokens.int())
-                offsets.append(offsets[-1] + kept.shape[0])
+                offsets.append(offsets[-1] + largest.shape[0])
         tensors = {"values": torch.cat(values), "indices": torch.cat(indices), "offsets": torch.tensor(offsets)}
         temporary = shard.with_name(f".{shard.name}")
         save_file(tensors, temporary, metadata={"keys": json.dumps([sample_key(sample) for sample in samples])})
@@ -168,9 +161,9 @@ class CacheWriter:
     def _check(self, cache: TeacherCache, samples: Sequence[Sample]) -> None:
         some = samples[:: max(1, len(samples) // 8)]
         for sample, (now, _) in zip(some, self._ask(some), strict=True):
-            kept, _ = cache.kept(sample)
+            stored, _ = cache.entry(sample)
             room = _TOLERANCE * (1 + float(now.abs().max()))
-            if kept.shape != now.shape or float((kept.float() - now).abs().max()) > room:
+            if stored.shape != now.shape or float((stored.float() - now).abs().max()) > room:
                 raise CheckpointError(
                     f"{cache.folder}: expected what the teacher says of an input of task {sample.task.name!r}, got "
                     "something else: remove the cache to make it anew"
@@ -178,7 +171,7 @@ class CacheWriter:
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    path = folder / _IDENTITY
+    path, identity = folder / _IDENTITY, json.loads(json.dumps(identity))
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(identity, indent=2) + "\n")

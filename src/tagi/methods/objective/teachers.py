@@ -29,28 +29,22 @@ CATALOGUE = "catalogue.json"
 
 
 class Catalogue(nn.Module):
-    """LoRA teachers of several categories as one bank: teacher i is category `categories[i]`'s. Never trained."""
+    """LoRA teachers of several categories as one bank: teacher i is that of `categories[i]`. Never trained."""
 
     def __init__(self, categories: Sequence[str], bank: LoraBank) -> None:
         super().__init__()
         if bank.tasks != len(categories):
             raise ValueError(f"{len(categories)} categories for a bank of {bank.tasks}")
         self.categories = tuple(categories)
-        self.scale = bank.scale
-        self._target_modules = tuple(bank.factors)
         self._index = {category: at for at, category in enumerate(categories)}
-        for at, (a, b) in enumerate(bank.factors.values()):  # in no checkpoint: they lie in their own folders
-            self.register_buffer(f"a{at}", a.detach(), persistent=False)
-            self.register_buffer(f"b{at}", b.detach(), persistent=False)
+        self._shapes = bank.map(lambda tensor: tensor.to("meta"))
+        for name, tensor in bank.tensors().items():  # in no checkpoint: they have their own folders
+            self.register_buffer(name.replace(".", "/"), tensor.detach(), persistent=False)
 
     @property
     def bank(self) -> LoraBank:
-        """All teachers' factors, where the module is."""
-        factors = {
-            module: (self.get_buffer(f"a{at}"), self.get_buffer(f"b{at}"))
-            for at, module in enumerate(self._target_modules)
-        }
-        return LoraBank(factors, self.scale)
+        """All teachers' factors, on the device of the module."""
+        return self._shapes.like({name: self.get_buffer(name.replace(".", "/")) for name in self._shapes.tensors()})
 
     def index(self, category: str) -> int:
         """Return the number of a category's teacher; -1 if it has none."""
@@ -58,7 +52,7 @@ class Catalogue(nn.Module):
 
 
 def catalogue_revision(folder: Path) -> str:
-    """Return a digest over a catalogue and its teachers; `ConfigError` if there is none."""
+    """Return a digest over a catalogue and its teachers. Raises `ConfigError` if there is none."""
     digest = hashlib.sha256()
     if not (folder / CATALOGUE).is_file():
         raise ConfigError(f"{folder}: expected LoRA teachers with a {CATALOGUE}, got none")
@@ -68,7 +62,7 @@ def catalogue_revision(folder: Path) -> str:
 
 
 def read_catalogue(folder: Path, base: BaseModel, *, rank: int, scale: float) -> Catalogue:
-    """The teachers that a training run left in `folder`.
+    """Read the teachers that a training run left in `folder`.
 
     Raises `CheckpointError` if their training is not finished, if one is missing or damaged, or was made for another
     base model, rank or alpha / rank: parameters can be aligned only between equal shapes.
@@ -137,7 +131,10 @@ class ConcatenatedTeacher(Teacher):
         self.revision = revision or backbone.identity.revision
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """One row per sample; `rows` says whose LoRA it gets. A category without a teacher is a `CheckpointError`."""
+        """Return one row per sample, with the number of its teacher in `rows` if there is a catalogue.
+
+        Raises `CheckpointError` for a category without a teacher.
+        """
         texts = [
             self.text.concatenated(sample.instruction, sample.asked.examples, sample.input, truncate=True)
             for sample in samples
@@ -154,10 +151,10 @@ class ConcatenatedTeacher(Teacher):
 
     @torch.no_grad()
     def logits(self, batch: Batch, labels: Labels) -> Logits:
-        """P_teacher(. | a; b), with nothing of the student's call in force and without dropout."""
+        """Return logits of P_teacher(. | a; b), without dropout and without what is attached for the student."""
         hooks, mask = [], batch["input_mask"]
         if self.catalogue is not None:
-            # Only the categories present are laid out per row: a batch has few of them.
+            # Factors are copied per row only for the categories that a batch has, which are few.
             present, inverse = torch.unique(batch["rows"], return_inverse=True)
             hooks.append(self.backbone.hooks(self.catalogue.bank.select(present), inverse))
         with Attachment(*hooks).active(), evaluating(self.backbone):
@@ -170,5 +167,5 @@ class ConcatenatedTeacher(Teacher):
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """No parameter of the module is trained from now on."""
+    """Return the module, in evaluation mode and with parameters that are not trained."""
     return module.requires_grad_(False).eval()
