@@ -54,12 +54,12 @@ def test_every_row_gets_its_task(modules: dict[str, nn.Module]) -> None:
     bank = make_bank()
     rows = torch.tensor([2, 0, 1, 1, 2, 0, 2])
     x = torch.randn(ROWS, TOKENS, D_IN, dtype=torch.float64)
-    for module, module in modules.items():
+    for path, module in modules.items():
         bare = module(x)
         with Attachment(bank.hooks(modules, rows)).active():
             found = module(x)
         for row, task in enumerate(rows.tolist()):
-            assert rounding(found[row], bare[row] + x[row] @ bank.delta(module, task).T) < ROUNDING
+            assert rounding(found[row], bare[row] + x[row] @ bank.delta(path, task).T) < ROUNDING
 
 
 def test_one_task_serves_any_number_of_rows(modules: dict[str, nn.Module]) -> None:
@@ -91,7 +91,7 @@ def test_select_repeats_and_reorders() -> None:
     assert (chosen.tasks, chosen.scale) == (4, bank.scale)
     for at, task in enumerate([2, 0, 0, 1]):
         for module in ("q", "v"):
-            assert torch.equal(chosen.delta(module, at), bank.delta(module, task))
+            assert torch.equal(chosen.delta(module, at), bank.delta(path, task))
 
 
 def test_zero_changes_nothing_to_the_bit(modules: dict[str, nn.Module]) -> None:
@@ -109,7 +109,7 @@ def test_the_mean_is_the_mean_of_updates() -> None:
     mean = bank.mean()
     assert (mean.tasks, mean.rank) == (1, TASKS * RANK)
     for module in ("q", "v"):
-        wanted = torch.stack([bank.delta(module, task) for task in range(TASKS)]).mean(0)
+        wanted = torch.stack([bank.delta(path, task) for task in range(TASKS)]).mean(0)
         assert rounding(mean.delta(module), wanted) < ROUNDING
 
 
@@ -145,7 +145,7 @@ def test_variance_of_updates() -> None:
 def flat_updates(bank: LoraBank) -> torch.Tensor:
     """Delta W of every target module, one row a task."""
     return torch.stack(
-        [torch.cat([bank.delta(module, task).flatten() for module in bank.factors]) for task in range(bank.tasks)]
+        [torch.cat([bank.delta(path, task).flatten() for module in bank.factors]) for task in range(bank.tasks)]
     )
 
 

@@ -120,12 +120,12 @@ def test_what_is_drawn_depends_on_the_seed(name: str) -> None:
         for at in range(3)
     ]
 
-    def draw_examples(seed: int) -> list[str]:
+    def drawn(seed: int) -> list[str]:
         (condition,) = conditions(Echo(), own, (name,), seed=seed)
         return [condition.prepare(index)[0] for index in condition.covered(own)]
 
-    assert draw_examples(4) == draw_examples(4)
-    assert len({tuple(draw_examples(seed)) for seed in range(6)}) > 2
+    assert drawn(4) == drawn(4)
+    assert len({tuple(drawn(seed)) for seed in range(6)}) > 2
 
 
 def test_demonstrations_go_with_their_instruction() -> None:

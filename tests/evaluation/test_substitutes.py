@@ -89,8 +89,8 @@ def test_random_words_are_as_many_from_all_instructions() -> None:
 
 def test_random_words_are_drawn_as_often_as_they_stand_there() -> None:
     own = [Task("a", "x", "often " * 900 + "rare " * 100, ()), Task("b", "x", "rare", ())]
-    draw_examples = random_words(own, 3)[0].instruction.split()
-    assert draw_examples.count("often") == pytest.approx(900, abs=40)  # 4 standard deviations
+    words = random_words(own, 3)[0].instruction.split()
+    assert words.count("often") == pytest.approx(900, abs=40)  # 4 standard deviations
 
 
 @pytest.mark.parametrize("draw", DRAWS)

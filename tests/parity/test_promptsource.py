@@ -59,9 +59,9 @@ def test_every_row_is_what_promptsource_renders(
 def test_random_templates_are_what_promptsource_renders_with_one_of_their_draws(
     oracle: list[Row], templates: dict[tuple[str, str], PromptTemplate], sets: dict[str, list[Row]]
 ) -> None:
-    draw_examples = [row for row in oracle if row["template"] in RANDOM]
-    assert len(draw_examples) == 9
-    for row in draw_examples:
+    drawn = [row for row in oracle if row["template"] in RANDOM]
+    assert len(drawn) == 9
+    for row in drawn:
         template, given = templates[row["dataset"], row["template"]], sets[row["file"]][row["row"]]
         options = range(RANDOM[row["template"]])
         every = [template.render(given, "here", draw=lambda those, at=at: those[at]) for at in options]

@@ -303,11 +303,11 @@ def test_the_shipped_generator_hears_its_instruction(tmp_path: Path) -> None:
 def test_the_recipes_seed_draws_what_is_given(own: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tagi.stages.evaluate.load_method", lambda _: Echo())
 
-    def draw_examples(seed: int) -> tuple[str, float]:
+    def drawn(seed: int) -> tuple[str, float]:
         record = evaluate("toy", own.model_copy(update={"seed": seed}), request=EvaluationRequest(("random",)))
         return record["evaluation"], record["results"]["random"]["overall"]["rougeL"]
 
-    assert draw_examples(0) == draw_examples(0)
-    identities, scores = zip(*(draw_examples(seed) for seed in range(5)), strict=True)
+    assert drawn(0) == drawn(0)
+    identities, scores = zip(*(drawn(seed) for seed in range(5)), strict=True)
     assert len(set(identities)) == 5
     assert len(set(scores)) > 1

@@ -90,8 +90,8 @@ def test_one_input_in_eight_is_for_evaluation() -> None:
 
 def test_inputs_of_a_task_are_different() -> None:
     """Enough of them that independent draws would repeat some."""
-    draw_examples = toy_instances(all_programs()[5], 2500, 0, "eval")
-    assert len({tuple(one.input.split()) for one in draw_examples}) == len({one.id for one in draw_examples}) == 2500
+    drawn = toy_instances(all_programs()[5], 2500, 0, "eval")
+    assert len({tuple(one.input.split()) for one in drawn}) == len({one.id for one in drawn}) == 2500
 
 
 def test_more_instances_append() -> None:

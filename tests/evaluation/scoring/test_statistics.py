@@ -114,13 +114,13 @@ def test_weights_make_a_weighted_mean():
     # As above, but "b" weighs three times as much: both once is (1 + 1 + 1 + 3 * 0) / 6.
     values, tasks, weights = [1, 0, 1, 1], ["a", "b", "a", "a"], [1, 3, 1, 1]
     assert bootstrap_interval(values, tasks, seed=0, level=0.2, weights=weights) == (0.5, 0.5)
-    draw_examples = np.random.default_rng(2).normal(size=40)
+    values = np.random.default_rng(2).normal(size=40)
     clusters = [index % 13 for index in range(40)]
-    plain = bootstrap_interval(draw_examples, clusters, seed=3)
-    assert bootstrap_interval(draw_examples, clusters, seed=3, weights=[0.25] * 40) == pytest.approx(plain)
+    plain = bootstrap_interval(values, clusters, seed=3)
+    assert bootstrap_interval(values, clusters, seed=3, weights=[0.25] * 40) == pytest.approx(plain)
     for wrong in ([1.0] * 39, [1.0] * 39 + [0.0]):
         with pytest.raises(ValueError, match="expected a positive weight for each of 40 values"):
-            bootstrap_interval(draw_examples, clusters, seed=3, weights=wrong)
+            bootstrap_interval(values, clusters, seed=3, weights=wrong)
 
 
 def test_intervals_of_nothing():

@@ -47,9 +47,9 @@ def _expression(environment: PromptEnvironment, node: nodes.Expr, choices: Seque
     alone = nodes.Template([nodes.Output([node])])
     alone.set_environment(environment)
     known = {} if choices is None else {_CHOICES: choices}
-    draw_examples = [node, *node.find_all(nodes.Filter)]
+    random_nodes = [node, *node.find_all(nodes.Filter)]
     if find_undeclared_variables(alone) - known.keys() or any(
-        getattr(one, "name", "") == "choice" for one in draw_examples
+        getattr(one, "name", "") == "choice" for one in random_nodes
     ):
         return _MARK
     return environment.text(environment.compiled(alone), known, lambda options: options[0])

@@ -70,14 +70,14 @@ def toy_tasks(
     tasks = []
     for program in programs:
         wanted = instances_per_task + (examples_per_task if source == "train" else 0)
-        draw_examples = toy_instances(program, wanted, seed, source)
-        shown = draw_examples[instances_per_task:]
+        made = toy_instances(program, wanted, seed, source)
+        shown = made[instances_per_task:]
         if source == "eval":
             shown = toy_instances(program, examples_per_task, seed, "train")
         instruction, *others = wordings(program, 1 + (paraphrases_per_task if split == "train" else 0), seed)
         if split == "unseen":
             others = list(wordings(program, paraphrases_per_task, seed, "heldout"))
         examples = tuple(Example(one.input, one.outputs[0]) for one in shown)
-        instances = draw_examples[:instances_per_task]
+        instances = made[:instances_per_task]
         tasks.append(Task(program.name, program.mapping, instruction, instances, examples, tuple(others)))
     return tasks
