@@ -1,5 +1,6 @@
 """Promises of the package as a whole: what importing it costs, what it exports, what it ships."""
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -89,6 +90,29 @@ def test_the_tour_names_every_folder(repo_root: Path) -> None:
     }
     assert len(folders) > 5
     assert [folder.name for folder in sorted(folders) if f"`src/tagi/{folder.name}`" not in tour] == []
+
+
+MOST_LINES = {"module": 400, "function": 60}
+
+
+def too_long(source: Path) -> list[str]:
+    """Return every module and function under a folder that has too many lines."""
+    found = []
+    for file in sorted(source.rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        sizes = [("module", file.stem, len(text.splitlines()))]
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                sizes.append(("function", node.name, (node.end_lineno or 0) - node.lineno + 1))
+        found += [f"{file.name}: {kind} {name}: {size}" for kind, name, size in sizes if size > MOST_LINES[kind]]
+    return found
+
+
+def test_no_module_and_no_function_is_too_long(repo_root: Path, tmp_path: Path) -> None:
+    assert too_long(repo_root / "src") == []
+    lines = "".join(f"    x = {number}\n" for number in range(60))
+    (tmp_path / "long.py").write_text(f"def much():\n{lines}" + "\n" * 340, encoding="utf-8")
+    assert too_long(tmp_path) == ["long.py: module long: 401", "long.py: function much: 61"]
 
 
 def test_types_and_shapes_are_checked_while_testing() -> None:

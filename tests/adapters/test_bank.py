@@ -91,7 +91,7 @@ def test_select_repeats_and_reorders() -> None:
     assert (chosen.tasks, chosen.scale) == (4, bank.scale)
     for at, task in enumerate([2, 0, 0, 1]):
         for module in ("q", "v"):
-            assert torch.equal(chosen.delta(module, at), bank.delta(path, task))
+            assert torch.equal(chosen.delta(module, at), bank.delta(module, task))
 
 
 def test_zero_changes_nothing_to_the_bit(modules: dict[str, nn.Module]) -> None:
@@ -109,7 +109,7 @@ def test_the_mean_is_the_mean_of_updates() -> None:
     mean = bank.mean()
     assert (mean.tasks, mean.rank) == (1, TASKS * RANK)
     for module in ("q", "v"):
-        wanted = torch.stack([bank.delta(path, task) for task in range(TASKS)]).mean(0)
+        wanted = torch.stack([bank.delta(module, task) for task in range(TASKS)]).mean(0)
         assert rounding(mean.delta(module), wanted) < ROUNDING
 
 
@@ -145,7 +145,7 @@ def test_variance_of_updates() -> None:
 def flat_updates(bank: LoraBank) -> torch.Tensor:
     """Delta W of every target module, one row a task."""
     return torch.stack(
-        [torch.cat([bank.delta(path, task).flatten() for module in bank.factors]) for task in range(bank.tasks)]
+        [torch.cat([bank.delta(module, task).flatten() for module in bank.factors]) for task in range(bank.tasks)]
     )
 
 

@@ -106,22 +106,13 @@ def train_lora(
         progress: Show a bar on a terminal.
     """
     task, steps = task_of(examples), settings.steps
-    rows = min(settings.batch_size, len(examples))
-    training = TrainingSettings(
-        steps=steps,
-        tasks_per_batch=1,
-        queries_per_task=rows,
-        learning_rate=settings.learning_rate,
-        warmup_ratio=_WARMUP if steps * _WARMUP >= 1 else 0.0,  # a single step at rate 0 would be lost
-        seed=settings.seed,
-        save_every=max(1, steps // _SAVES),
-        log_every=max(1, steps // _LOGS),
-    )
-    batches = TaskBatches([task], length=steps, tasks_per_batch=1, queries_per_task=rows, seed=settings.seed)
     model = Refined(adapter)
     outcome: dict[str, Any] = {"history": [], "seconds": 0.0}
     try:
-        if steps:
+        if steps and settings.learning_rate:
+            rows = min(settings.batch_size, len(examples))
+            batches = TaskBatches([task], length=steps, tasks_per_batch=1, queries_per_task=rows, seed=settings.seed)
+            training = _training(settings, rows)
             outcome = train(model, batches, training, folder, identity=identity, resume=resume, progress=progress)
     finally:
         model.release()
@@ -135,3 +126,17 @@ def train_lora(
         **({"earlier": adapter.refined} if adapter.refined else {}),
     }
     return model.refined(record), outcome["seconds"]
+
+
+def _training(settings: Refinement, rows: int) -> TrainingSettings:
+    steps = settings.steps
+    return TrainingSettings(
+        steps=steps,
+        tasks_per_batch=1,
+        queries_per_task=rows,
+        learning_rate=settings.learning_rate,
+        warmup_ratio=_WARMUP if steps * _WARMUP >= 1 else 0.0,  # a single step at rate 0 would be lost
+        seed=settings.seed,
+        save_every=max(1, steps // _SAVES),
+        log_every=max(1, steps // _LOGS),
+    )

@@ -16,7 +16,6 @@ from tagi.adapters.merge import merge, view_with_parameters
 from tagi.api.examples import Demonstration
 from tagi.api.hub import Uploadable
 from tagi.api.refinement import Refinement, check_lora, labelled, split_examples, train_lora
-from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.machine import best_device
 from tagi.errors import DataError, InputError
 from tagi.files import new_folder
@@ -176,7 +175,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
 
     @property
     def _beside(self) -> tuple[str, ...]:
-        decoder_only = isinstance(self.generator.backbone, CausalBackbone)
+        decoder_only = not self.generator.backbone.encoder_decoder
         return self.generator.settings.beside_lora(decoder_only=decoder_only)
 
 

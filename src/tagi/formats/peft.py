@@ -9,7 +9,6 @@ from pydantic import Field
 from transformers.pytorch_utils import Conv1D
 
 from tagi.adapters.bank import LoraBank
-from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.protocol import Backbone
 from tagi.errors import CheckpointError
 from tagi.formats.checkpoint import check_finite, read_some_tensors, write_tensors
@@ -71,7 +70,7 @@ def write_lora(folder: Path, bank: LoraBank, backbone: Backbone) -> None:
     factors = {layer: zip(tensor_names(layer), pair, strict=True) for layer, pair in bank.factors.items()}
     config: dict[str, Any] = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM" if isinstance(backbone, CausalBackbone) else "SEQ_2_SEQ_LM",
+        "task_type": "SEQ_2_SEQ_LM" if backbone.encoder_decoder else "CAUSAL_LM",
         "base_model_name_or_path": base.name,
         "revision": None if base.revision.startswith("sha256:") else base.revision,
         "r": bank.rank,
