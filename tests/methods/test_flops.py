@@ -358,7 +358,9 @@ def test_published_sizes_without_weights(sizes: dict[str, int], chosen: dict[str
     with torch.device("meta"):
         model = build_t5({**fields, "feed_forward_proj": "gated-gelu"})
         backbone = T5Backbone(model, tokenizer(), BaseModel("published", "no weights")).eval()
-        generator = AdapterGenerator(backbone, GeneratorSettings(**chosen), TextSettings()).eval()
+        generator = AdapterGenerator(
+            backbone, GeneratorSettings(**{"alpha": 64.0, "hidden": 128, **chosen}), TextSettings()
+        ).eval()
         ids, states = torch.zeros(1, 70, dtype=torch.long), torch.zeros(1, 70, sizes["d_model"])
         mask = torch.ones(1, 70, dtype=torch.bool)
     cost = TAGI(generator).cost(Lengths(70, 50, 5))
