@@ -11,9 +11,9 @@ from tagi.errors import CheckpointError, ConfigError, DataError, InputError, Tag
 if TYPE_CHECKING:
     from tagi.api.export import export, verify
     from tagi.api.generator import AdapterGenerator, Generator
+    from tagi.api.lora_training import Refinement
     from tagi.api.recipes import evaluate, load_recipe, read_tasks, train
     from tagi.api.refine import refine
-    from tagi.api.refinement import Refinement
     from tagi.api.task_adapter import TaskAdapter
     from tagi.data.task import Example, Instance, Task
     from tagi.settings.recipe import Recipe
@@ -50,7 +50,7 @@ _HOMES = {
     "tagi.api.generator": ("AdapterGenerator", "Generator"),
     "tagi.api.recipes": ("evaluate", "load_recipe", "read_tasks", "train"),
     "tagi.api.refine": ("refine",),
-    "tagi.api.refinement": ("Refinement",),
+    "tagi.api.lora_training": ("Refinement",),
     "tagi.api.task_adapter": ("TaskAdapter",),
     "tagi.data.task": ("Example", "Instance", "Task"),
     "tagi.settings.recipe": ("Recipe",),

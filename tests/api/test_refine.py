@@ -11,8 +11,8 @@ import torch
 from tagi.adapters.bank import LoraBank
 from tagi.api import task_adapter as adapters
 from tagi.api.generator import AdapterGenerator
+from tagi.api.lora_training import Refinement
 from tagi.api.refine import refine
-from tagi.api.refinement import Refinement
 from tagi.api.task_adapter import TaskAdapter
 from tagi.data.task import Example, Instance, Task
 from tagi.data.toy.family import toy_tasks

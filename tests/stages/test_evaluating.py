@@ -136,13 +136,13 @@ def edited(small: Path, tmp_path: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"prediction": ...}, "prediction: field required"),
-        ({"prediction": 3}, "prediction: input should be a valid string, got 3"),
-        ({"references": [3]}, "references.0: input should be a valid string, got 3"),
-        ({"references": []}, "references: tuple should have at least 1 item"),
+        ({"prediction": ...}, "prediction: expected a value, got nothing"),
+        ({"prediction": 3}, "prediction: expected text, got 3"),
+        ({"references": [3]}, "references.0: expected text, got 3"),
+        ({"references": []}, "references: expected a list of at least 1"),
         ({"references": ["cats"]}, "references: expected .* got .'cats'"),
         ({"id": "x"}, "id: expected 'toy-.*, got 'x'"),
-        ({"task_category": None}, "task_category: input should be a valid string"),
+        ({"task_category": None}, "task_category: expected text"),
         ({"more": 1}, "more: "),
     ],
 )

@@ -1,4 +1,4 @@
-"""Sites that are a part of a layer's output: the query or the value of a projection that fuses several.
+"""Target modules that are a part of a layer's output: the query or the value of a projection that fuses several.
 
 Such a target module is named after its layer and its columns, `path[start:stop/period]`: columns start to stop of every
 `period` of the layer's output. GPT-2's value is `...c_attn[48:72/72]`; where each head keeps its query, key and

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from tagi.api.examples import Demonstration
-from tagi.api.refinement import Refinement, check_lora, labelled, split_examples, task_of, train_lora
+from tagi.api.lora_training import Refinement, check_lora, labelled, split_examples, task_of, train_lora
 from tagi.api.task_adapter import TaskAdapter
 from tagi.data.digest import files_digest, tasks_digest
 from tagi.data.readers.jsonl import Labelled, read_labelled

@@ -15,7 +15,7 @@ from tagi.adapters.bank import LoraBank, as_lora
 from tagi.adapters.merge import merge, view_with_parameters
 from tagi.api.examples import Demonstration
 from tagi.api.hub import Uploadable
-from tagi.api.refinement import Refinement, check_lora, labelled, split_examples, train_lora
+from tagi.api.lora_training import Refinement, check_lora, labelled, split_examples, train_lora
 from tagi.backbones.machine import best_device
 from tagi.errors import DataError, InputError
 from tagi.files import new_folder

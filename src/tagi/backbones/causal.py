@@ -61,7 +61,7 @@ class Reading:
 class CausalBackbone(Backbone):
     """Any of transformers' causal language models with its tokenizer.
 
-    Sites are the layers named `q_proj` and `v_proj`; with grouped queries the value is narrower. Where one layer
+    Target modules are the layers `q_proj` and `v_proj`; with grouped queries the value is narrower. Where one layer
     projects query, key and value (GPT-2, GPT-NeoX, Phi-3) they are its query's and its value's columns.
 
     Prompts are padded on the left. A token's position counts the tokens before it that are not padding, so that

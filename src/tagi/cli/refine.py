@@ -52,8 +52,8 @@ def refine(
       tagi refine adapter --examples labelled.jsonl --held-out 20 --steps 200 --out refined
       tagi predict -a refined/adapter "an input"
     """
+    from tagi.api.lora_training import Refinement
     from tagi.api.refine import refine as run
-    from tagi.api.refinement import Refinement
 
     settings = Refinement(steps, learning_rate, batch_size, seed, held_out, truncate)
     record = run(adapter, examples, out, settings, generator=generator, resume=resume, progress=True)

@@ -12,10 +12,6 @@ from tagi.backbones.shapes import InstructionStates, TokenStates
 from tagi.hypernetwork.attention import attend, split_heads
 from tagi.settings.generator import GeneratorSettings
 
-_GATE_GAIN = 10.0
-"""A gate moves by about the learning rate per step under Adam, whatever its gradient: at 1e-3 and without a gain it
-would take a thousand steps to open."""
-
 
 class FusionLayer(nn.Module):
     """`F = S + gate * Attn(LN(S), I_x)`; with `norm="post"` the paper's literal `F = LN(S + Attn(S, I_x))`.

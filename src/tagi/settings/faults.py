@@ -18,7 +18,7 @@ _EXPECTED = {
     "model_type": "an object",
     "string_too_short": "some text",
     "string_type": "text",
-    "too_short": "a list of at least {min_length}",
+    "too_short": "a {field_type} of at least {min_length}",
     "tuple_type": "a list",
 }
 """Pydantic's kinds of faults in words."""
@@ -28,7 +28,9 @@ _SHOWN = 60
 def fault_sentence(fault: Any) -> str:
     """Return one of `ValidationError.errors()` as `key: expected ..., got ...`."""
     key = ".".join(str(part) for part in fault["loc"])
-    context = fault.get("ctx", {})
+    context = dict(fault.get("ctx", {}))
+    if "field_type" in context:
+        context["field_type"] = "table" if context["field_type"] == "Dictionary" else "list"
     match fault["type"]:
         case "extra_forbidden" | "unexpected_keyword_argument":
             return f"{key}: unknown key"

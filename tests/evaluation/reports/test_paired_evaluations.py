@@ -149,5 +149,5 @@ def test_what_is_no_metric_or_no_answer_is_refused() -> None:
     known = "accuracy, rougeL, rouge1, exact_match, right, rouge_l"
     with pytest.raises(InputError, match=f"--metric: expected one of {known}, got 'bleu'"):
         score_lines(lines(), "bleu")
-    with pytest.raises(DataError, match="task_category: field required"):
+    with pytest.raises(DataError, match="task_category: expected a value, got nothing"):
         score_lines([{"task_id": "a", "id": "0"}], "accuracy")

@@ -45,15 +45,15 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
     "old": (without("format"), "another form", "expected a record of format 1, got one without a format"),
     "newer": (evaluation(90.0, seed=2, format=2), "another form", "got 2"),
     "time": (evaluation(90.0, seed=2, kind="time"), "another kind", "of kind 'time'"),
-    "no digest": (without("data", "digest"), "broken", "data.digest: input should be a valid string, got None"),
+    "no digest": (without("data", "digest"), "broken", "data.digest: expected text, got None"),
     "no version": (without("environment", "tagi"), "broken", "environment.tagi"),
     "no source": (without("recipe", "data", "source"), "broken", "recipe.data.source"),
-    "no seed": (without("seed"), "broken", "seed: input should be a valid integer, got None"),
-    "no results": (evaluation(90.0, seed=2, results={}), "broken", "results: dictionary should have at least 1 item"),
+    "no seed": (without("seed"), "broken", "seed: expected a whole number, got None"),
+    "no results": (evaluation(90.0, seed=2, results={}), "broken", "results: expected a table of at least 1"),
     "score not finite": (
         results(overall={"accuracy": math.nan}),
         "broken",
-        "results.right.overall.accuracy: input should be a finite number, got nan",
+        "results.right.overall.accuracy: expected a finite number, got nan",
     ),
     "task not finite": (
         results(per_task={"a": {"accuracy": math.inf}}),
@@ -62,7 +62,7 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
     ),
     "interval not finite": (results(interval=[math.nan, 1.0]), "broken", "results.right.interval"),
     "category not finite": (results(per_category={"odd": {"accuracy": math.nan}}), "broken", "finite"),
-    "no n": (results(n=0), "broken", "results.right.n: input should be greater than 0, got 0"),
+    "no n": (results(n=0), "broken", "results.right.n: expected more than 0, got 0"),
     "partial": (evaluation(90.0, seed=2, partial=True), "partial", "--limit or --tasks"),
     "other wording": (
         evaluation(90.0, seed=2, data={"digest": "sha256:one", "instances": 12, "wording": "terse"}),
@@ -199,8 +199,11 @@ def test_records_of_other_names_are_found_and_other_files_are_not(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "detail"),
     [
-        (lambda made: made["training"].pop("steps"), "training.steps: input should be a valid integer, got None"),
-        (lambda made: made["training"]["history"].append({"loss": 1.0}), "training.history.2.step: field required"),
+        (lambda made: made["training"].pop("steps"), "training.steps: expected a whole number, got None"),
+        (
+            lambda made: made["training"]["history"].append({"loss": 1.0}),
+            "training.history.2.step: expected a value, got nothing",
+        ),
         (lambda made: made["training"]["history"].append({"step": 40, "loss": math.nan}), "expected finite numbers"),
     ],
 )
@@ -225,7 +228,7 @@ def test_training_records_from_before_they_had_a_format_are_read(tmp_path: Path)
 def test_teachers_losses_are_checked(tmp_path: Path) -> None:
     write(tmp_path, training("teachers", teachers=[{"first_loss": 2.0}]))
     _, (one,) = chosen(tmp_path)
-    assert (one.reason, one.detail) == ("broken", "teachers.0.final_loss: field required")
+    assert (one.reason, one.detail) == ("broken", "teachers.0.final_loss: expected a value, got nothing")
 
 
 def test_of_as_many_the_newest_side_stays(tmp_path: Path) -> None:

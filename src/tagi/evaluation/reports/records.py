@@ -12,8 +12,8 @@ from pydantic import BaseModel, Field, FiniteFloat, PositiveInt, TypeAdapter, Va
 
 from tagi.errors import CheckpointError, DataError
 from tagi.evaluation.predictions_log import predictions_file, read_answers
-from tagi.evaluation.validation import first_fault
 from tagi.formats.records import FORMAT, RECORD, read_record
+from tagi.settings.faults import fault_sentence
 
 _MARKS = ('"recipe"', '"environment"')
 """A JSON file of another name that has both is a record, kept under a name of its own."""
@@ -198,7 +198,8 @@ def _fault(content: dict[str, Any]) -> str | None:
         try:
             TypeAdapter(kind).validate_python(value, strict=True)
         except ValidationError as error:
-            return first_fault(error, key)
+            sentence = fault_sentence(error.errors(include_url=False)[0])
+            return f"{key}{'' if sentence.startswith(':') else '.'}{sentence}"
     numbers = "training" if content["kind"] == "training" else "results"
     return None if _finite(content[numbers]) else f"{numbers}: expected finite numbers, got others"
 

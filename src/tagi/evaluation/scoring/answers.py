@@ -8,7 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, StrictBool,
 
 from tagi.data.task import TASK_METRICS
 from tagi.errors import DataError
-from tagi.evaluation.validation import first_fault
+from tagi.settings.faults import fault_sentence
 
 Advance = Callable[[int], None]
 """Told of the size of each batch that is done."""
@@ -104,7 +104,7 @@ def read_line(line: Mapping[str, Any]) -> Answer | RankedAnswer:
             return _GENERATED.validate_python({key: value for key, value in line.items() if key != "track"})
         answer = _RANKED.validate_python(line)
     except ValidationError as error:
-        raise DataError(first_fault(error)) from error
+        raise DataError(fault_sentence(error.errors(include_url=False)[0])) from error
     count = len(answer.choices)
     if len(answer.scores) != count:
         raise DataError(f"scores: expected a score for each of {count} choices, got {len(answer.scores)}")

@@ -18,7 +18,6 @@ from tagi.methods.protocol import Method
 RIGHT = "right"
 """Share of right answers, in percent: over tasks of every metric but ROUGE-L."""
 ROUGE_L = "rouge_l"
-CONSTANT = "best constant answer"
 _EXACT_WORDS = 3
 _ROUGE_CANDIDATES = 50
 
