@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 def _known_metric(name: str) -> str:
     if name not in TASK_METRICS:
-        raise ValueError(f"expected one of {', '.join(TASK_METRICS)}")
+        raise ValueError(f"expected one of {', '.join(TASK_METRICS)}, got {name!r}")
     return name
 
 
