@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tagi.config import methods
-from tagi.config.methods import chosen_methods, method_names, method_row, method_rows, with_method
+from tagi.config.methods import chosen_methods, method_row, method_rows, with_method
 from tagi.config.recipes import copy_recipe, recipe_names, recipe_text
 from tagi.errors import ConfigError
+from tagi.settings import methods
+from tagi.settings.methods import implementations, method_names
 from tagi.stages.recipes import load_recipe
 from tagi.stages.registry import CHARACTERISTICS, characteristics
 
@@ -58,13 +59,33 @@ def test_a_file_that_the_papers_order_does_not_name_is_a_method_after_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shipped = method_names()
-    for file in methods._folder().iterdir():
+    for file in methods._FOLDER.iterdir():
         (tmp_path / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
     for name in ("zz-two", "zz-one"):
         (tmp_path / f"{name}.toml").write_text(f'title = "{name}"\nsource = "ours"\n', encoding="utf-8")
-    monkeypatch.setattr(methods, "_folder", lambda: tmp_path)
+    monkeypatch.setattr(methods, "_FOLDER", tmp_path)
     assert method_names() == [*shipped, "zz-one", "zz-two"]
     assert load_recipe("toy+zz-two").method == "zz-two"
+
+
+def test_a_file_that_names_a_class_is_a_method_of_metatrain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in methods._FOLDER.iterdir():
+        (tmp_path / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+    text = 'title = "Own"\nsource = "ours"\nimplementation = "own_module:Own"\n[recipe]\n"metatrain.method" = "own"\n'
+    (tmp_path / "own.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"metatrain.method: expected .* or 'ensemble-icl', got 'own'"):
+        load_recipe("toy", ["metatrain.method=own"])
+    monkeypatch.setattr(methods, "_FOLDER", tmp_path)
+    monkeypatch.setattr(methods, "implementations", implementations.__wrapped__)
+    assert load_recipe("toy+own").metatrain.method == "own"
+    assert implementations.__wrapped__()["own"] == "own_module:Own"
+
+
+def test_a_method_file_that_is_no_toml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd.toml").write_text("title = Odd\n", encoding="utf-8")
+    monkeypatch.setattr(methods, "_FOLDER", tmp_path)
+    with pytest.raises(ConfigError, match=r"^odd.toml: expected TOML: Invalid value \(at line 1, column 9\)$"):
+        methods.method_table("odd")
 
 
 def test_characteristics_are_the_papers_but_for_what_hint_trains() -> None:

@@ -170,7 +170,7 @@ BROKEN = [
     (
         "toy",
         ["metatrain.method=fid"],
-        "metatrain.method: expected 'concatenation', 'fid-icl', 'concat-icl' or 'ensemble-icl', got 'fid'",
+        "metatrain.method: expected 'concatenation', 'concat-icl', 'fid-icl' or 'ensemble-icl', got 'fid'",
     ),
     ("toy", ["shots.count=0"], "shots.count: expected at least 1, got 0"),
     ("toy", ["shots.path=sets"], "shots.path: expected data.test_path with it, got 'sets' alone"),

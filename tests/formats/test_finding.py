@@ -16,7 +16,7 @@ from tagi.formats.finding import BUILT_IN, find_checkpoint
 from tagi.formats.generator import generator_tensors, load_generator
 from tagi.formats.records import AdapterRecord
 from tagi.formats.task_adapter import open_adapter
-from tagi.settings.tables import MODELS
+from tagi.settings.stages import MODELS
 from tests.commands import Run
 from tests.models import INSTRUCTIONS, tiny_generator
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tagi.config.methods import method_names
 from tagi.errors import ConfigError
-from tagi.settings.tables import STAGES
+from tagi.settings.methods import method_names
+from tagi.settings.stages import STAGES
 from tagi.stages.compare_methods import MethodComparison, _bounds, compare_methods, shown_rows
 from tagi.stages.recipes import load_recipe
 from tests.commands import Run

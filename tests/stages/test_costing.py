@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from tagi.config.methods import chosen_methods, method_names
+from tagi.config.methods import chosen_methods
 from tagi.errors import ConfigError
 from tagi.hypernetwork.targets import targets_of
 from tagi.methods.flops import Cost, Lengths, Shapes, prompted_cost, tagi_cost
+from tagi.settings.methods import method_names
 from tagi.settings.recipe import Recipe
 from tagi.stages.describe import shapes_of
 from tagi.stages.flops import GPT2_XL, OPT_13B, flops, table, table_rows

@@ -10,7 +10,7 @@ import pytest
 
 from tagi.data.digest import files_digest
 from tagi.settings.recipe import Recipe
-from tagi.settings.tables import Stage
+from tagi.settings.stages import Stage
 from tagi.stages.identity import stage_identity
 from tagi.stages.protocol import Sources
 from tagi.stages.recipes import load_recipe

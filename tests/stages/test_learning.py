@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 
 from tagi.backbones.load import load_backbone
 from tagi.backbones.t5 import T5Backbone
-from tagi.config.methods import method_names
 from tagi.data.batches import Sample, TaskBatches
 from tagi.data.task import Example, Instance, Task
 from tagi.evaluation.lengths import task_lengths
@@ -23,6 +22,7 @@ from tagi.formats.finding import find_checkpoint
 from tagi.formats.records import RECORD, read_record
 from tagi.methods.load import load_method
 from tagi.methods.protocol import Method
+from tagi.settings.methods import method_names
 from tagi.settings.recipe import Recipe
 from tagi.settings.tables import fields_of
 from tagi.settings.training import MetatrainSettings

@@ -15,7 +15,7 @@ from tagi.methods.load import load_method
 from tagi.methods.protocol import Method
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
-from tagi.settings.tables import Stage
+from tagi.settings.stages import Stage
 from tagi.stages.evaluate import EvaluationRequest, TaskScorer, scoring_of, select_tasks
 from tagi.stages.evaluate import evaluate as evaluate_checkpoint
 from tagi.stages.protocol import Sources

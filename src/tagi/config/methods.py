@@ -4,19 +4,16 @@ A recipe says what is trained on and how long; a method says what is trained. `R
 method's keys in place of its own.
 """
 
-import tomllib
 from copy import deepcopy
 from dataclasses import dataclass, field
-from importlib import resources
-from importlib.resources.abc import Traversable
 from typing import Any
 
 from tagi.config.faults import did_you_mean
 from tagi.errors import ConfigError
+from tagi.settings.methods import method_names, method_table
 
 MARK = "+"
 """Between a recipe and a method."""
-_ORDER = "order.toml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +43,6 @@ class MethodRow:
     def changes(self, source: str, recipe: str) -> dict[str, Any]:
         """Return the dotted keys that it changes in the named recipe with tasks of `source`, and their values."""
         return {"method": self.title, **self.keys, **self.own.get(source, {}), **self.own.get(recipe, {})}
-
-
-def method_names() -> list[str]:
-    """Return the shipped methods' names: those of the paper's tables in their order, then others by name."""
-    order: list[str] = tomllib.loads((_folder() / _ORDER).read_text(encoding="utf-8"))["order"]
-    files = {file.name for file in _folder().iterdir() if file.name.endswith(".toml")} - {_ORDER}
-    return [*order, *sorted({name.removesuffix(".toml") for name in files} - set(order))]
 
 
 def method_rows() -> list[MethodRow]:
@@ -100,12 +90,9 @@ def with_method(tables: dict[str, Any], row: MethodRow) -> dict[str, Any]:
     return changed
 
 
-def _folder() -> Traversable:
-    return resources.files("tagi") / "recipes" / "methods"
-
-
 def _read(name: str) -> MethodRow:
-    table = tomllib.loads((_folder() / f"{name}.toml").read_text(encoding="utf-8"))
+    table = method_table(name)
+    table.pop("implementation", None)
     keys = dict(table.pop("recipe", {}))
     own = {where: dict(value) for where, value in table.items() if isinstance(value, dict)}
     facts = {key: value for key, value in table.items() if key not in own}

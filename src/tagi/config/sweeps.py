@@ -14,7 +14,8 @@ from tagi.config.recipes import load_recipe
 from tagi.errors import ConfigError
 from tagi.settings.faults import shown
 from tagi.settings.recipe import Recipe
-from tagi.settings.tables import SPLITS, STAGES
+from tagi.settings.stages import STAGES
+from tagi.settings.tables import SPLITS
 
 DEFAULT = "default"
 """Label of the point that is the recipe as it is."""

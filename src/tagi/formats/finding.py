@@ -7,7 +7,7 @@ from tagi.errors import CheckpointError
 from tagi.formats.checkpoint import CONFIG
 from tagi.formats.hub import download_folder
 from tagi.formats.records import AdapterRecord
-from tagi.settings.tables import MODELS
+from tagi.settings.stages import MODELS
 
 BUILT_IN = {"toy": "toy-generator", "smollm2": "smollm2-generator"}
 """Generators shipped inside the package: name -> folder under `tagi/assets`."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import torch
@@ -12,8 +13,6 @@ from tagi.formats.checkpoint import read_config, read_some_tensors
 from tagi.hypernetwork.shared_lora import SharedLora
 from tagi.methods.causal import CausalConcatenation
 from tagi.methods.concatenation import Concatenation
-from tagi.methods.fid import FidICL
-from tagi.methods.in_context import ConcatICL, EnsembleICL
 from tagi.methods.lora import read_lora_bank
 from tagi.methods.pretraining import generating
 from tagi.methods.prompted import Prompted
@@ -21,10 +20,11 @@ from tagi.methods.protocol import Method, Trainable
 from tagi.methods.single import SingleTask
 from tagi.methods.tagi import TAGI
 from tagi.settings.generator import GeneratorSettings, LoraShape
+from tagi.settings.methods import implementations
 
 METHODS: dict[str, type[Method]] = {
-    method.name: method
-    for method in (TAGI, Concatenation, CausalConcatenation, FidICL, ConcatICL, EnsembleICL, SingleTask)
+    **{method.name: method for method in (TAGI, Concatenation, CausalConcatenation, SingleTask)},
+    **{name: resolve_name(place) for name, place in implementations().items()},
 }
 
 

@@ -13,14 +13,13 @@ from tagi.settings.data import DataSettings, ShotSettings
 from tagi.settings.evaluation import EvaluationSettings
 from tagi.settings.generator import GeneratorSettings
 from tagi.settings.losses import LossSettings
+from tagi.settings.stages import VALIDATED, Stage
 from tagi.settings.tables import (
     IN_RECIPE,
     SPLITS,
     STRICT,
-    VALIDATED,
     Rule,
     Seed,
-    Stage,
     Text,
     ValidationInfo,
     check_rule,

@@ -1,11 +1,11 @@
-"""What all groups of settings share: their base classes, types with ranges, and the stages and splits they name.
+"""What all groups of settings share: their base classes, types with ranges, and the splits they name.
 
 Settings are frozen pydantic dataclasses. The types below accept nothing of another type: nothing is converted, but a
 whole number where a float is expected.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from pydantic import (
     BeforeValidator,
@@ -51,15 +51,8 @@ Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
 OwnSeed = Annotated[int, Strict(), BeforeValidator(_refuse_in_recipe), Field(exclude=True, validate_default=False)]
 """Seed of a group of settings. It is no key of a recipe's tables: `Recipe.seed` is used for all of them."""
 
-Stage = Literal["backbone", "metatrain", "teachers", "pretrain", "finetune", "single"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
 SPLITS = {"sni": (6, 15, 30, 60), "p3": (5, 10, 20, 36)}
 """Sizes of the task splits of Figure 3, in categories or data sets (Tables 10 and 11)."""
-VALIDATED: tuple[Stage, ...] = ("metatrain", "finetune")
-"""Stages that can be scored on held-out tasks while they train."""
-MODELS: tuple[Stage, ...] = ("finetune", "single", "metatrain", "pretrain")
-"""Stages whose model stands for a whole run. The first that was trained counts."""
-
 Rule = Callable[[Any, Mapping[str, Any]], str | dict[str, str] | None]
 """What is wrong with a key's value, given the valid values of the keys before it: a sentence, or one for each key of a
 table. None if nothing is."""

@@ -8,9 +8,9 @@ from pydantic import Field, Strict
 from pydantic.dataclasses import dataclass
 
 from tagi.settings.generator import Tune
+from tagi.settings.methods import MetatrainMethod
+from tagi.settings.stages import ENTRIES, RUN, STAGES, VALIDATED, Stage
 from tagi.settings.tables import (
-    STAGES,
-    VALIDATED,
     Count,
     Flag,
     NotNegative,
@@ -18,7 +18,6 @@ from tagi.settings.tables import (
     Positive,
     Rule,
     Share,
-    Stage,
     Table,
     Text,
     fields_of,
@@ -87,6 +86,14 @@ class TrainingSettings(Table):
     seed: OwnSeed = 0
 
 
+def _table(base: type[Table], name: str, doc: str, keys: Mapping[str, tuple[Any, Any]]) -> Any:
+    """Make a class of settings from keys with their types and defaults, where no class statement can list them."""
+    defaults = {key: default for key, (_, default) in keys.items()}
+    hints = {key: hint for key, (hint, _) in keys.items()}
+    kind = type(name, (base,), {"__annotations__": hints, "__doc__": doc, "__module__": __name__, **defaults})
+    return dataclass(frozen=True, kw_only=True)(kind)
+
+
 if TYPE_CHECKING:
 
     @dataclass(frozen=True)
@@ -96,19 +103,12 @@ if TYPE_CHECKING:
         def __getattr__(self, name: str) -> Any: ...
 
 else:
-    _OWN = [name for name, key in fields_of(TrainingSettings).items() if not key.exclude]
     _HINTS = get_type_hints(TrainingSettings, include_extras=True)
-    StageSettings = dataclass(frozen=True, kw_only=True)(
-        type(
-            "StageSettings",
-            (Table,),
-            {
-                "__annotations__": {name: _HINTS[name] | None for name in _OWN},
-                "__doc__": "The fields of `TrainingSettings`, each None where the stage trains as `[training]` says.",
-                "__module__": __name__,
-                **dict.fromkeys(_OWN),
-            },
-        )
+    StageSettings = _table(
+        Table,
+        "StageSettings",
+        "The fields of `TrainingSettings`, each None where the stage trains as `[training]` says.",
+        {name: (_HINTS[name] | None, None) for name, key in fields_of(TrainingSettings).items() if not key.exclude},
     )
 
 
@@ -121,29 +121,11 @@ def _validation_faults(stage: StageSettings, given: Mapping[str, Any]) -> dict[s
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training(TrainingSettings):
-    """`[training]`: what holds for all stages, and a table for each stage that differs. Beside the keys of a stage:
-
-    Args:
-        backbone: What pretraining of the built-in backbone does differently.
-        metatrain: What meta-training does differently.
-        teachers: What the training of LoRA teachers does differently.
-        pretrain: What pretraining of the hypernetwork does differently.
-        finetune: What finetuning of the generator does differently.
-        single: What the training of one model per test task does differently.
-    """
-
+class _TrainingOfStages(TrainingSettings):
     rules: ClassVar[Mapping[str, Rule]] = {
         **TrainingSettings.rules,
         **{stage: _validation_faults for stage in STAGES if stage not in VALIDATED},
     }
-
-    backbone: StageSettings = StageSettings()
-    metatrain: StageSettings = StageSettings()
-    teachers: StageSettings = StageSettings()
-    pretrain: StageSettings = StageSettings()
-    finetune: StageSettings = StageSettings()
-    single: StageSettings = StageSettings()
 
     def of_stage(self, stage: Stage, seed: int) -> TrainingSettings:
         """Return how a stage trains; without validation where there are no tasks to validate on."""
@@ -155,13 +137,32 @@ class Training(TrainingSettings):
         return TrainingSettings(**values)
 
 
+if TYPE_CHECKING:
+
+    @dataclass(frozen=True)
+    class Training(_TrainingOfStages):
+        """`[training]`: what holds for all stages, and a table for each stage that differs."""
+
+        def __getattr__(self, name: str) -> StageSettings: ...
+
+else:
+    _DIFFERS = "\n".join(f"    {entry.name}: What training {entry.trains} does differently." for entry in ENTRIES)
+    Training = _table(
+        _TrainingOfStages,
+        "Training",
+        "`[training]`: what holds for all stages, and a table for each stage that differs. Beside the keys of a stage:"
+        f"\n\nArgs:\n{_DIFFERS}\n",
+        {stage: (StageSettings, StageSettings()) for stage in STAGES},
+    )
+
+
 @dataclass(frozen=True)
 class MetatrainSettings(Table):
     """The stage metatrain: the backbone trained on all training tasks.
 
     Args:
-        method: With the instruction concatenated, or to learn in context from `shots.count` demonstrations ("fid-icl",
-            "concat-icl", "ensemble-icl").
+        method: With the instruction concatenated, or a method of its own module (`tagi.settings.methods`): those that
+            learn in context read `shots.count` demonstrations ("fid-icl", "concat-icl", "ensemble-icl").
         tune: What is trained: the whole backbone, a LoRA, or nothing (No FT).
         rank: Rank of the LoRA. By default that of the shared LoRA if the generator has one, otherwise that of the
             generated LoRA.
@@ -172,7 +173,7 @@ class MetatrainSettings(Table):
 
     later: ClassVar[frozenset[str]] = frozenset({"rank", "alpha"})
 
-    method: Literal["concatenation", "fid-icl", "concat-icl", "ensemble-icl"] = "concatenation"
+    method: MetatrainMethod = "concatenation"
     tune: Literal["all", "lora", "none"] = "all"
     rank: Count | None = None
     alpha: Positive | None = None
@@ -237,10 +238,9 @@ class PretrainingSettings(Table):
 
 def _stages_fault(stages: list[Stage], given: Mapping[str, Any]) -> str | None:
     known = [stage for stage in STAGES if stage in stages]
-    if stages == known and stages and "backbone" not in stages:
+    if stages == known and stages and set(stages) <= set(RUN):
         return None
-    expected = ", ".join(stage for stage in STAGES if stage != "backbone")
-    return f"expected some of {expected} in this order, got {', '.join(stages) or 'none'}"
+    return f"expected some of {', '.join(RUN)} in this order, got {', '.join(stages) or 'none'}"
 
 
 def _start_fault(start: str, given: Mapping[str, Any]) -> str | None:

@@ -53,3 +53,6 @@ class Backbone(BackboneStage):
 def _documents(seed: int, count: int) -> list[str]:
     corpus = toy_corpus(seed)
     return [next(corpus) for _ in range(count)]
+
+
+STAGE = Backbone()

@@ -27,7 +27,7 @@ from tagi.formats.records import RECORD, read_record, write_record
 from tagi.methods.load import load_method
 from tagi.methods.protocol import Method
 from tagi.settings.recipe import Recipe
-from tagi.settings.tables import STAGES
+from tagi.settings.stages import STAGES
 from tagi.stages.recipe_models import load_recipe_backbone
 from tagi.stages.recipes import as_method, load_recipe
 from tagi.stages.registry import last_stage

@@ -129,3 +129,6 @@ class Finetune(GeneratingStage):
         if losses.kl and not losses.top_k:  # the teacher reads instruction and input together, forward only
             flops += samples * (concatenated_text(recipe).max_prompt_tokens + data.max_target_tokens) * sizes.body * 2
         return Work(given + read, flops, samples * 2 if pairs else samples)
+
+
+STAGE = Finetune()

@@ -141,3 +141,6 @@ def start_faults(recipe: Recipe, *, generates: bool) -> Iterator[Fault]:
     elif generates and generator.tune != "all":
         wanted = "expected generator.tune = 'all' to start on the meta-trained model"
         yield "run.start", f"{wanted}, got {generator.tune!r}"
+
+
+STAGE = Metatrain()

@@ -12,7 +12,7 @@ from tagi.formats.finding import MODEL, find_checkpoint
 from tagi.methods.load import start_from
 from tagi.methods.pretraining import generating
 from tagi.methods.protocol import Method, Trainable
-from tagi.settings.tables import Stage
+from tagi.settings.stages import Stage
 from tagi.stages.evaluate import validation_score
 from tagi.stages.protocol import Job
 from tagi.training.distributed import is_main_process, process_count

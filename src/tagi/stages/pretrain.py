@@ -82,3 +82,6 @@ def _table(recipe: Recipe) -> PretrainingSettings:
     if recipe.pretraining is None:
         raise ConfigError("pretraining: expected a table [pretraining] for the stage 'pretrain', got none")
     return recipe.pretraining
+
+
+STAGE = Pretrain()

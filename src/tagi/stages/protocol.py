@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from tagi.data.batches import TaskBatches
 from tagi.errors import ConfigError
 from tagi.settings.recipe import Recipe
-from tagi.settings.tables import Stage
+from tagi.settings.stages import Stage
 from tagi.settings.training import TrainingSettings
 from tagi.stages.recipe_settings import concatenated_text
 from tagi.stages.tasks import LoadedTasks, RecipeData

@@ -1,16 +1,13 @@
 """All training stages, in the order in which a run does them, and the characteristics of what they train."""
 
-from tagi.errors import ConfigError
-from tagi.settings.recipe import Recipe
-from tagi.stages.backbone import Backbone
-from tagi.stages.finetune import Finetune
-from tagi.stages.metatrain import Metatrain
-from tagi.stages.pretrain import Pretrain
-from tagi.stages.protocol import TrainingStage
-from tagi.stages.single import Single
-from tagi.stages.teachers import Teachers
+from importlib import import_module
 
-STAGES: tuple[TrainingStage, ...] = (Backbone(), Metatrain(), Teachers(), Pretrain(), Finetune(), Single())
+from tagi.errors import ConfigError
+from tagi.settings import stages as catalogue
+from tagi.settings.recipe import Recipe
+from tagi.stages.protocol import TrainingStage
+
+STAGES: tuple[TrainingStage, ...] = tuple(import_module(f"tagi.stages.{name}").STAGE for name in catalogue.STAGES)
 
 CHARACTERISTICS = (
     "Meta-Train",

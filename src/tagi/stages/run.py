@@ -9,7 +9,7 @@ from tagi.errors import ConfigError
 from tagi.evaluation.conditions import INSTRUCTIONS
 from tagi.formats.records import RECORD, read_record
 from tagi.settings.recipe import Recipe
-from tagi.settings.tables import Stage
+from tagi.settings.stages import Stage
 from tagi.stages.evaluate import EvaluationRequest, evaluate
 from tagi.stages.identity import score_identity, stage_identity
 from tagi.stages.protocol import Sources

@@ -129,3 +129,6 @@ def _folder(task: str) -> str:
     from tagi.stages.many_models import folder_name
 
     return f"{folder_name(task)[:60]}-{hashlib.sha256(task.encode()).hexdigest()[:_DIGITS]}"
+
+
+STAGE = Single()

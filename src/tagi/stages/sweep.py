@@ -12,7 +12,7 @@ from tagi.errors import ConfigError
 from tagi.files import write_text
 from tagi.formats.records import RECORD, read_record
 from tagi.settings.recipe import Recipe
-from tagi.settings.tables import Stage
+from tagi.settings.stages import Stage
 from tagi.stages.identity import score_identity, stage_identity
 from tagi.stages.protocol import Sources
 from tagi.stages.recipes import load_recipe

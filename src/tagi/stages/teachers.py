@@ -88,3 +88,6 @@ def teacher_backbone(recipe: Recipe, out: Path, metatrained: str | None) -> Any:
     if recipe.teacher.base == "backbone":
         return load_recipe_backbone(recipe, out, recipe.training_for("teachers").dropout)
     return load_metatrained(concatenation(recipe), metatrained, on_metatrained(recipe)[0].reason).backbone
+
+
+STAGE = Teachers()
