@@ -297,6 +297,31 @@ def test_product_alignment_is_the_distance_of_the_updates(rank: int, scale: floa
     near(product_alignment(ours.zero(), theirs), explicit(ours.zero(), theirs))
 
 
+@pytest.mark.parametrize("alignment", [factor_alignment, product_alignment])
+def test_normalized_alignment_is_one_at_the_start_and_zero_at_the_teacher(
+    alignment: Callable[..., Tensor],
+) -> None:
+    start, theirs = bank(3).zero(), bank(20)
+    assert float(alignment(start, theirs, start)) == pytest.approx(1)
+    assert float(alignment(theirs, theirs, start)) == 0
+    nothing_learnt = LoraBank(start.factors, theirs.scale)
+    assert float(alignment(bank(1), nothing_learnt, start)) == 0
+
+
+def test_normalized_factor_alignment_by_hand() -> None:
+    ours, theirs, start = bank(1), bank(20), bank(3).zero()
+
+    def squares(its: LoraBank, task: int) -> float:
+        return sum(
+            float((factor[task] - other[task]).square().sum())
+            for module in WIDTHS
+            for factor, other in zip(its.factors[module], theirs.factors[module], strict=True)
+        )
+
+    ratios = [squares(ours, task) / squares(start, task) for task in range(TASKS)]
+    near(factor_alignment(ours, theirs, start), sum(ratios) / TASKS)
+
+
 def test_equal_updates_are_apart_in_factors_alone() -> None:
     """`(BM)(M^-1 A)` is `BA`; so is the same update at another scale, or at another rank."""
     ours = bank(1)

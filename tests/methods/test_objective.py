@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tagi.adapters.bank import LoraBank
 from tagi.api.generator import AdapterGenerator
 from tagi.data.batches import Sample
 from tagi.data.task import Task
@@ -156,6 +157,20 @@ def test_alignment_alone_moves_every_factor() -> None:
             assert bool(parameter.grad.any())
 
 
+@pytest.mark.parametrize("alignment", ["factors", "product"])
+def test_normalized_alignment_starts_at_one(alignment: str) -> None:
+    """Before training a generator writes A0, but for a small dA, and B = 0: where the teachers started."""
+    generator = fresh_generator()
+    method = TAGI(generator, objective(generator, ins=1.0, alignment=alignment, ins_normalized=True)).eval()
+    batch = method.collate(rows())
+    assert float(method(**batch)["ins"].detach()) == pytest.approx(1, abs=0.02)
+    start = generator.start_bank()
+    assert isinstance(start, LoraBank)
+    for path, (a, b) in start.factors.items():
+        assert torch.equal(a[0], generator.hypernetwork.heads.start(path))
+        assert not bool(b.any())
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_what_is_not_lora_cannot_be_aligned(name: str) -> None:
     """Nor is it asked for: the other terms know nothing of what is generated."""
@@ -166,7 +181,7 @@ def test_what_is_not_lora_cannot_be_aligned(name: str) -> None:
         TAGI(generator, aligned)
     states = TAGI(generator).prepare([sample.task for sample in rows()[:2]])
     with pytest.raises(ValueError, match=f"^L_ins: expected a bank of LoRA, got {module}$"):
-        aligned.alignment(states.bank, torch.tensor([1, 2]))
+        aligned.alignment(states.bank, torch.tensor([1, 2]), generator.start_bank())
     method = TAGI(generator, objective(generator, kl=0.5, contrast=0.2))
     terms = method(**method.collate(rows()))
     assert terms.keys() == {"loss", "prediction", "kl", "contrast"}

@@ -20,7 +20,7 @@ from tagi.hypernetwork.build import check_settings, make_hypernetwork, text_enco
 from tagi.hypernetwork.fusion import Fusion
 from tagi.hypernetwork.shared_lora import SharedLora
 from tagi.hypernetwork.states import TaskStates
-from tagi.hypernetwork.targets import blank_bank, targets_of
+from tagi.hypernetwork.targets import bank_of, blank_bank, targets_of
 from tagi.hypernetwork.tune import set_tuned
 from tagi.settings.generator import GeneratorSettings
 from tagi.settings.text import TextSettings
@@ -134,6 +134,18 @@ class GeneratorModel(nn.Module):
         assert self.shared is not None
         assert isinstance(residual, ResidualBank)
         return residual.joined(self.shared.factors())
+
+    @torch.no_grad()
+    def start_bank(self) -> Bank:
+        """Return what is generated for a task before training: A0 and B = 0, on top of the shared LoRA if there is one.
+
+        It is where LoRA teachers of the same seed started.
+        """
+        like = next(self.hypernetwork.parameters())
+        slots = [slot for target in self.targets for slot in target.slots]
+        nothing = {(slot.place, slot.part): like.new_zeros(1, slot.rows, slot.width) for slot in slots}
+        bank = bank_of(self.targets, self.hypernetwork.heads.with_starts(nothing))
+        return bank if self.shared is None else self.shared_with(bank)
 
     @property
     def blank_bank(self) -> Bank:

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic.dataclasses import dataclass
 
-from tagi.settings.tables import Count, NotNegative, Positive, Table
+from tagi.settings.tables import Count, Flag, NotNegative, Positive, Table
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class LossSettings(Table):
             entries. Without a value the teacher runs in every step.
         ins: Weight of the distance between generated and teacher LoRA, L_ins (lambda_2).
         alignment: What L_ins compares: A and B ("factors", eq. 4), or their product, the update ("product").
+        ins_normalized: Divide L_ins by the teacher's distance from where both started, so that it is 1 there and 0 at
+            the teacher. Otherwise it is a mean over elements (eq. 4 as it stands), too small to affect training.
         alignment_split: Apply L_ins only to the tasks of this split of Figure 3 (a number of categories or data sets).
         contrast: Weight of a term of ours: the right instruction's adapter shall explain the target better than
             another task's.
@@ -31,7 +33,7 @@ class LossSettings(Table):
             same weights say with the instruction.
     """
 
-    later: ClassVar[frozenset[str]] = frozenset({"alone", "alone_kl"})
+    later: ClassVar[frozenset[str]] = frozenset({"alone", "alone_kl", "ins_normalized"})
 
     prediction: NotNegative = 1.0
     kl: NotNegative = 0.0
@@ -40,6 +42,7 @@ class LossSettings(Table):
     top_k: Count | None = None
     ins: NotNegative = 0.0
     alignment: Literal["factors", "product"] = "factors"
+    ins_normalized: Flag = False
     alignment_split: Count | None = None
     contrast: NotNegative = 0.0
     contrast_margin: NotNegative = 0.0

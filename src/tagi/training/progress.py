@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +11,10 @@ from rich.progress import Progress as Bar
 from transformers import TrainerCallback
 
 _LINE_EVERY_SECONDS = 30.0
+_WATCHED_STEPS = 1000
+"""L_ins is to have fallen after so many steps, or after half of a shorter training."""
+_FALL = 0.05
+"""By this share of its first value."""
 
 
 class Progress(TrainerCallback):
@@ -23,6 +28,7 @@ class Progress(TrainerCallback):
         self._losses = ""
         self._began = self._last = 0.0
         self._first_step = 0
+        self._alignment_watched = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start the bar at the step that training starts from."""
@@ -46,8 +52,28 @@ class Progress(TrainerCallback):
         skipped = {"grad_norm", "learning_rate", "epoch"}
         shown = {name: value for name, value in (logs or {}).items() if name not in skipped and "train_" not in name}
         self._losses = "  ".join(f"{name} {value:.4f}" for name, value in shown.items() if isinstance(value, float))
+        if not self._alignment_watched and state.global_step >= min(_WATCHED_STEPS, state.max_steps // 2):
+            self._alignment_watched = True
+            flat = alignment_fault(state.log_history)
+            if flat is not None:
+                self._bar.console.print(f"warning: {flat}", highlight=False, soft_wrap=True)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Remove the bar."""
         if not self._bar.disable:  # it would print an empty line
             self._bar.stop()
+
+
+def alignment_fault(history: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return a sentence if L_ins has fallen by less than 5% from the first entry that has it to the last, else None."""
+    values = [(int(entry["step"]), entry["ins"]) for entry in history if "ins" in entry]
+    if len(values) < 2:
+        return None
+    (first_step, first), (last_step, last) = values[0], values[-1]
+    if last <= (1 - _FALL) * first:
+        return None
+    return (
+        f"losses.ins: expected L_ins to fall by {_FALL:.0%} or more, got {first:.3g} at step {first_step} and "
+        f"{last:.3g} at step {last_step}: the LoRA teachers have no effect. Set losses.ins_normalized = true, or a "
+        "larger losses.ins"
+    )

@@ -5,6 +5,7 @@ positions, be it not finite, changes neither value nor gradient. All are summed 
 gradient to a teacher.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -95,48 +96,90 @@ def top_distillation_loss(student_logits: Logits, top: TopLogits, labels: Labels
     return temperature**2 * _divergence(teacher, events)
 
 
-def factor_alignment(generated: LoraBank, teacher: LoraBank) -> Scalar:
-    """`L_ins = MSE(Delta_i, Hypernetwork(a))` over the factors as they are (eq. 4), in squared weights.
+def factor_alignment(generated: LoraBank, teacher: LoraBank, start: LoraBank | None = None) -> Scalar:
+    """`L_ins = MSE(Delta_i, Hypernetwork(a))` over the factors (eq. 4). Task i is compared with task i.
 
-    For each target module the mean square of `A - A'` and `B - B'` over all elements of both and all tasks; then the
-    mean
-    over target modules. Task i is compared with task i. Scales are not looked at, and equal updates `BA = (BM)(M^-1
-    A)` are apart here: see `product_alignment`.
+    Scales are not looked at, and equal updates `BA = (BM)(M^-1 A)` are apart here: see `product_alignment`.
+
+    Args:
+        generated: The generated LoRA of every task.
+        teacher: The LoRA of every task's teacher, of the same rank.
+        start: Where generated LoRA and teacher both started (A0, and B = 0). With it, the squared distance to the
+            teacher, `||A - A'||^2 + ||B - B'||^2` summed over target modules, is divided by the start's: 1 at the start
+            and 0 at the teacher, as a mean over tasks. Without it, the mean square over all elements of a target module
+            and all tasks, in squared weights; then the mean over target modules.
 
     Raises `ValueError` naming a target module that only one bank has, or whose factors differ in shape.
     """
-    _check_alike(generated, teacher, ranks=True)
-    errors = []
-    for module, pair in generated.factors.items():
-        pairs = zip(pair, teacher.factors[module], strict=True)
-        gaps = [(_wide(ours) - _wide(theirs.detach())).flatten() for ours, theirs in pairs]
-        errors.append(torch.cat(gaps).square().mean())
-    return torch.stack(errors).mean()
+    return _alignment(_factor_distances, generated, teacher, start)
 
 
-def product_alignment(generated: LoraBank, teacher: LoraBank) -> Scalar:
-    """`L_ins = mean ||scale B A - scale' B' A'||_F^2 / (d_out d_in)` over target modules and tasks: eq. 4 on Delta W
-    itself.
+def product_alignment(generated: LoraBank, teacher: LoraBank, start: LoraBank | None = None) -> Scalar:
+    """`L_ins = ||scale B A - scale' B' A'||_F^2`: eq. 4 on the update Delta W itself. Task i is compared with task i.
 
-    In squared weights. Task i is compared with task i; scales and ranks may differ. Delta W is not formed: the
-    difference is one product `DC` of the joined ranks, and `||DC||^2 = sum (D^T D) * (C C^T)`.
+    Scales and ranks may differ. Delta W is not formed: the difference is one product `DC` of the joined ranks, and
+    `||DC||^2 = sum (D^T D) * (C C^T)`.
 
     Computed in fp32 or better, also under autocast. With W = scale ||B|| ||A|| of the larger update and eps the
     precision's, rounding moves the squared distance by a few eps W^2; what it moves below 0 is clamped and has no
     gradient. Factors of equal rank that are near each other, as a shared A0 has it, do better: the distance itself is
     right to a few eps W, as if Delta W had been formed.
 
+    Args:
+        generated: The generated LoRA of every task.
+        teacher: The LoRA of every task's teacher.
+        start: Where generated LoRA and teacher both started. With it, the squared distance to the teacher, summed over
+            target modules, is divided by the start's: 1 at the start and 0 at the teacher, as a mean over tasks.
+            Without it, the mean over elements of Delta W, tasks and target modules, in squared weights.
+
     Raises `ValueError` naming a target module that only one bank has, or whose tasks or widths differ.
     """
+    return _alignment(_product_distances, generated, teacher, start)
+
+
+Distances = dict[str, tuple[Float[Tensor, " task"], int]]
+"""By target module: every task's squared distance, and the elements that it sums over."""
+
+
+def _alignment(
+    distances: Callable[[LoraBank, LoraBank], Distances],
+    generated: LoraBank,
+    teacher: LoraBank,
+    start: LoraBank | None,
+) -> Scalar:
+    found = distances(generated, teacher)
+    if start is None:
+        return torch.stack([squares.mean() / elements for squares, elements in found.values()]).mean()
+    with torch.no_grad():
+        whole = _total(distances(start, teacher))
+    # A teacher that has learnt nothing is where the generated LoRA starts: it teaches nothing.
+    return (_total(found) / whole.where(whole > 0, torch.inf)).mean()
+
+
+def _total(distances: Distances) -> Float[Tensor, " task"]:
+    return torch.stack([squares for squares, _ in distances.values()]).sum(0)
+
+
+def _factor_distances(generated: LoraBank, teacher: LoraBank) -> Distances:
+    _check_alike(generated, teacher, ranks=True)
+    found: Distances = {}
+    for module, pair in generated.factors.items():
+        pairs = zip(pair, teacher.factors[module], strict=True)
+        gaps = torch.cat([(_wide(ours) - _wide(theirs.detach())).flatten(1) for ours, theirs in pairs], 1)
+        found[module] = gaps.square().sum(1), gaps.shape[1]
+    return found
+
+
+def _product_distances(generated: LoraBank, teacher: LoraBank) -> Distances:
     _check_alike(generated, teacher, ranks=False)
-    errors = []
+    found: Distances = {}
     for module, (a, b) in generated.factors.items():
         teacher_a, teacher_b = (_wide(factor.detach()) for factor in teacher.factors[module])
         with torch.autocast(a.device.type, enabled=False):
             down, up = _difference((_wide(a), generated.scale * _wide(b)), (teacher_a, teacher.scale * teacher_b))
             squares = ((up.mT @ up) * (down @ down.mT)).sum((1, 2))
-        errors.append(squares.clamp(min=0).mean() / (a.shape[2] * b.shape[1]))
-    return torch.stack(errors).mean()
+        found[module] = squares.clamp(min=0), a.shape[2] * b.shape[1]
+    return found
 
 
 def contrast_loss(right: Float[Tensor, " row"], wrong: Float[Tensor, " row"], margin: float = 0.0) -> Scalar:
