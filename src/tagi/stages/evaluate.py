@@ -13,7 +13,7 @@ from tagi.backbones.load import folder_revision
 from tagi.backbones.machine import best_device, counting
 from tagi.data.digest import tasks_digest
 from tagi.data.task import Task
-from tagi.errors import ConfigError, InputError
+from tagi.errors import InputError
 from tagi.evaluation.adapter_distances import adapter_report, generated_updates
 from tagi.evaluation.conditions import INSTRUCTIONS, Condition, conditions
 from tagi.evaluation.predictions_log import TaskLog, predictions_file
@@ -25,17 +25,18 @@ from tagi.evaluation.scoring.statistics import ByTask, paired_difference
 from tagi.evaluation.scoring.task_metrics import TaskMetricScoring
 from tagi.formats.checkpoint import read_config
 from tagi.formats.finding import find_checkpoint
-from tagi.formats.records import RECORD, trained_by, write_record
+from tagi.formats.records import RECORD, trained_by, training_data, write_record
 from tagi.methods.load import load_method
 from tagi.methods.protocol import Method
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
 from tagi.stages.evaluation_folder import alone, claim, kept_answers
+from tagi.stages.own_tasks import refuse_shared, shared_instances
 from tagi.stages.shots import reads_shots
 from tagi.stages.tasks import RecipeData, Split
 from tagi.training.trainer import fingerprint
 
-_METRICS = {"toy": "exact", "sni": "rouge", "p3": "rank", "jsonl": "rouge", "everyday": "task"}
+_METRICS = {"toy": "exact", "sni": "rouge", "p3": "rank", "jsonl": "task", "everyday": "task"}
 PICTURE = "adapters.png"
 """The picture of the adapters' distances, beside the record."""
 
@@ -142,6 +143,8 @@ def _tasks(
     # What is tested is the same whatever is shown: evaluations that show shots, examples or another wording can be
     # compared with those that do not.
     digest = tasks_digest(replace(task, shots=()) for task in tasks)
+    shared = shared_instances(tasks, training_data(checkpoint), loaded.tasks)
+    trained_on = refuse_shared(shared, tasks, recipe.data)
     tasks, told = _as_told(tasks, request, recipe, checkpoint)
     shown = tasks_digest(tasks, wordings="paraphrase" in request.conditions)  # which reads the tasks' wordings
     further: list[Any] = [*([told] if told else []), *(["held out"] if request.held_out else [])]
@@ -154,6 +157,7 @@ def _tasks(
         "limit": limit,
         "tasks": len(tasks),
         "instances": sum(len(task.instances) for task in tasks),
+        **trained_on,
         **told,
     }
     return tasks, data, identity
@@ -174,7 +178,7 @@ def validation_score(method: Method, tasks: Sequence[Task], recipe: Recipe) -> f
 def scoring_of(recipe: Recipe, tasks: Sequence[Task], split: Split = "test") -> Scoring[Any]:
     """Return how the recipe's tasks are scored: as it says, else as is usual for their source.
 
-    JSON Lines are scored by tasks' own metrics if a task names one. Training tasks of P3 are not all classification:
+    Tasks are scored by their own metrics if one of them names one. Training tasks of P3 are not all classification:
     held-out ones are scored by ROUGE.
     """
     settings = recipe.evaluation
@@ -182,9 +186,7 @@ def scoring_of(recipe: Recipe, tasks: Sequence[Task], split: Split = "test") -> 
     if settings.metric is None and any(task.metric for task in tasks):
         metric = "task"
     if metric == "task":
-        if settings.num_beams > 1:
-            raise ConfigError(f"evaluation.num_beams: expected 1 with tasks' own metrics, got {settings.num_beams}")
-        return TaskMetricScoring(settings.batch_size, settings.max_new_tokens)
+        return TaskMetricScoring(settings.batch_size, settings.max_new_tokens, settings.num_beams)
     if metric == "rank" and (split == "test" or settings.metric):
         kind = P3RankScoring if recipe.data.source == "p3" else RankScoring
         return kind(settings.batch_size, settings.choice_score)

@@ -1,6 +1,6 @@
 """Your own tasks as JSON Lines: one task a line.
 
-`{"task", "instruction", "category"?, "metric"?, "examples": [{"input", "output"}]?, "paraphrases": [...]?,
+`{"task", "instruction", "category"?, "split"?, "metric"?, "examples": [{"input", "output"}]?, "paraphrases": [...]?,
 "instances": [{"input", "outputs": [...], "choices": [...]?, "id"?}]}`
 """
 
@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, field_validator, model_validator
 
 from tagi.data.readers._checks import Filled, Row, Stripped, Text, Texts, json_lines
-from tagi.data.task import Example, Instance, Metric, Task
+from tagi.data.task import Example, Instance, Metric, OwnSplit, Task
 from tagi.errors import DataError
 from tagi.settings.faults import shown
 from tagi.settings.tables import ValidationInfo
@@ -60,24 +60,28 @@ class _Task(_OwnRow):
     instances: list[_Instance] = Field([])
     paraphrases: list[Stripped] = Field([])
     metric: Metric | None = None
+    split: OwnSplit | None = None
 
 
 def read_jsonl(path: str | Path, *, require_instances: bool = True) -> list[Task]:
     """Read tasks from a JSON Lines file, in file order.
 
     `task` and `instruction` are always needed, and with `require_instances` at least one instance. A task without
-    `category` is a category of its own, named as the task. `metric` says how answers are scored (`TASK_METRICS`). An
-    instance without `id` gets the task's name and its index. Blank lines are skipped.
+    `category` is a category of its own, named as the task. `metric` says how answers are scored (`TASK_METRICS`), and
+    `split` whether the task is for training or testing: a name may be given once for each. An instance without `id`
+    gets the task's name and its index. Blank lines are skipped.
 
     Raises `DataError` on the first fault, naming file, line and field, what was expected and what was given.
     """
-    tasks: dict[str, Task] = {}
-    places: dict[str, str] = {}
+    tasks: dict[tuple[str, str | None], Task] = {}
+    places: dict[tuple[str, str | None], str] = {}
     for where, fields in json_lines(Path(path), "tasks"):
         task = _task(fields, where, require_instances)
-        if task.name in tasks:
-            raise DataError(f"{where}: task: {task.name!r} is already the task of {places[task.name]}")
-        tasks[task.name], places[task.name] = task, where
+        same = [(name, split) for name, split in tasks if name == task.name]
+        twin = next((key for key in same if None in (key[1], task.split) or key[1] == task.split), None)
+        if twin is not None:
+            raise DataError(f"{where}: task: {task.name!r} is already the task of {places[twin]}")
+        tasks[task.name, task.split], places[task.name, task.split] = task, where
     return list(tasks.values())
 
 
@@ -129,4 +133,5 @@ def _task(fields: dict[str, Any], where: str, require_instances: bool) -> Task:
         examples=tuple(Example(one.input, one.output) for one in row.examples),
         paraphrases=tuple(row.paraphrases),
         metric=row.metric,
+        split=row.split,
     )
