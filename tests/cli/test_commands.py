@@ -99,7 +99,9 @@ def test_conditions_by_name(run_tagi: Run) -> None:
     assert list(json.loads(ran.out)["results"]) == ["right", "none", "other LoRA alone"]
     ran = run_tagi(*wanted, "--condition", "lora alone")
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("error: --condition: expected one of right; paraphrase; other; none; same category;")
+    assert ran.err.startswith(
+        "error: --condition: expected one of right; stock; paraphrase; other; none; same category;"
+    )
     assert ran.err.endswith("got 'lora alone'\n")
 
 

@@ -29,6 +29,9 @@ Positives = Annotated[
     int | None, typer.Option("--positives", min=0, max=8, help="The most examples that a task shows.")
 ]
 HeldOut = Annotated[bool, typer.Option("--held-out", help="Score held-out training tasks instead of the test tasks.")]
+Stock = Annotated[
+    bool | None, typer.Option("--stock/--no-stock", help="Score the stock model beside it. Default: for own tasks.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation in DIR.")]
 
 
@@ -46,6 +49,7 @@ def evaluate(
     wording: Wording = None,
     positives: Positives = None,
     held_out: HeldOut = False,
+    stock: Stock = None,
     resume: Resume = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -55,7 +59,8 @@ def evaluate(
     predictions and as references. An interrupted evaluation continues with the next task with --resume. --sensitivity
     scores wrong, shuffled, random and empty instructions and the mean adapter, and compares the tasks' adapters with
     each other; DIR/adapters.png shows their distances. Without --positives, tasks show no examples for a recipe with
-    data.demonstrations, and otherwise as many as the checkpoint takes.
+    data.demonstrations, and otherwise as many as the checkpoint takes. The stock model is the base model as it is, with
+    the instruction in its prompt.
 
     \b
     Examples:
@@ -77,9 +82,10 @@ def evaluate(
         raise InputError("--resume: expected --out DIR, the folder of the interrupted evaluation, got none")
     loaded = load_recipe(recipe, overrides or [])
     from tagi.api.recipes import evaluate as run
-    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY
+    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, STOCK
 
-    groups = ((conditions, INSTRUCTIONS), (channels, CHANNELS), (sensitivity, SENSITIVITY))
+    stock = loaded.data.source == "jsonl" if stock is None else stock
+    groups = ((stock, (STOCK,)), (conditions, INSTRUCTIONS), (channels, CHANNELS), (sensitivity, SENSITIVITY))
     names = ["right", *(condition or ()), *(name for on, group in groups if on for name in group)]
     what: Any = {"conditions": names, "only": tasks or (), "limit": limit, "distances": sensitivity}
     how: Any = {"wording": wording, "positives": positives, "held_out": held_out}

@@ -11,6 +11,8 @@ from tagi.data.task import HEADLINES
 Record = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 _ANSWER = 48
+_TASKS = 60
+"""Evaluations of more tasks are shown by category."""
 
 
 def print_evaluation(record: Record) -> None:
@@ -22,8 +24,9 @@ def print_evaluation(record: Record) -> None:
     typer.echo(f"{data['tasks']} tasks{kind}, {data['instances']} instances{wording}{shown}")
     if trained_on := data.get("trained_on"):
         typer.echo(f"TESTED ON TRAINING DATA: {trained_on['instances']} of these instances were trained on")
-    if "best_constant" in record:
+    if len(results["right"].get("tasks", ())) in range(1, _TASKS + 1):
         print_table(task_rows(record))
+    if "best_constant" in record:
         print_table(task_metric_rows(record))
     else:
         if len(results["right"]["per_category"]) > 1:
@@ -55,11 +58,15 @@ def paired_rows(record: Record) -> Rows:
 
 
 def task_rows(record: Record) -> Rows:
-    """Return one row per task with its own instruction: its score beside those that need no model, and a sample.
+    """Return one row per task with its own instruction: its score beside others of the same task, and a sample.
 
-    These are the best constant answer's, and the unchanged input's (in newer records).
+    The others are the stock model's, if it was asked, the best constant answer's and the unchanged input's.
     """
-    free = {"constant": record["best_constant"], "unchanged": record.get("unchanged_input")}
+    free = {
+        "stock": record["results"].get("stock"),
+        "constant": record.get("best_constant"),
+        "unchanged": record.get("unchanged_input"),
+    }
     scores = {name: {row["task"]: row["score"] for row in of["tasks"]} for name, of in free.items() if of}
     return [
         {

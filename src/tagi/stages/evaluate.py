@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tagi.formats.finding import find_checkpoint
 from tagi.formats.records import RECORD, trained_by, training_data, write_record
 from tagi.methods.load import load_method
 from tagi.methods.protocol import Method
+from tagi.methods.stock import stock_model
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
 from tagi.stages.evaluation_folder import alone, claim, kept_answers
@@ -111,7 +113,7 @@ def evaluate(
         if finished is not None:
             return finished
         method = load_method(folder).to(best_device())
-        scorer = TaskScorer(method, tasks, scoring_of(recipe, tasks, request.split), out, progress)
+        scorer = TaskScorer(method, tasks, scoring_of(recipe, tasks, request.split), out, progress, folder)
         content = {
             "kind": "evaluation",
             "evaluation": identity,
@@ -251,6 +253,7 @@ class TaskScorer:
         scoring: How answers are scored.
         out: A folder that keeps the answers task by task, if any.
         progress: Show a bar on a terminal.
+        folder: The method's checkpoint, if it has one.
     """
 
     method: Method
@@ -258,12 +261,14 @@ class TaskScorer:
     scoring: Scoring[Any]
     out: Path | None = None
     progress: bool = False
+    folder: Path | None = None
 
     def results(self, names: Sequence[str], seed: int) -> dict[str, Any]:
         """Return scores by condition, tasks left out if any, and the difference from `right` on the same instances."""
         results: dict[str, dict[str, Any]] = {}
         values: dict[str, ByTask] = {}
-        for condition in conditions(self.method, self.tasks, names, seed=seed):
+        stock = partial(stock_model, self.method, self.folder)
+        for condition in conditions(self.method, self.tasks, names, seed=seed, stock=stock):
             answers = self.answers(condition)
             scores = self.scoring.scores(answers)
             covered = condition.covered(self.tasks)
@@ -297,7 +302,7 @@ class TaskScorer:
                     answers += kept_answers(log, task)
                     advance(len(task.instances))
                     continue
-                own = self.scoring.ask(self.method, condition.prepare(index), task, advance)
+                own = self.scoring.ask(condition.method or self.method, condition.prepare(index), task, advance)
                 if log is not None:
                     log.append(task.name, [one.as_line() for one in own])
                 answers += own

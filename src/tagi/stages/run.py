@@ -7,7 +7,7 @@ from typing import Any
 
 from tagi.data.task import HEADLINES
 from tagi.errors import ConfigError
-from tagi.evaluation.conditions import INSTRUCTIONS
+from tagi.evaluation.conditions import INSTRUCTIONS, STOCK, in_order
 from tagi.evaluation.reports.records import training_mark
 from tagi.formats.records import RECORD, read_record
 from tagi.settings.recipe import Recipe
@@ -131,7 +131,7 @@ def _evaluate(step: Step, data: RecipeData, progress: bool) -> dict[str, Any]:
     return evaluate(
         str(step.trained),
         recipe,
-        request=EvaluationRequest(INSTRUCTIONS),
+        request=EvaluationRequest(in_order(INSTRUCTIONS if recipe.data.source != "jsonl" else (*INSTRUCTIONS, STOCK))),
         data=data,
         out=step.folder,
         resume=True,

@@ -10,7 +10,7 @@ import torch
 
 from tagi.data.task import Task
 from tagi.errors import DataError
-from tagi.evaluation.scoring.answers import Advance, Answer, RankedAnswer, ask_in_batches
+from tagi.evaluation.scoring.answers import Advance, Answer, RankedAnswer, ask_in_batches, task_rows
 from tagi.evaluation.scoring.metrics import METRICS, exact_accuracy, instruct_scores, rouge_reads
 from tagi.evaluation.scoring.statistics import ByTask, FloatArray, bootstrap_interval, by_task, group_means, means
 from tagi.methods.protocol import Method
@@ -89,7 +89,8 @@ class FreeFormScoring(Scoring[Answer]):
     def summarize(self, answers: Sequence[Answer], scores: dict[str, FloatArray]) -> dict[str, Any]:
         """Return means of the scores, overall, per category and per task, and a 95% interval of the overall mean.
 
-        The interval draws tasks, each with all its instances: the claim is about unseen tasks. `unread` counts the
+        The interval draws tasks, each with all its instances: the claim is about unseen tasks. `tasks` has a row for
+        each task (`task_rows`). `unread` counts the
         instances of which ROUGE reads no reference, if there are any, and names the first.
         """
         main = next(iter(scores))
@@ -103,6 +104,7 @@ class FreeFormScoring(Scoring[Answer]):
             "overall": means(scores),
             "per_task": group_means(scores, tasks),
             "per_category": group_means(scores, [answer.category for answer in answers]),
+            "tasks": task_rows(answers, scores[main].tolist(), main),
             **({"unread": first} if first else {}),
         }
 

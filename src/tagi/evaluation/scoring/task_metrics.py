@@ -10,7 +10,7 @@ import numpy as np
 
 from tagi.data.task import HEADLINES, Task
 from tagi.errors import DataError
-from tagi.evaluation.scoring.answers import Advance, Answer
+from tagi.evaluation.scoring.answers import Advance, Answer, task_rows
 from tagi.evaluation.scoring.free_form import FreeFormScoring
 from tagi.evaluation.scoring.metrics import TASK_SCORES, exact, exact_accuracy, rouge_reads
 from tagi.evaluation.scoring.statistics import ByTask, FloatArray, bootstrap_interval, group_by, task_means
@@ -198,27 +198,9 @@ def _score(answer: Answer) -> float:
 
 def _task_rows(answers: Sequence[Answer], scores: Mapping[str, FloatArray]) -> list[dict[str, Any]]:
     """A row for each task, in order; `counts_for` names the mean that it is part of."""
-    rows = []
-    for task, indices in group_by(range(len(answers)), lambda index: answers[index].task).items():
-        sample = answers[indices[0]]
-        values = scores[_score_name(sample)][indices]
-        rows.append(
-            {
-                "task": task,
-                "category": sample.category,
-                "metric": sample.metric,
-                "n": len(indices),
-                "score": float(values.mean()),
-                "sample": {
-                    "input": sample.input,
-                    "references": list(sample.references),
-                    "answer": sample.prediction,
-                    "score": float(values[0]),
-                },
-                "counts_for": _score_name(sample),
-            }
-        )
-    return rows
+    counted = {answer.task: _score_name(answer) for answer in answers}
+    rows = task_rows(answers, [scores[_score_name(answer)][at] for at, answer in enumerate(answers)])
+    return [{**row, "counts_for": counted[row["task"]]} for row in rows]
 
 
 def _mean_score(rows: Sequence[Mapping[str, Any]]) -> float:
