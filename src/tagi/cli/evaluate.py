@@ -11,7 +11,7 @@ from tagi.errors import InputError
 
 Checkpoint = Annotated[
     str,
-    typer.Argument(metavar="CHECKPOINT", help="A run, a checkpoint, an adapter (its generator), or a built-in name."),
+    typer.Argument(metavar="CHECKPOINT", help="A run, a checkpoint, a built-in name, or a folder of adapters."),
 ]
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or TOML file, for its test tasks.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new folder for record.json and predictions.")]

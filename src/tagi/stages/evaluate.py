@@ -32,6 +32,7 @@ from tagi.methods.protocol import Method
 from tagi.methods.stock import stock_model
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
+from tagi.stages.adapter_folders import AdapterFolders
 from tagi.stages.evaluation_folder import alone, claim, kept_answers
 from tagi.stages.own_tasks import refuse_shared, shared_instances
 from tagi.stages.shots import reads_shots
@@ -89,7 +90,8 @@ def evaluate(
     Tasks are done one after the other, so that memory does not grow with their number.
 
     Args:
-        checkpoint: A run's folder, a checkpoint, or a built-in name.
+        checkpoint: A run's folder, a checkpoint, or a built-in name. The folder of a task adapter, or of several: they
+            are scored on the tasks whose instructions they were made from.
         recipe: Names the test tasks and how they are scored.
         request: Which conditions and tasks; by default the right instruction on all tasks.
         data: The recipe's tasks, if other steps share them.
@@ -103,16 +105,17 @@ def evaluate(
     for held-out tasks of a recipe that holds out none.
     """
     request = request or EvaluationRequest()
-    folder = find_checkpoint(checkpoint)
-    revision = folder_revision(folder)
-    tasks, tested, identity = _tasks(folder, revision, data or RecipeData(recipe), request)
+    adapters = AdapterFolders.find(checkpoint)
+    folder = find_checkpoint(checkpoint if adapters is None else str(next(iter(adapters.folders.values()))))
+    revision = folder_revision(folder) if adapters is None else adapters.revision(folder_revision(folder))
+    tasks, tested, identity = _tasks(folder, revision, data or RecipeData(recipe), request, adapters)
     if request.distances and out is not None and read_config(folder)["method"] == TAGI.name:
         needs_matplotlib(f"{out / PICTURE}")
     with alone(out):
         finished = None if out is None else claim(out, identity, resume)
         if finished is not None:
             return finished
-        method = load_method(folder).to(best_device())
+        method = load_method(folder).to(best_device()) if adapters is None else adapters.method()
         scorer = TaskScorer(method, tasks, scoring_of(recipe, tasks, request.split), out, progress, folder)
         content = {
             "kind": "evaluation",
@@ -120,7 +123,8 @@ def evaluate(
             **(extra or {}),
             "checkpoint": checkpoint,
             "revision": revision,
-            "trained": trained_by(folder),
+            "trained": trained_by(folder) if adapters is None else None,
+            **({} if adapters is None else {"task_adapters": adapters.record()}),
             "method": method.name,
             "partial": bool(request.tasks) or request.limit is not None or request.held_out,
             **({"held_out": True} if request.held_out else {}),
@@ -132,7 +136,7 @@ def evaluate(
 
 
 def _tasks(
-    checkpoint: Path, revision: str, read: RecipeData, request: EvaluationRequest
+    checkpoint: Path, revision: str, read: RecipeData, request: EvaluationRequest, adapters: AdapterFolders | None
 ) -> tuple[list[Task], dict[str, Any], str]:
     """The tasks as they are evaluated, what the record says of them, and the identity of the evaluation."""
     recipe = read.recipe
@@ -141,11 +145,14 @@ def _tasks(
         raise InputError(f"--held-out: {wanted}, got neither")
     limit = request.limit or recipe.evaluation.limit
     loaded = read.tasks(request.split, shots=reads_shots(checkpoint))
-    tasks = select_tasks(loaded.tasks, request.tasks, limit)
+    tasks, seen = select_tasks(loaded.tasks, request.tasks, limit), training_data(checkpoint)
+    if adapters is not None:
+        adapters.check(request.conditions)
+        tasks = adapters.own_tasks(tasks)
     # What is tested is the same whatever is shown: evaluations that show shots, examples or another wording can be
     # compared with those that do not.
     digest = tasks_digest(replace(task, shots=()) for task in tasks)
-    shared = shared_instances(tasks, training_data(checkpoint), loaded.tasks)
+    shared = shared_instances(tasks, seen, loaded.tasks) or shared_instances(tasks, adapters and adapters.seen())
     trained_on = refuse_shared(shared, tasks, recipe.data)
     tasks, told = _as_told(tasks, request, recipe, checkpoint)
     shown = tasks_digest(tasks, wordings="paraphrase" in request.conditions)  # which reads the tasks' wordings

@@ -20,7 +20,12 @@ _PROMPTED = {
 }
 """What tables call a model that metatraining gives; a method that is not here goes by its own name."""
 _CONCATENATED = "Instruction concatenated"
-_METHODS = {"tagi": TAGI, "concatenation": _CONCATENATED, "causal-concatenation": _CONCATENATED}
+_METHODS = {
+    "tagi": TAGI,
+    "task adapters": "Task adapters",
+    "concatenation": _CONCATENATED,
+    "causal-concatenation": _CONCATENATED,
+}
 
 STEPS = "training.finetune.steps"
 SPLIT = "data.task_split"
