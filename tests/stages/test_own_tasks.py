@@ -5,10 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from tagi.api.recipes import train
+from tagi.backbones.load import folder_revision
 from tagi.errors import ConfigError
 from tagi.evaluation.reports.paired_evaluations import compare
 from tagi.evaluation.reports.report import make_report
+from tagi.formats.finding import find_checkpoint
 from tagi.formats.records import RECORD
 from tagi.settings.recipe import Recipe
 from tagi.stages.evaluate import evaluate
@@ -168,3 +173,17 @@ def test_it_is_marked_wherever_it_is_shown(trained: tuple[Path, Path], tmp_path:
     assert compare(folder / "evaluate", folder / "evaluate")["of"]["a"]["trained_on"] == {"tasks": 5, "instances": 10}
     ran = run_tagi("compare", folder / "evaluate", folder / "evaluate")
     assert ran.out.count("tested on training data") == 2
+
+
+def test_finetuning_begins_with_the_checkpoint_of_the_recipe(path: Path, tmp_path: Path) -> None:
+    slow = ("training.learning_rate=1e-9", "data.test_tasks=2", "run.checkpoint=toy")
+    rows = run(recipe_of(path, *slow), tmp_path / "run", progress=False)
+    assert [row["step"] for row in rows] == ["finetune", "evaluate"]
+    record = json.loads((tmp_path / "run" / "finetune" / RECORD).read_text())
+    assert record["start"]["start"] == [folder_revision(find_checkpoint("toy"))]
+    shipped, made = (load_file(find_checkpoint(name) / "model.safetensors") for name in ("toy", str(tmp_path / "run")))
+    assert all(torch.allclose(made[name], shipped[name], atol=1e-6) for name in shipped)
+    other = train(recipe_of(path, *slow), tmp_path / "stage", stage="finetune")
+    assert other["start"]["start"] == record["start"]["start"]
+    named = train(recipe_of(path, *slow), tmp_path / "named", stage="finetune", start=[tmp_path / "stage"])
+    assert named["start"]["start"] != record["start"]["start"]  # what is named takes its place

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -81,6 +82,7 @@ def refine_all(
     out: str | Path,
     settings: Refinement | None = None,
     *,
+    only: Sequence[str] = (),
     generator: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
@@ -91,6 +93,7 @@ def refine_all(
         adapters: A folder with adapters, at any depth.
         examples: A file of tasks, whose instructions say which adapter they are for.
         out: A new folder. What `refine` writes is in a folder of the adapter's name.
+        only: Names or patterns of adapters; all if there are none.
         settings: How to train. Where nothing says what is to be held out, it is a quarter of a task's examples.
         generator: As of `refine`.
         resume: As of `refine`.
@@ -106,6 +109,8 @@ def refine_all(
     jobs: dict[str, _Job | None] = {}
     made = generator
     for name, folder in find_adapters(Path(adapters)).items():
+        if only and not any(fnmatchcase(name, pattern) for pattern in only):
+            continue
         opened = TaskAdapter.from_pretrained(folder, made)
         made = opened.generator
         own = [one for one in given if one.instruction == opened.instruction.strip()]
@@ -115,7 +120,8 @@ def refine_all(
         how = settings if said else replace(settings, held_out=quarter)
         jobs[name] = _Job.of(folder, opened, own, out / name, how) if own else None
     if not any(jobs.values()):
-        raise InputError(f"{examples}: expected examples of a task with an adapter in {adapters}, got none")
+        among = f" named {', '.join(only)}" if only else ""
+        raise InputError(f"{examples}: expected examples of a task with an adapter in {adapters}{among}, got none")
     rows = [_row(name, None if job is None else job.done(resume, progress)) for name, job in jobs.items()]
     return {"tasks": rows}
 

@@ -13,7 +13,7 @@ Checkpoint = Annotated[
     str,
     typer.Argument(metavar="CHECKPOINT", help="A run, a checkpoint, a built-in name, or a folder of adapters."),
 ]
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or TOML file, for its test tasks.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or TOML file, or a file of tasks.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new folder for record.json and predictions.")]
 Conditions = Annotated[bool, typer.Option("--conditions", help="Score paraphrases, other instructions and none too.")]
 Channels = Annotated[bool, typer.Option("--channels", help="Score LoRA and instruction states crossed and alone too.")]
@@ -66,6 +66,8 @@ def evaluate(
     Examples:
       tagi evaluate toy toy --conditions --channels
       tagi evaluate toy toy --sensitivity --limit 10 --out toy-sensitivity
+      tagi evaluate smollm2 tasks.csv --out scores
+      tagi evaluate adapters tasks.csv
       tagi evaluate smollm2 everyday --condition "LoRA alone" --out everyday
       tagi evaluate runs/sni sni-small --set data.path=natural-instructions --limit 20 --out scores
       tagi evaluate smollm2 smollm2 --set data.path=natural-instructions --condition "LoRA alone" --limit 2

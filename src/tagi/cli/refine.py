@@ -8,6 +8,7 @@ import typer
 
 from tagi.cli.generate import OwnGenerator
 from tagi.cli.output import JsonFlag, print_record, print_table
+from tagi.errors import InputError
 
 Adapter = Annotated[
     Path, typer.Argument(metavar="ADAPTER", help="An adapter from `tagi generate`, or a folder of several.")
@@ -22,6 +23,10 @@ Steps = Annotated[int, typer.Option("--steps", min=0, help="Steps of training; 0
 Rate = Annotated[float, typer.Option("--learning-rate", min=0.0, max=10.0, help="AdamW's peak, after 2% of warm-up.")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Examples per step.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Decides which examples make up which step.")]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--tasks", metavar="NAME", help="Of several adapters, those of this name or pattern."),
+]
 HeldOut = Annotated[
     int,
     typer.Option("--held-out", min=0, metavar="N", help="Keep the last N examples out; score them before and after."),
@@ -39,6 +44,7 @@ def refine(
     batch_size: Batch = 8,
     seed: Seed = 0,
     held_out: HeldOut = 0,
+    tasks: Tasks = None,
     generator: OwnGenerator = None,
     truncate: Truncate = False,
     resume: Resume = False,
@@ -59,6 +65,7 @@ def refine(
       tagi refine adapter --examples labelled.jsonl --out refined
       tagi refine adapters/agree --examples tasks.jsonl --out refined
       tagi refine adapters --examples tasks.csv --out refined
+      tagi refine adapters --examples tasks.csv --tasks 'date*' --tasks plural --out refined
       tagi refine adapters --examples tasks.csv --steps 0 --out scored
       tagi refine adapter --examples labelled.jsonl --held-out 20 --steps 200 --out refined
       tagi predict -a refined/adapter "an input"
@@ -71,8 +78,11 @@ def refine(
     settings = Refinement(steps, learning_rate, batch_size, seed, held_out, truncate)
     how: Any = {"generator": generator, "resume": resume, "progress": True}
     if list(find_adapters(adapter).values()) not in ([], [adapter]):
-        print_record(refine_all(adapter, examples, out, settings, **how), _print_all, as_json=as_json)
+        several = refine_all(adapter, examples, out, settings, only=tasks or (), **how)
+        print_record(several, _print_all, as_json=as_json)
         return
+    if tasks:
+        raise InputError(f"--tasks: expected a folder of several adapters with it, got {adapter}")
     print_record(run(adapter, examples, out, settings, **how), _print_refined, as_json=as_json)
 
 

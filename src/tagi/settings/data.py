@@ -10,6 +10,9 @@ from pydantic.dataclasses import dataclass
 from tagi.settings.tables import SPLITS, Count, Flag, NotNegative, Rule, Seed, Table, Text, Whole
 from tagi.settings.text import TextFormat
 
+TASK_FILES = (".jsonl", ".csv", ".tsv")
+"""Ends of the names of files of a user's own tasks."""
+
 
 def _path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
     source = given.get("source")
@@ -89,7 +92,7 @@ class DataSettings(TextFormat):
 
     Args:
         source: The built-in family of tasks ("toy"), Super-Natural Instructions ("sni"), P3 ("p3"), your own JSON Lines
-            ("jsonl"), or the everyday benchmark that comes with the package ("everyday", for evaluation only).
+            or table ("jsonl"), or the everyday benchmark that comes with the package ("everyday", for evaluation only).
         path: Folder or file of the tasks.
         test_path: P3's folder of evaluation sets: the hub's, a file for each prompt, or raw ones with `templates`. Of
             your own tasks, the file of the test tasks.

@@ -199,6 +199,10 @@ class TrainingStage(ABC):
             metatrained=str(first["metatrained"]) if "metatrained" in first else None,
         )
 
+    def from_checkpoint(self, recipe: Recipe, sources: Sources) -> Sources:
+        """Return the sources with `run.checkpoint`, if the stage begins with it: most do not."""
+        return sources
+
     @abstractmethod
     def deciding(self, recipe: Recipe, tables: Tables) -> dict[str, Any]:
         """Return what of the recipe's tables decides the outcome, beside seed, backbone and the stage's training."""

@@ -91,7 +91,7 @@ def run(
         if step.evaluates and not is_main_process():  # one process is enough to score
             continue
         for needed in step.sources.folders if step.trained is None else [step.trained]:
-            if not (needed / RECORD).exists():
+            if str(needed) != recipe.run.checkpoint and not (needed / RECORD).exists():
                 raise ConfigError(f"{step.name}: expected the finished stage {needed.name!r} in {needed}, got none")
         done = (step.folder / RECORD).exists()
         record = (_evaluate if step.evaluates else _train)(step, data, progress)

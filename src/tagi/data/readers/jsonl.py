@@ -87,6 +87,17 @@ def read_jsonl(path: str | Path, *, require_instances: bool = True) -> list[Task
     return list(tasks.values())
 
 
+def instructions_of(tasks: list[Task]) -> list[Task]:
+    """Return every task once, whatever its splits. Raises `DataError` if the two of a name differ in instruction."""
+    found: dict[str, Task] = {}
+    for task in tasks:
+        first = found.setdefault(task.name, task)
+        if first.instruction != task.instruction:
+            wanted = f"expected one instruction for its train and test split, {first.instruction!r:.60}"
+            raise DataError(f"task {task.name!r}: {wanted}, got {task.instruction!r:.60}")
+    return list(found.values())
+
+
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """A labelled example.
