@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tagi.api.generator import AdapterGenerator, Generator
     from tagi.api.lora_training import Refinement
     from tagi.api.recipes import evaluate, load_recipe, read_tasks, train
-    from tagi.api.refine import refine
+    from tagi.api.refine import refine, refine_all
     from tagi.api.task_adapter import TaskAdapter
     from tagi.data.task import Example, Instance, Task
     from tagi.settings.recipe import Recipe
@@ -41,6 +41,7 @@ __all__ = [
     "load_recipe",
     "read_tasks",
     "refine",
+    "refine_all",
     "train",
     "verify",
 ]
@@ -49,7 +50,7 @@ _HOMES = {
     "tagi.api.export": ("export", "verify"),
     "tagi.api.generator": ("AdapterGenerator", "Generator"),
     "tagi.api.recipes": ("evaluate", "load_recipe", "read_tasks", "train"),
-    "tagi.api.refine": ("refine",),
+    "tagi.api.refine": ("refine", "refine_all"),
     "tagi.api.lora_training": ("Refinement",),
     "tagi.api.task_adapter": ("TaskAdapter",),
     "tagi.data.task": ("Example", "Instance", "Task"),

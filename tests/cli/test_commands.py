@@ -1,12 +1,15 @@
 """Every command a user has, once from end to end, on the shipped model and a few steps of training."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from tagi.data.toy.family import toy_tasks
 from tagi.evaluation.conditions import CHANNELS
 from tests.commands import Run
+from tests.task_files import write_jsonl
 
 INSTRUCTION = "take the animal and the tool and translate each into zorbish ."
 INPUT = "pen king bear soup hill"
@@ -99,22 +102,72 @@ def test_conditions_by_name(run_tagi: Run) -> None:
     assert list(json.loads(ran.out)["results"]) == ["right", "none", "other LoRA alone"]
     ran = run_tagi(*wanted, "--condition", "lora alone")
     assert (ran.code, ran.out) == (2, "")
-    assert ran.err.startswith("error: --condition: expected one of right; paraphrase; other; none; same category;")
+    assert ran.err.startswith(
+        "error: --condition: expected one of right; stock; paraphrase; other; none; same category;"
+    )
     assert ran.err.endswith("got 'lora alone'\n")
 
 
-def test_an_adapter_stands_for_the_generator_that_made_it(run_tagi: Run, tmp_path: Path) -> None:
-    adapter = tmp_path / "adapter"
-    made = run_tagi("generate", "-g", "toy", "-i", "take the animal and make it plural .", "--out", adapter)
+def test_adapters_are_scored_themselves_refined_ones_too(run_tagi: Run, tmp_path: Path) -> None:
+    family = toy_tasks("unseen", instances_per_task=12)[:3]
+    tasks, adapters, refined = tmp_path / "tasks.jsonl", tmp_path / "adapters", tmp_path / "refined"
+    write_jsonl(family[:2], tasks)
+    made = run_tagi("generate", "-g", "toy", "--from", tasks, "--out", adapters)
     assert made.code == 0, made.err
-    of_adapter, of_generator = (
-        run_tagi("evaluate", named, "toy", "--tasks", "*-copy", "--limit", "2", "--json") for named in (adapter, "toy")
+    recipe = ("toy", "--set", "data.source=jsonl", "--set", "evaluation.max_new_tokens=16", "--no-stock", "--json")
+    write_jsonl(family, tmp_path / "more.jsonl")
+    of_adapters, of_generator = (
+        run_tagi("evaluate", named, *recipe, "--set", f"data.path={file}")
+        for named, file in ((adapters, tmp_path / "more.jsonl"), ("toy", tasks))
     )
-    assert of_adapter.code == 0, of_adapter.err
-    one, other = json.loads(of_adapter.out), json.loads(of_generator.out)
-    assert one["checkpoint"] == str(adapter)
-    assert one["revision"] == other["revision"]
+    assert of_adapters.code == 0, of_adapters.err
+    one, other = json.loads(of_adapters.out), json.loads(of_generator.out)
+    assert (one["method"], one["data"]["tasks"], one["trained"]) == ("task adapters", 2, None)
     assert one["results"] == other["results"]
+    ran = run_tagi("refine", adapters, "--examples", tasks, "--steps", "3", "--out", refined, "--json")
+    assert ran.code == 0, ran.err
+    rows = json.loads(ran.out)["tasks"]
+    assert [(row["task"], row["examples"], row["held_out"]) for row in rows] == [
+        (folder.name, 9, 3) for folder in sorted(adapters.iterdir())
+    ]
+    seen = run_tagi("evaluate", refined, *recipe, "--set", f"data.path={tasks}")
+    assert (seen.code, seen.err.count("got: 18 of 24 are")) == (2, 1)  # nine of twelve rows were trained on
+    write_jsonl([replace(task, instances=task.instances[9:]) for task in family[:2]], tasks)
+    scored = run_tagi("evaluate", refined, *recipe, "--set", f"data.path={tasks}")
+    assert scored.code == 0, scored.err
+    record = json.loads(scored.out)
+    assert {name: one["refined"]["steps"] for name, one in record["task_adapters"].items()} == {
+        row["task"]: 3 for row in rows
+    }
+    assert [row["score"] for row in sorted(record["results"]["right"]["tasks"], key=lambda row: row["task"])] == [
+        pytest.approx(row["after"]) for row in rows
+    ]
+    assert record["revision"] != one["revision"]
+    ran = run_tagi("evaluate", refined, *recipe, "--set", f"data.path={tasks}", "--condition", "other")
+    assert (ran.code, "expected one of right, stock, none" in ran.err) == (2, True)
+    write_jsonl(family[2:], tasks)
+    ran = run_tagi("evaluate", adapters / rows[0]["task"], *recipe, "--set", f"data.path={tasks}")
+    assert (ran.code, "expected tasks with the instructions of the 1 adapters, got none among 1" in ran.err) == (
+        2,
+        True,
+    )
+
+
+def test_adapters_are_scored_as_they_are_with_no_steps(run_tagi: Run, tmp_path: Path) -> None:
+    tasks, adapters = tmp_path / "tasks.csv", tmp_path / "adapters"
+    family = toy_tasks("unseen", instances_per_task=3)[:2]
+    rows = [f"{task.instruction};{one.input};{one.outputs[0]}\n" for task in family for one in task.instances]
+    tasks.write_text("instruction;input;output\n" + "".join(rows), encoding="utf-8-sig")
+    assert run_tagi("generate", "-g", "toy", "--from", tasks, "--out", adapters).code == 0
+    ran = run_tagi("refine", adapters, "--examples", tasks, "--steps", "0", "--out", tmp_path / "scored")
+    assert ran.code == 0, ran.err
+    assert "2 the same" in ran.out
+    assert [line.split()[1:3] for line in ran.out.splitlines() if "the same" in line][:2] == [["0", "3"], ["0", "3"]]
+    other = tmp_path / "other.csv"
+    other.write_text("instruction,input,output\nSomething else.,a,b\n")
+    ran = run_tagi("refine", adapters, "--examples", other, "--out", tmp_path / "none")
+    assert (ran.code, "expected examples of a task with an adapter in" in ran.err) == (2, True)
+    assert not (tmp_path / "none").exists()
 
 
 def test_train_a_backbone_from_nothing(run_tagi: Run, tmp_path: Path) -> None:
@@ -145,9 +198,9 @@ def test_own_tasks_from_a_configuration_made_backbone(run_tagi: Run, tmp_path: P
     assert trained.code == 0, trained.err
     moved = tmp_path / "elsewhere"
     out.rename(moved)  # the checkpoint finds its backbone beside it
-    scored = run_tagi("evaluate", moved, "sni-small", *own)
+    scored = run_tagi("evaluate", moved, "sni-small", *own, "--set", "data.test_on_training=true")
     assert scored.code == 0, scored.err
-    assert "rougeL" in scored.out
+    assert "right answers" in scored.out
 
 
 def test_demo_prints_the_conditions(run_tagi: Run) -> None:

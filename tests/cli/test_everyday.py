@@ -40,9 +40,22 @@ def test_a_checkpoint_is_scored_by_tasks_own_metrics(run_tagi: Run, tmp_path: Pa
     assert reported.code == 0, reported.err
     table = run_tagi("evaluate", "toy", "everyday", *TWO, "--condition", "LoRA alone")
     rows = [line.split() for line in table.out.splitlines()]
-    assert ["task", "metric", "n", "score", "constant", "sample", "answer"] in rows
+    assert ["task", "metric", "n", "score", "constant", "unchanged", "sample", "answer"] in rows
     assert ["best", "constant", "answer", "66.7", "66.7", "to", "66.7", "1"] in [row[:8] for row in rows]
-    heads = ["condition", "right", "95%", "tasks", "minus", "own", "instruction", "95%", "of", "it", "ROUGE-L"]
+    heads = [
+        "condition",
+        "right",
+        "answers",
+        "95%",
+        "tasks",
+        "minus",
+        "own",
+        "instruction",
+        "95%",
+        "of",
+        "it",
+        "ROUGE-L",
+    ]
     assert [*heads, "its", "tasks"] in rows
 
 
@@ -92,16 +105,17 @@ def test_methods_that_learn_in_context_get_the_tasks_examples() -> None:
     assert {len(task.shots) for task in tasks} == {2}
 
 
-def test_own_tasks_that_name_a_metric_are_scored_by_it(run_tagi: Run, tmp_path: Path) -> None:
+def test_own_tasks_are_scored_by_the_metric_that_they_name_or_by_one_that_fits(run_tagi: Run, tmp_path: Path) -> None:
     tasks = tmp_path / "tasks.jsonl"
     line = {"task": "one", "instruction": "do it", "instances": [{"input": "cat", "outputs": ["3"]}]}
     own = ("evaluate", "toy", "toy", "--set", "data.source=jsonl", "--set", f"data.path={tasks}", "--json")
-    for metric, wanted in (({}, "rougeL"), ({"metric": "number"}, "right")):
+    for metric, wanted in (({"metric": "rouge_l"}, "rouge_l"), ({}, "right"), ({"metric": "number"}, "right")):
         tasks.write_text(json.dumps(line | metric) + "\n")
         ran = run_tagi(*own)
         assert ran.code == 0, ran.err
         record = json.loads(ran.out)
         assert record["results"]["right"]["metric"] == wanted
-        assert ("best_constant" in record) == (wanted == "right")
+        assert record["best_constant"]["overall"] == {wanted: 100}
+        assert record["unchanged_input"]["overall"] == {wanted: 0}
     ran = run_tagi(*own, "--set", "evaluation.num_beams=2")
-    assert (ran.code, ran.err) == (2, "error: evaluation.num_beams: expected 1 with tasks' own metrics, got 2\n")
+    assert ran.code == 0, ran.err

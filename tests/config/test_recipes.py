@@ -193,6 +193,26 @@ def test_a_stage_overrides_what_it_names_and_nothing_else(tmp_path: Path) -> Non
     assert recipe.training_for("metatrain").tasks_per_batch == 3
 
 
+def test_an_override_of_all_stages_is_not_lost_to_the_recipes_own_of_one(tmp_path: Path) -> None:
+    path = write(tmp_path, VALID)
+    for overrides, metatrain in (
+        (["training.steps=3"], 3),
+        (["training.steps=3", "training.metatrain.steps=4"], 4),
+        (["training.metatrain.steps=4", "training.steps=3"], 4),
+        (["training.dropout=0.1"], 5),
+    ):
+        recipe = load_recipe(path, overrides)
+        assert recipe.training_for("metatrain").steps == metatrain
+        assert recipe.training_for("finetune").steps == (7 if "dropout" in overrides[0] else 3)
+
+
+def test_a_file_of_tasks_stands_for_a_recipe() -> None:
+    recipe = load_recipe("my folder/tasks.csv", ["training.steps=3"])
+    assert (recipe.name, recipe.data.path, recipe.training.steps) == ("own-tasks", "my folder/tasks.csv", 3)
+    assert load_recipe("1.jsonl").data.path == "1.jsonl"
+    assert load_recipe("a.csv", ["data.path=b.csv"]).data.path == "b.csv"
+
+
 def test_a_stage_may_override_every_training_key() -> None:
     def ranges(table: Any) -> dict[str, object]:
         properties = TypeAdapter(table).json_schema()["properties"]

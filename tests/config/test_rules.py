@@ -94,11 +94,6 @@ BROKEN = [
     ),
     ("sni-base", ["data.task_split=36"], "data.task_split: expected one of 6, 15, 30, 60 with sni, got 36"),
     ("everyday", ["data.path=x"], "data.path: expected no path with data.source = 'everyday', got 'x'"),
-    (
-        "everyday",
-        ["evaluation.num_beams=3"],
-        "evaluation.metric: expected evaluation.num_beams = 1 with 'task', got 3",
-    ),
     ("toy", ["data.task_split=6"], "data.task_split: expected no split with data.source = 'toy', got 6"),
     (
         "p3-xl",

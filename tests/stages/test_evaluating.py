@@ -223,7 +223,7 @@ def own(tmp_path: Path) -> Recipe:
     """A recipe of three tasks: a and c of one category, b alone in another."""
     path = tmp_path / "tasks.jsonl"
     path.write_text("".join(lined(task) for task in tasks()))
-    return load_recipe("sni-small", ["data.source=jsonl", f"data.path={path}"])
+    return load_recipe("sni-small", ["data.source=jsonl", f"data.path={path}", "evaluation.metric=rouge"])
 
 
 def scored(method: Echo, recipe: Recipe, monkeypatch: pytest.MonkeyPatch, out: Path | None = None) -> dict[str, Any]:

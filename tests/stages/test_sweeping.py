@@ -19,6 +19,7 @@ TINY = [
 ALONE = ['run.stages=["finetune"]', "losses.kl=0", "losses.ins=0"]
 TAUGHT = 'run.stages=["teachers", "pretrain", "finetune"]'
 OVER = ["losses.kl=0,1.0", "generator.fusion=none"]
+ROUGE = "evaluation.metric=rouge"
 STEPS = ["metatrain", "teachers", "pretrain", "finetune", "evaluate", "evaluate-metatrain"]
 
 
@@ -29,7 +30,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     instances = [{"input": "cat hen", "outputs": ["hen"]}, {"input": "fox dog", "outputs": ["dog", "fox"]}]
     tasks = [{"task": f"copy {n}", "category": "copy", "instruction": f"copy word {n}"} for n in ("one", "two")]
     file.write_text("".join(json.dumps({**task, "instances": instances}) + "\n" for task in tasks))
-    return [*TINY, TAUGHT, "data.source=jsonl", f"data.path={file}"]
+    return [*TINY, TAUGHT, "data.source=jsonl", f"data.path={file}", "data.test_on_training=true", ROUGE]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_the_table_has_scores_and_their_origin(finished: Path, taught: list[str]
     entries = json.loads((finished / "sweep.json").read_text())["points"]
     assert [entry["label"] for entry in entries] == ["losses.kl=0", "default", "generator.fusion=none"]
     for entry in entries:
-        assert entry["metric"] == "rougeL"
+        assert entry["metric"] == "rougeL (tested on training data)"
         low, high = entry["interval"]
         assert 0 <= low <= entry["value"] <= high <= 100
         assert entry["overrides"][: len(taught)] == taught

@@ -1,7 +1,7 @@
 """Few-shot refinement: a generated LoRA trained further on labelled examples of its task."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from tagi.formats.task_adapter import digest_of
 from tagi.hypernetwork.adapted_task import AdaptedTask
 from tagi.methods.refining import Refined
 from tagi.settings.training import TrainingSettings
+from tagi.stages.own_tasks import seen_record
 from tagi.training.trainer import train
 
 _TASK = "refined"
@@ -30,11 +31,12 @@ class Refinement:
     """Settings of a refinement.
 
     Args:
-        steps: Steps of training; 0 changes nothing.
+        steps: Steps of training; 0 changes nothing, and `tagi.refine` then scores all examples.
         learning_rate: Peak learning rate of AdamW, after 2% of warm-up.
         batch_size: Examples of a step, at most as many as there are.
         seed: Decides which examples make up which step.
-        held_out: The last so many examples are not trained on; `tagi.refine` scores them before and after.
+        held_out: The last so many examples are not trained on; `tagi.refine` scores them before and after. Of a file
+            with tasks for testing ("split": "test") their examples are held out, and no others.
         truncate: Truncate examples over the generator's limits, which are refused otherwise.
     """
 
@@ -59,10 +61,11 @@ def check_lora(adapter: AdaptedTask, where: str = "") -> None:
 
 def split_examples(
     given: Sequence[Labelled], text: TextEncoder, settings: Refinement
-) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+) -> tuple[list[Labelled], list[Labelled]]:
     """Return the examples to train on and those held out.
 
-    Raises `InputError`, naming the example, for one that the generator cannot read, and if none is left to train on.
+    Raises `InputError`, naming the example, for one that the generator cannot read, if none is left to train on, and
+    for a number to hold out where the file says which are for testing.
     """
     for one in given:
         try:
@@ -70,12 +73,18 @@ def split_examples(
             text.target(one.example.output, truncate=settings.truncate)
         except InputError as error:
             raise InputError(f"{one.where}: {error}") from error
-    count = len(given) - settings.held_out
-    if count < 1:
-        got = f"got {len(given)} of which {settings.held_out} are to be held out"
-        raise InputError(f"expected examples to train on, {got}")
-    examples = tuple(one.example for one in given)
-    return examples[:count], examples[count:]
+    shown = [one for one in given if one.task is None or one.task.split != "test"]
+    kept = [one for one in given if one not in shown]
+    if kept and settings.held_out:
+        marked = f'{len(kept)} examples of tasks with "split": "test"'
+        raise InputError(f"held_out: expected 0 with {marked}, which are held out, got {settings.held_out}")
+    count = len(shown) - settings.held_out
+    if count < 1 and (settings.steps or settings.held_out or not given):
+        held_out = settings.held_out or len(kept)
+        raise InputError(f"expected examples to train on, got {len(given)} of which {held_out} are to be held out")
+    if not settings.steps and not settings.held_out:
+        return [], list(given)
+    return shown[:count], [*shown[count:], *kept]
 
 
 def task_of(examples: Sequence[Example]) -> Task:
@@ -98,7 +107,7 @@ def train_lora(
 
     Args:
         adapter: The adapter, which is left as it is.
-        examples: What it is trained on, at least one.
+        examples: What it is trained on. Without any nothing is trained.
         settings: How.
         folder: Where checkpoints are written.
         identity: What a resumed training must have in common with the interrupted one.
@@ -109,7 +118,7 @@ def train_lora(
     model = Refined(adapter)
     outcome: dict[str, Any] = {"history": [], "seconds": 0.0}
     try:
-        if steps and settings.learning_rate:
+        if steps and settings.learning_rate and examples:
             rows = min(settings.batch_size, len(examples))
             batches = TaskBatches([task], length=steps, tasks_per_batch=1, queries_per_task=rows, seed=settings.seed)
             training = _training(settings, rows)
@@ -120,6 +129,7 @@ def train_lora(
     record = {
         "examples": len(examples),
         "data": tasks_digest([task]),
+        **seen_record([replace(task, instruction=adapter.instruction)]),
         **{name: getattr(settings, name) for name in ("steps", "learning_rate", "batch_size", "seed")},
         "loss": {"first": losses[0], "last": losses[-1]} if losses else None,
         "from": digest_of(adapter.bank),

@@ -16,6 +16,7 @@ from tagi.methods.protocol import Method
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
 from tagi.settings.stages import Stage
+from tagi.stages.adapter_folders import AdapterFolders
 from tagi.stages.evaluate import EvaluationRequest, TaskScorer, scoring_of, select_tasks
 from tagi.stages.evaluate import evaluate as evaluate_checkpoint
 from tagi.stages.protocol import Sources
@@ -116,8 +117,10 @@ def evaluate(
     """Score a model on tasks.
 
     Args:
-        model: A generator, or the name of any trained model: whatever `AdapterGenerator.from_pretrained` takes.
-        tasks: A recipe, whose test tasks are used (name, TOML file or `Recipe`), or tasks as `read_tasks` reads them.
+        model: A generator, or the name of any trained model: whatever `AdapterGenerator.from_pretrained` takes. The
+            folder of an adapter, or of several, which are scored on the tasks of their instructions.
+        tasks: A recipe, whose test tasks are used (name, TOML file or `Recipe`), a file of tasks, or tasks as
+            `read_tasks` reads them.
         overrides: Changed keys of the recipe, such as "evaluation.max_new_tokens=10"; not with a `Recipe`.
         conditions: What takes the place of the instruction: "right", "paraphrase", "other", "none", ..., as
             `tagi evaluate --condition` lists them.
@@ -165,12 +168,17 @@ def _score(
 ) -> dict[str, Any]:
     """Score a model on tasks that are in memory, or a generator that is."""
     method: Method
+    folder: Path | None = None
+    scored = select_tasks(tasks, request.tasks, request.limit or recipe.evaluation.limit)
     if isinstance(model, GeneratorModel):
         method = TAGI(model).eval()
+    elif (adapters := AdapterFolders.find(str(model))) is not None:
+        adapters.check(request.conditions)
+        method, scored = adapters.method(), adapters.own_tasks(scored)
     else:
-        method = load_method(find_checkpoint(str(model))).to(best_device())
-    scored = select_tasks(tasks, request.tasks, request.limit or recipe.evaluation.limit)
-    scorer = TaskScorer(method, scored, scoring_of(recipe, scored), progress=progress)
+        folder = find_checkpoint(str(model))
+        method = load_method(folder).to(best_device())
+    scorer = TaskScorer(method, scored, scoring_of(recipe, scored), progress=progress, folder=folder)
     return {
         "data": {"tasks": len(scored), "instances": sum(len(task.instances) for task in scored)},
         **scorer.results(request.conditions, recipe.seed),

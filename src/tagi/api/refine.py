@@ -1,7 +1,9 @@
 """The refinement of an adapter folder on labelled examples, and whether it helped."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -13,17 +15,15 @@ from tagi.api.lora_training import Refinement, check_lora, labelled, split_examp
 from tagi.api.task_adapter import TaskAdapter
 from tagi.data.digest import files_digest, tasks_digest
 from tagi.data.readers.jsonl import Labelled, read_labelled
-from tagi.data.task import Example
+from tagi.data.task import Task
 from tagi.errors import InputError, TrainingError
-from tagi.evaluation.scoring.free_form import rouge_scores
-from tagi.evaluation.scoring.statistics import means
+from tagi.evaluation.scoring.metrics import TASK_SCORES
+from tagi.evaluation.scoring.task_metrics import checked_metric
 from tagi.files import write_text
+from tagi.formats.finding import CHECKPOINTS, REFINED, find_adapters
 from tagi.formats.records import Record
 from tagi.formats.task_adapter import STATES, digest_of, generator_digest
 from tagi.training.trainer import fingerprint
-
-ADAPTER = "adapter"
-_CHECKPOINTS = "checkpoints"
 
 
 class RefinementRecord(Record):
@@ -53,8 +53,8 @@ def refine(
 
     Args:
         adapter: The adapter's folder, which is left as it is.
-        examples: A JSON Lines file, or `Example` objects or tuples of input and output. A line of the file is
-            `{"input", "output"}`, or a task, of which the instances are taken; of several tasks the one with the
+        examples: A JSON Lines file or a table, or `Example` objects or tuples of input and output. A line of the file
+            is `{"input", "output"}`, or a task, of which the instances are taken; of several tasks the one with the
             adapter's instruction is taken.
         out: A new folder.
         settings: How to train.
@@ -63,8 +63,8 @@ def refine(
         progress: Show a bar on a terminal.
 
     Returns a record, also in `out/refined.json`: what `TaskAdapter.refine` says of a refined adapter, the digest of its
-    `generator`, `seconds`, and `held_out`: None, or the number of held-out examples and their scores `before` and
-    `after`.
+    `generator`, `seconds`, and `held_out`: None, or the number of held-out examples, the task's `metric`, and the
+    scores `before` and `after`.
 
     Raises what `TaskAdapter.refine` raises, `DataError` for a file that cannot be read, and `TrainingError` if `out`
     holds another run, or one that is not to be resumed.
@@ -73,29 +73,152 @@ def refine(
     _refuse_used(out, adapter, resume)
     given = read_labelled(examples) if isinstance(examples, str | Path) else labelled(examples)
     opened = TaskAdapter.from_pretrained(adapter, generator)
-    check_lora(opened, f"{adapter}: ")
-    shown, kept = split_examples(_of_task(given, opened.instruction), opened.generator.text, settings)
-    made_by = generator_digest(opened.generator)
-    begun_with = [digest_of(opened.bank), files_digest([adapter / STATES]), made_by]
-    tasks = [task_of(part) for part in (shown, kept) if part]
-    identity = fingerprint("refine", begun_with, tasks_digest(tasks), settings)
-    finished = _finished(out, identity)
-    if finished is not None:
-        return finished
-    before = _scores(opened, kept)
-    folder = out / _CHECKPOINTS
-    refined, seconds = train_lora(opened, shown, settings, folder, identity=identity, resume=resume, progress=progress)
-    refined.save_pretrained(out / ADAPTER, overwrite=True)
-    record = {
-        "identity": identity,
-        "adapter": str(out / ADAPTER),
-        "generator": made_by,
-        **refined.refined,
-        "seconds": round(seconds, 1),
-        "held_out": {"examples": len(kept), "before": before, "after": _scores(refined, kept)} if kept else None,
-    }
-    write_text(out / RefinementRecord.FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-    return record
+    return _Job.of(adapter, opened, _of_task(given, opened.instruction), out, settings).done(resume, progress)
+
+
+def refine_all(
+    adapters: str | Path,
+    examples: str | Path,
+    out: str | Path,
+    settings: Refinement | None = None,
+    *,
+    only: Sequence[str] = (),
+    generator: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Refine every adapter under a folder on the examples of its task; the generator is loaded once.
+
+    Args:
+        adapters: A folder with adapters, at any depth.
+        examples: A file of tasks, whose instructions say which adapter they are for.
+        out: A new folder. What `refine` writes is in a folder of the adapter's name.
+        only: Names or patterns of adapters; all if there are none.
+        settings: How to train. Where nothing says what is to be held out, it is a quarter of a task's examples.
+        generator: As of `refine`.
+        resume: As of `refine`.
+        progress: As of `refine`.
+
+    Returns `tasks`: for every adapter its name, the number of `examples` that were trained on and that were `held_out`,
+    the task's `metric`, the scores of held-out examples `before` and `after`, and the `outcome` ("gained", "the same",
+    "lost", "no examples", or "not known" where nothing is held out).
+
+    Raises what `refine` raises, before anything is trained, and `InputError` if no adapter has examples.
+    """
+    out, settings, given = Path(out), settings or Refinement(), read_labelled(examples)
+    jobs: dict[str, _Job | None] = {}
+    made = generator
+    for name, folder in find_adapters(Path(adapters)).items():
+        if only and not any(fnmatchcase(name, pattern) for pattern in only):
+            continue
+        opened = TaskAdapter.from_pretrained(folder, made)
+        made = opened.generator
+        own = [one for one in given if one.instruction == opened.instruction.strip()]
+        _refuse_used(out / name, folder, resume)
+        quarter = len(own) // 4 or int(len(own) > 1)
+        said = settings.held_out or not settings.steps or any(one.task and one.task.split == "test" for one in own)
+        how = settings if said else replace(settings, held_out=quarter)
+        jobs[name] = _Job.of(folder, opened, own, out / name, how) if own else None
+    if not any(jobs.values()):
+        among = f" named {', '.join(only)}" if only else ""
+        raise InputError(f"{examples}: expected examples of a task with an adapter in {adapters}{among}, got none")
+    rows = [_row(name, None if job is None else job.done(resume, progress)) for name, job in jobs.items()]
+    return {"tasks": rows}
+
+
+def _row(task: str, record: Mapping[str, Any] | None) -> dict[str, Any]:
+    kept = None if record is None else record["held_out"]
+    row = {"task": task, "examples": 0 if record is None else record["examples"], "held_out": 0}
+    none = {"metric": None, "before": None, "after": None}
+    if kept is None:
+        return {**row, **none, "outcome": "no examples" if record is None else "not known"}
+    before, after = kept["before"]["score"], kept["after"]["score"]
+    outcome = "gained" if after > before else "lost" if after < before else "the same"
+    scores = {"metric": kept["metric"], "before": before, "after": after}
+    return {**row, "held_out": kept["examples"], **scores, "outcome": outcome}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An adapter that is to be refined.
+
+    Args:
+        folder: The adapter's folder.
+        adapter: The adapter.
+        shown: The examples that it is trained on.
+        kept: Those that are held out.
+        task: The task of all examples.
+        out: Where the outcome is written.
+        settings: How it is trained.
+    """
+
+    folder: Path
+    adapter: TaskAdapter
+    shown: Sequence[Labelled]
+    kept: Sequence[Labelled]
+    task: Task
+    out: Path
+    settings: Refinement
+
+    @classmethod
+    def of(
+        cls, folder: Path, adapter: TaskAdapter, given: Sequence[Labelled], out: Path, settings: Refinement
+    ) -> "_Job":
+        """Make a job with everything checked."""
+        check_lora(adapter, f"{folder}: ")
+        shown, kept = split_examples(given, adapter.generator.text, settings)
+        task = _labelled_task([*shown, *kept])
+        return cls(folder, adapter, shown, kept, replace(task, metric=checked_metric(task)), out, settings)
+
+    def done(self, resume: bool, progress: bool) -> dict[str, Any]:
+        """Return the record of the finished job."""
+        adapter, out, settings = self.adapter, self.out, self.settings
+        made_by = generator_digest(adapter.generator)
+        begun_with = [digest_of(adapter.bank), files_digest([self.folder / STATES]), made_by]
+        shown, kept = ([one.example for one in part] for part in (self.shown, self.kept))
+        tasks = [task_of(part) for part in (shown, kept) if part]
+        identity = fingerprint("refine", begun_with, tasks_digest(tasks), settings)
+        finished = _finished(out, identity)
+        if finished is not None:
+            return finished
+        before, folder = self._scores(adapter), out / CHECKPOINTS
+        refined, seconds = train_lora(
+            adapter, shown, settings, folder, identity=identity, resume=resume, progress=progress
+        )
+        refined.save_pretrained(out / REFINED, overwrite=True)
+        scores = {"before": before, "after": self._scores(refined)}
+        record = {
+            "identity": identity,
+            "adapter": str(out / REFINED),
+            "generator": made_by,
+            **refined.refined,
+            "seconds": round(seconds, 1),
+            "held_out": {"examples": len(kept), "metric": self.task.metric, **scores} if kept else None,
+        }
+        write_text(out / RefinementRecord.FILE, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        return record
+
+    def _scores(self, adapter: TaskAdapter) -> dict[str, float] | None:
+        """Return the `score` of held-out examples by the task's metric, in percent, and their mean `loss` per token."""
+        if not self.kept:
+            return None
+        instances = self.task.instances[-len(self.kept) :]
+        inputs = [one.input for one in instances]
+        score, answers = TASK_SCORES[str(self.task.metric)], adapter.predict(inputs, truncate=True)
+        values = [score(answer, one.outputs) for answer, one in zip(answers, instances, strict=True)]
+        targets = [[one.outputs[0]] for one in instances]
+        likelihoods = adapter.score(inputs, targets, reduction="mean", truncate=True)
+        return {"score": 100 * fmean(values), "loss": -fmean(row[0] for row in likelihoods)}
+
+
+def _labelled_task(given: Sequence[Labelled]) -> Task:
+    """All examples as one task, with the metric and the choices that their file gives them."""
+    plain = task_of([one.example for one in given])
+    stated = [one.task for one in given if one.task is not None]
+    if not stated:
+        return plain
+    instances = tuple(one.instances[0] for one in stated)
+    return replace(stated[0], instances=instances if len(stated) == len(given) else plain.instances)
 
 
 def _of_task(given: Sequence[Labelled], instruction: str) -> list[Labelled]:
@@ -111,26 +234,15 @@ def _of_task(given: Sequence[Labelled], instruction: str) -> list[Labelled]:
     return own
 
 
-def _scores(adapter: TaskAdapter, examples: Sequence[Example]) -> dict[str, float] | None:
-    """ROUGE-L and exact match in percent, as natural-instructions has them, and the mean loss of a target's tokens."""
-    if not examples:
-        return None
-    inputs = [one.input for one in examples]
-    answers = adapter.predict(inputs, truncate=True)
-    overall = means(rouge_scores((answer, (one.output,)) for answer, one in zip(answers, examples, strict=True)))
-    likelihoods = adapter.score(inputs, [[one.output] for one in examples], reduction="mean", truncate=True)
-    return {name: overall[name] for name in ("rougeL", "exact_match")} | {"loss": -fmean(row[0] for row in likelihoods)}
-
-
 def _refuse_used(out: Path, adapter: Path, resume: bool) -> None:
     """Raise `TrainingError` unless `out` is new or holds a refinement that may be resumed."""
-    if (out / ADAPTER).resolve() == adapter.resolve():
+    if (out / REFINED).resolve() == adapter.resolve():
         raise TrainingError(
             f"{out}: the refined adapter would replace the one given ({adapter}): choose another folder"
         )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    begun = (out / RefinementRecord.FILE).is_file() or (out / _CHECKPOINTS).is_dir()
+    begun = (out / RefinementRecord.FILE).is_file() or (out / CHECKPOINTS).is_dir()
     if not (begun and resume):
         files = f"holds files{': resume with --resume' if begun else ', none of a refinement'}"
         raise TrainingError(f"{out}: expected a new folder, got one that {'is a file' if out.is_file() else files}")
@@ -143,6 +255,6 @@ def _finished(out: Path, identity: str) -> dict[str, Any] | None:
     record = RefinementRecord.read(out)
     if record.identity != identity:
         raise TrainingError(f"{out}: expected a refinement of this adapter, examples and settings, got another")
-    if not (out / ADAPTER / STATES).is_file():  # the adapter was removed: it is made again
+    if not (out / REFINED / STATES).is_file():  # the adapter was removed: it is made again
         return None
-    return {**record.model_dump(), "adapter": str(out / ADAPTER)}
+    return {**record.model_dump(), "adapter": str(out / REFINED)}

@@ -120,7 +120,8 @@ class TaskAdapter(AdaptedTask, Uploadable):
         """
         settings = settings or Refinement()
         check_lora(self)
-        shown, _ = split_examples(labelled(examples), self.generator.text, settings)
+        given, _ = split_examples(labelled(examples), self.generator.text, settings)
+        shown = [one.example for one in given]
         with tempfile.TemporaryDirectory() as folder:
             return train_lora(self, shown, settings, Path(folder), progress=progress)[0]
 

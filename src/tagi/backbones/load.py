@@ -23,6 +23,7 @@ from typing_extensions import TypeVar
 
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import ANOTHER, SUFFIX, WHEELS, converted, file_digest, find_gguf
+from tagi.backbones.hub import hub_is_unreachable
 from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.backbones.t5 import T5Backbone
 from tagi.errors import CheckpointError, ConfigError, first_line
@@ -97,9 +98,10 @@ def load_backbone(
         changed["attn_implementation"] = attention
     try:
         model, report = architecture.from_pretrained(
-            source, dtype=dtype, revision=at, output_loading_info=True, **changed
+            source, dtype=dtype, revision=at, output_loading_info=True, **_where(source), **changed
         )
-        tokens = AutoTokenizer.from_pretrained(tokenizer or source, revision="main" if tokenizer else at)
+        words = locate(tokenizer) if tokenizer else source
+        tokens = AutoTokenizer.from_pretrained(words, revision="main" if tokenizer else at, **_where(words))
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"{name}: cannot load the backbone: {first_line(error)}") from error
     except (SafetensorError, RuntimeError) as error:
@@ -173,7 +175,8 @@ def build_causal(fields: dict[str, Any], tokenizer: Any = None) -> Any:
 def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
     """Load a tokenizer of a built-in backbone, a folder or the hub. Raises `ConfigError` if there is none."""
     try:
-        return AutoTokenizer.from_pretrained(_source(name)[0], revision=revision or "main")
+        source = _source(name)[0]
+        return AutoTokenizer.from_pretrained(source, revision=revision or "main", **_where(source))
     except (OSError, ValueError, StrictDataclassError) as error:
         raise ConfigError(f"backbone.tokenizer: cannot load {name!r}: {first_line(error)}") from error
 
@@ -223,6 +226,11 @@ def _source(name: str, relative_to: Path | None = None) -> tuple[Path | str, str
     return converted(name, file, digest), f"{_CONTENT}{digest[:_DIGITS]}"
 
 
+def _where(source: Path | str) -> dict[str, bool]:
+    """The argument by which transformers asks no hub for what lies here, nor one that cannot be reached."""
+    return {"local_files_only": Path(source).is_dir() or hub_is_unreachable()}
+
+
 def may_be_found(name: str) -> bool:
     """Whether a name means something that lies here, or could be the hub's."""
     return name in WHEELS or name.endswith(SUFFIX) or "/" in name or isinstance(locate(name), Path)
@@ -254,8 +262,8 @@ def _read_config(name: str, source: Path | str, revision: str | None) -> Any:
     if isinstance(source, Path) and not source.exists():
         raise CheckpointError(f"{name}: expected a model folder, got nothing at {source}")
     try:
-        hub = {} if isinstance(source, Path) else {"revision": revision or "main"}
-        return AutoConfig.from_pretrained(source, **hub)
+        hub: dict[str, Any] = {} if isinstance(source, Path) else {"revision": revision or "main"}
+        return AutoConfig.from_pretrained(source, **hub, **_where(source))
     except (OSError, ValueError, StrictDataclassError) as error:
         raise ConfigError(
             f"{name}: expected a built-in backbone ({', '.join([*BUILT_IN, *WHEELS])}), a model folder, a GGUF file or "

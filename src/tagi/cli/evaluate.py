@@ -11,9 +11,9 @@ from tagi.errors import InputError
 
 Checkpoint = Annotated[
     str,
-    typer.Argument(metavar="CHECKPOINT", help="A run, a checkpoint, an adapter (its generator), or a built-in name."),
+    typer.Argument(metavar="CHECKPOINT", help="A run, a checkpoint, a built-in name, or a folder of adapters."),
 ]
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or TOML file, for its test tasks.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or TOML file, or a file of tasks.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new folder for record.json and predictions.")]
 Conditions = Annotated[bool, typer.Option("--conditions", help="Score paraphrases, other instructions and none too.")]
 Channels = Annotated[bool, typer.Option("--channels", help="Score LoRA and instruction states crossed and alone too.")]
@@ -29,6 +29,9 @@ Positives = Annotated[
     int | None, typer.Option("--positives", min=0, max=8, help="The most examples that a task shows.")
 ]
 HeldOut = Annotated[bool, typer.Option("--held-out", help="Score held-out training tasks instead of the test tasks.")]
+Stock = Annotated[
+    bool | None, typer.Option("--stock/--no-stock", help="Score the stock model beside it. Default: for own tasks.")
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation in DIR.")]
 
 
@@ -46,6 +49,7 @@ def evaluate(
     wording: Wording = None,
     positives: Positives = None,
     held_out: HeldOut = False,
+    stock: Stock = None,
     resume: Resume = False,
     as_json: JsonFlag = False,
 ) -> None:
@@ -55,12 +59,15 @@ def evaluate(
     predictions and as references. An interrupted evaluation continues with the next task with --resume. --sensitivity
     scores wrong, shuffled, random and empty instructions and the mean adapter, and compares the tasks' adapters with
     each other; DIR/adapters.png shows their distances. Without --positives, tasks show no examples for a recipe with
-    data.demonstrations, and otherwise as many as the checkpoint takes.
+    data.demonstrations, and otherwise as many as the checkpoint takes. The stock model is the base model as it is, with
+    the instruction in its prompt.
 
     \b
     Examples:
       tagi evaluate toy toy --conditions --channels
       tagi evaluate toy toy --sensitivity --limit 10 --out toy-sensitivity
+      tagi evaluate smollm2 tasks.csv --out scores
+      tagi evaluate adapters tasks.csv
       tagi evaluate smollm2 everyday --condition "LoRA alone" --out everyday
       tagi evaluate runs/sni sni-small --set data.path=natural-instructions --limit 20 --out scores
       tagi evaluate smollm2 smollm2 --set data.path=natural-instructions --condition "LoRA alone" --limit 2
@@ -77,9 +84,10 @@ def evaluate(
         raise InputError("--resume: expected --out DIR, the folder of the interrupted evaluation, got none")
     loaded = load_recipe(recipe, overrides or [])
     from tagi.api.recipes import evaluate as run
-    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY
+    from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, STOCK
 
-    groups = ((conditions, INSTRUCTIONS), (channels, CHANNELS), (sensitivity, SENSITIVITY))
+    stock = loaded.data.source == "jsonl" if stock is None else stock
+    groups = ((stock, (STOCK,)), (conditions, INSTRUCTIONS), (channels, CHANNELS), (sensitivity, SENSITIVITY))
     names = ["right", *(condition or ()), *(name for on, group in groups if on for name in group)]
     what: Any = {"conditions": names, "only": tasks or (), "limit": limit, "distances": sensitivity}
     how: Any = {"wording": wording, "positives": positives, "held_out": held_out}

@@ -6,10 +6,13 @@ from typing import Any
 import typer
 
 from tagi.cli.output import interval_text, print_table
+from tagi.data.task import HEADLINES
 
 Record = Mapping[str, Any]
 Rows = list[dict[str, Any]]
 _ANSWER = 48
+_TASKS = 60
+"""Evaluations of more tasks are shown by category."""
 
 
 def print_evaluation(record: Record) -> None:
@@ -19,8 +22,11 @@ def print_evaluation(record: Record) -> None:
     wording = f", wording {data['wording']!r}" if "wording" in data else ""
     shown = f", at most {data['positives']} examples each" if "positives" in data else ""
     typer.echo(f"{data['tasks']} tasks{kind}, {data['instances']} instances{wording}{shown}")
-    if "best_constant" in record:
+    if trained_on := data.get("trained_on"):
+        typer.echo(f"TESTED ON TRAINING DATA: {trained_on['instances']} of these instances were trained on")
+    if len(results["right"].get("tasks", ())) in range(1, _TASKS + 1):
         print_table(task_rows(record))
+    if "best_constant" in record:
         print_table(task_metric_rows(record))
     else:
         if len(results["right"]["per_category"]) > 1:
@@ -29,7 +35,7 @@ def print_evaluation(record: Record) -> None:
     if record["not_scored"]:
         typer.echo(f"not scored, as tasks or method have nothing for it: {'; '.join(record['not_scored'])}")
     given = [] if len(results) == 1 else given_lines(record)
-    for line in [*given, *rank_lines(results["right"]), *adapter_lines(record)]:
+    for line in [*given, *unread_lines(results["right"]), *rank_lines(results["right"]), *adapter_lines(record)]:
         typer.echo(line)
 
 
@@ -52,15 +58,23 @@ def paired_rows(record: Record) -> Rows:
 
 
 def task_rows(record: Record) -> Rows:
-    """Return one row per task with its own instruction: its score beside the best constant answer's, and a sample."""
-    constant = {row["task"]: row["score"] for row in record["best_constant"]["tasks"]}
+    """Return one row per task with its own instruction: its score beside others of the same task, and a sample.
+
+    The others are the stock model's, if it was asked, the best constant answer's and the unchanged input's.
+    """
+    free = {
+        "stock": record["results"].get("stock"),
+        "constant": record.get("best_constant"),
+        "unchanged": record.get("unchanged_input"),
+    }
+    scores = {name: {row["task"]: row["score"] for row in of["tasks"]} for name, of in free.items() if of}
     return [
         {
             "task": row["task"],
             "metric": row["metric"],
             "n": row["n"],
             "score": round(row["score"], 1),
-            "constant": round(constant[row["task"]], 1),
+            **{name: round(of[row["task"]], 1) for name, of in scores.items()},
             "sample answer": _short(row["sample"]["answer"]),
         }
         for row in record["results"]["right"]["tasks"]
@@ -68,20 +82,22 @@ def task_rows(record: Record) -> Rows:
 
 
 def task_metric_rows(record: Record) -> Rows:
-    """Return one row per condition and one for the best constant answer: `right` and ROUGE-L, over how many tasks.
+    """Return one row per condition and one for each baseline: every score, and over how many tasks it is a mean.
 
     `right` has its 95% interval. With several conditions there is also the mean difference from the condition of the
     task's own instruction, with its 95% interval: over the tasks scored by the headline score.
     """
-    results = record["results"]
-    rows = []
-    for name, result in {**results, "best constant answer": record["best_constant"]}.items():
+    results, rows = record["results"], []
+    free = {"best constant answer": record["best_constant"], "unchanged input": record.get("unchanged_input")}
+    rouges = [name for name in HEADLINES if name != "right" and name in record["best_constant"]["overall"]]
+    for name, result in {**results, **{name: one for name, one in free.items() if one}}.items():
         right, right_tasks = _mean(result, "right")
-        rouge, rouge_tasks = _mean(result, "rouge_l")
         interval = interval_text(result["intervals"]["right"]) if right else ""
         difference = _difference(result, "minus own instruction") if len(results) > 1 else {}
-        row = {"condition": name, "right": right, "95%": interval, "tasks": right_tasks, **difference}
-        rows.append({**row, "ROUGE-L": rouge, "its tasks": rouge_tasks})
+        row = {"condition": name, HEADLINES["right"]: right, "95%": interval, "tasks": right_tasks, **difference}
+        for number, rouge in enumerate(rouges):
+            row[HEADLINES[rouge]], row["its tasks" + " " * number] = _mean(result, rouge)
+        rows.append(row)
     return rows
 
 
@@ -94,6 +110,17 @@ def given_lines(record: Record) -> list[str]:
         some = f" ({tasks - left_out} of {tasks} tasks have one)" if left_out else ""
         lines.append(f"{name:{width}}  {result['given']}{some}")
     return [*lines, ""]
+
+
+def unread_lines(result: Record) -> list[str]:
+    """Return how many references ROUGE cannot read, if any."""
+    if "unread" not in result:
+        return []
+    unread = result["unread"]
+    return [
+        f"ROUGE reads only the letters a to z and digits: it reads no reference of {unread['instances']} instances, "
+        f"such as {unread['id']} of task {unread['task']}; --set evaluation.metric=task reads every script"
+    ]
 
 
 def rank_lines(result: Record) -> list[str]:

@@ -21,7 +21,7 @@ Instruction = Annotated[
     str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="What the task asks for, in plain words.")
 ]
 From = Annotated[
-    Path | None, typer.Option("--from", metavar="FILE", help="JSON Lines, a task with its instruction per line.")
+    Path | None, typer.Option("--from", metavar="FILE", help="JSON Lines or CSV, a task with its instruction per line.")
 ]
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder; with --from of one adapter per task.")]
 Examples = Annotated[
@@ -51,6 +51,7 @@ def generate(
       tagi generate -i "Write the sentence in the past tense." --out adapter
       tagi generate -g toy -i "take the animal and the tool and translate each into zorbish ." --out adapter
       tagi generate -g runs/sni -i "Say whether the two sentences agree." --out adapter
+      tagi generate --from tasks.csv --out adapters
       tagi generate -g runs/sni --from tasks.jsonl --out adapters
     """
     examples = tuple(map(example_of, example or []))
@@ -60,9 +61,9 @@ def generate(
         raise InputError("expected one of -i and --from, got neither")
     tasks = [Task("", "", instruction or "", ())]
     if from_file is not None:
-        from tagi.data.readers.jsonl import read_jsonl
+        from tagi.data.readers.jsonl import instructions_of, read_jsonl
 
-        tasks = read_jsonl(from_file, require_instances=False)
+        tasks = instructions_of(read_jsonl(from_file, require_instances=False))
     from tagi.api.generator import AdapterGenerator
     from tagi.api.task_adapter import save_adapters
 

@@ -1,22 +1,32 @@
 """`tagi refine`: train a generated adapter further on labelled examples."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tagi.cli.generate import OwnGenerator
-from tagi.cli.output import JsonFlag, print_record
+from tagi.cli.output import JsonFlag, print_record, print_table
+from tagi.errors import InputError
 
-Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder from `tagi generate`.")]
-File = Annotated[
-    Path, typer.Option("--examples", metavar="FILE", help='JSON Lines: {"input": ..., "output": ...} or a task a line.')
+Adapter = Annotated[
+    Path, typer.Argument(metavar="ADAPTER", help="An adapter from `tagi generate`, or a folder of several.")
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder; DIR/adapter is the refined adapter.")]
-Steps = Annotated[int, typer.Option("--steps", min=0, help="Steps of training; 0 scores the adapter as it is.")]
+File = Annotated[
+    Path, typer.Option("--examples", metavar="FILE", help="JSON Lines or CSV: labelled examples, or tasks.")
+]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="A new folder; DIR/adapter, or DIR/NAME/adapter of several.")
+]
+Steps = Annotated[int, typer.Option("--steps", min=0, help="Steps of training; 0 scores adapters as they are.")]
 Rate = Annotated[float, typer.Option("--learning-rate", min=0.0, max=10.0, help="AdamW's peak, after 2% of warm-up.")]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Examples per step.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Decides which examples make up which step.")]
+Tasks = Annotated[
+    list[str] | None,
+    typer.Option("--tasks", metavar="NAME", help="Of several adapters, those of this name or pattern."),
+]
 HeldOut = Annotated[
     int,
     typer.Option("--held-out", min=0, metavar="N", help="Keep the last N examples out; score them before and after."),
@@ -34,41 +44,69 @@ def refine(
     batch_size: Batch = 8,
     seed: Seed = 0,
     held_out: HeldOut = 0,
+    tasks: Tasks = None,
     generator: OwnGenerator = None,
     truncate: Truncate = False,
     resume: Resume = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a generated LoRA further on examples of its task.
+    """Train generated LoRAs further on examples of their tasks.
 
     The generated LoRA is the starting point of ordinary LoRA training; instruction states, fusion and backbone stay as
     they are. DIR/adapter is an adapter folder for predict and export, DIR/refined.json the record. From a file with
-    several tasks (as for generate --from) the one with the adapter's instruction is taken.
+    several tasks (as for generate --from) the one with the adapter's instruction is taken. Held-out examples are scored
+    by the task's own metric, or one that fits its references: those of tasks with the split "test", or the last N.
+
+    Of a folder with several adapters, each is refined on its own task's examples, and a table says which tasks gained.
+    A quarter of a task's examples is held out unless it is said how many.
 
     \b
     Examples:
       tagi refine adapter --examples labelled.jsonl --out refined
       tagi refine adapters/agree --examples tasks.jsonl --out refined
+      tagi refine adapters --examples tasks.csv --out refined
+      tagi refine adapters --examples tasks.csv --tasks 'date*' --tasks plural --out refined
+      tagi refine adapters --examples tasks.csv --steps 0 --out scored
       tagi refine adapter --examples labelled.jsonl --held-out 20 --steps 200 --out refined
       tagi predict -a refined/adapter "an input"
     """
     from tagi.api.lora_training import Refinement
     from tagi.api.refine import refine as run
+    from tagi.api.refine import refine_all
+    from tagi.formats.finding import find_adapters
 
     settings = Refinement(steps, learning_rate, batch_size, seed, held_out, truncate)
-    record = run(adapter, examples, out, settings, generator=generator, resume=resume, progress=True)
-    print_record(record, _print_refined, as_json=as_json)
+    how: Any = {"generator": generator, "resume": resume, "progress": True}
+    if list(find_adapters(adapter).values()) not in ([], [adapter]):
+        several = refine_all(adapter, examples, out, settings, only=tasks or (), **how)
+        print_record(several, _print_all, as_json=as_json)
+        return
+    if tasks:
+        raise InputError(f"--tasks: expected a folder of several adapters with it, got {adapter}")
+    print_record(run(adapter, examples, out, settings, **how), _print_refined, as_json=as_json)
 
 
-_SCORES = (("rougeL", "ROUGE-L", 1), ("exact_match", "exact match", 1), ("loss", "loss", 3))
+_OLDER = {"rougeL": "ROUGE-L", "exact_match": "exact match"}
+"""Scores in records of an older form."""
+
+
+def _print_all(record: dict[str, Any]) -> None:
+    print_table([{key: _cell(value) for key, value in row.items()} for row in record["tasks"]])
+    counts = Counter(row["outcome"] for row in record["tasks"])
+    typer.echo(", ".join(f"{count} {outcome}" for outcome, count in counts.items()))
+
+
+def _cell(value: Any) -> Any:
+    return "" if value is None else round(value, 1) if isinstance(value, float) else value
 
 
 def _print_refined(record: dict[str, Any]) -> None:
     loss, kept = record["loss"], record["held_out"]
     trained = "" if loss is None else f": loss {loss['first']:.3f} -> {loss['last']:.3f}"
     typer.echo(f"{record['steps']} steps on {record['examples']} examples{trained}")
-    for name, label, digits in _SCORES if kept is not None else ():
-        before, after = kept["before"][name], kept["after"][name]
+    for name, before in kept["before"].items() if kept is not None else ():
+        after, digits = kept["after"][name], 3 if name == "loss" else 1
+        label = kept["metric"] if name == "score" else _OLDER.get(name, name)
         of = f"{kept['examples']} held-out examples"
         typer.echo(f"{label} on {of}: {before:.{digits}f} -> {after:.{digits}f}")
     typer.echo(f"adapter: {record['adapter']}")

@@ -5,15 +5,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from tagi.settings.faults import shown
+from tagi.settings.tables import STAGES
 
 
 def apply_overrides(tables: dict[str, Any], overrides: Sequence[str]) -> list[str]:
     """Change `tables` in place, in order, and return a fault for each override that cannot be applied.
 
     A value is read as TOML and, where it is none, taken as text; `key=` takes the key away, so that
-    its default holds.
+    its default holds. `training.KEY` holds for every stage, also where the recipe has another value for one of them:
+    `training.STAGE.KEY` is for one stage.
     """
-    return [fault for override in overrides if (fault := _apply(tables, override))]
+    faults = [fault for override in overrides if (fault := _apply(tables, override))]
+    _let_win(tables, [override.partition("=")[0].replace(" ", "") for override in overrides])
+    return faults
+
+
+def _let_win(tables: dict[str, Any], keys: Sequence[str]) -> None:
+    """Drop a recipe's own values for single stages where `training.KEY` was overridden for all of them."""
+    training = tables.get("training")
+    for key in keys:
+        table, _, name = key.rpartition(".")
+        for stage in STAGES if table == "training" and isinstance(training, dict) else ():
+            own = training.get(stage)
+            if isinstance(own, dict) and f"training.{stage}.{name}" not in keys:
+                own.pop(name, None)
 
 
 def _apply(tables: dict[str, Any], override: str) -> str | None:

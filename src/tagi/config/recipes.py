@@ -1,5 +1,6 @@
 """Finding, listing, copying and loading recipes: the shipped ones by name, others by path, any with `+METHOD`."""
 
+import json
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -15,7 +16,11 @@ from tagi.config.methods import MARK, MethodRow, method_row, with_method
 from tagi.config.overrides import apply_overrides
 from tagi.errors import ConfigError
 from tagi.files import write_text
+from tagi.settings.data import TASK_FILES
 from tagi.settings.recipe import Recipe
+
+OWN_TASKS = "own-tasks"
+"""The recipe for a user's own tasks."""
 
 
 def recipe_names() -> list[str]:
@@ -87,7 +92,13 @@ def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
 
 
 def read_tables(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], list[str]]:
-    """Return a recipe's tables with overrides (`training.steps=10`) applied, and a fault for each that cannot be."""
+    """Return a recipe's tables with overrides (`training.steps=10`) applied, and a fault for each that cannot be.
+
+    A file of tasks in place of a recipe stands for the recipe `own-tasks` on that file.
+    """
+    if str(name_or_path).lower().endswith(TASK_FILES):
+        overrides = [f"data.path={json.dumps(str(name_or_path))}", *overrides]
+        name_or_path = OWN_TASKS
     tables = _tables(name_or_path)
     return tables, apply_overrides(tables, overrides)
 

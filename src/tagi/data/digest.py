@@ -9,8 +9,9 @@ from pathlib import Path
 from tagi.data.task import Task
 
 _DIGITS = 16
+_INSTANCE_DIGITS = 12
 _AT_ONCE = 1 << 20
-_LATER = ("shots", "wordings", "metric")
+_LATER = ("shots", "wordings", "metric", "split")
 """Fields of a task that were added later: left out while empty, so that older digests stay the same."""
 
 
@@ -18,6 +19,7 @@ def tasks_digest(tasks: Iterable[Task], *, wordings: bool = False) -> str:
     """Return `sha256:` and 16 digits over what the tasks hold, in their order.
 
     Empty `shots`, `wordings` and `metric` do not count, so that digests made before these fields existed still hold.
+    `split` never counts: tasks are the same whatever they are for.
 
     Args:
         tasks: The tasks.
@@ -25,13 +27,23 @@ def tasks_digest(tasks: Iterable[Task], *, wordings: bool = False) -> str:
     """
     digest = hashlib.sha256()
     for task in tasks:
-        fields = asdict(task if wordings else replace(task, wordings=()))
+        fields = asdict(replace(task, split=None, wordings=task.wordings if wordings else ()))
         for name in _LATER:
             if not fields[name]:
                 del fields[name]
         digest.update(json.dumps(fields, ensure_ascii=False, sort_keys=True).encode())
         digest.update(b"\n")
     return f"sha256:{digest.hexdigest()[:_DIGITS]}"
+
+
+def instance_digests(tasks: Iterable[Task]) -> dict[str, str]:
+    """Return 12 digits over instruction and input of every instance, and the name of the first task that has it."""
+    found: dict[str, str] = {}
+    for task in tasks:
+        for instance in task.instances:
+            text = f"{task.instruction.strip()}\0{instance.input.strip()}"
+            found.setdefault(hashlib.sha256(text.encode()).hexdigest()[:_INSTANCE_DIGITS], task.name)
+    return found
 
 
 def files_digest(files: Iterable[Path], *, ends_only: bool = False) -> str:

@@ -6,9 +6,13 @@ from typing import Literal, get_args
 DEFINITION = "definition"
 """Name of a task's own instruction among its wordings."""
 
-Metric = Literal["choice", "exact", "exact_case", "json", "number", "rouge_l"]
+Metric = Literal["choice", "exact", "exact_case", "json", "number", "rouge_l", "rouge_l_unicode"]
 TASK_METRICS: tuple[Metric, ...] = get_args(Metric)
 """Metrics that a task may name."""
+HEADLINES = {"right": "right answers", "rouge_l": "ROUGE-L", "rouge_l_unicode": "ROUGE-L, Unicode words"}
+"""Means that tasks count for: the share of right answers, by every metric but ROUGE-L. Their names in tables."""
+OwnSplit = Literal["train", "test"]
+"""What a user's own task may be for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Task:
     recipe, `tagi evaluate --wording`, and the condition `paraphrase`.
 
     `metric` is one of `TASK_METRICS` and says how an answer to this task is scored; None leaves it to the evaluation.
+    `split` says whether a user's own task is for training or for testing; None leaves it to the recipe.
     """
 
     name: str
@@ -60,6 +65,7 @@ class Task:
     shots: tuple[Example, ...] = ()
     wordings: tuple[Wording, ...] = ()
     metric: Metric | None = None
+    split: OwnSplit | None = None
 
     @property
     def texts(self) -> dict[str, str]:

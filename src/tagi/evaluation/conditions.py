@@ -19,6 +19,8 @@ from tagi.hypernetwork.model import GeneratorModel
 from tagi.hypernetwork.states import TaskStates
 from tagi.methods.protocol import Method
 
+STOCK = "stock"
+"""The base model as it is, with the task's instruction in its prompt."""
 INSTRUCTIONS = ("right", "paraphrase", "other", "none")
 SENSITIVITY = (
     "right",
@@ -48,12 +50,14 @@ class Condition:
         given: What is given, in words.
         prepare: Returns the states that the method answers a task's inputs with.
         tasks: Indices of the tasks that the condition covers, None for all.
+        method: What answers in place of the method that is evaluated, if anything does.
     """
 
     name: str
     given: str
     prepare: Prepare
     tasks: tuple[int, ...] | None = None
+    method: Method | None = None
 
     def covered(self, tasks: Sequence[Task]) -> list[int]:
         """Return the indices of the tasks that the condition covers, in order."""
@@ -65,27 +69,44 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
 
     Raises `InputError`, which lists all names, for an unknown one.
     """
-    wanted, every = set(names), tuple(dict.fromkeys((*INSTRUCTIONS, *SENSITIVITY, *CHANNELS, *RESIDUALS)))
+    groups = (INSTRUCTIONS[0], STOCK, *INSTRUCTIONS, *SENSITIVITY, *CHANNELS, *RESIDUALS)
+    wanted, every = set(names), tuple(dict.fromkeys(groups))
     if unknown := sorted(wanted.difference(every)):
         raise InputError(f"--condition: expected one of {'; '.join(every)}, got {unknown[0]!r}")
     return tuple(name for name in every if name in wanted)
 
 
-def conditions(method: Method, tasks: Sequence[Task], names: Sequence[str], *, seed: int = 0) -> list[Condition]:
-    """Return the conditions of these names, in that order; `seed` draws substitutes.
+def conditions(
+    method: Method,
+    tasks: Sequence[Task],
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    stock: Callable[[], Method | None] = lambda: None,
+) -> list[Condition]:
+    """Return the conditions of these names, in that order.
+
+    Args:
+        method: What is evaluated.
+        tasks: The tasks.
+        names: Names of conditions.
+        seed: Draws substitutes.
+        stock: Returns the base model as it is, if it is known.
 
     Left out are conditions for which the tasks have no text (`paraphrase` without another wording of every task) or
     the method no part (`mean adapter` of a method that generates none, `paraphrase` of one that reads demonstrations
     alone). Shuffled and random words come without demonstrations, which would tell the task: a method that needs
     demonstrations has neither. A method that reads the input alone has only `right`.
     """
-    own = partial(_prepare, method, tasks)
+    own, made = partial(_prepare, method, tasks), dict[str, Condition]()
+    if STOCK in names and (base := stock()) is not None:
+        told = "the stock model, with the task's instruction in its prompt"
+        made[STOCK] = Condition(STOCK, told, partial(_prepare, base, tasks), method=base)
     if not (method.reads_instruction or method.needs_demonstrations):
-        return [Condition("right", "the input alone", own)]
+        return [Condition("right", "the input alone", own), *made.values()]
     lacking = [] if method.reads_instruction else ["paraphrase"]
     lacking += ["shuffled", "random"] if method.needs_demonstrations else []
-    none = Condition("none", "no instruction, no adapter", lambda index: method.without_instruction(own(index)))
-    made = {"none": none}
+    made["none"] = Condition("none", "no instruction, no adapter", lambda i: method.without_instruction(own(i)))
     if method.generator_model is not None:
         made |= _GeneratorConditions(method, method.generator_model, tasks).named()
     for name, (given, draw) in SUBSTITUTES.items():

@@ -15,6 +15,8 @@ DEFAULT = "smollm2"
 """The generator that commands use by default."""
 MODEL = "model"
 """The finished checkpoint inside a stage's folder."""
+REFINED, CHECKPOINTS = "adapter", "checkpoints"
+"""In the folder of a refinement, the adapter and what an interrupted training goes on from."""
 GENERATOR = "generator.txt"
 """In older adapter folders, the name of the generator."""
 
@@ -48,6 +50,20 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
     if repository.count("/") != 1 or name.startswith((".", "/")):
         raise CheckpointError(f"{name}: expected a built-in generator ({', '.join(BUILT_IN)}), a folder or a hub name")
     return download_folder(repository, revision or named or None)
+
+
+def find_adapters(folder: Path) -> dict[str, Path]:
+    """Return the task adapters that a folder holds, at any depth, by name: an adapter itself, or several.
+
+    An adapter's name is its folder's below `folder`; of a refined one it is the name of the refinement. Checkpoints of
+    refinements are passed over, and nothing is found in the folder of a checkpoint or of a run.
+    """
+    if any((folder / place / CONFIG).is_file() for place in ("", MODEL, *(f"{stage}/{MODEL}" for stage in MODELS))):
+        return {}
+    places = sorted(path.parent for path in folder.rglob(AdapterRecord.FILE))
+    names = {place: [part for part in place.relative_to(folder).parts if part != REFINED] for place in places}
+    kept = [place for place in places if CHECKPOINTS not in place.relative_to(folder).parts]
+    return {"/".join(names[place]) or folder.name: place for place in kept}
 
 
 def source_of(name: str, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tagi.backbones.hub import hub_is_unreachable
 from tagi.errors import CheckpointError, first_line
 
 
@@ -11,7 +12,7 @@ def download_folder(repository: str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(repository, revision=revision))
+        return Path(snapshot_download(repository, revision=revision, local_files_only=hub_is_unreachable()))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(f"{repository}: no such folder, and the hub gave none: {first_line(error)}") from error
 

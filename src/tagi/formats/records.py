@@ -195,6 +195,12 @@ def trained_by(checkpoint: Path) -> dict[str, Any] | None:
     return {"stage": record.get("stage"), "seed": record["recipe"].get("seed"), "recipe": record["recipe"]}
 
 
+def training_data(checkpoint: Path) -> dict[str, Any] | None:
+    """Return what the record beside a checkpoint says of the data that it was trained on; None without a record."""
+    path = checkpoint.parent / RECORD
+    return read_record(path).get("data") if path.is_file() else None
+
+
 def _commit() -> str | None:
     folder = Path(__file__).parent
     command = ["git", "-C", str(folder), "rev-parse", "HEAD"]

@@ -10,6 +10,9 @@ from pydantic.dataclasses import dataclass
 from tagi.settings.tables import SPLITS, Count, Flag, NotNegative, Rule, Seed, Table, Text, Whole
 from tagi.settings.text import TextFormat
 
+TASK_FILES = (".jsonl", ".csv", ".tsv")
+"""Ends of the names of files of a user's own tasks."""
+
 
 def _path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
     source = given.get("source")
@@ -22,13 +25,26 @@ def _path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
 
 def _test_path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
     source = given.get("source", "p3")
-    useless = path is not None and source != "p3"
+    useless = path is not None and source not in ("p3", "jsonl")
     return f"expected no test_path with data.source = {source!r}, got {path!r}" if useless else None
 
 
+def _test_tasks_fault(count: int | None, given: Mapping[str, Any]) -> str | None:
+    source = given.get("source", "jsonl")
+    if count is None:
+        return None
+    if source != "jsonl":
+        return f"expected none with data.source = {source!r}, which has test tasks of its own, got {count}"
+    path = given.get("test_path")
+    return None if path is None else f"expected this or data.test_path, got both (data.test_path = {path!r})"
+
+
 def _prompts_fault(value: str | None, given: Mapping[str, Any]) -> str | None:
-    chosen = value not in (None, "original") and given.get("test_path", "unknown") is None
-    return f"expected data.test_path with it, got {value!r} alone" if chosen else None
+    if value in (None, "original"):
+        return None
+    if given.get("test_path", "unknown") is None:
+        return f"expected data.test_path with it, got {value!r} alone"
+    return f"expected none with data.source = 'jsonl', got {value!r}" if given.get("source") == "jsonl" else None
 
 
 def _template_arguments_fault(arguments: dict[str, Any] | None, given: Mapping[str, Any]) -> str | None:
@@ -76,9 +92,13 @@ class DataSettings(TextFormat):
 
     Args:
         source: The built-in family of tasks ("toy"), Super-Natural Instructions ("sni"), P3 ("p3"), your own JSON Lines
-            ("jsonl"), or the everyday benchmark that comes with the package ("everyday", for evaluation only).
+            or table ("jsonl"), or the everyday benchmark that comes with the package ("everyday", for evaluation only).
         path: Folder or file of the tasks.
-        test_path: P3's folder of evaluation sets: the hub's, a file for each prompt, or raw ones with `templates`.
+        test_path: P3's folder of evaluation sets: the hub's, a file for each prompt, or raw ones with `templates`. Of
+            your own tasks, the file of the test tasks.
+        test_tasks: Hold out so many of your own tasks for testing, drawn by a seed that is the same for every run.
+        test_on_training: Allow your own test tasks to share instances with the training tasks. Every record, table and
+            report then says so.
         templates: Folder of prompt templates, with which raw evaluation sets are rendered.
         prompts: Prompts of P3's evaluation sets: those for the original task of a data set ("original", as T0 is
             evaluated), or all.
@@ -100,12 +120,16 @@ class DataSettings(TextFormat):
     """
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"validation_categories", "wordings", "demonstrations", "template_arguments"}
+        {
+            *("validation_categories", "wordings", "demonstrations", "template_arguments"),
+            *("test_tasks", "test_on_training"),
+        }
     )
 
     rules: ClassVar[Mapping[str, Rule]] = {
         "path": _path_fault,
         "test_path": _test_path_fault,
+        "test_tasks": _test_tasks_fault,
         "templates": _prompts_fault,
         "prompts": _prompts_fault,
         "template_arguments": _template_arguments_fault,
@@ -118,6 +142,8 @@ class DataSettings(TextFormat):
     source: Literal["toy", "sni", "p3", "jsonl", "everyday"]
     path: Text | None = None
     test_path: Text | None = None
+    test_tasks: Count | None = None
+    test_on_training: Flag = False
     templates: Text | None = None
     prompts: Literal["original", "all"] = "original"
     instances_per_task: Count = 100

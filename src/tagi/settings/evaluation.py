@@ -1,16 +1,10 @@
 """How predictions are made and scored."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from tagi.settings.tables import Count, Rule, Table
-
-
-def _metric_fault(metric: str | None, given: Mapping[str, Any]) -> str | None:
-    beams = given.get("num_beams", 1)
-    return f"expected evaluation.num_beams = 1 with 'task', got {beams}" if metric == "task" and beams > 1 else None
+from tagi.settings.tables import Count, Table
 
 
 @dataclass(frozen=True)
@@ -22,14 +16,12 @@ class EvaluationSettings(Table):
         max_new_tokens: Limit of a generated answer.
         num_beams: Beams of the search. 1 is greedy decoding.
         metric: "exact": equality. "rouge": ROUGE-L and exact match as Tk-Instruct scores them. "rank": rank
-            classification of the choices. "task": each task's own metric on greedily generated answers. By default
-            "exact" for toy, "rank" for P3's evaluation sets, "task" for the everyday benchmark and for JSON Lines in
-            which a task names a metric, "rouge" for the others.
+            classification of the choices. "task": each task's own metric, or one that fits its references. By default
+            "exact" for toy, "rank" for P3's evaluation sets, "task" for the everyday benchmark, for your own tasks and
+            where a task names a metric, "rouge" for the others.
         choice_score: Score of a choice in rank classification: the sum or the mean of its tokens' log-probabilities.
         limit: At most so many instances per task.
     """
-
-    rules: ClassVar[Mapping[str, Rule]] = {"metric": _metric_fault}
 
     batch_size: Count = 32
     max_new_tokens: Count = 128

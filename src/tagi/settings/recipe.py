@@ -51,8 +51,12 @@ def _data_faults(data: DataSettings, given: Mapping[str, Any]) -> dict[str, str]
 
 def _shots_faults(shots: ShotSettings, given: Mapping[str, Any]) -> dict[str, str]:
     data = given.get("data")
-    lonely = shots.path is not None and data is not None and data.test_path is None
-    return {"path": f"expected data.test_path with it, got {shots.path!r} alone"} if lonely else {}
+    if shots.path is None or data is None:
+        return {}
+    if data.test_path is None:
+        return {"path": f"expected data.test_path with it, got {shots.path!r} alone"}
+    own = data.source == "jsonl"
+    return {"path": f"expected none with data.source = 'jsonl', got {shots.path!r}"} if own else {}
 
 
 def _training_faults(training: Training, given: Mapping[str, Any]) -> dict[str, str]:

@@ -256,9 +256,13 @@ class RunSettings(Table):
     Args:
         stages: The stages to train, in order.
         start: What the generator starts on: the backbone or the meta-trained model.
+        checkpoint: A trained generator whose parameters finetuning begins with: a built-in name, a folder or a name on
+            the hub.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"checkpoint"})
     rules: ClassVar[Mapping[str, Rule]] = {"stages": _stages_fault, "start": _start_fault}
 
     stages: list[Stage] = field(default_factory=lambda: list[Stage](["finetune"]))
     start: Literal["backbone", "metatrained"] = "backbone"
+    checkpoint: Text | None = None

@@ -17,6 +17,7 @@ from tagi.data.task import Task
 from tagi.errors import ConfigError
 from tagi.evaluation.lengths import task_lengths, task_of_median_length
 from tagi.evaluation.reports.paired_evaluations import read_scored
+from tagi.evaluation.reports.records import training_mark
 from tagi.evaluation.scoring.statistics import ByTask, group_by, mean_over_seeds, paired_difference, task_interval
 from tagi.evaluation.timing.stopwatch import stopwatch
 from tagi.evaluation.timing.tables import markdown
@@ -193,7 +194,7 @@ def _rows(out: Path, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
         rows.append(
             {
                 "method": method.name,
-                "title": method.title,
+                "title": f"{method.title}{training_mark(read_record(out / first['scored'] / RECORD))}",
                 "metric": metric,
                 **{key: score[key] for key in ("mean", "interval", "n")},
                 "seeds": {seed: float(np.concatenate(list(run.values())).mean()) for seed, run in runs.items()},

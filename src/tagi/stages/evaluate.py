@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tagi.backbones.load import folder_revision
 from tagi.backbones.machine import best_device, counting
 from tagi.data.digest import tasks_digest
 from tagi.data.task import Task
-from tagi.errors import ConfigError, InputError
+from tagi.errors import InputError
 from tagi.evaluation.adapter_distances import adapter_report, generated_updates
 from tagi.evaluation.conditions import INSTRUCTIONS, Condition, conditions
 from tagi.evaluation.predictions_log import TaskLog, predictions_file
@@ -25,17 +26,20 @@ from tagi.evaluation.scoring.statistics import ByTask, paired_difference
 from tagi.evaluation.scoring.task_metrics import TaskMetricScoring
 from tagi.formats.checkpoint import read_config
 from tagi.formats.finding import find_checkpoint
-from tagi.formats.records import RECORD, trained_by, write_record
+from tagi.formats.records import RECORD, trained_by, training_data, write_record
 from tagi.methods.load import load_method
 from tagi.methods.protocol import Method
+from tagi.methods.stock import stock_model
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
+from tagi.stages.adapter_folders import AdapterFolders
 from tagi.stages.evaluation_folder import alone, claim, kept_answers
+from tagi.stages.own_tasks import refuse_shared, shared_instances
 from tagi.stages.shots import reads_shots
 from tagi.stages.tasks import RecipeData, Split
 from tagi.training.trainer import fingerprint
 
-_METRICS = {"toy": "exact", "sni": "rouge", "p3": "rank", "jsonl": "rouge", "everyday": "task"}
+_METRICS = {"toy": "exact", "sni": "rouge", "p3": "rank", "jsonl": "task", "everyday": "task"}
 PICTURE = "adapters.png"
 """The picture of the adapters' distances, beside the record."""
 
@@ -86,7 +90,8 @@ def evaluate(
     Tasks are done one after the other, so that memory does not grow with their number.
 
     Args:
-        checkpoint: A run's folder, a checkpoint, or a built-in name.
+        checkpoint: A run's folder, a checkpoint, or a built-in name. The folder of a task adapter, or of several: they
+            are scored on the tasks whose instructions they were made from.
         recipe: Names the test tasks and how they are scored.
         request: Which conditions and tasks; by default the right instruction on all tasks.
         data: The recipe's tasks, if other steps share them.
@@ -100,24 +105,26 @@ def evaluate(
     for held-out tasks of a recipe that holds out none.
     """
     request = request or EvaluationRequest()
-    folder = find_checkpoint(checkpoint)
-    revision = folder_revision(folder)
-    tasks, tested, identity = _tasks(folder, revision, data or RecipeData(recipe), request)
+    adapters = AdapterFolders.find(checkpoint)
+    folder = find_checkpoint(checkpoint if adapters is None else str(next(iter(adapters.folders.values()))))
+    revision = folder_revision(folder) if adapters is None else adapters.revision(folder_revision(folder))
+    tasks, tested, identity = _tasks(folder, revision, data or RecipeData(recipe), request, adapters)
     if request.distances and out is not None and read_config(folder)["method"] == TAGI.name:
         needs_matplotlib(f"{out / PICTURE}")
     with alone(out):
         finished = None if out is None else claim(out, identity, resume)
         if finished is not None:
             return finished
-        method = load_method(folder).to(best_device())
-        scorer = TaskScorer(method, tasks, scoring_of(recipe, tasks, request.split), out, progress)
+        method = load_method(folder).to(best_device()) if adapters is None else adapters.method()
+        scorer = TaskScorer(method, tasks, scoring_of(recipe, tasks, request.split), out, progress, folder)
         content = {
             "kind": "evaluation",
             "evaluation": identity,
             **(extra or {}),
             "checkpoint": checkpoint,
             "revision": revision,
-            "trained": trained_by(folder),
+            "trained": trained_by(folder) if adapters is None else None,
+            **({} if adapters is None else {"task_adapters": adapters.record()}),
             "method": method.name,
             "partial": bool(request.tasks) or request.limit is not None or request.held_out,
             **({"held_out": True} if request.held_out else {}),
@@ -129,7 +136,7 @@ def evaluate(
 
 
 def _tasks(
-    checkpoint: Path, revision: str, read: RecipeData, request: EvaluationRequest
+    checkpoint: Path, revision: str, read: RecipeData, request: EvaluationRequest, adapters: AdapterFolders | None
 ) -> tuple[list[Task], dict[str, Any], str]:
     """The tasks as they are evaluated, what the record says of them, and the identity of the evaluation."""
     recipe = read.recipe
@@ -138,10 +145,15 @@ def _tasks(
         raise InputError(f"--held-out: {wanted}, got neither")
     limit = request.limit or recipe.evaluation.limit
     loaded = read.tasks(request.split, shots=reads_shots(checkpoint))
-    tasks = select_tasks(loaded.tasks, request.tasks, limit)
+    tasks, seen = select_tasks(loaded.tasks, request.tasks, limit), training_data(checkpoint)
+    if adapters is not None:
+        adapters.check(request.conditions)
+        tasks = adapters.own_tasks(tasks)
     # What is tested is the same whatever is shown: evaluations that show shots, examples or another wording can be
     # compared with those that do not.
     digest = tasks_digest(replace(task, shots=()) for task in tasks)
+    shared = shared_instances(tasks, seen, loaded.tasks) or shared_instances(tasks, adapters and adapters.seen())
+    trained_on = refuse_shared(shared, tasks, recipe.data)
     tasks, told = _as_told(tasks, request, recipe, checkpoint)
     shown = tasks_digest(tasks, wordings="paraphrase" in request.conditions)  # which reads the tasks' wordings
     further: list[Any] = [*([told] if told else []), *(["held out"] if request.held_out else [])]
@@ -154,6 +166,7 @@ def _tasks(
         "limit": limit,
         "tasks": len(tasks),
         "instances": sum(len(task.instances) for task in tasks),
+        **trained_on,
         **told,
     }
     return tasks, data, identity
@@ -174,7 +187,7 @@ def validation_score(method: Method, tasks: Sequence[Task], recipe: Recipe) -> f
 def scoring_of(recipe: Recipe, tasks: Sequence[Task], split: Split = "test") -> Scoring[Any]:
     """Return how the recipe's tasks are scored: as it says, else as is usual for their source.
 
-    JSON Lines are scored by tasks' own metrics if a task names one. Training tasks of P3 are not all classification:
+    Tasks are scored by their own metrics if one of them names one. Training tasks of P3 are not all classification:
     held-out ones are scored by ROUGE.
     """
     settings = recipe.evaluation
@@ -182,9 +195,7 @@ def scoring_of(recipe: Recipe, tasks: Sequence[Task], split: Split = "test") -> 
     if settings.metric is None and any(task.metric for task in tasks):
         metric = "task"
     if metric == "task":
-        if settings.num_beams > 1:
-            raise ConfigError(f"evaluation.num_beams: expected 1 with tasks' own metrics, got {settings.num_beams}")
-        return TaskMetricScoring(settings.batch_size, settings.max_new_tokens)
+        return TaskMetricScoring(settings.batch_size, settings.max_new_tokens, settings.num_beams)
     if metric == "rank" and (split == "test" or settings.metric):
         kind = P3RankScoring if recipe.data.source == "p3" else RankScoring
         return kind(settings.batch_size, settings.choice_score)
@@ -249,6 +260,7 @@ class TaskScorer:
         scoring: How answers are scored.
         out: A folder that keeps the answers task by task, if any.
         progress: Show a bar on a terminal.
+        folder: The method's checkpoint, if it has one.
     """
 
     method: Method
@@ -256,12 +268,14 @@ class TaskScorer:
     scoring: Scoring[Any]
     out: Path | None = None
     progress: bool = False
+    folder: Path | None = None
 
     def results(self, names: Sequence[str], seed: int) -> dict[str, Any]:
         """Return scores by condition, tasks left out if any, and the difference from `right` on the same instances."""
         results: dict[str, dict[str, Any]] = {}
         values: dict[str, ByTask] = {}
-        for condition in conditions(self.method, self.tasks, names, seed=seed):
+        stock = partial(stock_model, self.method, self.folder)
+        for condition in conditions(self.method, self.tasks, names, seed=seed, stock=stock):
             answers = self.answers(condition)
             scores = self.scoring.scores(answers)
             covered = condition.covered(self.tasks)
@@ -295,7 +309,7 @@ class TaskScorer:
                     answers += kept_answers(log, task)
                     advance(len(task.instances))
                     continue
-                own = self.scoring.ask(self.method, condition.prepare(index), task, advance)
+                own = self.scoring.ask(condition.method or self.method, condition.prepare(index), task, advance)
                 if log is not None:
                     log.append(task.name, [one.as_line() for one in own])
                 answers += own

@@ -1,13 +1,16 @@
 """The stage `finetune`: TAGI on tasks, by prediction, distillation from a teacher and alignment (eq. 4 to 6)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from tagi.settings.recipe import Recipe
+from tagi.settings.tables import Stage
 from tagi.stages.generating import GeneratingStage
 from tagi.stages.metatrain import Metatrain
 from tagi.stages.pretrain import Pretrain
-from tagi.stages.protocol import Fault, Job, Need, Sizes, Tables, Training, Work, training_data
+from tagi.stages.protocol import Fault, Job, Need, Sizes, Sources, Tables, Training, Work, training_data
 from tagi.stages.recipe_settings import concatenated_text
 from tagi.stages.shots import by_shots
 from tagi.stages.teachers import Teachers, on_metatrained
@@ -50,6 +53,15 @@ class Finetune(GeneratingStage):
         elif needs and needs[-1].role == "teachers":
             needs += on_metatrained(recipe)
         return needs
+
+    def sources(self, recipe: Recipe, folders: Mapping[Stage, Path]) -> Sources:
+        """Return what the stage rests on, `run.checkpoint` first."""
+        return self.from_checkpoint(recipe, super().sources(recipe, folders))
+
+    def from_checkpoint(self, recipe: Recipe, sources: Sources) -> Sources:
+        """Return the sources with `run.checkpoint` before what else is begun with."""
+        given = recipe.run.checkpoint
+        return sources if given is None else replace(sources, start=(given, *sources.start))
 
     def deciding(self, recipe: Recipe, tables: Tables) -> dict[str, Any]:
         """Return the training data, `[generator]`, `[losses]` and what is shown of the shots."""

@@ -199,6 +199,10 @@ class TrainingStage(ABC):
             metatrained=str(first["metatrained"]) if "metatrained" in first else None,
         )
 
+    def from_checkpoint(self, recipe: Recipe, sources: Sources) -> Sources:
+        """Return the sources with `run.checkpoint`, if the stage begins with it: most do not."""
+        return sources
+
     @abstractmethod
     def deciding(self, recipe: Recipe, tables: Tables) -> dict[str, Any]:
         """Return what of the recipe's tables decides the outcome, beside seed, backbone and the stage's training."""
@@ -302,6 +306,7 @@ class BackboneStage(TrainingStage):
 def training_data(tables: Tables) -> dict[str, Any]:
     """Return the keys of `[data]` that are about training, not about test tasks alone."""
     left_out = {key for key in tables["data"] if key.startswith("test_")} | {"templates", "prompts"}
+    left_out.discard("test_tasks")  # are not trained on
     return {key: value for key, value in tables["data"].items() if key not in left_out}
 
 

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tagi.data.task import HEADLINES
 from tagi.errors import ConfigError
-from tagi.evaluation.conditions import INSTRUCTIONS
+from tagi.evaluation.conditions import INSTRUCTIONS, STOCK, in_order
+from tagi.evaluation.reports.records import training_mark
 from tagi.formats.records import RECORD, read_record
 from tagi.settings.recipe import Recipe
 from tagi.settings.stages import Stage
@@ -14,7 +16,7 @@ from tagi.stages.evaluate import EvaluationRequest, evaluate
 from tagi.stages.identity import score_identity, stage_identity
 from tagi.stages.protocol import Sources
 from tagi.stages.registry import STAGES, stage_of
-from tagi.stages.tasks import RecipeData, refuse_training
+from tagi.stages.tasks import RecipeData, check_tested, refuse_training
 from tagi.stages.train import train_stage
 from tagi.training.distributed import is_main_process
 
@@ -83,11 +85,13 @@ def run(
     that was made by another recipe is an error. A step before `first` must be complete.
     """
     rows, data = [], RecipeData(recipe)
+    if any(step.evaluates for step in chosen(plan(recipe, out, folder_of), first, last)):
+        check_tested(data)
     for step in chosen(plan(recipe, out, folder_of), first, last):
         if step.evaluates and not is_main_process():  # one process is enough to score
             continue
         for needed in step.sources.folders if step.trained is None else [step.trained]:
-            if not (needed / RECORD).exists():
+            if str(needed) != recipe.run.checkpoint and not (needed / RECORD).exists():
                 raise ConfigError(f"{step.name}: expected the finished stage {needed.name!r} in {needed}, got none")
         done = (step.folder / RECORD).exists()
         record = (_evaluate if step.evaluates else _train)(step, data, progress)
@@ -127,7 +131,7 @@ def _evaluate(step: Step, data: RecipeData, progress: bool) -> dict[str, Any]:
     return evaluate(
         str(step.trained),
         recipe,
-        request=EvaluationRequest(INSTRUCTIONS),
+        request=EvaluationRequest(in_order(INSTRUCTIONS if recipe.data.source != "jsonl" else (*INSTRUCTIONS, STOCK))),
         data=data,
         out=step.folder,
         resume=True,
@@ -139,7 +143,9 @@ def _evaluate(step: Step, data: RecipeData, progress: bool) -> dict[str, Any]:
 def _summary(record: dict[str, Any]) -> dict[str, Any]:
     if "results" in record:
         right = record["results"]["right"]
-        return {"steps": "", "minutes": "", "result": f"{right['metric']} {right['overall'][right['metric']]:.1f}"}
+        name = HEADLINES.get(right["metric"], right["metric"])
+        score = f"{name} {right['overall'][right['metric']]:.1f}{training_mark(record)}"
+        return {"steps": "", "minutes": "", "result": score}
     training, teachers = record["training"], record.get("teachers")
     losses = [entry["loss"] for entry in training["history"] if "loss" in entry]
     result = f"{len(teachers)} teachers" if teachers else ""

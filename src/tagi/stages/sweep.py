@@ -9,6 +9,7 @@ from rich.console import Console
 
 from tagi.config.sweeps import Point
 from tagi.errors import ConfigError
+from tagi.evaluation.reports.records import training_mark
 from tagi.files import write_text
 from tagi.formats.records import RECORD, read_record
 from tagi.settings.recipe import Recipe
@@ -116,9 +117,10 @@ def _result(recipe: Recipe, steps: Sequence[Step]) -> dict[str, Any]:
     trained, scored = last_steps(recipe, steps)
     training = read_record(trained.folder / RECORD)["training"]
     if scored is not None:
-        right = read_record(scored.folder / RECORD)["results"]["right"]
-        metric, interval = right["metric"], right["interval"]
-        value = right["overall"][metric]
+        record = read_record(scored.folder / RECORD)
+        right = record["results"]["right"]
+        metric, interval = f"{right['metric']}{training_mark(record)}", right["interval"]
+        value = right["overall"][right["metric"]]
     else:
         losses = [entry["loss"] for entry in training["history"] if "loss" in entry]
         metric, value, interval = "loss", losses[-1] if losses else None, None

@@ -20,6 +20,7 @@ from tagi.data.task import Instance, Task
 from tagi.data.toy.family import toy_tasks
 from tagi.errors import ConfigError
 from tagi.settings.recipe import Recipe
+from tagi.stages.own_tasks import own_tasks, refuse_shared, seen_record, shared_instances
 from tagi.stages.shots import P3_POOL, shot_sets, shots_record, wants_shots, with_test_shots, with_validation_shots
 
 _TOY_WORDINGS = 64
@@ -47,7 +48,21 @@ class LoadedTasks:
 
     def record(self) -> dict[str, Any]:
         """Return what a record says of them."""
-        return {**self.summary, "warning": self.warning, "digest": tasks_digest(self.tasks)}
+        seen = seen_record(self.tasks) if self.own_training else {}
+        return {**self.summary, "warning": self.warning, "digest": tasks_digest(self.tasks), **seen}
+
+    @property
+    def own_training(self) -> bool:
+        """Whether they are training tasks of a user's own."""
+        return (self.summary.get("source"), self.summary.get("split")) == ("jsonl", "train")
+
+
+def check_tested(data: "RecipeData") -> None:
+    """Raise `ConfigError` if the recipe would test its models on what it trains them on, unless it says so."""
+    recipe = data.recipe
+    if recipe.data.source == "jsonl" and set(recipe.run.stages) - {"single"}:  # which trains on shots of test tasks
+        tested = data.tasks("test", shots=False).tasks
+        refuse_shared(shared_instances(tested, data.tasks("train").record()), tested, recipe.data)
 
 
 def refuse_training(recipe: Recipe) -> None:
@@ -80,8 +95,8 @@ class RecipeData:
 
         `data.task_split` limits training tasks to the largest categories before any are held out:
         `data.validation_tasks` of them, or all of `data.validation_categories`. Held-out tasks have no examples where
-        `data.demonstrations` is set, so that a checkpoint is chosen by what it does without. A JSON Lines file has no
-        split: training and test tasks are the whole file. The everyday benchmark has test tasks only.
+        `data.demonstrations` is set, so that a checkpoint is chosen by what it does without. A user's own tasks are
+        split by `own_tasks`. The everyday benchmark has test tasks only.
 
         Args:
             split: Which tasks.
@@ -119,7 +134,7 @@ class RecipeData:
 
     @cached_property
     def _listed(self) -> list[Task]:
-        """The tasks of a JSON Lines file, which serve every split."""
+        """The tasks of a user's own file, of every split."""
         return read_jsonl(Path(str(self.recipe.data.path)), require_instances=True)
 
     def _read(self, split: Literal["train", "test"], *, further: bool = False) -> LoadedTasks:
@@ -152,7 +167,7 @@ class RecipeData:
         elif data.source == "everyday":
             made = everyday_tasks()
         else:
-            made = self._listed
+            made = own_tasks(data, split, self._listed)
         tasks, beyond = _cut(made, count)
         summary = {"source": data.source, "split": split, **_counts(tasks)}
         return LoadedTasks(_shuffled(recipe, tasks), summary, None, beyond)

@@ -36,7 +36,8 @@ def train_stage(
         stage: The stage's name.
         out: The folder.
         sources: What the stage rests on: checkpoints whose parameters it begins with (all that both have), the LoRA
-            teachers, the meta-trained model.
+            teachers, the meta-trained model. Where it begins with nothing, the stage begins with `run.checkpoint` if it
+            is the one for that.
         data: The recipe's tasks, if they are shared with other steps.
         resume: Take up an interrupted run from its newest complete checkpoint and leave a finished one alone. Without
             it, `out` must hold no run.
@@ -47,6 +48,9 @@ def train_stage(
         TrainingError: `out` holds something else than a run of this recipe.
     """
     refuse_training(recipe)
+    asked = stage_of(stage)
+    if not (sources and sources.start):
+        sources = asked.from_checkpoint(recipe, sources or Sources())
     job = Job.of(recipe, out, sources, data)
     identity = stage_identity(recipe, stage, job.sources, data=job.data)
     finished = _earlier_run(out, identity, resume)
@@ -54,7 +58,7 @@ def train_stage(
         return finished
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    training = stage_of(stage).build(job)
+    training = asked.build(job)
     outcome = training.train(identity=identity, resume=resume, progress=progress)
     content = {"kind": "training", "stage": stage, "identity": identity, **outcome}
     # The last of a stage's files: no process goes on to another stage before it is there.

@@ -146,7 +146,7 @@ def test_other_instances_are_refused() -> None:
 
 
 def test_what_is_no_metric_or_no_answer_is_refused() -> None:
-    known = "accuracy, rougeL, rouge1, exact_match, right, rouge_l"
+    known = "accuracy, rougeL, rouge1, exact_match, right, rouge_l, rouge_l_unicode"
     with pytest.raises(InputError, match=f"--metric: expected one of {known}, got 'bleu'"):
         score_lines(lines(), "bleu")
     with pytest.raises(DataError, match="task_category: expected a value, got nothing"):

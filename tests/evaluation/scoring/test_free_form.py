@@ -36,6 +36,12 @@ def test_scores_are_means_over_instances():
     assert list(scores["per_category"]) == ["c1", "c2"]
 
 
+def test_references_that_rouge_cannot_read_are_counted_and_the_first_is_named():
+    rows = [ROWS[0], answer("t4", "c2", "\u732b", ("\u732b",)), answer("t5", "c2", "\u732b", ("\u732b", "cat"))]
+    assert SCORING.summarize(rows, SCORING.scores(rows))["unread"] == {"instances": 1, "task": "t4", "id": "i"}
+    assert "unread" not in SCORING.summarize(ROWS[:3], SCORING.scores(ROWS[:3]))
+
+
 def test_scores_per_instance():
     scores = SCORING.scores(ROWS)
     assert tuple(scores) == METRICS

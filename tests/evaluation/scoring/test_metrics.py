@@ -13,6 +13,9 @@ from tagi.evaluation.scoring.metrics import (
     json_equal,
     number,
     rouge_l,
+    rouge_l_unicode,
+    rouge_reads,
+    unicode_words,
 )
 
 
@@ -135,3 +138,26 @@ def test_references_that_nothing_can_equal_are_refused():
     for wrong in ("none", "1 2"):
         with pytest.raises(DataError, match=f"expected a reference with one number, got '{wrong}'"):
             number("1", ["1", wrong])
+
+
+def test_unicode_words():
+    assert unicode_words("Straße, don't!") == ["strasse", "don", "t"]
+    assert unicode_words("\u6211\u7231Python 3") == ["\u6211", "\u7231", "python", "3"]
+    assert unicode_words("\u0939\u093f\u0928\u094d\u0926\u0940 \u092e\u0947\u0902") == [
+        "\u0939\u093f\u0928\u094d\u0926\u0940",
+        "\u092e\u0947\u0902",
+    ]  # vowel signs stay with their word
+    assert unicode_words("+ -") == ["+", "-"]
+
+
+def test_rouge_over_unicode_words_reads_every_script_and_keeps_endings():
+    chinese = "\u732b\u5750\u5728\u57ab\u5b50\u4e0a"
+    assert (rouge_l(chinese, [chinese]), rouge_l_unicode(chinese, [chinese])) == (0, 1)
+    assert rouge_l_unicode("she walks home", ["she walked home"]) == pytest.approx(2 / 3)
+    assert rouge_l("she walks home", ["she walked home"]) == 1
+    assert rouge_l_unicode("", ["a"]) == 0
+
+
+def test_what_rouge_reads():
+    assert all(map(rouge_reads, ["Z\u00fcrich", "4", "\u6587 abc"]))
+    assert not any(map(rouge_reads, ["\u4e00\u53ea\u732b", "3\u6708\u4e00\u65e5\u661f\u671f", "?!", ""]))

@@ -11,7 +11,7 @@ from tagi.evaluation.reports.paired_evaluations import score_answers
 from tagi.evaluation.scoring.answers import Answer, read_line
 from tagi.evaluation.scoring.free_form import Scoring
 from tagi.evaluation.scoring.statistics import bootstrap_interval, paired_difference, task_means
-from tagi.evaluation.scoring.task_metrics import TaskMetricScoring, best_constant, metric_of
+from tagi.evaluation.scoring.task_metrics import TaskMetricScoring, best_constant, checked_metric, metric_of
 from tests.evaluation.echo import Echo
 
 SCORING = TaskMetricScoring(batch_size=2, max_new_tokens=7)
@@ -35,7 +35,7 @@ def answered(of: Task, *texts: str) -> list[Answer]:
 MOOD = task("mood", ("good",), ("bad",), ("bad",), choices=("good", "bad"))
 DATE = task("date", ("1 May", "May 1"), ("2 May",))
 MOVE = task("move", ("[1]",), metric="json")
-TITLE = task("title", ("a b", "c d e f"), ("a x",))
+TITLE = task("title", ("a b", "c d e f"), ("a x",), metric="rouge_l")
 GIVEN = [
     *answered(MOOD, "Good.", "good", '"bad"'),
     *answered(DATE, "may 1.", "on 2 May"),
@@ -47,11 +47,46 @@ GIVEN = [
 def test_a_task_without_a_metric_has_one_that_fits() -> None:
     assert isinstance(SCORING, Scoring)
     assert [metric_of(one) for one in (MOOD, DATE, MOVE, TITLE)] == ["choice", "exact", "json", "rouge_l"]
-    assert metric_of(task("long", ("one two three",), ("one two three four",))) == "rouge_l"
+    assert metric_of(task("long", ("one two three",), ("one two three four",))) == "rouge_l_unicode"
     assert metric_of(task("three", ("one two three",))) == "exact"
     some = replace(MOOD, instances=(MOOD.instances[0], replace(MOOD.instances[1], choices=None)))
     assert metric_of(some) == "exact"
     assert metric_of(replace(MOOD, metric="rouge_l")) == "rouge_l"
+    assert metric_of(task("list", ("[1]",), ('{"a": 2}',))) == "json"
+    assert metric_of(task("count", ("1",), ("2",))) == "exact"
+
+
+def one_input(text: str, *outputs: str) -> Task:
+    return Task("t", "t", "do it", tuple(Instance(str(at), text, (one,)) for at, one in enumerate(outputs)))
+
+
+def test_a_task_about_case_or_a_full_stop_is_scored_with_them() -> None:
+    assert metric_of(one_input("help me", "HELP ME")) == "exact_case"
+    assert metric_of(one_input("please help me with this", "Please help me with this.")) == "exact_case"
+    assert metric_of(one_input("cat", "CAT", "hat")) == "exact_case"
+    assert metric_of(one_input("a cat sat on a mat", "A cat sat on a mat.", "A cat stood on a mat.")) == (
+        "rouge_l_unicode"  # one that repeats an input by chance makes no task about case
+    )
+    assert metric_of(one_input("cat", "cat", "hat")) == "exact"
+
+
+def test_what_needs_no_model_shows_that_a_metric_tells_little() -> None:
+    past = one_input("she walks to the old station", "she walked to the old station")
+    assert metric_of(past) == "rouge_l_unicode"
+    assert SCORING.baseline([past])["unchanged_input"]["overall"] == {"rouge_l_unicode": pytest.approx(500 / 6)}
+    stemmed = replace(past, metric="rouge_l")
+    assert SCORING.baseline([stemmed])["unchanged_input"]["overall"] == {"rouge_l": 100}
+
+
+def test_references_that_rouge_cannot_read_are_named() -> None:
+    chinese = replace(one_input("cat", "\u4e00\u53ea\u732b", "A 4"), metric="rouge_l")
+    with pytest.raises(
+        DataError, match=r"task 't': instance '0': metric 'rouge_l': .* got '.*': use 'rouge_l_unicode'"
+    ):
+        checked_metric(chinese)
+    assert checked_metric(replace(chinese, metric="rouge_l_unicode")) == "rouge_l_unicode"
+    perfect = answered(replace(chinese, metric="rouge_l_unicode"), "\u4e00\u53ea\u732b", "A 4")
+    assert SCORING.scores(perfect)["rouge_l_unicode"].tolist() == [100, 100]
 
 
 def test_means_are_over_tasks() -> None:
@@ -129,7 +164,7 @@ def test_a_line_names_a_metric_that_there_is() -> None:
     assert line["metric"] == "choice"
     assert "metric" not in replace(GIVEN[0], metric=None).as_line()
     assert read_line(line) == GIVEN[0]
-    known = "choice, exact, exact_case, json, number, rouge_l"
+    known = "choice, exact, exact_case, json, number, rouge_l, rouge_l_unicode"
     with pytest.raises(DataError, match=f"^metric: expected one of {known}, got 'bleu'$"):
         read_line({**line, "metric": "bleu"})
 

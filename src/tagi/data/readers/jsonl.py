@@ -1,17 +1,19 @@
-"""Your own tasks as JSON Lines: one task a line.
+"""Your own tasks as JSON Lines, one task a line, or as a table (`csv_table`).
 
-`{"task", "instruction", "category"?, "metric"?, "examples": [{"input", "output"}]?, "paraphrases": [...]?,
+`{"task", "instruction", "category"?, "split"?, "metric"?, "examples": [{"input", "output"}]?, "paraphrases": [...]?,
 "instances": [{"input", "outputs": [...], "choices": [...]?, "id"?}]}`
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
 from tagi.data.readers._checks import Filled, Row, Stripped, Text, Texts, json_lines
-from tagi.data.task import Example, Instance, Metric, Task
+from tagi.data.readers.csv_table import SUFFIXES, table_rows
+from tagi.data.task import Example, Instance, Metric, OwnSplit, Task
 from tagi.errors import DataError
 from tagi.settings.faults import shown
 from tagi.settings.tables import ValidationInfo
@@ -60,54 +62,83 @@ class _Task(_OwnRow):
     instances: list[_Instance] = Field([])
     paraphrases: list[Stripped] = Field([])
     metric: Metric | None = None
+    split: OwnSplit | None = None
 
 
 def read_jsonl(path: str | Path, *, require_instances: bool = True) -> list[Task]:
-    """Read tasks from a JSON Lines file, in file order.
+    """Read tasks from a JSON Lines file or a table (.csv, .tsv), in file order.
 
     `task` and `instruction` are always needed, and with `require_instances` at least one instance. A task without
-    `category` is a category of its own, named as the task. `metric` says how answers are scored (`TASK_METRICS`). An
-    instance without `id` gets the task's name and its index. Blank lines are skipped.
+    `category` is a category of its own, named as the task. `metric` says how answers are scored (`TASK_METRICS`), and
+    `split` whether the task is for training or testing: a name may be given once for each. An instance without `id`
+    gets the task's name and its index. Blank lines are skipped.
 
     Raises `DataError` on the first fault, naming file, line and field, what was expected and what was given.
     """
-    tasks: dict[str, Task] = {}
-    places: dict[str, str] = {}
-    for where, fields in json_lines(Path(path), "tasks"):
+    tasks: dict[tuple[str, str | None], Task] = {}
+    places: dict[tuple[str, str | None], str] = {}
+    for where, fields in _objects(Path(path), "tasks"):
         task = _task(fields, where, require_instances)
-        if task.name in tasks:
-            raise DataError(f"{where}: task: {task.name!r} is already the task of {places[task.name]}")
-        tasks[task.name], places[task.name] = task, where
+        same = [(name, split) for name, split in tasks if name == task.name]
+        twin = next((key for key in same if None in (key[1], task.split) or key[1] == task.split), None)
+        if twin is not None:
+            raise DataError(f"{where}: task: {task.name!r} is already the task of {places[twin]}")
+        tasks[task.name, task.split], places[task.name, task.split] = task, where
     return list(tasks.values())
+
+
+def instructions_of(tasks: list[Task]) -> list[Task]:
+    """Return every task once, whatever its splits. Raises `DataError` if the two of a name differ in instruction."""
+    found: dict[str, Task] = {}
+    for task in tasks:
+        first = found.setdefault(task.name, task)
+        if first.instruction != task.instruction:
+            wanted = f"expected one instruction for its train and test split, {first.instruction!r:.60}"
+            raise DataError(f"task {task.name!r}: {wanted}, got {task.instruction!r:.60}")
+    return list(found.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A labelled example, its place for messages, and the instruction of its task if the file states it."""
+    """A labelled example.
+
+    Args:
+        example: Input and output.
+        where: Its place, for messages.
+        instruction: The instruction of its task, if the file states it.
+        task: The task with this example as its only instance, if the file states it.
+    """
 
     example: Example
     where: str
     instruction: str | None = None
+    task: Task | None = field(default=None, compare=False)
 
 
 def read_labelled(path: str | Path) -> list[Labelled]:
-    """Read labelled examples from a JSON Lines file, in file order; blank lines are skipped.
+    """Read labelled examples from a JSON Lines file or a table, in file order; blank lines are skipped.
 
     A line is `{"input", "output"}`, or a task as `read_jsonl` reads it: its instances then, each with its first output.
 
     Raises `DataError` on the first fault, naming file, line and field, and for a file without examples.
     """
     found: list[Labelled] = []
-    for where, fields in json_lines(Path(path), "examples"):
+    for where, fields in _objects(Path(path), "examples"):
         if "instances" in fields:
             task = _task(fields, where, require_instances=True)
             for at, one in enumerate(task.instances):
                 place = f"{where}: instances[{at}]"
-                found.append(Labelled(Example(one.input, one.outputs[0]), place, task.instruction))
+                alone = replace(task, instances=(one,))
+                found.append(Labelled(Example(one.input, one.outputs[0]), place, task.instruction, alone))
         else:
             row = _LabelledRow.checked(fields, where)
             found.append(Labelled(Example(row.input, row.output), where))
     return found
+
+
+def _objects(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a file, or what a table would hold as lines."""
+    return (table_rows if path.suffix.lower() in SUFFIXES else json_lines)(path, what)
 
 
 def _task(fields: dict[str, Any], where: str, require_instances: bool) -> Task:
@@ -129,4 +160,5 @@ def _task(fields: dict[str, Any], where: str, require_instances: bool) -> Task:
         examples=tuple(Example(one.input, one.output) for one in row.examples),
         paraphrases=tuple(row.paraphrases),
         metric=row.metric,
+        split=row.split,
     )

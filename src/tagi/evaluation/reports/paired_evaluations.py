@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tagi.data.task import HEADLINES
 from tagi.errors import DataError, InputError
 from tagi.evaluation.predictions_log import predictions_file, read_answers
 from tagi.evaluation.reports.records import read_evaluation
@@ -14,7 +15,7 @@ from tagi.evaluation.scoring.answers import Answer, RankedAnswer, read_line
 from tagi.evaluation.scoring.free_form import FreeFormScoring
 from tagi.evaluation.scoring.metrics import METRICS
 from tagi.evaluation.scoring.statistics import FloatArray, bootstrap_interval, group_by
-from tagi.evaluation.scoring.task_metrics import RIGHT, ROUGE_L, TaskMetricScoring
+from tagi.evaluation.scoring.task_metrics import TaskMetricScoring
 from tagi.formats.records import RECORD
 
 ACCURACY = "accuracy"
@@ -88,11 +89,11 @@ def read_scored(folder: Path, condition: str, metric: str, count: int) -> list[S
 def score_answers(answers: Sequence[Answer | RankedAnswer], metric: str) -> list[ScoredAnswer]:
     """Return the answers with their scores.
 
-    `metric` is `accuracy` or one of `METRICS`; for answers that name their task's own metric also `right` or `rouge_l`:
+    `metric` is `accuracy` or one of `METRICS`; for answers that name their task's own metric also one of `HEADLINES`:
     only the answers that are scored so are returned. Raises `InputError` for any other metric, or for one that these
     answers cannot be scored by.
     """
-    known = (ACCURACY, *METRICS, RIGHT, ROUGE_L)
+    known = (ACCURACY, *METRICS, *HEADLINES)
     if metric not in known:
         raise InputError(f"--metric: expected one of {', '.join(known)}, got {metric!r}")
     generated = [answer for answer in answers if isinstance(answer, Answer)]
@@ -100,7 +101,7 @@ def score_answers(answers: Sequence[Answer | RankedAnswer], metric: str) -> list
         if metric != ACCURACY:
             raise InputError(f"--metric: expected {ACCURACY} for ranked choices, got {metric!r}")
         return [ScoredAnswer(answer, 100.0 * (answer.prediction in answer.references)) for answer in answers]
-    if metric in (RIGHT, ROUGE_L):
+    if metric in HEADLINES:
         if any(answer.metric is None for answer in generated):
             raise InputError(f"--metric: expected another than {metric!r} for answers without their task's metric")
         scores = TaskMetricScoring(1, 1).scores(generated).get(metric, np.full(len(answers), np.nan))
@@ -193,7 +194,8 @@ def _data(folder: Path, data: Mapping[str, Any]) -> str:
 
 def _of(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
     named = {key: record.get(key) for key in ("method", "checkpoint", "revision", "seed", "partial")}
-    return {"folder": str(folder), **named, "tagi": record["environment"]["tagi"]}
+    trained_on = {key: record["data"][key] for key in ("trained_on",) if key in record["data"]}
+    return {"folder": str(folder), **named, **trained_on, "tagi": record["environment"]["tagi"]}
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

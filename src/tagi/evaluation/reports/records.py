@@ -147,6 +147,11 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     return record
 
 
+def training_mark(record: Mapping[str, Any]) -> str:
+    """Return what follows a score of an evaluation that tested on what was trained on; nothing for any other."""
+    return " (tested on training data)" if record.get("data", {}).get("trained_on") else ""
+
+
 def _read(path: Path, name: str) -> Record | LeftOut | None:
     """A record, why it is left out, or None for a file that is not meant to be one."""
     named = path.name == RECORD

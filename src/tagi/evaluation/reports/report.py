@@ -14,7 +14,7 @@ from tagi.evaluation.reports.charts import Chart, draw_curve, draw_losses, have_
 from tagi.evaluation.reports.choosing import choose
 from tagi.evaluation.reports.groups import grouped
 from tagi.evaluation.reports.records import LeftOut, Record, read_records
-from tagi.evaluation.reports.tables import Cell, Table, by_condition, by_size, p3_averages
+from tagi.evaluation.reports.tables import Cell, Table, by_condition, by_size, by_task, p3_averages
 from tagi.evaluation.reports.training import loss_curves, training_table
 from tagi.evaluation.scoring.statistics import group_by
 
@@ -86,7 +86,7 @@ def _data_set(name: str, records: Sequence[Record]) -> Section:
     drawn_curves = list(chain(*drawn.values()))
     parts, varied = ablation(groups, source), hyperparameters(groups, source)
     by_backbone = p3_averages(groups) if source == "p3" else [by_size(groups, source)]
-    tables = [by_condition(groups), *by_backbone, *parts, *varied, *map(curve_table, drawn_curves)]
+    tables = [by_condition(groups), *by_task(groups), *by_backbone, *parts, *varied, *map(curve_table, drawn_curves)]
     charts = [draw_curve(curve) for curve in drawn_curves] if have_charts() else []
     shown = {"the shape of Table 4": parts, "the shape of Table 7": varied, **drawn}
     missing = [f"{shape} takes {_SHAPES[shape]}" for shape, found in shown.items() if not found]

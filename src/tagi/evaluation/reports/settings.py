@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tagi.evaluation.reports.records import Record
+from tagi.evaluation.reports.records import Record, training_mark
 
 TAGI = "TAGI"
 METATRAINED = "Meta-trained"
@@ -20,7 +20,12 @@ _PROMPTED = {
 }
 """What tables call a model that metatraining gives; a method that is not here goes by its own name."""
 _CONCATENATED = "Instruction concatenated"
-_METHODS = {"tagi": TAGI, "concatenation": _CONCATENATED, "causal-concatenation": _CONCATENATED}
+_METHODS = {
+    "tagi": TAGI,
+    "task adapters": "Task adapters",
+    "concatenation": _CONCATENATED,
+    "causal-concatenation": _CONCATENATED,
+}
 
 STEPS = "training.finetune.steps"
 SPLIT = "data.task_split"
@@ -134,13 +139,17 @@ def setting_of(record: Record) -> Setting:
     method = _METHODS.get(method, method)
     if trained is None:  # the recipe names the test tasks alone
         checkpoint = f"{content.get('checkpoint')} ({str(content['revision'])[:_DIGITS]})"
-        return _setting(method, {CHECKPOINT: checkpoint, **_flat({"backbone": content["recipe"]["backbone"]}), **read})
+        return _setting(
+            f"{method}{training_mark(content)}",
+            {CHECKPOINT: checkpoint, **_flat({"backbone": content["recipe"]["backbone"]}), **read},
+        )
     recipe, stage = trained["recipe"], str(trained["stage"])
     data = {key: value for key, value in recipe["data"].items() if key not in _PLACES}
     flat = _flat({**_tables(recipe, stage), **_training(recipe, stage), "backbone": recipe["backbone"], "data": data})
     if content["kind"] == "evaluation":
         flat |= {f"evaluated with {key}": value for key, value in read.items() if flat.get(key, value) != value} | read
-    return _setting(_trained_method(recipe, stage) or method, {STAGE: stage, **flat})
+    name = f"{_trained_method(recipe, stage) or method}{training_mark(content)}"
+    return _setting(name, {STAGE: stage, **flat})
 
 
 def _setting(method: str, flat: Mapping[str, Any]) -> Setting:

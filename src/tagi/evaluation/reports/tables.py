@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from statistics import fmean
+from typing import Any
 
 from tagi.evaluation.reports.groups import HYPERT5, MAIN, MTEST11, RIGHT, Group, Score
 from tagi.evaluation.reports.labels import variant_names
@@ -11,6 +13,8 @@ from tagi.evaluation.reports.settings import TAGI, Setting
 from tagi.evaluation.scoring.statistics import group_by
 
 MISSING = "missing"
+_TASKS, _ANSWER = 60, 60
+"""The most rows of a table of tasks, and characters of an answer."""
 _QUOTED = "'paper' is quoted from its Table {}, beside runs at the settings of its Table 6."
 
 
@@ -86,6 +90,34 @@ def by_condition(groups: Sequence[Group]) -> Table:
     )
     note = f"{metric_names(groups, conditions)}, percent. {told}"
     return Table("By method and condition", note, conditions, rows)
+
+
+def by_task(groups: Sequence[Group]) -> list[Table]:
+    """Return every task's score, n and one sample answer by setting, and under the stock model if it was asked.
+
+    No table of more than 60 tasks, or of records that have no rows of tasks.
+    """
+    names, columns = _names(groups), dict[str, dict[str, Cell]]()
+    for group in _sorted(groups, names):
+        name = f"{names[group.setting]} ({column_of(group.setting, 'any')})"
+        for condition, column in ((RIGHT, name), ("stock", f"{name}: stock model")):
+            runs = [run.content["results"].get(condition, {}).get("tasks", ()) for run in group.runs]
+            rows = group_by((row for own in runs for row in own), lambda row: str(row["task"]))
+            if rows:
+                columns[column] = {task: _task_cell(own) for task, own in rows.items()}
+    tasks = dict.fromkeys(task for cells in columns.values() for task in cells)
+    if not 0 < len(tasks) <= _TASKS:
+        return []
+    shown = tuple((task, tuple(cells.get(task, Cell(MISSING)) for cells in columns.values())) for task in tasks)
+    note = "Percent, with the task's own instruction; below it the metric, n, and the answer to the first input."
+    return [Table("By task", note, tuple(columns), shown)]
+
+
+def _task_cell(rows: Sequence[Mapping[str, Any]]) -> Cell:
+    """The mean over the seeds, with the first seed's answer."""
+    score, answer = fmean(row["score"] for row in rows), " ".join(str(rows[0]["sample"]["answer"]).split())
+    short = answer if len(answer) <= _ANSWER else f"{answer[: _ANSWER - 3]}..."
+    return Cell(f"{score:.1f}", (f"{rows[0]['metric']}, n\N{NO-BREAK SPACE}{rows[0]['n']}", short or "no answer"))
 
 
 def by_size(groups: Sequence[Group], source: str) -> Table:

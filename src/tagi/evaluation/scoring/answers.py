@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt, TypeAdapter, ValidationError
 
 from tagi.data.task import TASK_METRICS
 from tagi.errors import DataError
+from tagi.evaluation.scoring.statistics import group_by
 from tagi.settings.faults import fault_sentence
 
 Advance = Callable[[int], None]
@@ -113,6 +115,37 @@ def read_line(line: Mapping[str, Any]) -> Answer | RankedAnswer:
             f"right, predicted: expected indices of {count} choices, got {answer.right} and {answer.predicted}"
         )
     return answer
+
+
+def task_rows(
+    answers: Sequence[Answer | RankedAnswer], values: Sequence[float], metric: str | None = None
+) -> list[dict[str, Any]]:
+    """Return a row for each task, in order: its metric, the number of answers `n`, their mean score, one sample.
+
+    Args:
+        answers: Answers, in the order of their tasks or not.
+        values: The score of each.
+        metric: What all are scored by. By default each answer says so.
+    """
+    rows = []
+    for task, indices in group_by(range(len(answers)), lambda index: answers[index].task).items():
+        own, sample = [float(values[index]) for index in indices], answers[indices[0]]
+        rows.append(
+            {
+                "task": task,
+                "category": sample.category,
+                "metric": metric if metric is not None or isinstance(sample, RankedAnswer) else sample.metric,
+                "n": len(own),
+                "score": float(np.mean(own)),
+                "sample": {
+                    "input": sample.input,
+                    "references": list(sample.references),
+                    "answer": sample.prediction,
+                    "score": own[0],
+                },
+            }
+        )
+    return rows
 
 
 def ask_in_batches(

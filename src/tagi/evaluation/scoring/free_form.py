@@ -10,8 +10,8 @@ import torch
 
 from tagi.data.task import Task
 from tagi.errors import DataError
-from tagi.evaluation.scoring.answers import Advance, Answer, RankedAnswer, ask_in_batches
-from tagi.evaluation.scoring.metrics import METRICS, exact_accuracy, instruct_scores
+from tagi.evaluation.scoring.answers import Advance, Answer, RankedAnswer, ask_in_batches, task_rows
+from tagi.evaluation.scoring.metrics import METRICS, exact_accuracy, instruct_scores, rouge_reads
 from tagi.evaluation.scoring.statistics import ByTask, FloatArray, bootstrap_interval, by_task, group_means, means
 from tagi.methods.protocol import Method
 
@@ -89,10 +89,14 @@ class FreeFormScoring(Scoring[Answer]):
     def summarize(self, answers: Sequence[Answer], scores: dict[str, FloatArray]) -> dict[str, Any]:
         """Return means of the scores, overall, per category and per task, and a 95% interval of the overall mean.
 
-        The interval draws tasks, each with all its instances: the claim is about unseen tasks.
+        The interval draws tasks, each with all its instances: the claim is about unseen tasks. `tasks` has a row for
+        each task (`task_rows`). `unread` counts the
+        instances of which ROUGE reads no reference, if there are any, and names the first.
         """
         main = next(iter(scores))
         tasks = [answer.task for answer in answers]
+        unread = [one for one in answers if self.metric == "rouge" and not any(map(rouge_reads, one.references))]
+        first = {"instances": len(unread), "task": unread[0].task, "id": unread[0].id} if unread else None
         return {
             "n": len(answers),
             "metric": main,
@@ -100,6 +104,8 @@ class FreeFormScoring(Scoring[Answer]):
             "overall": means(scores),
             "per_task": group_means(scores, tasks),
             "per_category": group_means(scores, [answer.category for answer in answers]),
+            "tasks": task_rows(answers, scores[main].tolist(), main),
+            **({"unread": first} if first else {}),
         }
 
 

@@ -1,16 +1,20 @@
 """Metrics of a generated answer against references: Tk-Instruct's, exact accuracy and those that tasks may name.
 
-ROUGE and exact match are those of the English track: ROUGE reads only the letters a to z and digits.
+ROUGE and exact match are those of the English track: ROUGE reads only the letters a to z and digits, and takes words of
+one stem for the same. `rouge_l_unicode` reads every script, and words as they are.
 """
 
 import json
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from operator import eq
 from typing import Any
+
+import regex
 
 from tagi.errors import DataError
 
@@ -28,6 +32,10 @@ _NUMBER = re.compile(
     r"(?:(?:[0-9]{1,3}(?:[,'\u2019\u00a0\u202f][0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
     r"(?:[eE][-+]?[0-9]{1,3}(?![0-9]))?"
 )
+# A letter of a script that is written without spaces, or letters and digits with their marks.
+_WORD = regex.compile(
+    r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*|[\p{L}\p{N}][\p{L}\p{M}\p{N}]*"
+)
 _UNPARSED = (ValueError, ArithmeticError, RecursionError)
 _SEPARATORS = str.maketrans({",": None, "'": None, "\u2019": None, "\u00a0": None, "\u202f": None, "\u2212": "-"})
 
@@ -38,6 +46,38 @@ def _rouge() -> Any:
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(["rougeL", "rouge1"], use_stemmer=True)
+
+
+class _Words:
+    """A tokenizer for rouge-score: `unicode_words`."""
+
+    tokenize = staticmethod(lambda text: unicode_words(text))
+
+
+@lru_cache(maxsize=1)
+def _unicode_rouge() -> Any:
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], tokenizer=_Words())
+
+
+def unicode_words(text: str) -> list[str]:
+    """Return the words of a text in any script, without case; of a text without words, its characters.
+
+    Letters of scripts that are written without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) are words.
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return _WORD.findall(text) or list("".join(text.split()))
+
+
+def rouge_reads(reference: str) -> bool:
+    """Return whether rouge-score reads at least half of a reference: it drops all but the letters a to z and digits.
+
+    A perfect answer to a reference without any of these scores 0.
+    """
+    told = [character for character in reference.casefold() if character.isalnum()]
+    read = sum(character.isascii() for character in told)
+    return 0 < len(told) <= 2 * read
 
 
 def _normalised(text: str) -> str:
@@ -58,6 +98,14 @@ def instruct_scores(prediction: str, references: Sequence[str]) -> tuple[float, 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:
     """Return ROUGE-L F1 with stemmer in [0, 1], maximum over references. Raises `DataError` without a reference."""
     return float(_rouge().score_multi(_some(references), prediction)["rougeL"].fmeasure)
+
+
+def rouge_l_unicode(prediction: str, references: Sequence[str]) -> float:
+    """Return ROUGE-L F1 over `unicode_words` in [0, 1], maximum over references.
+
+    Raises `DataError` without a reference.
+    """
+    return float(_unicode_rouge().score_multi(_some(references), prediction)["rougeL"].fmeasure)
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
@@ -195,5 +243,6 @@ TASK_SCORES: Mapping[str, Callable[[str, Sequence[str]], float]] = {
     "json": json_equal,
     "number": number,
     "rouge_l": rouge_l,
+    "rouge_l_unicode": rouge_l_unicode,
 }
 """How an answer is scored, from 0 to 1, by the metric that its task names (`tagi.data.task.TASK_METRICS`)."""

@@ -12,7 +12,7 @@ import torch
 from tagi.backbones.protocol import Reduction
 from tagi.data.task import Instance, Task
 from tagi.errors import CheckpointError, DataError
-from tagi.evaluation.scoring.answers import Advance, RankedAnswer, ask_in_batches
+from tagi.evaluation.scoring.answers import Advance, RankedAnswer, ask_in_batches, task_rows
 from tagi.evaluation.scoring.free_form import Scoring
 from tagi.evaluation.scoring.statistics import FloatArray, bootstrap_interval, group_by, resampled_means
 from tagi.methods.protocol import Method
@@ -63,7 +63,7 @@ class RankScoring(Scoring[RankedAnswer]):
         `per_category` the mean over its tasks, whatever their sizes. `overall` is over all instances, and its
         `interval` draws tasks, each with all its instances. `intervals` hold those per task, of its instances, and per
         category, of its examples, each drawn with all prompts that have it: instances of one id. `ties` are counted
-        overall and in `ties_per_task`.
+        overall and in `ties_per_task`. `tasks` has a row for each task (`task_rows`).
 
         Raises `DataError` on no answers.
         """
@@ -91,6 +91,7 @@ class RankScoring(Scoring[RankedAnswer]):
             "ties": sum(answer.tied for answer in answers),
             "ties_per_task": {name: sum(answer.tied for answer in own) for name, own in tasks.items()},
             "choice_score": self.reduction,
+            "tasks": task_rows(answers, scores["accuracy"].tolist(), "accuracy"),
         }
 
 

@@ -1,5 +1,6 @@
 """Scoring by each task's own metric: the share of right answers, and ROUGE-L where there is no single right answer."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
@@ -7,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from tagi.data.task import Task
+from tagi.data.task import HEADLINES, Task
 from tagi.errors import DataError
-from tagi.evaluation.scoring.answers import Advance, Answer
+from tagi.evaluation.scoring.answers import Advance, Answer, task_rows
 from tagi.evaluation.scoring.free_form import FreeFormScoring
-from tagi.evaluation.scoring.metrics import TASK_SCORES
+from tagi.evaluation.scoring.metrics import TASK_SCORES, exact, exact_accuracy, rouge_reads
 from tagi.evaluation.scoring.statistics import ByTask, FloatArray, bootstrap_interval, group_by, task_means
 from tagi.methods.protocol import Method
 
 RIGHT = "right"
 """Share of right answers, in percent: over tasks of every metric but ROUGE-L."""
-ROUGE_L = "rouge_l"
+ROUGE_L, ROUGE_L_UNICODE = "rouge_l", "rouge_l_unicode"
 _EXACT_WORDS = 3
 _ROUGE_CANDIDATES = 50
 
@@ -25,27 +26,47 @@ _ROUGE_CANDIDATES = 50
 def metric_of(task: Task) -> str:
     """Return the metric that a task is scored by: its own, else one that fits its references.
 
-    Without a metric of its own, a task whose instances all have choices is scored by `choice`, one whose references
-    all have at most three words by `exact`, any other by `rouge_l`.
+    Without a metric of its own, a task is scored by the first of these that fits:
+
+    - `choice`: all instances have choices.
+    - `json`: all references are objects or lists in JSON.
+    - `exact_case`: an answer would be right by `exact` that repeats its input, but is not equal to its reference. Such
+      a task is about case or about a full stop.
+    - `exact`: all references have at most three words.
+    - `rouge_l_unicode`: any other task.
     """
     if task.metric is not None:
         return task.metric
     if all(instance.choices for instance in task.instances):
         return "choice"
     references = [output for instance in task.instances for output in instance.outputs]
-    return "exact" if all(len(output.split()) <= _EXACT_WORDS for output in references) else ROUGE_L
+    if all(map(_is_json, references)):
+        return "json"
+    short = all(len(output.split()) <= _EXACT_WORDS for output in references)
+    repeated = [exact(one.input, one.outputs) > exact_accuracy(one.input, one.outputs) for one in task.instances]
+    if all(repeated) or (short and any(repeated)):
+        return "exact_case"
+    return "exact" if short else ROUGE_L_UNICODE
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except ValueError:
+        return False
 
 
 class TaskMetricScoring(FreeFormScoring):
-    """Answers generated greedily, each scored by its task's own metric (`metric_of`).
+    """Generated answers, each scored by its task's own metric (`metric_of`).
 
     Args:
         batch_size: Inputs that are answered at once.
         max_new_tokens: Length limit of an answer, in tokens.
+        num_beams: Beams of the search; 1 is greedy.
     """
 
-    def __init__(self, batch_size: int, max_new_tokens: int) -> None:
-        super().__init__("exact", batch_size, max_new_tokens)
+    def __init__(self, batch_size: int, max_new_tokens: int, num_beams: int = 1) -> None:
+        super().__init__("exact", batch_size, max_new_tokens, num_beams)
 
     def ask(self, method: Method, states: Any, task: Task, advance: Advance | None = None) -> list[Answer]:
         """Return the method's answers to all instances of a task, in order.
@@ -56,12 +77,12 @@ class TaskMetricScoring(FreeFormScoring):
         return [replace(answer, metric=metric) for answer in super().ask(method, states, task, advance)]
 
     def scores(self, answers: Sequence[Answer]) -> dict[str, FloatArray]:
-        """Return `right` and `rouge_l` of every answer, in percent: NaN where a task is scored by the other one.
+        """Return each of `HEADLINES` of every answer, in percent: NaN where a task is scored by another one.
 
         A score that no task has is left out. The first is the headline: `right`, unless every task is scored by
         ROUGE-L.
         """
-        scores = {name: np.full(len(answers), np.nan) for name in (RIGHT, ROUGE_L)}
+        scores = {name: np.full(len(answers), np.nan) for name in HEADLINES}
         for index, answer in enumerate(answers):
             scores[_score_name(answer)][index] = 100 * _score(answer)
         return {name: values for name, values in scores.items() if not np.isnan(values).all()}
@@ -69,7 +90,7 @@ class TaskMetricScoring(FreeFormScoring):
     def summarize(self, answers: Sequence[Answer], scores: dict[str, FloatArray]) -> dict[str, Any]:
         """Return the means over tasks, each task counting the same, and a row for each task.
 
-        `overall` has `right` and `rouge_l` in percent, `intervals` their 95% intervals (tasks are resampled) and
+        `overall` has each of `HEADLINES` in percent, `intervals` their 95% intervals (tasks are resampled) and
         `counts` the numbers of tasks and answers of each. `interval` and `per_task` are those of the headline
         `metric`. `per_category` has means over the tasks of a category. `tasks` has for every task its metric, the
         number of answers `n`, its score and one sample answer.
@@ -102,8 +123,8 @@ class TaskMetricScoring(FreeFormScoring):
         return task_means(super().paired_values(values, tasks))
 
     def baseline(self, tasks: Sequence[Task]) -> dict[str, Any]:
-        """Return the best constant answers and their scores."""
-        return {"best_constant": best_constant(tasks)}
+        """Return what the best constant answers score, and what the inputs score if they are given back unchanged."""
+        return {"best_constant": best_constant(tasks), "unchanged_input": unchanged_input(tasks)}
 
 
 def checked_metric(task: Task) -> str:
@@ -115,6 +136,9 @@ def checked_metric(task: Task) -> str:
     for instance in task.instances:
         try:
             TASK_SCORES[metric]("", instance.outputs)
+            if metric == ROUGE_L and not any(map(rouge_reads, instance.outputs)):
+                wanted = "expected a reference in the letters a to z and digits, which is all that it reads"
+                raise DataError(f"{wanted}, got {instance.outputs[0]!r:.60}: use {ROUGE_L_UNICODE!r}")
         except DataError as error:
             raise DataError(f"task {task.name!r}: instance {instance.id!r}: metric {metric!r}: {error}") from error
     return metric
@@ -128,15 +152,31 @@ def best_constant(tasks: Sequence[Task]) -> dict[str, Any]:
     different references are tried.
     """
     answers = [answer for task in tasks for answer in _constant_answers(task)]
+    return _without_model("for each task the one answer that scores best on its own references", answers)
+
+
+def unchanged_input(tasks: Sequence[Task]) -> dict[str, Any]:
+    """Return what inputs score that are given back as answers, in the form of `TaskMetricScoring.summarize`.
+
+    A metric by which this scores high hardly tells whether the task was done.
+    """
+    answers = [
+        Answer(task.name, task.category, one.id, one.input, one.outputs, one.input, checked_metric(task))
+        for task in tasks
+        for one in task.instances
+    ]
+    return _without_model("every input, unchanged", answers)
+
+
+def _without_model(given: str, answers: Sequence[Answer]) -> dict[str, Any]:
     scoring = TaskMetricScoring(batch_size=1, max_new_tokens=1)
-    given = "for each task the one answer that scores best on its own references"
     return {"given": given, **scoring.summarize(answers, scoring.scores(answers))}
 
 
 def _constant_answers(task: Task) -> list[Answer]:
     metric = checked_metric(task)
     candidates = list(dict.fromkeys(output for instance in task.instances for output in instance.outputs))
-    if metric == ROUGE_L:
+    if metric in (ROUGE_L, ROUGE_L_UNICODE):
         candidates = candidates[:_ROUGE_CANDIDATES]
     score = TASK_SCORES[metric]
     best = max(candidates, key=lambda answer: sum(score(answer, instance.outputs) for instance in task.instances))
@@ -147,7 +187,7 @@ def _constant_answers(task: Task) -> list[Answer]:
 
 
 def _score_name(answer: Answer) -> str:
-    return ROUGE_L if answer.metric == ROUGE_L else RIGHT
+    return str(answer.metric) if answer.metric in HEADLINES else RIGHT
 
 
 def _score(answer: Answer) -> float:
@@ -158,27 +198,9 @@ def _score(answer: Answer) -> float:
 
 def _task_rows(answers: Sequence[Answer], scores: Mapping[str, FloatArray]) -> list[dict[str, Any]]:
     """A row for each task, in order; `counts_for` names the mean that it is part of."""
-    rows = []
-    for task, indices in group_by(range(len(answers)), lambda index: answers[index].task).items():
-        sample = answers[indices[0]]
-        values = scores[_score_name(sample)][indices]
-        rows.append(
-            {
-                "task": task,
-                "category": sample.category,
-                "metric": sample.metric,
-                "n": len(indices),
-                "score": float(values.mean()),
-                "sample": {
-                    "input": sample.input,
-                    "references": list(sample.references),
-                    "answer": sample.prediction,
-                    "score": float(values[0]),
-                },
-                "counts_for": _score_name(sample),
-            }
-        )
-    return rows
+    counted = {answer.task: _score_name(answer) for answer in answers}
+    rows = task_rows(answers, [scores[_score_name(answer)][at] for at, answer in enumerate(answers)])
+    return [{**row, "counts_for": counted[row["task"]]} for row in rows]
 
 
 def _mean_score(rows: Sequence[Mapping[str, Any]]) -> float:
