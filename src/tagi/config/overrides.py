@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tagi.settings.faults import shown
-from tagi.settings.tables import STAGES
+from tagi.settings.stages import STAGES
 
 
 def apply_overrides(tables: dict[str, Any], overrides: Sequence[str]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tagi.settings.recipe import Recipe
-from tagi.settings.tables import Stage
+from tagi.settings.stages import Stage
 from tagi.stages.generating import GeneratingStage
 from tagi.stages.metatrain import Metatrain
 from tagi.stages.pretrain import Pretrain
