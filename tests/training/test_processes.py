@@ -15,18 +15,19 @@ from safetensors.torch import load_file
 from tagi.training.checkpoints import MARKER
 from tagi.training.distributed import is_main_process, process_count
 from tagi.training.trainer import train
+from tests.conftest import Run
 from tests.training import launched
 
 ASSETS = "src/tagi/assets/accelerate"
+SCRIPT = Path(launched.__file__)
 ROUNDING = 1e-5
 """In losses near 5 and weights near 1, after ten steps of AdamW: ten times what was seen."""
 
 
-def launch(repo_root: Path, configuration: str, kind: str, folder: Path) -> None:
-    script = repo_root / "tests" / "training" / "launched.py"
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"{ASSETS}/{configuration}.yaml"]
+def launch(repo_root: Path, configuration: str, *command: str | Path) -> None:
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"{ASSETS}/{configuration}.yaml"]
     ran = subprocess.run(
-        [*command, script, kind, folder],
+        [*launcher, *command],
         cwd=repo_root,
         env={**os.environ, "PYTHONPATH": f"{repo_root / 'src'}:{repo_root}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -87,14 +88,28 @@ def alone(kind: str, folder: Path) -> Path:
 
 
 def test_two_processes_train_as_one_does(repo_root: Path, tmp_path: Path) -> None:
-    launch(repo_root, "ddp", "concatenation", tmp_path / "two")
+    launch(repo_root, "ddp", SCRIPT, "concatenation", tmp_path / "two")
     compare(tmp_path / "two", alone("concatenation", tmp_path / "one"))
+
+
+def test_two_processes_score_as_one_does(repo_root: Path, tmp_path: Path, run_tagi: Run) -> None:
+    """Five tasks and conditions that are made of several tasks; each process answers every other task."""
+    command = ("evaluate", "toy", "toy", "--limit", "2", "--tasks", "toy-animal-food-*", "--conditions")
+    launch(repo_root, "ddp", "-m", "tagi", *command, "--out", tmp_path / "two")
+    code, _, stderr = run_tagi(*command, "--out", str(tmp_path / "one"))
+    assert code == 0, stderr
+    one, two = (json.loads((tmp_path / name / "record.json").read_text()) for name in ("one", "two"))
+    assert one["data"]["tasks"] > 2
+    assert one == two
+    files = {file.name: file.read_bytes() for file in (tmp_path / "one").glob("predictions-*.jsonl")}
+    assert len(files) == len(one["results"]) > 2
+    assert files == {file.name: file.read_bytes() for file in (tmp_path / "two").glob("predictions-*.jsonl")}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["concatenation", "tagi"])
 def test_two_processes_that_share_one_model_train_as_one_does(repo_root: Path, tmp_path: Path, kind: str) -> None:
-    launch(repo_root, "fsdp2", kind, tmp_path / "two")
+    launch(repo_root, "fsdp2", SCRIPT, kind, tmp_path / "two")
     compare(tmp_path / "two", alone(kind, tmp_path / "one"))
 
 

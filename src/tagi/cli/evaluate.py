@@ -85,6 +85,7 @@ def evaluate(
     loaded = load_recipe(recipe, overrides or [])
     from tagi.api.recipes import evaluate as run
     from tagi.evaluation.conditions import CHANNELS, INSTRUCTIONS, SENSITIVITY, STOCK
+    from tagi.training.distributed import is_main_process
 
     stock = loaded.data.source == "jsonl" if stock is None else stock
     groups = ((stock, (STOCK,)), (conditions, INSTRUCTIONS), (channels, CHANNELS), (sensitivity, SENSITIVITY))
@@ -92,4 +93,5 @@ def evaluate(
     what: Any = {"conditions": names, "only": tasks or (), "limit": limit, "distances": sensitivity}
     how: Any = {"wording": wording, "positives": positives, "held_out": held_out}
     record = run(checkpoint, loaded, **what, **how, out=out, resume=resume, progress=True)
-    print_record(record, print_evaluation, as_json=as_json)
+    if is_main_process():  # of several, one tells
+        print_record(record, print_evaluation, as_json=as_json)

@@ -37,6 +37,7 @@ from tagi.stages.evaluation_folder import alone, claim, kept_answers
 from tagi.stages.own_tasks import refuse_shared, shared_instances
 from tagi.stages.shots import reads_shots
 from tagi.stages.tasks import RecipeData, Split
+from tagi.training.distributed import is_main_process, of_main_process, shared_among_processes
 from tagi.training.trainer import fingerprint
 
 _METRICS = {"toy": "exact", "sni": "rouge", "p3": "rank", "jsonl": "task", "everyday": "task"}
@@ -87,7 +88,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a checkpoint on the recipe's test tasks and return the record.
 
-    Tasks are done one after the other, so that memory does not grow with their number.
+    Tasks are done one after the other, so that memory does not grow with their number. Several processes that were
+    launched together share them: every process returns the record, which the first one writes.
 
     Args:
         checkpoint: A run's folder, a checkpoint, or a built-in name. The folder of a task adapter, or of several: they
@@ -111,12 +113,13 @@ def evaluate(
     tasks, tested, identity = _tasks(folder, revision, data or RecipeData(recipe), request, adapters)
     if request.distances and out is not None and read_config(folder)["method"] == TAGI.name:
         needs_matplotlib(f"{out / PICTURE}")
-    with alone(out):
-        finished = None if out is None else claim(out, identity, resume)
+    writes = is_main_process()
+    with alone(out if writes else None):
+        finished = of_main_process(claim(out, identity, resume) if out is not None and writes else None)
         if finished is not None:
             return finished
         method = load_method(folder).to(best_device()) if adapters is None else adapters.method()
-        scorer = TaskScorer(method, tasks, scoring_of(recipe, tasks, request.split), out, progress, folder)
+        scorer = TaskScorer(method, tasks, scoring_of(recipe, tasks, request.split), out, progress, folder, shared=True)
         content = {
             "kind": "evaluation",
             "evaluation": identity,
@@ -130,9 +133,9 @@ def evaluate(
             **({"held_out": True} if request.held_out else {}),
             "data": tested,
             **scorer.results(request.conditions, recipe.seed),
-            **_adapters(method, tasks, request, out, recipe.seed),
+            **_adapters(method, tasks, request, out if writes else None, recipe.seed),
         }
-        return content if out is None else write_record(out / RECORD, recipe, content)
+        return write_record(out / RECORD, recipe, content) if out is not None and writes else content
 
 
 def _tasks(
@@ -261,6 +264,7 @@ class TaskScorer:
         out: A folder that keeps the answers task by task, if any.
         progress: Show a bar on a terminal.
         folder: The method's checkpoint, if it has one.
+        shared: Share the tasks among the processes that were launched together, each of which calls alike.
     """
 
     method: Method
@@ -269,6 +273,7 @@ class TaskScorer:
     out: Path | None = None
     progress: bool = False
     folder: Path | None = None
+    shared: bool = False
 
     def results(self, names: Sequence[str], seed: int) -> dict[str, Any]:
         """Return scores by condition, tasks left out if any, and the difference from `right` on the same instances."""
@@ -300,20 +305,26 @@ class TaskScorer:
     def answers(self, condition: Condition) -> list[Any]:
         """Return the answers to every instance under a condition."""
         sizes = {task.name: len(task.instances) for task in self.tasks}
-        log = None if self.out is None else TaskLog(self.out / predictions_file(condition.name), sizes)
-        answers: list[Any] = []
-        covered = [(index, self.tasks[index]) for index in condition.covered(self.tasks)]
-        with counting(condition.name, sum(len(task.instances) for _, task in covered), self.progress) as advance:
-            for index, task in covered:
-                if log is not None and task.name in log:
-                    answers += kept_answers(log, task)
-                    advance(len(task.instances))
-                    continue
-                own = self.scoring.ask(condition.method or self.method, condition.prepare(index), task, advance)
+        writes = self.out is not None and is_main_process()
+        log = TaskLog(self.out / predictions_file(condition.name), sizes) if self.out is not None and writes else None
+        covered = [self.tasks[index] for index in condition.covered(self.tasks)]
+        kept = {} if log is None else {task.name: kept_answers(log, task) for task in covered if task.name in log}
+        found: dict[str, Sequence[Any]] = of_main_process(kept) if self.shared else kept
+        numbers = {task.name: index for index, task in enumerate(self.tasks)}
+        left = [task for task in covered if task.name not in found]
+        shown, total = self.progress and is_main_process(), sum(sizes[task.name] for task in covered)
+        with counting(condition.name, total, shown) as advance:
+            advance(sum(map(len, found.values())))
+
+            def ask(task: Task) -> list[Any]:
+                method = condition.method or self.method
+                return self.scoring.ask(method, condition.prepare(numbers[task.name]), task, advance)
+
+            for task, own in shared_among_processes(ask, left) if self.shared else ((one, ask(one)) for one in left):
                 if log is not None:
                     log.append(task.name, [one.as_line() for one in own])
-                answers += own
-        return answers
+                found[task.name] = own
+        return [one for task in covered for one in found[task.name]]
 
 
 def _adapters(

@@ -18,7 +18,6 @@ from tagi.stages.protocol import Sources
 from tagi.stages.registry import STAGES, stage_of
 from tagi.stages.tasks import RecipeData, check_tested, refuse_training
 from tagi.stages.train import train_stage
-from tagi.training.distributed import is_main_process
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,6 @@ def run(
     if any(step.evaluates for step in chosen(plan(recipe, out, folder_of), first, last)):
         check_tested(data)
     for step in chosen(plan(recipe, out, folder_of), first, last):
-        if step.evaluates and not is_main_process():  # one process is enough to score
-            continue
         for needed in step.sources.folders if step.trained is None else [step.trained]:
             if str(needed) != recipe.run.checkpoint and not (needed / RECORD).exists():
                 raise ConfigError(f"{step.name}: expected the finished stage {needed.name!r} in {needed}, got none")

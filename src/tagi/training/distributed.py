@@ -4,19 +4,22 @@ import atexit
 import copy
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from accelerate.utils import gather_object, get_int_from_env  # type: ignore[import-untyped]
+from accelerate import PartialState  # type: ignore[import-untyped]
+from accelerate.utils import gather_object, get_int_from_env
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from tagi.errors import TrainingError
 from tagi.methods.protocol import Trainable
 
+T = TypeVar("T")
+R = TypeVar("R")
 # Whatever launches processes (accelerate, torchrun, an MPI) names them in one of these.
 _RANK = ["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"]
 _SIZE = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
@@ -158,4 +161,25 @@ def forget_launch() -> None:
 
 def of_all_processes(value: Any) -> list[Any]:
     """A picklable value of every process, in order; every process must ask at the same time."""
+    if process_count() == 1:
+        return [value]
+    PartialState(cpu=not torch.accelerator.is_available())  # sets up the group, where no trainer has
+    leave_at_exit()
     return list(gather_object([value]))
+
+
+def of_main_process(value: Any) -> Any:
+    """The main process's value on every process, which must all ask at the same time."""
+    return of_all_processes(value)[0]
+
+
+def shared_among_processes(work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R]]:
+    """Do the work of many items, an item per process at a time; every process gets every result, in order.
+
+    Results have to be picklable, and every process must go through all of them.
+    """
+    count = process_count()
+    for first in range(0, len(items), count):
+        chosen = items[first : first + count]
+        own = [work(item) for item in chosen[process_index() :][:1]]
+        yield from zip(chosen, (one for part in of_all_processes(own) for one in part), strict=True)
