@@ -96,8 +96,8 @@ def test_two_processes_score_as_one_does(repo_root: Path, tmp_path: Path, run_ta
     """Five tasks and conditions that are made of several tasks; each process answers every other task."""
     command = ("evaluate", "toy", "toy", "--limit", "2", "--tasks", "toy-animal-food-*", "--conditions")
     launch(repo_root, "ddp", "-m", "tagi", *command, "--out", tmp_path / "two")
-    code, _, stderr = run_tagi(*command, "--out", str(tmp_path / "one"))
-    assert code == 0, stderr
+    ran = run_tagi(*command, "--out", tmp_path / "one")
+    assert ran.code == 0, ran.err
     one, two = (json.loads((tmp_path / name / "record.json").read_text()) for name in ("one", "two"))
     assert one["data"]["tasks"] > 2
     assert one == two
