@@ -20,14 +20,19 @@ def _path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _test_path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
-    source = given.get("source", "p3")
-    useless = path is not None and source != "p3"
-    return f"expected no test_path with data.source = {source!r}, got {path!r}" if useless else None
+def _of_p3(key: str, default: str | None = None) -> Rule:
+    """Return the rule of a key that means something for P3 alone."""
+
+    def fault(value: str | None, given: Mapping[str, Any]) -> str | None:
+        source = given.get("source", "p3")
+        useless = value != default and source != "p3"
+        return f"expected no {key} with data.source = {source!r}, got {value!r}" if useless else None
+
+    return fault
 
 
-def _prompts_fault(value: str | None, given: Mapping[str, Any]) -> str | None:
-    chosen = value not in (None, "original") and given.get("test_path", "unknown") is None
+def _prompts_fault(value: str, given: Mapping[str, Any]) -> str | None:
+    chosen = value != "original" and given.get("test_path", "unknown") is None
     return f"expected data.test_path with it, got {value!r} alone" if chosen else None
 
 
@@ -79,9 +84,16 @@ class DataSettings(TextFormat):
             ("jsonl"), or the everyday benchmark that comes with the package ("everyday", for evaluation only).
         path: Folder or file of the tasks.
         test_path: P3's folder of evaluation sets: the hub's, a file for each prompt, or raw ones with `templates`.
-        templates: Folder of prompt templates, with which raw evaluation sets are rendered.
+        templates: Folder of promptsource's files (`imdb/templates.yaml`). They are the instructions of training and
+            evaluation prompts, and raw evaluation sets are rendered with them. Without the template of a prompt its
+            instruction is what a random sample of its rows share.
         prompts: Prompts of P3's evaluation sets: those for the original task of a data set ("original", as T0 is
             evaluated), or all.
+        datasets: Training datasets of P3: those of Table 11 ("table-11"), or all that are in the folder but those that
+            P3 is evaluated on.
+        inputs: Inputs of P3 for methods that read instructions: the rendered prompts ("rendered"), which hold the
+            template's text, or what is left of them without it ("fields"). Methods that read no instruction read the
+            rendered prompts in either case.
         instances_per_task: At most so many training instances per task.
         test_instances_per_task: At most so many test instances per task.
         truncate: Shorten texts over their limit. Otherwise such a text is an error.
@@ -100,13 +112,15 @@ class DataSettings(TextFormat):
     """
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"validation_categories", "wordings", "demonstrations", "template_arguments"}
+        {"datasets", "inputs", "validation_categories", "wordings", "demonstrations", "template_arguments"}
     )
 
     rules: ClassVar[Mapping[str, Rule]] = {
         "path": _path_fault,
-        "test_path": _test_path_fault,
-        "templates": _prompts_fault,
+        "test_path": _of_p3("test_path"),
+        "templates": _of_p3("templates"),
+        "datasets": _of_p3("datasets", "table-11"),
+        "inputs": _of_p3("inputs", "rendered"),
         "prompts": _prompts_fault,
         "template_arguments": _template_arguments_fault,
         "task_split": _task_split_fault,
@@ -120,6 +134,8 @@ class DataSettings(TextFormat):
     test_path: Text | None = None
     templates: Text | None = None
     prompts: Literal["original", "all"] = "original"
+    datasets: Literal["table-11", "all"] = "table-11"
+    inputs: Literal["rendered", "fields"] = "rendered"
     instances_per_task: Count = 100
     test_instances_per_task: Count = 100
     truncate: Flag = False
@@ -136,13 +152,14 @@ class DataSettings(TextFormat):
 class ShotSettings(Table):
     """Labelled examples of a task, for methods that learn in context and for models of a single task.
 
-    Shots of test tasks are drawn from what is not tested: further instances of the task, and of P3's prompts further
-    rows, or rows of the training sets in the folder `path`.
+    Shots of test tasks are drawn from what is not tested: further instances of the task, and of P3's prompts rows of
+    the training set that is in `path` or beside the set that is tested (`super_glue/cb/train.jsonl` beside
+    `validation.jsonl`), or without one further rows of the tested set.
 
     Args:
         count: Shots of a test task, and of every episode of training.
         seed: Seed of the draw.
-        path: Folder of training sets in the layout of `data.test_path`.
+        path: P3's folder of training sets, in the layout of `data.test_path`.
     """
 
     count: Count = 16

@@ -12,7 +12,7 @@ from tagi.adapters.bank import as_lora, delta_variance
 from tagi.backbones.load import folder_revision
 from tagi.backbones.machine import best_device, counting
 from tagi.data.digest import tasks_digest
-from tagi.data.task import Task
+from tagi.data.task import Task, as_prompted
 from tagi.errors import ConfigError, InputError
 from tagi.evaluation.adapter_distances import adapter_report, generated_updates
 from tagi.evaluation.conditions import INSTRUCTIONS, Condition, conditions
@@ -139,9 +139,9 @@ def _tasks(
     limit = request.limit or recipe.evaluation.limit
     loaded = read.tasks(request.split, shots=reads_shots(checkpoint))
     tasks = select_tasks(loaded.tasks, request.tasks, limit)
-    # What is tested is the same whatever is shown: evaluations that show shots, examples or another wording can be
-    # compared with those that do not.
-    digest = tasks_digest(replace(task, shots=()) for task in tasks)
+    # What is tested is the same whatever is shown: evaluations that show shots, examples, another wording or a prompt's
+    # fields alone can be compared with those that do not.
+    digest = tasks_digest(as_prompted(replace(task, shots=())) for task in tasks)
     tasks, told = _as_told(tasks, request, recipe, checkpoint)
     shown = tasks_digest(tasks, wordings="paraphrase" in request.conditions)  # which reads the tasks' wordings
     further: list[Any] = [*([told] if told else []), *(["held out"] if request.held_out else [])]

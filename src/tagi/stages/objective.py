@@ -1,5 +1,6 @@
 """The objective of finetuning: the weights of its terms, and the teachers that they need."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from tagi.backbones.machine import best_device, counting
@@ -55,6 +56,8 @@ def build_objective(job: Job, student: GeneratorModel, batches: TaskBatches) -> 
     if losses.kl:
         teacher = _teacher(job, student, base, catalogue)
         teacher = _cached(recipe, teacher, student.text, batches, job.out) if losses.top_k else teacher
+    if catalogue is not None and losses.ins and catalogue.seed not in (None, recipe.seed):
+        student.hypernetwork.heads.keep_starts(catalogue.seed)  # A0 is what the teachers began with
     aligned = None
     if (size := losses.alignment_split) is not None:
         aligned = sni_categories(size) if recipe.data.source == "sni" else p3_datasets(size)
@@ -78,12 +81,14 @@ def _teacher(job: Job, student: GeneratorModel, base: Backbone | None, catalogue
         freeze(method)
         return ConcatenatedTeacher(method.backbone, method.text.settings, revision=method.backbone.identity.revision)
     assert base is not None
+    assert catalogue is not None
     untouched = recipe.generator.tune == "none" and recipe.teacher.base == "backbone"
     # A backbone that nothing tunes is the student's own as well: one copy in memory serves both.
     backbone = student.backbone if untouched else base
     if not untouched:
         freeze(backbone)
-    return ConcatenatedTeacher(backbone, concatenated_text(recipe), catalogue, base.identity.revision)
+    text = replace(concatenated_text(recipe), reads=catalogue.reads)
+    return ConcatenatedTeacher(backbone, text, catalogue, base.identity.revision)
 
 
 def _cached(recipe: Recipe, teacher: Teacher, text: TextEncoder, batches: TaskBatches, out: Path) -> TeacherCache:

@@ -34,7 +34,7 @@ def sample_key(sample: Sample) -> str:
 
     Demonstrations count only where they were drawn for the sample, so that older caches keep their keys.
     """
-    parts = [sample.task.name, sample.task.category, sample.instruction, sample.input, sample.target]
+    parts = [sample.task.name, sample.task.category, sample.instruction, sample.prompt, sample.target]
     if sample.examples is not None:
         parts.append(json.dumps([(one.input, one.output) for one in sample.examples]))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
