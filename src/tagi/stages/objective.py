@@ -7,7 +7,6 @@ from tagi.backbones.machine import best_device, counting
 from tagi.backbones.protocol import Backbone
 from tagi.data.batches import TaskBatches
 from tagi.data.splits import p3_datasets, sni_categories
-from tagi.data.text.encoder import TextEncoder
 from tagi.errors import ConfigError
 from tagi.files import write_text
 from tagi.hypernetwork.model import GeneratorModel
@@ -55,7 +54,7 @@ def build_objective(job: Job, student: GeneratorModel, batches: TaskBatches) -> 
     teacher: Teacher | TeacherCache | None = None
     if losses.kl:
         teacher = _teacher(job, student, base, catalogue)
-        teacher = _cached(recipe, teacher, student.text, batches, job.out) if losses.top_k else teacher
+        teacher = _cached(recipe, teacher, student, batches, job.out) if losses.top_k else teacher
     if catalogue is not None and losses.ins and catalogue.seed not in (None, recipe.seed):
         student.hypernetwork.heads.keep_starts(catalogue.seed)  # A0 is what the teachers began with
     aligned = None
@@ -74,10 +73,12 @@ def _teacher(job: Job, student: GeneratorModel, base: Backbone | None, catalogue
     reason = f"losses.teacher = {recipe.losses.teacher!r}"
     if recipe.losses.teacher == "fid-icl":
         fid = load_metatrained(FidICL, metatrained, reason)
+        _check_tokens(fid.backbone, student)
         freeze(fid)
         return FidTeacher(fid, count=recipe.shots.count, seed=recipe.shots.seed)
     if recipe.losses.teacher == "metatrained":
         method = load_metatrained(concatenation(recipe), metatrained, reason)
+        _check_tokens(method.backbone, student)
         freeze(method)
         return ConcatenatedTeacher(method.backbone, method.text.settings, revision=method.backbone.identity.revision)
     assert base is not None
@@ -91,7 +92,16 @@ def _teacher(job: Job, student: GeneratorModel, base: Backbone | None, catalogue
     return ConcatenatedTeacher(backbone, text, catalogue, base.identity.revision)
 
 
-def _cached(recipe: Recipe, teacher: Teacher, text: TextEncoder, batches: TaskBatches, out: Path) -> TeacherCache:
+def _check_tokens(teacher: Backbone, student: GeneratorModel) -> None:
+    """Raise `ConfigError` if a teacher's tokens are not the student's: their distributions are of different things."""
+    if teacher.tokenizer.get_vocab() != student.backbone.tokenizer.get_vocab():
+        raise ConfigError(
+            "losses.teacher: expected a teacher with the tokens of the student's tokenizer "
+            f"({student.backbone.identity.name}), got one with others ({teacher.identity.name})"
+        )
+
+
+def _cached(recipe: Recipe, teacher: Teacher, student: GeneratorModel, batches: TaskBatches, out: Path) -> TeacherCache:
     """Ask the teacher once for every sample of all batches, before training starts.
 
     What an interrupted call left is kept. The main process asks; others wait for what it writes.
@@ -104,11 +114,12 @@ def _cached(recipe: Recipe, teacher: Teacher, text: TextEncoder, batches: TaskBa
     samples, device, losses = distinct_samples(batches), best_device(), recipe.losses
     writer = CacheWriter(
         teacher.to(device),
-        text,
+        student.text,
         top_k=int(losses.top_k or 0),
         temperature=losses.temperature,
         batch_size=batches.tasks_per_batch * batches.queries_per_task,
         device=device,
+        vocabulary=student.backbone.vocabulary,
     )
     with counting("teacher's distributions", len(samples)) as advance:
         cache = writer.write(folder, samples, advance)

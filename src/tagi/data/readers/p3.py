@@ -137,10 +137,6 @@ def read_p3(
         which = "of Table 11's datasets" if others else "of any dataset"
         got = f"only {', '.join(others)} (data.datasets = 'all' reads them)" if others else "none"
         raise DataError(f"{folder}: expected rows with targets {which}, got {got}")
-    origins: dict[Origin, tuple[str, ...]] = {
-        origin: tuple(task.name for task, own in reads if own == origin and task.instances)
-        for origin in ("rows", "name")
-    }
     return P3Read(
         instances_per_task=instances_per_task,
         tasks=tasks,
@@ -148,8 +144,8 @@ def read_p3(
         passed_over=tuple(others),
         without_targets=tuple(task.name for task, _ in reads if not task.instances),
         constant=tuple(task.name for task in tasks if _constant(task)),
-        inferred=origins["rows"],
-        named=origins["name"],
+        inferred=tuple(task.name for task, origin in reads if origin == "rows" and task.instances),
+        named=tuple(task.name for task, origin in reads if origin == "name" and task.instances),
         templates=templates is not None,
         skipped_rows=reader.counts["skipped"],
         dropped_choices=reader.counts["without choices"],

@@ -217,21 +217,12 @@ def read_p3_eval(
     else:
         paths, others = _raw_files(folder, split, sets)
         found = _raw_prompts(paths, worded.folder, prompts, counts)
-    tasks = []
-    for task, origin, rows in found:
-        instances = _instances(rows, task.category, limit, counts)
-        if inputs == "fields":
-            instances = tuple(_fields_alone(instance, task.instruction, origin) for instance in instances)
-        if instances:
-            counts.origins[task.name] = origin
-            tasks.append(replace(task, instances=instances))
-        else:
-            counts.without_instances.append(task.name)
+    tasks = _with_instances(found, limit, inputs, counts)
     if not tasks:
         raise DataError(f"{folder}: expected rows with choices of P3's evaluation sets, got none")
     here = {task.category for task in tasks}
     return P3EvalRead(
-        tasks=tuple(tasks),
+        tasks=tasks,
         prompts=prompts,
         instances_per_task=limit,
         missing=tuple(one.name for one in EVALUATION_SETS if one.name not in here),
@@ -243,6 +234,23 @@ def read_p3_eval(
         inferred=tuple(name for name, origin in counts.origins.items() if origin == "rows"),
         named=tuple(name for name, origin in counts.origins.items() if origin == "name"),
     ).logged(_log)
+
+
+def _with_instances(
+    found: Iterable[_Prompt], limit: int | None, inputs: Literal["rendered", "fields"], counts: _Counts
+) -> tuple[Task, ...]:
+    """Return the prompts that have rows which can be ranked as tasks, and count the others."""
+    tasks = []
+    for task, origin, rows in found:
+        instances = _instances(rows, task.category, limit, counts)
+        if inputs == "fields":
+            instances = tuple(_fields_alone(instance, task.instruction, origin) for instance in instances)
+        if instances:
+            counts.origins[task.name] = origin
+            tasks.append(replace(task, instances=instances))
+        else:
+            counts.without_instances.append(task.name)
+    return tuple(tasks)
 
 
 def _fields_alone(instance: Instance, instruction: str, origin: Origin) -> Instance:

@@ -119,8 +119,14 @@ class Teacher(nn.Module, ABC):
         """Return logits of what `collate` made, teacher-forced on the labels, without gradient."""
 
     def distillation(self, batch: Batch, logits: Tensor, labels: Tensor, temperature: float) -> Scalar:
-        """Return L_kl of a student's logits (eq. 5) from what `collate` made."""
-        return distillation_loss(logits, self.logits(batch, labels), labels, temperature)
+        """Return L_kl of a student's logits (eq. 5) from what `collate` made.
+
+        Both are of the same tokens, but one vocabulary may be padded to a larger size: what is beyond the other's is
+        left out.
+        """
+        own = self.logits(batch, labels)
+        size = min(own.shape[-1], logits.shape[-1])
+        return distillation_loss(logits[..., :size], own[..., :size], labels, temperature)
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
