@@ -119,7 +119,7 @@ BROKEN = [
     (
         "p3-base",
         ['run.stages=["teachers", "finetune"]'],
-        "run.stages: expected 'metatrain' among stages (losses.teacher = 'metatrained'), got teachers, finetune",
+        "run.stages: expected 'metatrain' among stages (losses.teacher = 'fid-icl'), got teachers, finetune",
     ),
     (
         "toy",
@@ -154,11 +154,24 @@ BROKEN = [
     ),
     (
         "p3-base",
-        ["data.source=sni"],
+        ["data.source=sni", "data.templates="],
         "data.test_path: expected no test_path with data.source = 'sni', got 'p3/eval'",
     ),
-    ("p3-base", ["data.test_path="], "data.templates: expected data.test_path with it, got 'p3/templates' alone"),
-    ("sni-base", ["data.templates=here"], "data.templates: expected data.test_path with it, got 'here' alone"),
+    (
+        "sni-base",
+        ["data.templates=here"],
+        "data.templates: expected no templates with data.source = 'sni', got 'here'",
+    ),
+    ("toy", ["data.datasets=all"], "data.datasets: expected no datasets with data.source = 'toy', got 'all'"),
+    ("toy", ["data.inputs=fields"], "data.inputs: expected no inputs with data.source = 'toy', got 'fields'"),
+    ("p3-base", ["data.datasets=t0"], "data.datasets: expected 'table-11' or 'all', got 't0'"),
+    ("p3-base", ["data.inputs=raw"], "data.inputs: expected 'rendered' or 'fields', got 'raw'"),
+    (
+        "p3-base+tk-instruct",
+        ["metatrain.instruction=false"],
+        "metatrain.instruction: expected true with data.source = 'p3', whose prompts hold the template's text, "
+        "got false",
+    ),
     ("toy", ["data.prompts=all"], "data.prompts: expected data.test_path with it, got 'all' alone"),
     ("p3-base", ["data.prompts=some"], "data.prompts: expected 'original' or 'all', got 'some'"),
     ("p3-xl", ["evaluation.choice_score=max"], "evaluation.choice_score: expected 'sum' or 'mean', got 'max'"),
@@ -185,8 +198,7 @@ BROKEN = [
     (
         "p3-base",
         ["metatrain.method=concat-icl"],
-        "run.stages: expected metatrain.method = 'concatenation' among them (losses.teacher = 'metatrained'), "
-        "got 'concat-icl'",
+        "run.stages: expected metatrain.method = 'fid-icl' among them (losses.teacher = 'fid-icl'), got 'concat-icl'",
     ),
     (
         "toy",

@@ -92,7 +92,12 @@ def test_the_rest_that_the_paper_states() -> None:
         assert recipe.data.instances_per_task == per_task
         assert recipe.data.positives == 0
         assert recipe.losses.alignment == "factors"  # eq. 4
-        assert (recipe.losses.teacher, recipe.losses.kl > 0) == ("metatrained", True)  # section 4.3
+        p3 = recipe.data.source == "p3"
+        assert (recipe.losses.teacher, recipe.losses.kl > 0) == (
+            "fid-icl" if p3 else "metatrained",
+            True,
+        )  # section 4.3
+        assert (recipe.metatrain.method, recipe.shots.count) == ("fid-icl" if p3 else "concatenation", 16)
         large = name == "sni-xxl"  # Table 2: no parameter alignment
         assert (recipe.losses.ins == 0) is large
         assert recipe.run.stages == [stage for stage in ALL_STAGES if not (large and stage == "teachers")]

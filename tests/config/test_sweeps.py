@@ -4,6 +4,8 @@ import pytest
 
 from tagi.config.sweeps import Point, sweep_points
 from tagi.errors import ConfigError
+from tagi.stages.identity import stage_identity
+from tagi.stages.protocol import Sources
 from tagi.stages.recipes import load_recipe
 
 PAPER = ["sni-base", "sni-xl", "sni-xxl", "p3-base", "p3-large", "p3-xl-t0"]
@@ -34,6 +36,38 @@ def test_table_7_varies_one_thing_at_a_time_and_has_the_default_once() -> None:
         for stage in ("metatrain", "teachers", "pretrain"):
             assert recipe.training_for(stage) == own.training_for(stage)  # so that they can be shared
     assert "learning rate 5e-5" not in labels(sweep_points("sni-xl", grids=["table7"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "stage", "others"),
+    [
+        ("sni-base+tk-instruct", "metatrain", []),
+        ("p3-base+tk-instruct", "metatrain", []),
+        ("sni-base+tk-instruct-lora", "metatrain", ["rank 16", "rank 64"]),
+        ("sni-base+simple-ft", "single", []),
+        ("sni-base+hint", "finetune", []),
+        ("sni-base+hyperlora", "finetune", ["rank 16", "rank 64"]),
+    ],
+)
+def test_table_7_varies_the_stage_that_a_recipe_trains(name: str, stage: str, others: list[str]) -> None:
+    points = sweep_points(name, grids=["table7"])
+    rates = [load_recipe(name, point.overrides).training_for(stage).learning_rate for point in points]  # type: ignore[arg-type]
+    steps = [load_recipe(name, point.overrides).training_for(stage).steps for point in points]  # type: ignore[arg-type]
+    assert len(set(rates)) == 4
+    assert {15000, 25000} < set(steps)
+    assert [label for label in labels(points) if label.startswith("rank")] == others
+    identities = {stage_identity(load_recipe(name, one.overrides), stage, Sources(), content=False) for one in points}
+    assert len(identities) == len(points) >= 8 + len(others)
+
+
+def test_the_rank_of_a_metatrained_lora_is_varied_where_it_is_given() -> None:
+    points = sweep_points("smollm2+tk-instruct-lora", grids=["table7"])
+    loaded = {one.label: load_recipe("smollm2+tk-instruct-lora", one.overrides).metatrain for one in points}
+    assert {label: own.rank for label, own in loaded.items() if label.startswith("rank")} == {
+        "rank 16": 16,
+        "rank 32": 32,
+        "rank 64": 64,
+    }
 
 
 def test_table_4_is_the_whole_and_six_without_a_part() -> None:
@@ -107,6 +141,26 @@ def test_the_default_is_the_recipe_with_the_overrides_of_all_points() -> None:
         ("toy", {"grids": ["table77"]}, "got 'table77'; did you mean table7?"),
         ("p3-xl", {"grids": ["figure3-sni"]}, "grid figure3-sni: expected data.source = 'sni', got 'p3'"),
         ("toy", {"grids": ["figure4-alignment"]}, "grid figure4-alignment: expected data.source of sni, p3, got 'toy'"),
+        (
+            "toy+no-ft",
+            {"grids": ["table7"]},
+            "grid table7: expected a recipe that trains anything, got run.stages = metatrain with metatrain.tune = ",
+        ),
+        (
+            "sni-base+tk-instruct",
+            {"grids": ["table4"]},
+            "grid table4: expected a recipe that trains 'finetune', got run.stages = metatrain",
+        ),
+        (
+            "p3-base+full-ft",
+            {"grids": ["figure3-p3"]},
+            "expected a recipe that trains 'metatrain' or 'teachers' or 'finetune', got run.stages = single",
+        ),
+        (
+            "p3-base+tk-instruct",
+            {"grids": ["figure4-alignment"]},
+            "grid figure4-alignment: expected a recipe that trains 'finetune', got run.stages = metatrain",
+        ),
         ("toy", {"over": ["losses.kl"]}, "sweep over 'losses.kl': expected KEY=VALUE,VALUE,... with a dotted key"),
         ("toy", {"over": ["losses.kl= "]}, "sweep over 'losses.kl= ': expected KEY=VALUE"),
         (

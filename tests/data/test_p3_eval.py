@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from tagi.data.readers.p3_eval import _OTHER_PROMPTS as OTHER_PROMPTS
-from tagi.data.readers.p3_eval import EVALUATION_SETS, P3EvalRead, read_p3_eval
+from tagi.data.readers.p3_eval import EVALUATION_SETS, P3EvalRead, read_p3_eval, sets_with_training_file
 from tagi.data.readers.promptsource import read_templates
 from tagi.data.task import Instance
 from tagi.errors import DataError
+from tests.p3_files import put_templates
 
 NAMES = tuple(one.name for one in EVALUATION_SETS)
 
@@ -28,18 +29,6 @@ def put_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return path
-
-
-def put_templates(folder: Path, **templates: tuple[str, str | None, bool]) -> Path:
-    """promptsource's file, of `name=(jinja, answer_choices, original_task)`."""
-    lines = ["templates:"]
-    for at, (name, (jinja, choices, original)) in enumerate(templates.items()):
-        lines += [f"  {at}: !Template", f"    name: {json.dumps(name.replace('_', ' '))}"]
-        lines += [f"    jinja: {json.dumps(jinja)}", f"    answer_choices: {json.dumps(choices)}"]
-        lines += ["    metadata: !TemplateMetadata", f"      original_task: {json.dumps(original)}"]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "templates.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return folder
 
 
 def premise(number: int, **changes: Any) -> dict[str, Any]:
@@ -280,14 +269,45 @@ def test_rows_of_the_hub_that_cannot_be_ranked_are_counted(tmp_path: Path) -> No
     assert read.tasks[0].instruction == "Given one is [...], is it [...]?"
 
 
-def test_the_hubs_instruction_is_of_the_first_rows_alone(tmp_path: Path) -> None:
-    rows = [hub_row(n) for n in range(230)]
-    rows[210] = hub_row(210, inputs_pretokenized="unlike the others")
+def test_the_hubs_instruction_is_of_a_sample_of_all_rows(tmp_path: Path) -> None:
+    # The first rows are all about one thing, which is no part of the template.
+    rows = [hub_row(n) for n in range(400)]
+    rows[:220] = [hub_row(n, inputs_pretokenized=f"Given one is the number {n}, is it {n}?") for n in range(220)]
     put_rows(tmp_path / "hellaswag_ask.jsonl", rows)
     for limit in (1, 205, None):
         (task,) = read_p3_eval(tmp_path, limit=limit).tasks
         assert task.instruction == "Given one is [...], is it [...]?"
-        assert [one.id for one in task.instances] == [f"hellaswag-{n}" for n in range(limit or 230)]
+        assert [one.id for one in task.instances] == [f"hellaswag-{n}" for n in range(limit or 400)]
+
+
+def test_the_hubs_prompts_have_promptsources_instructions(tmp_path: Path) -> None:
+    for name in ("anli_alpha_one_r1", "hellaswag_own"):
+        put_rows(tmp_path / "hub" / f"{name}.jsonl", [hub_row(n) for n in range(5)])
+    put_templates(tmp_path / "templates" / "anli", alpha_one=("Is {{one}} it? ||| {{a}}", "a ||| b", True))
+    read = read_p3_eval(tmp_path / "hub", templates=tmp_path / "templates")
+    assert {task.name: task.instruction for task in read.tasks} == {
+        "anli_alpha_one_r1": "Is [...] it?",
+        "hellaswag_own": "Given one is [...], is it [...]?",
+    }
+    assert (read.inferred, read.named) == (("hellaswag_own",), ())
+    assert read.summary()["instructions_inferred"] == 1
+
+
+def test_inputs_without_the_templates_text(folders: tuple[Path, Path]) -> None:
+    whole, fields = (read_p3_eval(folders[0], templates=folders[1], inputs=form) for form in ("rendered", "fields"))
+    assert [one.prompt for one in fields.tasks[4].instances] == [one.input for one in whole.tasks[4].instances]
+    assert fields.tasks[4].instances[0] == Instance(
+        "super_glue_cb-0", "one is 70?", ("no",), ("no", "yes"), "So one is 70?"
+    )
+
+
+def test_a_training_set_may_be_beside_the_set_that_is_tested(folders: tuple[Path, Path]) -> None:
+    sets, templates = folders
+    put_rows(sets / "super_glue" / "cb" / "train.jsonl", [premise(n) for n in range(300, 303)])
+    assert sets_with_training_file(sets) == ["super_glue_cb"]
+    read = read_p3_eval(sets, templates=templates, split="train", sets=["super_glue_cb"])
+    assert {one.input for task in read.tasks for one in task.instances} == {f"So one is {n}?" for n in range(300, 303)}
+    assert len(read_p3_eval(sets, templates=templates).tasks[4].instances) == 7
 
 
 def test_the_hubs_prompts_without_words_are_named(tmp_path: Path) -> None:

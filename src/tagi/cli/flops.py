@@ -70,7 +70,7 @@ def flops(
     record = run(
         names or default_names(loaded),
         loaded,
-        _given(instruction, input_tokens, output, examples, loaded.shots.count),
+        _given(instruction, input_tokens, output, examples, loaded),
         methods=None if methods is None else chosen_methods(methods, loaded.backbone.family),
         examples=examples,
         merged=not unmerged,
@@ -96,7 +96,7 @@ def _print_costs(record: dict[str, Any], components: bool) -> None:
                 print_table(rows)
 
 
-def _given(instruction: Length, input_tokens: Length, output: Length, examples: int, shots: int) -> Any:
+def _given(instruction: Length, input_tokens: Length, output: Length, examples: int, recipe: Any) -> Any:
     from tagi.methods.flops import Lengths
 
     lengths = {"--instruction": instruction, "--input": input_tokens, "--output": output}
@@ -105,7 +105,18 @@ def _given(instruction: Length, input_tokens: Length, output: Length, examples: 
         return None
     if instruction is None or input_tokens is None or output is None:
         raise InputError(f"expected all of {', '.join(lengths)} or none, got no {' and no '.join(missing)}")
-    return Lengths(instruction, input_tokens, output, examples, shots=shots, demonstration=input_tokens + output)
+    p3, fields = recipe.data.source == "p3", recipe.data.inputs == "fields"
+    whole = instruction + input_tokens if fields else input_tokens  # what is read without an instruction
+    return Lengths(
+        instruction,
+        input_tokens,
+        output,
+        examples,
+        concatenated=whole if p3 else None,
+        shots=recipe.shots.count,
+        demonstration=whole + output,
+        rendered=whole if p3 else None,
+    )
 
 
 def _ratios(row: dict[str, Any]) -> dict[str, Any]:

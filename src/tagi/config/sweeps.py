@@ -14,7 +14,7 @@ from tagi.config.recipes import load_recipe
 from tagi.errors import ConfigError
 from tagi.settings.faults import shown
 from tagi.settings.recipe import Recipe
-from tagi.settings.stages import STAGES
+from tagi.settings.stages import STAGES, Stage
 from tagi.settings.tables import SPLITS
 
 DEFAULT = "default"
@@ -148,19 +148,48 @@ def _grid(name: str, recipe: Recipe) -> list[Axis]:
 
 
 def _table7(recipe: Recipe) -> list[Axis]:
-    """Learning rate, rank, steps and warm-up of finetuning. Alpha changes with the rank, so that the scale stays."""
-    scale = recipe.generator.alpha / recipe.generator.rank
-    ranks = {rank: (f"generator.rank={rank}", f"generator.alpha={scale * rank}") for rank in (16, 32, 64)}
-    return [
-        _settings("training.finetune.learning_rate", ("5e-5", "1e-4", "3e-4", "1e-3"), "learning rate {}"),
-        tuple(Point(f"rank {rank}", overrides) for rank, overrides in ranks.items()),
-        _settings("training.finetune.steps", (15000, 20000, 25000), "{} steps"),
-        _settings("training.finetune.warmup_ratio", (0.01, 0.02, 0.03), "warm-up {}"),
+    """Learning rate, rank, steps and warm-up of the recipe's last stage: of finetuning for TAGI, of meta-training for
+    Tk-Instruct. Alpha changes with the rank, so that the scale stays. Without a LoRA there is no rank to vary.
+    """
+    stage = recipe.run.stages[-1]
+    _trains("table7", recipe, *STAGES)
+    axes = [
+        _settings(f"training.{stage}.learning_rate", ("5e-5", "1e-4", "3e-4", "1e-3"), "learning rate {}"),
+        _ranks(recipe, stage),
+        _settings(f"training.{stage}.steps", (15000, 20000, 25000), "{} steps"),
+        _settings(f"training.{stage}.warmup_ratio", (0.01, 0.02, 0.03), "warm-up {}"),
     ]
+    return [axis for axis in axes if axis]
+
+
+def _ranks(recipe: Recipe, stage: Stage) -> Axis:
+    """Return a point for each rank of the LoRA that a stage trains or generates; none without a LoRA."""
+    generator, own = recipe.generator, recipe.metatrain
+    table, scale = "generator", generator.alpha / generator.rank
+    if stage == "metatrain" and (own.rank or own.alpha or generator.shared_rank):
+        table = "metatrain"
+        scale = own.alpha / (own.rank or generator.shared_rank or generator.rank) if own.alpha else scale
+    tunes = {"metatrain": own.tune == "lora", "single": recipe.single.tune == "lora", "backbone": False}
+    if not tunes.get(stage, generator.module == "lora"):
+        return ()
+    return tuple(
+        Point(f"rank {rank}", (f"{table}.rank={rank}", f"{table}.alpha={scale * rank}")) for rank in (16, 32, 64)
+    )
+
+
+def _trains(grid: str, recipe: Recipe, *stages: Stage) -> None:
+    """Raise `ConfigError` if the recipe trains none of these stages: all points would be the same run."""
+    untrained = recipe.metatrain.tune == "none"
+    trained = [stage for stage in recipe.run.stages if stage != "metatrain" or not untrained]
+    if not set(stages) & set(trained):
+        got = ", ".join(recipe.run.stages) + (" with metatrain.tune = 'none'" if untrained else "")
+        wanted = "anything" if stages == STAGES else " or ".join(map(repr, stages))
+        raise ConfigError(f"grid {grid}: expected a recipe that trains {wanted}, got run.stages = {got}")
 
 
 def _table4(recipe: Recipe) -> list[Axis]:
     """The whole method, and without each part. "w/o Instr. Fus." is read in both possible ways."""
+    _trains("table4", recipe, "finetune")
     stages = [stage for stage in recipe.run.stages if stage != "pretrain"]
     without = {
         "pretraining": f"run.stages={json.dumps(stages)}",
@@ -177,6 +206,7 @@ def _figure3(source: str, recipe: Recipe) -> list[Axis]:
     """Training tasks of the largest categories alone, the paper's four splits."""
     if recipe.data.source != source:
         raise ConfigError(f"grid figure3-{source}: expected data.source = {source!r}, got {recipe.data.source!r}")
+    _trains(f"figure3-{source}", recipe, "metatrain", "teachers", "finetune")
     return [_settings("data.task_split", SPLITS[source], f"{{}} {_UNITS[source]}")]
 
 
@@ -185,6 +215,7 @@ def _figure4(recipe: Recipe) -> list[Axis]:
     source = recipe.data.source
     if source not in SPLITS:
         raise ConfigError(f"grid figure4-alignment: expected data.source of {', '.join(SPLITS)}, got {source!r}")
+    _trains("figure4-alignment", recipe, "finetune")
     teaching: tuple[str, ...] = ()
     if not recipe.losses.ins:  # as in the recipe for the largest backbone
         stages = [stage for stage in STAGES if stage in (*recipe.run.stages, "teachers")]

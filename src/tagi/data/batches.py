@@ -16,7 +16,8 @@ class Sample:
     """One training row: a task in one of its wordings, an input and one accepted output.
 
     `shots` are the demonstrations of the row's episode, if it is of one. `examples` are the demonstrations that were
-    drawn for the row, possibly none; with None nothing was drawn, and the row shows the task's own examples.
+    drawn for the row, possibly none; with None nothing was drawn, and the row shows the task's own examples. `rendered`
+    is as of `Instance`.
     """
 
     task: Task
@@ -25,6 +26,12 @@ class Sample:
     target: str
     shots: tuple[Example, ...] = ()
     examples: tuple[Example, ...] | None = None
+    rendered: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        """What methods read that read no instruction."""
+        return self.input if self.rendered is None else self.rendered
 
     @property
     def asked(self) -> Task:
@@ -123,7 +130,7 @@ class TaskBatches(IndexedBatches[Sample]):
         empty = [task.name for task in tasks if not task.instances]
         if empty or not tasks:
             raise DataError(f"training needs tasks with instances, got {empty[0] + ' without' if empty else 'no task'}")
-        lonely = [task.name for task in tasks if len({instance.input for instance in task.instances}) < 2]
+        lonely = [task.name for task in tasks if len({instance.prompt for instance in task.instances}) < 2]
         if self.shots and lonely:
             raise DataError(
                 f"{lonely[0]}: expected instances of at least 2 different inputs, some to ask and some to show, got 1"
@@ -152,7 +159,7 @@ class TaskBatches(IndexedBatches[Sample]):
             targets = [rng.choice(instance.outputs) for instance in queries]
             shown = self._demonstrations(task, queries, rng)
             for instance, target in zip(queries, targets, strict=True):
-                rows.append(Sample(task, instruction, instance.input, target, shown, examples))
+                rows.append(Sample(task, instruction, instance.input, target, shown, examples, instance.rendered))
         return rows
 
     def _drawn_examples(self, task: Task, rng: random.Random) -> tuple[Example, ...] | None:
@@ -171,16 +178,16 @@ class TaskBatches(IndexedBatches[Sample]):
         """Return the instances that may be asked: with shots all but those of one input, which is left to be shown."""
         if not self.shots:
             return task.instances
-        shown = rng.choice(task.instances).input
-        return [instance for instance in task.instances if instance.input != shown]
+        shown = rng.choice(task.instances).prompt
+        return [instance for instance in task.instances if instance.prompt != shown]
 
     def _demonstrations(self, task: Task, queries: Sequence[Instance], rng: random.Random) -> tuple[Example, ...]:
         if not self.shots:
             return ()
-        inputs = {instance.input for instance in queries}
-        others = list({one.input: one for one in task.instances if one.input not in inputs}.values())
+        asked = {instance.prompt for instance in queries}
+        others = list({one.prompt: one for one in task.instances if one.prompt not in asked}.values())
         chosen = rng.sample(others, min(self.shots, len(others)))
-        return tuple(Example(one.input, rng.choice(one.outputs)) for one in chosen)
+        return tuple(Example(one.prompt, rng.choice(one.outputs)) for one in chosen)
 
     def _balanced(self, count: int, rng: random.Random) -> list[Task]:
         left = [list(tasks) for tasks in self._categories.values()]
@@ -203,17 +210,17 @@ def _weighted_wording(task: Task, weights: Mapping[str, float], rng: random.Rand
 
 
 def draw_examples(name: str, instances: Iterable[Instance], seed: int) -> list[Example]:
-    """Return labelled examples of the task `name` in a random order, each input once.
+    """Return labelled examples of the task `name` in a random order, each input once, of P3 as a rendered prompt.
 
     An example's place depends on the seed, the task's name and its own input alone, so that further examples do not
     change the order of the others.
     """
 
     def place(instance: Instance) -> bytes:
-        return hashlib.blake2b(f"shots {seed}\0{name}\0{instance.input}".encode(), digest_size=16).digest()
+        return hashlib.blake2b(f"shots {seed}\0{name}\0{instance.prompt}".encode(), digest_size=16).digest()
 
-    distinct = {instance.input: instance for instance in reversed(list(instances))}
-    return [Example(one.input, one.outputs[0]) for one in sorted(distinct.values(), key=place)]
+    distinct = {instance.prompt: instance for instance in reversed(list(instances))}
+    return [Example(one.prompt, one.outputs[0]) for one in sorted(distinct.values(), key=place)]
 
 
 def hold_out(tasks: Sequence[Task], count: int, seed: int) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
@@ -256,8 +263,11 @@ def with_shuffled_inputs(tasks: Sequence[Task], seed: int) -> tuple[Task, ...]:
     """
     shuffled = []
     for task in tasks:
-        inputs = [instance.input for instance in task.instances]
+        inputs = [(instance.input, instance.rendered) for instance in task.instances]
         random.Random(f"shuffled inputs {seed} {task.name}").shuffle(inputs)
-        instances = tuple(replace(instance, input=text) for instance, text in zip(task.instances, inputs, strict=True))
+        instances = tuple(
+            replace(instance, input=text, rendered=rendered)
+            for instance, (text, rendered) in zip(task.instances, inputs, strict=True)
+        )
         shuffled.append(replace(task, instances=instances))
     return tuple(shuffled)

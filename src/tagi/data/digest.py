@@ -18,8 +18,8 @@ _LATER = ("shots", "wordings", "metric", "split")
 def tasks_digest(tasks: Iterable[Task], *, wordings: bool = False) -> str:
     """Return `sha256:` and 16 digits over what the tasks hold, in their order.
 
-    Empty `shots`, `wordings` and `metric` do not count, so that digests made before these fields existed still hold.
-    `split` never counts: tasks are the same whatever they are for.
+    Empty `shots`, `wordings` and `metric`, and no value of an instance's `rendered`, do not count, so that digests made
+    before these fields existed still hold. `split` never counts: tasks are the same whatever they are for.
 
     Args:
         tasks: The tasks.
@@ -31,6 +31,9 @@ def tasks_digest(tasks: Iterable[Task], *, wordings: bool = False) -> str:
         for name in _LATER:
             if not fields[name]:
                 del fields[name]
+        for instance in fields["instances"]:
+            if instance["rendered"] is None:
+                del instance["rendered"]
         digest.update(json.dumps(fields, ensure_ascii=False, sort_keys=True).encode())
         digest.update(b"\n")
     return f"sha256:{digest.hexdigest()[:_DIGITS]}"

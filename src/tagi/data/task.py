@@ -1,6 +1,6 @@
 """The task model that every reader yields and every method consumes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 DEFINITION = "definition"
@@ -25,12 +25,30 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One input to answer: accepted `outputs` (at least one) and, for classification, the `choices`."""
+    """One input to answer: accepted `outputs` (at least one) and, for classification, the `choices`.
+
+    `rendered` is the whole prompt where `input` holds its fields alone, without the template's text. Then methods that
+    read no instruction read it in the input's place.
+    """
 
     id: str
     input: str
     outputs: tuple[str, ...]
     choices: tuple[str, ...] | None = None
+    rendered: str | None = None
+
+    @property
+    def prompt(self) -> str:
+        """What methods read that read no instruction."""
+        return self.input if self.rendered is None else self.rendered
+
+
+def as_prompted(task: "Task") -> "Task":
+    """Return the task with rendered prompts as its inputs, the same ones whatever methods read of them."""
+    if all(instance.rendered is None for instance in task.instances):
+        return task
+    whole = tuple(replace(instance, input=instance.prompt, rendered=None) for instance in task.instances)
+    return replace(task, instances=whole)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,10 @@ def task_lengths(
     if not task.instances:
         raise DataError(f"{task.name}: expected instances to measure, got none")
     instruction, shown = task.instruction, task.examples
-    inputs = [instance.input for instance in task.instances]
+    told = text.settings.reads == "instruction"
+    inputs = [instance.input if told else instance.prompt for instance in task.instances]
+    apart = any(instance.rendered is not None for instance in task.instances)
+    whole = fmean(len(text.input(instance.prompt, truncate=True)) for instance in task.instances) if apart else None
     return Lengths(
         instruction=len(text.of_task(task, truncate=True)),
         input=fmean(len(input_encoder(one, truncate=True)) for one in inputs),
@@ -37,6 +40,7 @@ def task_lengths(
         concatenated=fmean(len(text.concatenated(instruction, shown, one, truncate=True)) for one in inputs),
         shots=len(task.shots),
         demonstration=fmean(len(text.demonstration(shot)) for shot in task.shots) if task.shots else 0,
+        rendered=whole,
     )
 
 

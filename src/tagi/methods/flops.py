@@ -40,6 +40,8 @@ class Lengths:
         concatenated: Tokens of instruction and input in one text; by default the sum of both.
         shots: Number of demonstrations, for methods that learn in context.
         demonstration: Tokens of one demonstration.
+        rendered: Tokens of a prompt that holds the template's text and the input, for methods that read no instruction;
+            by default those of an input.
     """
 
     instruction: Number
@@ -49,6 +51,7 @@ class Lengths:
     concatenated: Number | None = None
     shots: int = 0
     demonstration: Number = 0
+    rendered: Number | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -63,6 +66,11 @@ class Lengths:
     def prompt(self) -> Number:
         """Tokens of instruction and input in one text."""
         return self.instruction + self.input if self.concatenated is None else self.concatenated
+
+    @property
+    def whole_input(self) -> Number:
+        """Tokens that methods read for an input which read no instruction."""
+        return self.input if self.rendered is None else self.rendered
 
     def with_shots(self, shots: int, query: Number, limit: int) -> "Lengths":
         """Lengths whose prompt is demonstrations and a query of `query` tokens.

@@ -42,7 +42,7 @@ class InContext(EncoderDecoder):
 
     def query_tokens(self, lengths: Lengths) -> Number:
         """Return the length of an input with its instruction, without demonstrations."""
-        return lengths.prompt if self.reads_instruction else lengths.input
+        return lengths.prompt if self.reads_instruction else lengths.whole_input
 
     def _query(self, task: Task | None, text: str, *, truncate: bool) -> list[int]:
         """Token ids of an input, after its instruction if that is read; positive examples are not: shots take their

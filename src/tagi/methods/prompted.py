@@ -72,7 +72,7 @@ class Prompted(Method, Generic[B]):
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """One row per sample."""
-        texts = [self._prompt(sample.asked, sample.input, truncate=True) for sample in samples]
+        texts = [self._prompt(sample.asked, self.input_of(sample), truncate=True) for sample in samples]
         return batch_of(self.text, texts, samples)
 
     def forward(
@@ -106,7 +106,7 @@ class Prompted(Method, Generic[B]):
 
     def _prompt(self, task: Task | None, text: str, *, truncate: bool) -> list[int]:
         """Token ids of what is read for an input of the task; without a task that is the input alone."""
-        if task is None or self.text.settings.reads == "nothing":
+        if task is None:
             return self.text.input(text, truncate=truncate)
         return self.text.concatenated(task.instruction, task.examples, text, truncate=truncate)
 
@@ -131,7 +131,7 @@ class Prompted(Method, Generic[B]):
         """Return the lengths of what is read of a task."""
         if self.text.settings.reads != "nothing":
             return lengths
-        return replace(lengths, instruction=0, concatenated=lengths.input)
+        return replace(lengths, instruction=0, concatenated=lengths.whole_input)
 
     def checkpoint_config(self) -> dict[str, Any]:
         """Return the method's part of a checkpoint's configuration: base model and settings."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tagi.backbones.protocol import Decoding, Reduction
 from tagi.backbones.shapes import AnswerIds, ChoiceLabels, ChoiceScores, MemoryMask, TaskRows
 from tagi.data.batches import Sample
-from tagi.data.task import Task
+from tagi.data.task import Instance, Task
 from tagi.data.text.encoder import TextEncoder
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.methods.flops import Cost, Lengths
@@ -67,6 +67,10 @@ class Method(Trainable):
     def reads_instruction(self) -> bool:
         """Whether the model reads instructions."""
         return self.text.settings.reads == "instruction"
+
+    def input_of(self, one: Instance | Sample) -> str:
+        """Return what is read of an instance: without an instruction to read that is the whole rendered prompt."""
+        return one.input if self.reads_instruction else one.prompt
 
     @property
     def needs_demonstrations(self) -> bool:

@@ -1,6 +1,7 @@
 """TAGI: a generator trained to read instructions, and asked through task states computed once."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
@@ -61,7 +62,7 @@ class TAGI(Method):
                 instructions.append(self.text.of_task(sample.asked, truncate=True))
             rows.append(distinct[key])
         instruction_ids, instruction_mask = self.text.batch_instructions(instructions)
-        given = [self.generator.input_encoder()(sample.input, truncate=True) for sample in samples]
+        given = [self.generator.input_encoder()(self.input_of(sample), truncate=True) for sample in samples]
         doubled, pairs = list(samples), {}
         if self.objective.weights.pairs:
             given += [self.generator.input_encoder(alone=True)(sample.input, truncate=True) for sample in samples]
@@ -201,6 +202,8 @@ class TAGI(Method):
         Raises `ConfigError` for a backbone whose FLOPs cannot be computed.
         """
         generator = self.generator
+        if not self.reads_instruction:
+            lengths = replace(lengths, input=lengths.whole_input)
         return tagi_cost(self.shapes, generator.targets, generator.settings, lengths, merged=merged, alone=alone)
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:

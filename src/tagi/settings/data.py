@@ -23,10 +23,15 @@ def _path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _test_path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
-    source = given.get("source", "p3")
-    useless = path is not None and source not in ("p3", "jsonl")
-    return f"expected no test_path with data.source = {source!r}, got {path!r}" if useless else None
+def _only_with(sources: tuple[str, ...], key: str, default: str | None = None) -> Rule:
+    """Return the rule of a key that means something for some sources alone."""
+
+    def fault(value: str | None, given: Mapping[str, Any]) -> str | None:
+        source = given.get("source", sources[0])
+        useless = value != default and source not in sources
+        return f"expected no {key} with data.source = {source!r}, got {value!r}" if useless else None
+
+    return fault
 
 
 def _test_tasks_fault(count: int | None, given: Mapping[str, Any]) -> str | None:
@@ -39,8 +44,8 @@ def _test_tasks_fault(count: int | None, given: Mapping[str, Any]) -> str | None
     return None if path is None else f"expected this or data.test_path, got both (data.test_path = {path!r})"
 
 
-def _prompts_fault(value: str | None, given: Mapping[str, Any]) -> str | None:
-    if value in (None, "original"):
+def _prompts_fault(value: str, given: Mapping[str, Any]) -> str | None:
+    if value == "original":
         return None
     if given.get("test_path", "unknown") is None:
         return f"expected data.test_path with it, got {value!r} alone"
@@ -99,9 +104,16 @@ class DataSettings(TextFormat):
         test_tasks: Hold out so many of your own tasks for testing, drawn by a seed that is the same for every run.
         test_on_training: Allow your own test tasks to share instances with the training tasks. Every record, table and
             report then says so.
-        templates: Folder of prompt templates, with which raw evaluation sets are rendered.
+        templates: Folder of promptsource's files (`imdb/templates.yaml`). They are the instructions of training and
+            evaluation prompts, and raw evaluation sets are rendered with them. Without the template of a prompt its
+            instruction is what a random sample of its rows share.
         prompts: Prompts of P3's evaluation sets: those for the original task of a data set ("original", as T0 is
             evaluated), or all.
+        datasets: Training datasets of P3: those of Table 11 ("table-11"), or all that are in the folder but those that
+            P3 is evaluated on.
+        inputs: Inputs of P3 for methods that read instructions: the rendered prompts ("rendered"), which hold the
+            template's text, or what is left of them without it ("fields"). Methods that read no instruction read the
+            rendered prompts in either case.
         instances_per_task: At most so many training instances per task.
         test_instances_per_task: At most so many test instances per task.
         truncate: Shorten texts over their limit. Otherwise such a text is an error.
@@ -121,16 +133,18 @@ class DataSettings(TextFormat):
 
     later: ClassVar[frozenset[str]] = frozenset(
         {
-            *("validation_categories", "wordings", "demonstrations", "template_arguments"),
+            *("datasets", "inputs", "validation_categories", "wordings", "demonstrations", "template_arguments"),
             *("test_tasks", "test_on_training"),
         }
     )
 
     rules: ClassVar[Mapping[str, Rule]] = {
         "path": _path_fault,
-        "test_path": _test_path_fault,
+        "test_path": _only_with(("p3", "jsonl"), "test_path"),
         "test_tasks": _test_tasks_fault,
-        "templates": _prompts_fault,
+        "templates": _only_with(("p3",), "templates"),
+        "datasets": _only_with(("p3",), "datasets", "table-11"),
+        "inputs": _only_with(("p3",), "inputs", "rendered"),
         "prompts": _prompts_fault,
         "template_arguments": _template_arguments_fault,
         "task_split": _task_split_fault,
@@ -146,6 +160,8 @@ class DataSettings(TextFormat):
     test_on_training: Flag = False
     templates: Text | None = None
     prompts: Literal["original", "all"] = "original"
+    datasets: Literal["table-11", "all"] = "table-11"
+    inputs: Literal["rendered", "fields"] = "rendered"
     instances_per_task: Count = 100
     test_instances_per_task: Count = 100
     truncate: Flag = False
@@ -162,13 +178,14 @@ class DataSettings(TextFormat):
 class ShotSettings(Table):
     """Labelled examples of a task, for methods that learn in context and for models of a single task.
 
-    Shots of test tasks are drawn from what is not tested: further instances of the task, and of P3's prompts further
-    rows, or rows of the training sets in the folder `path`.
+    Shots of test tasks are drawn from what is not tested: further instances of the task, and of P3's prompts rows of
+    the training set that is in `path` or beside the set that is tested (`super_glue/cb/train.jsonl` beside
+    `validation.jsonl`), or without one further rows of the tested set.
 
     Args:
         count: Shots of a test task, and of every episode of training.
         seed: Seed of the draw.
-        path: Folder of training sets in the layout of `data.test_path`.
+        path: P3's folder of training sets, in the layout of `data.test_path`.
     """
 
     count: Count = 16

@@ -13,7 +13,7 @@ from tagi.adapters.bank import as_lora, delta_variance
 from tagi.backbones.load import folder_revision
 from tagi.backbones.machine import best_device, counting
 from tagi.data.digest import tasks_digest
-from tagi.data.task import Task
+from tagi.data.task import Task, as_prompted
 from tagi.errors import InputError
 from tagi.evaluation.adapter_distances import adapter_report, generated_updates
 from tagi.evaluation.conditions import INSTRUCTIONS, Condition, conditions
@@ -152,9 +152,9 @@ def _tasks(
     if adapters is not None:
         adapters.check(request.conditions)
         tasks = adapters.own_tasks(tasks)
-    # What is tested is the same whatever is shown: evaluations that show shots, examples or another wording can be
-    # compared with those that do not.
-    digest = tasks_digest(replace(task, shots=()) for task in tasks)
+    # What is tested is the same whatever is shown: evaluations that show shots, examples, another wording or a prompt's
+    # fields alone can be compared with those that do not.
+    digest = tasks_digest(as_prompted(replace(task, shots=())) for task in tasks)
     shared = shared_instances(tasks, seen, loaded.tasks) or shared_instances(tasks, adapters and adapters.seen())
     trained_on = refuse_shared(shared, tasks, recipe.data)
     tasks, told = _as_told(tasks, request, recipe, checkpoint)

@@ -76,7 +76,7 @@ def kept_answers(log: TaskLog, task: Task) -> Sequence[Answer | RankedAnswer]:
     for line, instance in zip(log.lines(task.name), task.instances, strict=True):
         try:
             answers.append(read_line(line))
-            for key, value in (("id", instance.id), ("input", instance.input), ("references", list(instance.outputs))):
+            for key, value in (("id", instance.id), ("input", instance.prompt), ("references", list(instance.outputs))):
                 if key in line and line[key] != value:
                     raise DataError(f"{key}: expected {value!r:.60}, got {line[key]!r:.60}")
         except DataError as error:

@@ -138,8 +138,10 @@ class Finetune(GeneratingStage):
         # Without a trained reader nothing that is trained lies before an instruction's states.
         per_read = per_token if sizes.tuned or recipe.generator.reader == "own" else 2
         flops = (given * per_token + read * per_read) * sizes.body + settings.tasks_per_batch * 6 * sizes.generated
-        if losses.kl and not losses.top_k:  # the teacher reads instruction and input together, forward only
-            flops += samples * (concatenated_text(recipe).max_prompt_tokens + data.max_target_tokens) * sizes.body * 2
+        if losses.kl and not losses.top_k:  # the teacher reads instruction, or demonstrations, and input, forward only
+            asked = samples * (concatenated_text(recipe).max_prompt_tokens + data.max_target_tokens)
+            shown = settings.tasks_per_batch * recipe.shots.count * alone if losses.teacher == "fid-icl" else 0
+            flops += (asked + shown) * sizes.body * 2
         return Work(given + read, flops, samples * 2 if pairs else samples)
 
 

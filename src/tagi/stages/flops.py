@@ -25,6 +25,7 @@ from tagi.stages.describe import shapes_of
 from tagi.stages.recipe_settings import concatenated_text
 from tagi.stages.recipes import as_method
 from tagi.stages.registry import last_stage
+from tagi.stages.shots import by_shots
 from tagi.stages.tasks import load_tasks
 
 GPT2_XL = Shapes(0, 48, d_model=1600, inner=1600, key_value=1600, d_ff=6400, matrices=2, vocabulary=50257)
@@ -153,16 +154,27 @@ def _costs(
     cost: Callable[[Lengths], Cost]
     for recipe, row in rows:
         if row.model is not None:
-            cost = partial(prompted_cost, row.model, prefix_cached=_CAUSAL[row.method])
+            cached = _CAUSAL[row.method] and recipe.data.source != "p3"  # whose prompts have no common beginning
+            cost = partial(prompted_cost, row.model, prefix_cached=cached)
         else:
             backbone = backbone or shapes_of(name, recipe)
             with torch.device("meta"), no_init_weights():
                 own = as_method(recipe, row.method)
                 method = last_stage(own).untrained(own, backbone)
-            cost = partial(method.cost, merged=merged, alone=alone) if isinstance(method, TAGI) else method.cost
+            cost = method.cost
+            if isinstance(method, TAGI):
+                cost = partial(_generator_cost, method, by_shots(own), merged=merged, alone=alone)
             if isinstance(method, Prompted) and method.lora is not None:
                 backbone = None  # PEFT's layers are inside it now
         yield [cost(lengths) for lengths in tasks]
+
+
+def _generator_cost(method: TAGI, shown: bool, lengths: Lengths, *, merged: bool, alone: bool) -> Cost:
+    """Cost of a generator, which with `shown` reads all demonstrations in the instruction's place, within its limit."""
+    if shown:
+        read = min(lengths.shots * lengths.demonstration, method.text.settings.max_instruction_tokens)
+        lengths = replace(lengths, instruction=read)
+    return method.cost(lengths, merged=merged, alone=alone)
 
 
 def _summary(costs: Sequence[Cost], reference: Sequence[Cost]) -> dict[str, Any]:
@@ -177,16 +189,19 @@ def _summary(costs: Sequence[Cost], reference: Sequence[Cost]) -> dict[str, Any]
 
 def _measured(recipe: Recipe, examples: int, alone: bool) -> tuple[dict[str, Lengths], dict[str, Any]]:
     """Lengths of every test task, and a record of the data."""
-    loaded = load_tasks(recipe, "test")
+    loaded = load_tasks(recipe, "test", shots=False if recipe.data.source == "p3" else None)
     if not loaded.tasks:
         raise ConfigError(f"data.path: expected test tasks to measure, got none in {recipe.data.path}")
     backbone = recipe.backbone
     revision = backbone.revision if backbone.tokenizer is None else None
     encoder = CausalTextEncoder if backbone.family == "causal" else TextEncoder
-    text = encoder(load_tokenizer(backbone.tokenizer or backbone.name, revision=revision), concatenated_text(recipe))
+    settings = replace(concatenated_text(recipe), reads="instruction")  # instruction and input are measured apart
+    text = encoder(load_tokenizer(backbone.tokenizer or backbone.name, revision=revision), settings)
     cache = recipe.generator.instruction_cache  # it decides which tokens stand around an input
     input_encoder = text.input if cache is None else text.alone if alone or cache == "none" else text.continuation
     measured = {task.name: task_lengths(text, task, examples, input_encoder=input_encoder) for task in loaded.tasks}
+    if recipe.data.source == "p3":
+        measured = {name: replace(lengths, concatenated=lengths.whole_input) for name, lengths in measured.items()}
     return {name: _with_shots(lengths, recipe) for name, lengths in measured.items()}, loaded.record()
 
 
@@ -194,7 +209,7 @@ def _with_shots(lengths: Lengths, recipe: Recipe) -> Lengths:
     """Give a task without demonstrations as many as the recipe has, each as long as an input and an output."""
     if lengths.shots:
         return lengths
-    return replace(lengths, shots=recipe.shots.count, demonstration=lengths.input + lengths.output)
+    return replace(lengths, shots=recipe.shots.count, demonstration=lengths.whole_input + lengths.output)
 
 
 def _mean_lengths(tasks: Mapping[str, Lengths]) -> dict[str, float]:

@@ -30,6 +30,9 @@ class Metatrain(BackboneStage):
     def table_faults(self, recipe: Recipe) -> Iterator[Fault]:
         """Check `[metatrain]` beside `[backbone]`."""
         table, family = recipe.metatrain, recipe.backbone.family
+        if not table.instruction and recipe.data.source == "p3":
+            wanted = "expected true with data.source = 'p3', whose prompts hold the template's text"
+            yield "metatrain.instruction", f"{wanted}, got false"
         if not table.instruction and table.method != "concatenation":
             yield "metatrain.instruction", f"expected true with method = {table.method!r}, got false"
         elif not table.instruction and table.prefix_cached:

@@ -1,12 +1,12 @@
 """The objective of finetuning: the weights of its terms, and the teachers that they need."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from tagi.backbones.machine import best_device, counting
 from tagi.backbones.protocol import Backbone
 from tagi.data.batches import TaskBatches
 from tagi.data.splits import p3_datasets, sni_categories
-from tagi.data.text.encoder import TextEncoder
 from tagi.errors import ConfigError
 from tagi.files import write_text
 from tagi.hypernetwork.model import GeneratorModel
@@ -54,7 +54,9 @@ def build_objective(job: Job, student: GeneratorModel, batches: TaskBatches) -> 
     teacher: Teacher | TeacherCache | None = None
     if losses.kl:
         teacher = _teacher(job, student, base, catalogue)
-        teacher = _cached(recipe, teacher, student.text, batches, job.out) if losses.top_k else teacher
+        teacher = _cached(recipe, teacher, student, batches, job.out) if losses.top_k else teacher
+    if catalogue is not None and losses.ins and catalogue.seed not in (None, recipe.seed):
+        student.hypernetwork.heads.keep_starts(catalogue.seed)  # A0 is what the teachers began with
     aligned = None
     if (size := losses.alignment_split) is not None:
         aligned = sni_categories(size) if recipe.data.source == "sni" else p3_datasets(size)
@@ -71,22 +73,35 @@ def _teacher(job: Job, student: GeneratorModel, base: Backbone | None, catalogue
     reason = f"losses.teacher = {recipe.losses.teacher!r}"
     if recipe.losses.teacher == "fid-icl":
         fid = load_metatrained(FidICL, metatrained, reason)
+        _check_tokens(fid.backbone, student)
         freeze(fid)
         return FidTeacher(fid, count=recipe.shots.count, seed=recipe.shots.seed)
     if recipe.losses.teacher == "metatrained":
         method = load_metatrained(concatenation(recipe), metatrained, reason)
+        _check_tokens(method.backbone, student)
         freeze(method)
         return ConcatenatedTeacher(method.backbone, method.text.settings, revision=method.backbone.identity.revision)
     assert base is not None
+    assert catalogue is not None
     untouched = recipe.generator.tune == "none" and recipe.teacher.base == "backbone"
     # A backbone that nothing tunes is the student's own as well: one copy in memory serves both.
     backbone = student.backbone if untouched else base
     if not untouched:
         freeze(backbone)
-    return ConcatenatedTeacher(backbone, concatenated_text(recipe), catalogue, base.identity.revision)
+    text = replace(concatenated_text(recipe), reads=catalogue.reads)
+    return ConcatenatedTeacher(backbone, text, catalogue, base.identity.revision)
 
 
-def _cached(recipe: Recipe, teacher: Teacher, text: TextEncoder, batches: TaskBatches, out: Path) -> TeacherCache:
+def _check_tokens(teacher: Backbone, student: GeneratorModel) -> None:
+    """Raise `ConfigError` if a teacher's tokens are not the student's: their distributions are of different things."""
+    if teacher.tokenizer.get_vocab() != student.backbone.tokenizer.get_vocab():
+        raise ConfigError(
+            "losses.teacher: expected a teacher with the tokens of the student's tokenizer "
+            f"({student.backbone.identity.name}), got one with others ({teacher.identity.name})"
+        )
+
+
+def _cached(recipe: Recipe, teacher: Teacher, student: GeneratorModel, batches: TaskBatches, out: Path) -> TeacherCache:
     """Ask the teacher once for every sample of all batches, before training starts.
 
     What an interrupted call left is kept. The main process asks; others wait for what it writes.
@@ -99,11 +114,12 @@ def _cached(recipe: Recipe, teacher: Teacher, text: TextEncoder, batches: TaskBa
     samples, device, losses = distinct_samples(batches), best_device(), recipe.losses
     writer = CacheWriter(
         teacher.to(device),
-        text,
+        student.text,
         top_k=int(losses.top_k or 0),
         temperature=losses.temperature,
         batch_size=batches.tasks_per_batch * batches.queries_per_task,
         device=device,
+        vocabulary=student.backbone.vocabulary,
     )
     with counting("teacher's distributions", len(samples)) as advance:
         cache = writer.write(folder, samples, advance)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from tagi.backbones.machine import best_device, counting
 from tagi.backbones.protocol import count_parameters
 from tagi.errors import ConfigError
@@ -12,9 +14,11 @@ from tagi.formats.finding import MODEL, find_checkpoint
 from tagi.methods.load import start_from
 from tagi.methods.pretraining import generating
 from tagi.methods.protocol import Method, Trainable
+from tagi.methods.tagi import TAGI
 from tagi.settings.stages import Stage
 from tagi.stages.evaluate import validation_score
 from tagi.stages.protocol import Job
+from tagi.stages.shots import wants_shots
 from tagi.training.distributed import is_main_process, process_count
 from tagi.training.trainer import train
 
@@ -48,6 +52,7 @@ class OneModel:
         recipe, out, sources = self.job.recipe, self.job.out, self.job.sources
         taken = [start_from(self.model, find_checkpoint(name)) for name in sources.start]
         check_shared_lora(self.model)
+        check_common_start(self.model)
         measure_instructions(self.model, self.batches, progress=progress)
         outcome = _UNTRAINED
         if self.model.trained_tensors():
@@ -77,7 +82,8 @@ class OneModel:
         method, recipe = self.model, self.job.recipe
         if not recipe.training_for(self.stage).validate_every or not isinstance(method, Method):
             return None
-        count, held_out = recipe.data.validation_instances, self.job.data.tasks("validation").tasks
+        shots = wants_shots(recipe, [self.stage])
+        count, held_out = recipe.data.validation_instances, self.job.data.tasks("validation", shots=shots).tasks
         tasks = [replace(task, instances=task.instances[:count]) for task in held_out]
         return lambda: validation_score(method, tasks, recipe)
 
@@ -93,6 +99,27 @@ def check_shared_lora(model: Trainable) -> None:
             "generator.shared_rank: expected a meta-trained LoRA to start from (run.start = 'metatrained', "
             "metatrain.tune = 'lora'; --from CHECKPOINT), or generator.shared_tune = true, got neither"
         )
+
+
+def check_common_start(model: Trainable) -> None:
+    """Raise `ConfigError` if L_ins would compare factors with those of teachers that began with another A.
+
+    A generator that begins anew takes the teachers' A as its own A0. One that goes on from a checkpoint brings its own.
+    """
+    if not isinstance(model, TAGI) or not model.objective.weights.ins or model.objective.weights.alignment != "factors":
+        return
+    catalogue, generator = model.objective.catalogue, model.generator
+    if catalogue is None or catalogue.seed is None:
+        return
+    heads = generator.hypernetwork.heads
+    for target in generator.targets:
+        for place, start in target.starts(catalogue.seed).items():
+            if not torch.equal(heads.start(place).cpu(), start):
+                raise ConfigError(
+                    "losses.ins: expected a generator whose LoRA starts from the teachers' A, drawn by seed "
+                    f"{catalogue.seed}, got a checkpoint to start from with an A of another seed: train both with one "
+                    "seed, or set losses.alignment = 'product'"
+                )
 
 
 def measure_instructions(model: Trainable, batches: Sequence[Any], *, progress: bool = False) -> None:

@@ -305,8 +305,9 @@ class BackboneStage(TrainingStage):
 
 def training_data(tables: Tables) -> dict[str, Any]:
     """Return the keys of `[data]` that are about training, not about test tasks alone."""
-    left_out = {key for key in tables["data"] if key.startswith("test_")} | {"templates", "prompts"}
-    left_out.discard("test_tasks")  # are not trained on
+    left_out = {key for key in tables["data"] if key.startswith("test_") and key != "test_tasks"} | {"prompts"}
+    if tables["data"]["templates"] is None:  # once they were read for evaluation alone
+        left_out.add("templates")
     return {key: value for key, value in tables["data"].items() if key not in left_out}
 
 

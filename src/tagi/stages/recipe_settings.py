@@ -26,9 +26,12 @@ def in_context_text(recipe: Recipe) -> TextSettings:
 def concatenated_text(recipe: Recipe, reads: Reads = "instruction") -> TextSettings:
     """Return what methods read that have instruction and input in one text.
 
+    P3's rendered prompts are such texts: of them nothing else is read, or the template's text would stand there twice.
     With `instruction_cache` each of them has its own limit, as in the generator's prompts. Else the limit of the input
     is that of both.
     """
+    if recipe.data.source == "p3":
+        reads = "nothing"
     apart = reads == "instruction" and recipe.generator.instruction_cache is not None
     return replace(text_settings(recipe), reads=reads, apart=apart)
 

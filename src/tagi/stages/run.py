@@ -81,12 +81,14 @@ def run(
     """Run the steps from `first` to `last` (names and folders as in `plan`) and return a row per step.
 
     A step whose output is complete and of this recipe is skipped; an interrupted one goes on where it stopped; one
-    that was made by another recipe is an error. A step before `first` must be complete.
+    that was made by another recipe is an error. A step before `first` must be complete. Examples for the shots of test
+    tasks have to be there before the first step begins.
     """
-    rows, data = [], RecipeData(recipe)
-    if any(step.evaluates for step in chosen(plan(recipe, out, folder_of), first, last)):
+    rows, data, steps = [], RecipeData(recipe), chosen(plan(recipe, out, folder_of), first, last)
+    if any(step.evaluates for step in steps):
         check_tested(data)
-    for step in chosen(plan(recipe, out, folder_of), first, last):
+    data.check_shots(shown_stages(steps))  # before anything is trained
+    for step in steps:
         for needed in step.sources.folders if step.trained is None else [step.trained]:
             if str(needed) != recipe.run.checkpoint and not (needed / RECORD).exists():
                 raise ConfigError(f"{step.name}: expected the finished stage {needed.name!r} in {needed}, got none")
@@ -94,6 +96,12 @@ def run(
         record = (_evaluate if step.evaluates else _train)(step, data, progress)
         rows.append({"step": step.name, "state": "skipped: complete" if done else "done", **_summary(record)})
     return rows
+
+
+def shown_stages(steps: Sequence[Step]) -> list[Stage]:
+    """Return the stages for whose training or scoring, which is still to do, test tasks may have to show shots."""
+    to_do = [step for step in steps if not (step.folder / RECORD).exists()]
+    return [step.stage for step in to_do if step.evaluates or step.stage == "single"]
 
 
 def chosen(steps: Sequence[Step], first: str | None, last: str | None) -> list[Step]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tagi.data.batches import draw_examples, with_shuffled_inputs
 from tagi.data.digest import tasks_digest
-from tagi.data.readers.p3_eval import read_p3_eval
+from tagi.data.readers.p3_eval import read_p3_eval, sets_with_training_file
 from tagi.data.task import Example, Instance, Task
 from tagi.data.toy.family import toy_instances
 from tagi.data.toy.programs import program_of
@@ -15,7 +15,7 @@ from tagi.errors import DataError
 from tagi.settings.recipe import Recipe
 
 P3_POOL = 1000
-"""Rows of a P3 prompt that its shots are drawn from: those after the tested ones, or the first of a training set."""
+"""Rows of a P3 prompt that its shots are drawn from: the first of a training set, or those after the tested ones."""
 
 
 def in_context(recipe: Recipe) -> bool:
@@ -28,9 +28,13 @@ def by_shots(recipe: Recipe) -> bool:
     return recipe.generator.reads == "demonstrations" and not recipe.data.positives
 
 
-def wants_shots(recipe: Recipe) -> bool:
-    """Return whether anything that the recipe trains reads shots of the tasks that it is scored on."""
-    return in_context(recipe) or by_shots(recipe)
+def wants_shots(recipe: Recipe, stages: Sequence[str] | None = None) -> bool:
+    """Return whether anything that these stages train reads shots of the tasks that it is scored on.
+
+    By default those of the recipe are meant.
+    """
+    trained = recipe.run.stages if stages is None else stages
+    return (in_context(recipe) and "metatrain" in trained) or by_shots(recipe)
 
 
 def reads_shots(checkpoint: Path) -> bool:
@@ -52,26 +56,38 @@ def _learns_in_context(method: str) -> bool:
 
 
 def with_test_shots(
-    recipe: Recipe, tasks: Sequence[Task], further: Mapping[str, Sequence[Instance]], count: int | None
+    recipe: Recipe,
+    tasks: Sequence[Task],
+    further: Mapping[str, Sequence[Instance]],
+    sets: Mapping[str, Sequence[Instance]],
+    count: int | None,
 ) -> list[Task]:
     """Return test tasks with `count` shots, or all there are.
 
-    They are drawn from `further`: instances by task that are not tested, or those of `shot_sets`. On the toy family
-    they are drawn from training inputs. Where they are too few, a task's own examples follow.
+    They are drawn from a task's instances in `sets`, P3's training sets (`shot_sets`), and where it has none from
+    `further`, instances that are not tested. On the toy family they are drawn from training inputs. Where they are too
+    few, a task's own examples follow.
     """
     remedy = "lower data.test_instances_per_task or shots.count"
     if recipe.data.source == "p3":
-        remedy += ", or name a folder of training sets in shots.path"
-        further = _not_of_other_prompts(tasks, further) if recipe.shots.path is None else further
+        remedy += (
+            ", put the training set beside the set that is tested (super_glue/cb/train.jsonl), or name a folder of "
+            "training sets in shots.path"
+        )
+        further = {**_not_of_other_prompts(tasks, further), **sets}
     shown = [_candidates(recipe, task, further.get(task.name, ()), count) for task in tasks]
     return [_with_shots(recipe, task, own, remedy, count) for task, own in zip(tasks, shown, strict=True)]
 
 
 def shot_sets(recipe: Recipe) -> dict[str, tuple[Instance, ...]]:
-    """Read the training sets in `shots.path`: instances by task."""
-    data, path = recipe.data, Path(str(recipe.shots.path))
-    templates = None if data.templates is None else Path(data.templates)
-    sets = read_p3_eval(path, templates=templates, prompts=data.prompts, limit=P3_POOL)
+    """Read P3's training sets, instances by task: those in `shots.path`, or beside the sets that are tested."""
+    if recipe.data.source != "p3":
+        return {}
+    data, path = recipe.data, recipe.shots.path or str(recipe.data.test_path)
+    beside = sets_with_training_file(Path(path)) if recipe.shots.path is None else None
+    if beside == []:
+        return {}
+    sets = read_p3_eval(path, templates=data.templates, prompts=data.prompts, limit=P3_POOL, split="train", sets=beside)
     return {task.name: task.instances for task in sets.tasks}
 
 
@@ -126,7 +142,7 @@ def _with_shots(
     or all of them.
     """
     tested = task.instances[:first]
-    seen = {_words(instance.input) for instance in tested}
+    seen = {_words(instance.prompt) for instance in tested}
     chosen: list[Example] = []
     for example in candidates:
         if (count is None or len(chosen) < count) and _words(example.input) not in seen:

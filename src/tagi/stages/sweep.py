@@ -17,7 +17,8 @@ from tagi.settings.stages import Stage
 from tagi.stages.identity import score_identity, stage_identity
 from tagi.stages.protocol import Sources
 from tagi.stages.recipes import load_recipe
-from tagi.stages.run import FolderOf, Step, plan, run
+from tagi.stages.run import FolderOf, Step, plan, run, shown_stages
+from tagi.stages.tasks import RecipeData
 from tagi.training.distributed import is_main_process
 
 SHARED = "shared"
@@ -42,6 +43,7 @@ def sweep(
     """
     known = _known(out)
     rows = []
+    _check_shots([point.recipe(name_or_path, overrides, load_recipe) for point in points], out)
     for number, point in enumerate(points, start=1):
         recipe = point.recipe(name_or_path, overrides, load_recipe)
         steps = planned(recipe, out)
@@ -58,6 +60,17 @@ def sweep(
         if is_main_process():
             write_text(out / TABLE, json.dumps({"points": known}, indent=2, ensure_ascii=False) + "\n")
     return rows
+
+
+def _check_shots(recipes: Sequence[Recipe], out: Path) -> None:
+    """Raise `DataError` if a point has too few examples for shots, before any point is trained."""
+    checked = set()
+    for recipe in recipes:
+        stages = shown_stages(planned(recipe, out))
+        key = repr((stages, recipe.data, recipe.shots, recipe.single, recipe.metatrain.method, recipe.generator.reads))
+        if key not in checked:
+            RecipeData(recipe).check_shots(stages)
+            checked.add(key)
 
 
 def sweep_plan(

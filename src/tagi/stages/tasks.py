@@ -116,9 +116,19 @@ class RecipeData:
         recipe, read = self.recipe, self._test_tasks(wanted)
         if not wanted:
             return read
-        further = read.further if recipe.shots.path is None else self._shot_sets
-        tasks = tuple(with_test_shots(recipe, read.tasks, further, None if every else recipe.shots.count))
+        count = None if every else recipe.shots.count
+        tasks = tuple(with_test_shots(recipe, read.tasks, read.further, self._shot_sets, count))
         return replace(read, tasks=tasks, summary={**read.summary, "shots": shots_record(recipe, tasks)})
+
+    def check_shots(self, stages: Sequence[str]) -> None:
+        """Raise `DataError` if there are too few examples for the shots of what these stages train.
+
+        Nothing is read where none of it reads shots, and where P3 has no test tasks.
+        """
+        recipe, alone = self.recipe, "single" in stages
+        untested = recipe.data.source == "p3" and recipe.data.test_path is None
+        if (alone or wants_shots(recipe, stages)) and not untested:
+            self.tasks("test", shots=True, every=alone and recipe.single.examples == "all")
 
     def training_digests(self) -> list[str]:
         """Return digests of the tasks that are trained on, and of those held out of them if there are any."""
@@ -144,7 +154,14 @@ class RecipeData:
         if data.source == "p3":
             if split == "test":
                 return _read_p3_tests(recipe, P3_POOL if further and recipe.shots.path is None else 0)
-            rendered = read_p3(Path(str(data.path)), instances_per_task=count)
+            rendered = read_p3(
+                Path(str(data.path)),
+                instances_per_task=count,
+                seed=recipe.seed,
+                templates=data.templates,
+                datasets=data.datasets,
+                inputs=data.inputs,
+            )
             return LoadedTasks(_shuffled(recipe, rendered.tasks), rendered.summary(), rendered.warning)
         if data.source == "sni":
             read = read_sni(
@@ -200,7 +217,7 @@ class RecipeData:
 
     @cached_property
     def _shot_sets(self) -> dict[str, tuple[Instance, ...]]:
-        """The training sets in `shots.path`."""
+        """P3's training sets, in `shots.path` or beside the sets that are tested."""
         return shot_sets(self.recipe)
 
 
@@ -247,9 +264,10 @@ def _read_p3_tests(recipe: Recipe, beyond: int) -> LoadedTasks:
     data = recipe.data
     if data.test_path is None:
         raise ConfigError("data.test_path: expected a folder of P3's evaluation sets to score on, got nothing")
-    templates = None if data.templates is None else Path(data.templates)
     count = data.test_instances_per_task
-    read = read_p3_eval(Path(data.test_path), templates=templates, prompts=data.prompts, limit=count + beyond)
+    read = read_p3_eval(
+        data.test_path, templates=data.templates, prompts=data.prompts, limit=count + beyond, inputs=data.inputs
+    )
     tasks, further = _cut(read.tasks, count)
     read = replace(read, tasks=tasks, instances_per_task=count)
     return LoadedTasks(_shuffled(recipe, read.tasks), read.summary(), read.warning, further)

@@ -10,7 +10,7 @@ from tagi.files import new_folder, write_text
 from tagi.settings.recipe import Recipe
 from tagi.stages.metatrain import Metatrain
 from tagi.stages.protocol import BackboneStage, Job, Need, Tables, Training, apart_table, lora_table, training_data
-from tagi.stages.recipe_settings import lora_shape
+from tagi.stages.recipe_settings import concatenated_text, lora_shape
 
 _CATEGORIES = {"sni": 60, "p3": 36, "toy": 6}
 """Training categories of the whole data sets."""
@@ -45,7 +45,7 @@ class Teachers(BackboneStage):
             groups[task.category].append(task)
         refuse_clashes(groups, "categories")
         backbone, shape = teacher_backbone(recipe, job.out, job.sources.metatrained), lora_shape(recipe)
-        base = backbone.identity
+        base, reads = backbone.identity, concatenated_text(recipe).reads
 
         def save(folder: Path) -> None:
             with new_folder(folder, overwrite=True) as temporary:
@@ -56,6 +56,7 @@ class Teachers(BackboneStage):
                 "base_model": {"name": base.name, "revision": base.revision},
                 "trained_on": recipe.teacher.base,
                 "lora": shape.as_dict(),
+                **({} if reads == "instruction" else {"reads": reads}),
                 "planned": len(groups),
                 "teachers": entries,
             }

@@ -33,7 +33,7 @@ from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
 from tagi.settings.text import TextSettings
 from tagi.stages.describe import HUB, PUBLISHED
-from tagi.stages.recipe_settings import generator_settings, generator_text, text_settings
+from tagi.stages.recipe_settings import concatenated_text, generator_settings, generator_text, text_settings
 from tagi.stages.tasks import load_tasks
 
 M = TypeVar("M", bound=Method)
@@ -55,7 +55,7 @@ class TimingRequest:
             backbone.
         tagi: A checkpoint of a generator.
         metatrained: A checkpoint of a meta-trained model; by default the generator's own backbone reads the instruction
-            concatenated.
+            concatenated, or of P3 the rendered prompt alone.
         tasks: Names of the recipe's test tasks; by default the task of median length.
         lengths: Tokens of a made-up instruction and of made-up inputs, the end of each included, instead of tasks. Both
             or neither are given.
@@ -108,7 +108,8 @@ def time_methods(
     watch, begun = stopwatch(tagi.generator.backbone.device, request.clock), _load()
     timings = []
     for task in tasks:
-        lengths = task_lengths(tagi.text, task, len(task.instances))
+        read = task_lengths(metatrained.text, task).prompt
+        lengths = replace(task_lengths(tagi.text, task, len(task.instances)), concatenated=read)
         timing = TaskTiming(metatrained, tagi, task, request.output or round(lengths.output))
         for size in sizes:
             say = _say(f"{task.name}, batch size {size}", progress)
@@ -185,7 +186,7 @@ def _models(recipe: Recipe, request: TimingRequest) -> tuple[Concatenation, TAGI
     """The meta-trained model, TAGI, and what the weights of each are."""
     if request.tagi is None:
         backbone, weights = _backbone(recipe, request)
-        settings = read = text_settings(recipe)
+        settings, read = concatenated_text(recipe), text_settings(recipe)
         if request.made_up is None:
             read = generator_text(recipe)
         else:  # a word a token, and room for all of them
@@ -199,7 +200,8 @@ def _models(recipe: Recipe, request: TimingRequest) -> tuple[Concatenation, TAGI
         if not isinstance(found, Concatenation.family):
             raise ConfigError(f"--tagi: expected a generator on an encoder-decoder to time, got {request.tagi}")
         if request.metatrained is None:
-            metatrained, named = Concatenation(found, tagi.text.settings), f"the backbone of {request.tagi}"
+            told = replace(tagi.text.settings, reads=concatenated_text(recipe).reads)
+            metatrained, named = Concatenation(found, told), f"the backbone of {request.tagi}"
         else:
             named = request.metatrained
             metatrained = _trained("--metatrained", named, Concatenation, "a meta-trained model (concatenation)")

@@ -23,6 +23,7 @@ TASK = Task(
     tuple(Instance(f"i{at}", text, ("w1",)) for at, text in enumerate(INPUTS)),
     (Example(words(5, 2), words(6, 1)),),
 )
+ASKED = TASK.instances
 
 
 def metatrained() -> Concatenation:
@@ -41,8 +42,8 @@ def timed(request: pytest.FixtureRequest) -> TimedMethod:
 
 
 def test_every_answer_has_exactly_the_tokens_asked_for(timed: TimedMethod) -> None:
-    assert timed.answer_tokens(INPUTS) == OUTPUT
-    assert timed.answer_tokens(INPUTS[:1]) == OUTPUT
+    assert timed.answer_tokens(ASKED) == OUTPUT
+    assert timed.answer_tokens(ASKED[:1]) == OUTPUT
 
 
 def test_answers_that_would_end_at_once_have_them_too(timed: TimedMethod) -> None:
@@ -53,21 +54,21 @@ def test_answers_that_would_end_at_once_have_them_too(timed: TimedMethod) -> Non
     model = timed.runner(1).backbone.model if isinstance(timed, TimedTAGI) else method.backbone.model
     model.config.eos_token_id = method.text.tokenizer.convert_tokens_to_ids(first)
     assert method.predict(states, row, INPUTS[:1], max_new_tokens=OUTPUT) == [first]
-    assert timed.answer_tokens(INPUTS[:1]) == OUTPUT
-    value = INPUTS[:1]
+    assert timed.answer_tokens(ASKED[:1]) == OUTPUT
+    value = ASKED[:1]
     for _, step in timed.chain():
         value = step(value)
-    assert timed.answer(INPUTS[:1]) == value
+    assert timed.answer(ASKED[:1]) == value
     assert first not in value[0].split()
     if isinstance(timed, TimedTAGI):
-        assert timed.cold(INPUTS[:1]) == value
+        assert timed.cold(ASKED[:1]) == value
 
 
 def test_the_parts_give_what_the_whole_gives(timed: TimedMethod) -> None:
-    value = INPUTS
+    value = ASKED
     for _, step in timed.chain():
         value = step(value)
-    assert value == timed.answer(INPUTS)
+    assert value == timed.answer(ASKED)
     assert len(set(value)) > 1
 
 
@@ -75,8 +76,8 @@ def test_the_parts_give_what_the_whole_gives(timed: TimedMethod) -> None:
 def test_cold_answers_are_warm_ones(merged: bool) -> None:
     method = tagi()
     made = TimedTAGI(method, TASK, OUTPUT, merged=merged)
-    assert made.cold(INPUTS) == made.answer(INPUTS)
-    value = INPUTS
+    assert made.cold(ASKED) == made.answer(ASKED)
+    value = ASKED
     for _, step in made.once():
         value = step(value)
     states = value.states if merged else value
@@ -88,7 +89,7 @@ def test_cold_answers_are_warm_ones(merged: bool) -> None:
 def test_metatrain_reads_both_and_tagi_the_input_alone() -> None:
     reference, candidate = TimedMetatrained(metatrained(), TASK, OUTPUT), TimedTAGI(tagi(), TASK, OUTPUT, merged=False)
     shown = len(f"{TASK.examples[0].input} -> {TASK.examples[0].output}".split())
-    for together, alone, text in zip(reference.sequences(INPUTS), candidate.sequences(INPUTS), INPUTS, strict=True):
+    for together, alone, text in zip(reference.sequences(ASKED), candidate.sequences(ASKED), INPUTS, strict=True):
         assert len(alone) == len(text.split()) + 1
         assert len(together) == len(alone) + len(TASK.instruction.split()) + shown
 
@@ -152,7 +153,7 @@ def test_speeds_count_what_each_method_reads(timing: dict) -> None:
     assert warm["reference"]["seconds_per_input"] == pytest.approx(1 / 3)  # batches of 3, 3 and 1 in a second each
     assert warm["candidate"]["written_tokens_per_second"] == 3 * OUTPUT
     candidate = TimedTAGI(tagi(), TASK, OUTPUT, merged=False)
-    shorter = sorted(INPUTS, key=len)
+    shorter = sorted(ASKED, key=lambda one: len(one.input))
     read = sorted(sum(map(len, candidate.sequences(shorter[at : at + 3]))) for at in (0, 3, 6))
     assert warm["candidate"]["read_tokens_per_second"] == read[1]
     assert cold["candidate"]["read_tokens_per_second"] == read[1] + len(candidate.instruction())

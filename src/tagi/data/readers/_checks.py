@@ -2,6 +2,7 @@
 
 import json
 import re
+from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -102,15 +103,20 @@ def json_lines(path: Path, what: str = "rows") -> Iterator[tuple[str, dict[str, 
     calls `what`.
     """
     empty = True
-    try:
-        with path.open("rb") as file:
-            for line in objects_of(file, path):
-                empty = False
-                yield line
-    except OSError as fault:
-        raise DataError(f"{path}: cannot be read ({fault.strerror})") from fault
+    for line in objects_of(_lines(path), path):
+        empty = False
+        yield line
     if empty:
         raise DataError(f"{path}: expected {what}, one JSON object a line, got an empty file")
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file. Raises `DataError` if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            yield from file
+    except OSError as fault:
+        raise DataError(f"{path}: cannot be read ({fault.strerror})") from fault
 
 
 def objects_of(file: Iterable[bytes], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -118,10 +124,44 @@ def objects_of(file: Iterable[bytes], path: Path) -> Iterator[tuple[str, dict[st
     offset = 0
     # By bytes and at "\n" alone: other line separators may be inside a JSON string.
     for number, raw in enumerate(file, start=1):
-        start, offset = offset, offset + len(raw)
-        if number == 1 and raw.startswith(_BYTE_ORDER_MARK):
-            raw, start = raw[len(_BYTE_ORDER_MARK) :], start + len(_BYTE_ORDER_MARK)
         if raw.strip():
-            where = f"{path}: line {number}"
-            # Without the line's end: a fault at the end of the line would point behind it.
-            yield where, parse_object(decode_utf8(raw.rstrip(b"\r\n"), where, offset=start), where)
+            yield _object_of(raw, path, number, offset)
+        offset += len(raw)
+
+
+def _object_of(raw: bytes, path: Path, number: int, start: int) -> tuple[str, dict[str, Any]]:
+    """Return the JSON object of the `number`-th line, which starts at byte `start` of its file, after its place."""
+    where = f"{path}: line {number}"
+    if number == 1 and raw.startswith(_BYTE_ORDER_MARK):
+        raw, start = raw[len(_BYTE_ORDER_MARK) :], start + len(_BYTE_ORDER_MARK)
+    # Without the line's end: a fault at the end of the line would point behind it.
+    return where, parse_object(decode_utf8(raw.rstrip(b"\r\n"), where, offset=start), where)
+
+
+class LinesAt:
+    """The JSON objects of a file, one a line, any of which is read without the others. Blank lines do not count.
+
+    Raises `DataError` as `json_lines` does; a line that is never asked for is not parsed.
+    """
+
+    def __init__(self, path: Path, what: str = "rows") -> None:
+        self.path = path
+        self._starts, self._numbers = array("Q"), array("Q")
+        offset = 0
+        for number, raw in enumerate(_lines(path), start=1):
+            if raw.strip():
+                self._starts.append(offset)
+                self._numbers.append(number)
+            offset += len(raw)
+        if not self._starts:
+            raise DataError(f"{path}: expected {what}, one JSON object a line, got an empty file")
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def read(self, lines: Iterable[int]) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """Yield each line's number (from 0, without blank ones), its place for messages, and its object."""
+        with self.path.open("rb") as file:
+            for at in lines:
+                file.seek(self._starts[at])
+                yield at, *_object_of(file.readline(), self.path, self._numbers[at], self._starts[at])

@@ -1,19 +1,33 @@
-"""Files of P3 in the hub's columns: one for each prompt template, JSON Lines."""
+"""Files of P3 in the hub's columns, one for each prompt template, and the templates themselves.
 
-from collections.abc import Iterator, Sequence
+JSON Lines whose rows are rendered prompts. What the template says is read from promptsource's file of it if that is at
+hand, and otherwise inferred from a random sample of the rows.
+"""
+
+import random
+import re
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Literal
 
-from tagi.data.readers._checks import Filled, Row, Text, json_lines
-from tagi.data.readers._shared_text import shared_text
+from tagi.data.readers._checks import Filled, LinesAt, Row, Text
+from tagi.data.readers._shared_text import FIELD, shared_text
+from tagi.data.readers.promptsource import FILE, PromptTemplate, read_templates
+from tagi.data.splits import p3_key
 from tagi.errors import DataError
 
 SCORE_EVAL = "_score_eval"
 """End of the names of files with a row for each choice, wrong ones too. The plain file beside them says the same."""
 TEMPLATE_ROWS = 200
-"""An instruction is made of so many first rows of a template, however many instances are read, so that it stays the
-same."""
+"""Rows that an instruction is inferred from, whatever the seed and however many instances are read: the same ones."""
 
 ENDINGS = (".json", ".jsonl")
+
+Origin = Literal["template", "rows", "name"]
+"""Where an instruction comes from: promptsource's template, the text that rows share, or the template's mere name."""
+HubRow = tuple[int, str, str, tuple[str, ...] | None]
+"""Number of a row in its file, its input, target and choices."""
 
 
 class _HubRow(Row):
@@ -43,20 +57,113 @@ def template_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def hub_rows(path: Path, *, filled: bool = True) -> Iterator[tuple[str, str, tuple[str, ...] | None]]:
-    """Yield input, target and choices of every row; the latter two stripped.
+class HubFile:
+    """The rows of one template, any of which is read without the others.
 
-    Raises `DataError` on malformed rows, with `filled` also on an empty input, and for a file without rows.
+    Args:
+        path: The file.
+        filled: Whether an empty input is a fault.
+
+    Raises `DataError` for a file without rows, and on reading for a malformed row.
     """
-    for where, fields in json_lines(path):
-        row = (_FilledRow if filled else _HubRow).checked(fields, where)
-        # The hub writes no choices as null or as an empty list.
-        choices = tuple(choice.strip() for choice in row.answer_choices or ()) or None
-        yield row.inputs_pretokenized, row.targets_pretokenized.strip(), choices
+
+    def __init__(self, path: Path, *, filled: bool = True) -> None:
+        self._lines = LinesAt(path)
+        self._kind = _FilledRow if filled else _HubRow
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def rows(self, numbers: Iterable[int] | None = None) -> Iterator[HubRow]:
+        """Yield rows by number, all in order by default; target and choices are stripped."""
+        for number, where, fields in self._lines.read(range(len(self)) if numbers is None else numbers):
+            row = self._kind.checked(fields, where)
+            # The hub writes no choices as null or as an empty list.
+            choices = tuple(choice.strip() for choice in row.answer_choices or ()) or None
+            yield number, row.inputs_pretokenized, row.targets_pretokenized.strip(), choices
+
+    def instruction(self, name: str, dataset: str, templates: "Templates | None" = None) -> tuple[str, Origin]:
+        """Return the template's instruction and where it comes from.
+
+        Args:
+            name: The hub's name of the template.
+            dataset: Its data set, with which the name begins.
+            templates: promptsource's templates. Without the one of this name the instruction is the text that a
+                random sample of rows share. One without words says nothing: then its name does.
+        """
+        template = None if templates is None else templates.find(name)
+        if template is not None:
+            return (template.instruction, "template") if template.instruction else (_words(template.name), "name")
+        numbers = sorted(islice(drawn(len(self), f"p3 {name}"), TEMPLATE_ROWS))
+        shared = shared_text([text for _, text, *_ in self.rows(numbers) if text.strip()]).strip()
+        own = name[len(dataset) :].strip("_") or name
+        return (shared, "rows") if shared else (_words(own), "name")
 
 
-def instruction_of(inputs: Sequence[str], name: str, dataset: str) -> tuple[str, bool]:
-    """Return a template's instruction, and whether it is the template's name: used if rendered inputs share no text."""
-    shared = shared_text(inputs).strip()
-    template = name[len(dataset) :].strip("_") or name
-    return shared or " ".join(template.replace("_", " ").split()), not shared
+class Templates:
+    """promptsource's templates by the hub's names, in a folder of files such as `super_glue/cb/templates.yaml`.
+
+    A file is read when a template of its data set is asked for. Raises `DataError` if there is no such folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: expected a folder of promptsource's files, got no folder")
+        self.folder = folder
+        self._files = {_hub_key("_".join(path.parent.relative_to(folder).parts)): path for path in folder.rglob(FILE)}
+        self._read: dict[str, dict[str, PromptTemplate]] = {}
+
+    def find(self, name: str) -> PromptTemplate | None:
+        """Return the template that the hub calls so, None if there is none.
+
+        The hub's name is the data set, the template's own name, and of ANLI the round.
+        """
+        key = _hub_key(name)
+        for dataset, path in self._files.items():
+            if not key.startswith(f"{dataset}_"):
+                continue
+            if dataset not in self._read:
+                self._read[dataset] = {p3_key(one.key): one for one in read_templates(path)}
+            own = key.removeprefix(f"{dataset}_")
+            found = self._read[dataset].get(own) or self._read[dataset].get(re.sub(r"_r\d$", "", own))
+            if found is not None:
+                return found
+        return None
+
+
+def drawn(count: int, seed: str) -> Iterator[int]:
+    """Yield the numbers below `count` in a random order, each once; what is not asked for costs nothing."""
+    rng = random.Random(seed)
+    moved: dict[int, int] = {}
+    for last in range(count - 1, -1, -1):
+        at = rng.randint(0, last)
+        yield moved.get(at, at)
+        moved[at] = moved.pop(last, last)
+
+
+def fields_of(prompt: str, instruction: str) -> str:
+    """Return what a rendered prompt holds beside its template's text: its fields, one after the other.
+
+    Args:
+        prompt: The rendered prompt.
+        instruction: The template's text, with `[...]` for fields. Each of its pieces that has words is taken out of the
+            prompt where it first stands after the one before. A piece that does not stand there is passed over: a row
+            of another branch of the template keeps its text.
+
+    Returns the whole prompt if nothing would be left.
+    """
+    parts, rest = [], prompt
+    for piece in instruction.split(FIELD):
+        words = piece.strip()
+        if re.search(r"[^\W\d_]", words) and words in rest:
+            before, _, rest = rest.partition(words)
+            parts.append(before)
+    return "\n".join(filter(None, (part.strip() for part in (*parts, rest)))) or prompt
+
+
+def _words(name: str) -> str:
+    return " ".join(name.replace("_", " ").split())
+
+
+def _hub_key(name: str) -> str:
+    return p3_key(re.sub(r"[^\w.]+", "_", name))

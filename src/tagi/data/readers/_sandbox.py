@@ -35,9 +35,9 @@ _FILTERS = (
 )
 _METHODS: dict[type, tuple[str, ...]] = {
     str: (
-        *("capitalize", "casefold", "count", "endswith", "find", "index", "isalpha", "isdigit", "isupper", "lower"),
-        *("lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rpartition", "rsplit", "rstrip"),
-        *("split", "splitlines", "startswith", "strip", "swapcase", "title", "upper"),
+        *("capitalize", "casefold", "count", "endswith", "find", "index", "isalpha", "isdigit", "isupper", "join"),
+        *("lower", "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rpartition", "rsplit"),
+        *("rstrip", "split", "splitlines", "startswith", "strip", "swapcase", "title", "upper"),
     ),
     dict: ("get", "items", "keys", "values"),
     list: ("count", "index"),
@@ -116,10 +116,12 @@ class PromptEnvironment(SandboxedEnvironment):
         """No `format`: it can pad a text to any length."""
 
     def call(self, context: Any, function: Any, /, *args: Any, **options: Any) -> Any:
-        """Calls a function; `replace` of texts by a version that knows how long its result will be."""
+        """Calls a function; `replace` and `join` of texts by versions that know how long their result will be."""
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str) and function.__name__ == "replace":
             return _replaced(owner, *args, **options)
+        if isinstance(owner, str) and function.__name__ == "join":
+            return _joined(self, args[0], owner)
         return super().call(context, function, *args, **options)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from tagi.data.readers._p3_files import TEMPLATE_ROWS, hub_rows, instruction_of, template_files
+from tagi.data.readers._p3_files import HubFile, Origin, Templates, drawn, fields_of, template_files
 from tagi.data.readers._records import TasksRead, check_limit
+from tagi.data.readers.p3_eval import EVALUATION_SETS
 from tagi.data.splits import P3_TABLES, p3_key, table11
 from tagi.data.task import Instance, Task
 from tagi.errors import DataError
 
 _log = logging.getLogger(__name__)
+
+Datasets = Literal["table-11", "all"]
+Inputs = Literal["rendered", "fields"]
 
 _OTHER_DATASETS: tuple[str, ...] = tuple(P3_TABLES["other_training_datasets"])
 """Training datasets of T0, T0+ and T0++ that Table 11 does not list."""
@@ -26,15 +30,23 @@ class P3Read(TasksRead):
 
     Args:
         missing: Datasets of Table 11 without a task.
+        passed_over: Datasets that are not read, since Table 11 does not list them.
         without_targets: Templates that are left out because no row has a target.
-        named: Tasks whose rows share no word, so that the template's name is their instruction.
-        skipped_rows: Number of rows without a target.
+        constant: Tasks all of whose instances have the same target.
+        inferred: Tasks whose instruction is the text that their rows share.
+        named: Tasks whose name is their instruction: neither template nor rows share a word.
+        templates: Whether there were promptsource's templates to read instructions from.
+        skipped_rows: Number of rows without a target among those drawn.
         dropped_choices: Number of rows whose target is not among their choices; they are read without choices.
     """
 
     missing: tuple[str, ...]
+    passed_over: tuple[str, ...]
     without_targets: tuple[str, ...]
+    constant: tuple[str, ...]
+    inferred: tuple[str, ...]
     named: tuple[str, ...]
+    templates: bool
     skipped_rows: int
     dropped_choices: int
 
@@ -45,14 +57,20 @@ class P3Read(TasksRead):
 
     @property
     def warning(self) -> str | None:
-        """A line that names missing datasets and templates left out; None without any."""
-        parts = []
-        if self.missing:
-            parts.append(f"{len(self.missing)} datasets of P3 have no template here: {', '.join(self.missing)}")
-        if self.without_targets:
-            names = ", ".join(self.without_targets)
-            parts.append(f"{len(self.without_targets)} templates are left out, as no row has a target: {names}")
-        return "; ".join(parts) or None
+        """A line that names what is missing, left out or of little use for training; None without any."""
+        datasets = {task.name: task.category for task in self.tasks}
+        lacking = sorted({datasets[name] for name in self.inferred}) if self.templates else []
+        parts = {
+            "datasets of P3 have no template here": self.missing,
+            "datasets are passed over, as Table 11 lacks them (data.datasets = 'all' reads them)": self.passed_over,
+            "templates are left out, as no row has a target": self.without_targets,
+            "templates have the same target in all rows that were read, so that it can be learnt without reading": (
+                self.constant
+            ),
+            "templates have a mere name for an instruction, as they share no words": self.named,
+            "datasets have no templates.yaml, so that instructions are inferred from rows": lacking,
+        }
+        return "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in parts.items() if names) or None
 
     def summary(self) -> dict[str, Any]:
         """Return counts of what was read and what was not, ready for JSON."""
@@ -62,48 +80,92 @@ class P3Read(TasksRead):
             **super().summary(),
             "missing": list(self.missing),
             "not_in_table_11": list(self.not_in_table_11),
+            "passed_over": list(self.passed_over),
             "without_targets": list(self.without_targets),
-            "instructions_from_names": len(self.named),
+            "constant_targets": list(self.constant),
+            "instructions": {
+                "from_templates": len(self.tasks) - len(self.inferred) - len(self.named),
+                "inferred_from_rows": list(self.inferred),
+                "names": list(self.named),
+            },
             "skipped_rows": self.skipped_rows,
             "dropped_choices": self.dropped_choices,
         }
 
 
-def read_p3(folder: str | Path, *, instances_per_task: int | None) -> P3Read:
+def read_p3(
+    folder: str | Path,
+    *,
+    instances_per_task: int | None,
+    seed: int = 0,
+    templates: str | Path | None = None,
+    datasets: Datasets = "table-11",
+    inputs: Inputs = "rendered",
+) -> P3Read:
     """Read a task from every file `NAME.jsonl` or `NAME.json` of `folder`, JSON Lines in the hub's columns.
 
     Columns are `inputs_pretokenized`, `targets_pretokenized` and optionally `answer_choices`; others are ignored. NAME
     is the hub's name of a template: its dataset (`template_datasets`), which is the task's category, and its own name.
-    Files named `*_score_eval` are skipped, since they hold wrong answers too.
-
-    The instruction is the text that the template's rows share (`shared_text`). Inputs are the whole rendered texts;
-    targets and choices are stripped. One logged warning names what is missing or left out.
+    Files named `*_score_eval` are skipped, since they hold wrong answers too. Targets and choices are stripped. One
+    logged warning names what is missing, left out, or of little use.
 
     Args:
         folder: The folder of files.
-        instances_per_task: Rows with a target that are read of each template; None reads all. At least 200 rows are
-            checked, later ones only if they are read.
+        instances_per_task: Rows with a target that are drawn of each template, from its whole file; None reads all.
+            They are in the file's order. Rows that are not drawn are not checked.
+        seed: Seed of the draw.
+        templates: A folder of promptsource's files (`imdb/templates.yaml`, `glue/mrpc/templates.yaml`): an instruction
+            is the template's text with `[...]` for its fields. Without the template it is the text that a random sample
+            of its rows share (`shared_text`), the same one whatever the seed.
+        datasets: Those of Table 11 alone, or all.
+        inputs: The whole rendered texts, or what is left of them without the template's text (`fields_of`).
 
-    Raises `DataError` if a file is malformed (file, line and column are named) or nothing remains.
+    Raises `DataError` if a file is malformed (file, line and column are named), nothing remains, or a file is of a
+    dataset that P3 is evaluated on.
     """
     check_limit("instances_per_task", instances_per_task)
     folder = Path(folder)
     files = template_files(folder)
+    _refuse_evaluation_sets(files)
     groups = template_datasets(list(files))
-    rows: Counter[str] = Counter()
-    reads = [_read_template(path, name, groups[name], instances_per_task, rows) for name, path in files.items()]
+    known = table11()
+    others = sorted({dataset for dataset in groups.values() if dataset not in known}) if datasets == "table-11" else []
+    reader = _Reader(instances_per_task, seed, None if templates is None else Templates(Path(templates)), inputs)
+    reads = [reader.read(path, name, groups[name]) for name, path in files.items() if groups[name] not in others]
     tasks = tuple(task for task, _ in reads if task.instances)
     if not tasks:
-        raise DataError(f"{folder}: expected rows with targets of any dataset, got none")
+        which = "of Table 11's datasets" if others else "of any dataset"
+        got = f"only {', '.join(others)} (data.datasets = 'all' reads them)" if others else "none"
+        raise DataError(f"{folder}: expected rows with targets {which}, got {got}")
     return P3Read(
         instances_per_task=instances_per_task,
         tasks=tasks,
-        missing=tuple(sorted(set(table11()) - {task.category for task in tasks})),
+        missing=tuple(sorted(set(known) - {task.category for task in tasks})),
+        passed_over=tuple(others),
         without_targets=tuple(task.name for task, _ in reads if not task.instances),
-        named=tuple(task.name for task, named in reads if named and task.instances),
-        skipped_rows=rows["skipped"],
-        dropped_choices=rows["without choices"],
+        constant=tuple(task.name for task in tasks if _constant(task)),
+        inferred=tuple(task.name for task, origin in reads if origin == "rows" and task.instances),
+        named=tuple(task.name for task, origin in reads if origin == "name" and task.instances),
+        templates=templates is not None,
+        skipped_rows=reader.counts["skipped"],
+        dropped_choices=reader.counts["without choices"],
     ).logged(_log)
+
+
+def _refuse_evaluation_sets(files: dict[str, Path]) -> None:
+    """Raise `DataError` if a file is of a dataset that P3 is evaluated on, whatever its split or prompt."""
+    held_out = {one.family for one in EVALUATION_SETS}
+    for name, path in files.items():
+        for dataset in held_out:
+            if f"{p3_key(name)}_".startswith(f"{p3_key(dataset)}_"):
+                raise DataError(
+                    f"{path}: expected prompts of training datasets alone, got some of {dataset}, which P3 is "
+                    "evaluated on: move them to a folder of their own (data.test_path)"
+                )
+
+
+def _constant(task: Task) -> bool:
+    return len(task.instances) > 1 and len({instance.outputs for instance in task.instances}) == 1
 
 
 def template_datasets(names: Sequence[str]) -> dict[str, str]:
@@ -128,24 +190,34 @@ def template_datasets(names: Sequence[str]) -> dict[str, str]:
     return {name: found[name] for name in names}
 
 
-def _read_template(path: Path, name: str, dataset: str, limit: int | None, rows: Counter[str]) -> tuple[Task, bool]:
-    """Return a template's task and whether its instruction is its name; count rows in `rows`."""
-    inputs: list[str] = []
-    instances: list[Instance] = []
-    for row, (text, target, choices) in enumerate(hub_rows(path)):
-        full = limit is not None and len(instances) >= limit
-        if full and row >= TEMPLATE_ROWS:
-            break
-        if row < TEMPLATE_ROWS:
-            inputs.append(text)
-        if full:
-            continue
-        if not target:
-            rows["skipped"] += 1
-            continue
-        if choices is not None and target not in choices:
-            choices = None
-            rows["without choices"] += 1
-        instances.append(Instance(f"{name}-{row}", text, (target,), choices))
-    instruction, named = instruction_of(inputs, name, dataset)
-    return Task(name, dataset, instruction, tuple(instances)), named
+@dataclass
+class _Reader:
+    """Reads templates' files, and counts rows that are not as they should be."""
+
+    limit: int | None
+    seed: int
+    templates: Templates | None
+    inputs: Inputs
+
+    def __post_init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def read(self, path: Path, name: str, dataset: str) -> tuple[Task, Origin]:
+        """Return a template's task and where its instruction comes from."""
+        file = HubFile(path)
+        instruction, origin = file.instruction(name, dataset, self.templates)
+        instances: dict[int, Instance] = {}
+        numbers = None if self.limit is None else drawn(len(file), f"p3 {self.seed} {name}")
+        for row, text, target, choices in file.rows(numbers):
+            if not target:
+                self.counts["skipped"] += 1
+                continue
+            if choices is not None and target not in choices:
+                choices = None
+                self.counts["without choices"] += 1
+            given = text if self.inputs == "rendered" or origin == "name" else fields_of(text, instruction)
+            whole = None if self.inputs == "rendered" else text
+            instances[row] = Instance(f"{name}-{row}", given, (target,), choices, whole)
+            if len(instances) == self.limit:
+                break
+        return Task(name, dataset, instruction, tuple(instances[row] for row in sorted(instances))), origin

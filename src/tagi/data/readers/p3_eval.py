@@ -2,14 +2,22 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
 from tagi.data.readers._checks import json_lines
-from tagi.data.readers._p3_files import ENDINGS, SCORE_EVAL, TEMPLATE_ROWS, hub_rows, instruction_of, template_files
+from tagi.data.readers._p3_files import (
+    ENDINGS,
+    SCORE_EVAL,
+    HubFile,
+    HubRow,
+    Origin,
+    Templates,
+    fields_of,
+    template_files,
+)
 from tagi.data.readers._records import TasksRead, check_limit
 from tagi.data.readers.promptsource import FILE, PromptTemplate, read_templates
 from tagi.data.splits import P3_TABLES, p3_key
@@ -42,6 +50,12 @@ class EvaluationSet:
         """The start of the hub's names of its prompts; the names of ANLI's prompts end with the round."""
         return "anli" if self._round else self.name
 
+    @property
+    def family(self) -> str:
+        """The start of the hub's names of all that is made of the same data: of winogrande any of its sizes."""
+        parts = self.folder.split("/")
+        return "_".join(parts) if parts[0] == "super_glue" else parts[0]
+
     def prompt(self, key: str) -> str:
         """The hub's name of one of its prompts."""
         return f"{self.dataset}_{key}{self._round}"
@@ -63,12 +77,8 @@ _OTHER_PROMPTS = frozenset(P3_TABLES["prompts_of_other_tasks"])
 _LABELS = ("label", "answer", "answer_right_ending")
 _UNLABELLED = (-1, "-1", "", None)
 
-_Row = tuple[int, str, str, tuple[str, ...] | None]
-"""Number of a row in its file, its input, target and choices."""
-
-
-_Prompt = tuple[Task, bool, Iterable[_Row]]
-"""A prompt as a task without instances, whether its instruction is its name, and its rows."""
+_Prompt = tuple[Task, Origin, Iterable[HubRow]]
+"""A prompt as a task without instances, where its instruction comes from, and its rows."""
 
 
 @dataclass
@@ -77,7 +87,7 @@ class _Counts:
 
     dropped: Counter[str] = field(default_factory=Counter)
     without_instances: list[str] = field(default_factory=list)
-    named: list[str] = field(default_factory=list)
+    origins: dict[str, Origin] = field(default_factory=dict)
     other_prompts: int = 0
 
 
@@ -93,6 +103,7 @@ class P3EvalRead(TasksRead):
         without_instances: Prompts without any row that can be ranked.
         other_prompts: Number of prompts left out because they are not for the original task.
         score_eval: Number of the hub's files of that kind.
+        inferred: Prompts whose instruction is the text that their rows share.
         named: Prompts whose name is their instruction.
     """
 
@@ -103,6 +114,7 @@ class P3EvalRead(TasksRead):
     without_instances: tuple[str, ...]
     other_prompts: int
     score_eval: int
+    inferred: tuple[str, ...]
     named: tuple[str, ...]
 
     @property
@@ -158,12 +170,20 @@ class P3EvalRead(TasksRead):
             "other_prompts": self.other_prompts,
             "score_eval": self.score_eval,
             "instructions_from_names": len(self.named),
+            "instructions_inferred": len(self.inferred),
             "dropped_rows": dict(self.dropped),
         }
 
 
 def read_p3_eval(
-    folder: str | Path, *, templates: str | Path | None = None, prompts: Prompts = "original", limit: int | None = None
+    folder: str | Path,
+    *,
+    templates: str | Path | None = None,
+    prompts: Prompts = "original",
+    limit: int | None = None,
+    inputs: Literal["rendered", "fields"] = "rendered",
+    split: Literal["validation", "train"] = "validation",
+    sets: Collection[str] | None = None,
 ) -> P3EvalRead:
     """Read a task from every prompt of P3's 11 evaluation sets; its instances have choices, its category is the set.
 
@@ -171,41 +191,38 @@ def read_p3_eval(
     one logged warning.
 
     Args:
-        folder: Without `templates` the hub's P3, a file for each prompt (`super_glue_cb_can_we_infer.jsonl`, as
-            `read_p3` reads them): the instruction is the text that a prompt's rows share. Files named `*_score_eval`
-            are skipped, since they repeat the plain file with a row for each choice. With `templates` raw sets in the
-            hub's columns (`super_glue/cb/validation.jsonl`; a file of any name if it is the only one).
+        folder: The hub's P3, a file for each prompt (`super_glue_cb_can_we_infer.jsonl`, as `read_p3` reads them), of
+            which those named `*_score_eval` are skipped, since they repeat the plain file with a row for each choice.
+            Or, with `templates`, raw sets in the hub's columns in folders of their own
+            (`super_glue/cb/validation.jsonl`).
         templates: A folder of promptsource's files (`super_glue/cb/templates.yaml`; the rounds of ANLI share one). The
-            instruction is the template's text with `[...]` for its fields.
+            instruction is the template's text with `[...]` for its fields. Without the template it is the text that a
+            random sample of the prompt's rows share.
         prompts: "original" for T0's evaluation prompts, those for the data set's original task, or "all".
         limit: Rows kept of each prompt; None keeps all. A row needs an input, two different choices and one of them as
             target; rows without these are counted.
+        inputs: The whole rendered texts, or what is left of them without the template's text (`fields_of`).
+        split: Name of the file that is read of a raw set's folder with several; one that is alone may have any name.
+        sets: Names of the sets that are read; all by default.
 
     Raises `DataError` if a file is malformed, a template may not be run, or nothing remains.
     """
     check_limit("limit", limit)
     folder, counts = Path(folder), _Counts()
-    score_eval = 0
-    if templates is None:
-        files, others = _hub_files(folder)
+    score_eval, worded = 0, None if templates is None else Templates(Path(templates))
+    if worded is None or (folder.is_dir() and any(path.suffix in ENDINGS for path in folder.iterdir())):
+        files, others = _hub_files(folder, sets)
         score_eval = sum(path.stem.endswith(SCORE_EVAL) for path in folder.iterdir() if path.suffix in ENDINGS)
-        found = _hub_prompts(files, prompts, counts)
+        found = _hub_prompts(files, worded, prompts, counts)
     else:
-        sets, others = _raw_files(folder)
-        found = _raw_prompts(sets, Path(templates), prompts, counts)
-    tasks = []
-    for task, named, rows in found:
-        instances = _instances(rows, task.category, limit, counts)
-        if instances:
-            counts.named += [task.name] * named
-            tasks.append(replace(task, instances=instances))
-        else:
-            counts.without_instances.append(task.name)
+        paths, others = _raw_files(folder, split, sets)
+        found = _raw_prompts(paths, worded.folder, prompts, counts)
+    tasks = _with_instances(found, limit, inputs, counts)
     if not tasks:
         raise DataError(f"{folder}: expected rows with choices of P3's evaluation sets, got none")
     here = {task.category for task in tasks}
     return P3EvalRead(
-        tasks=tuple(tasks),
+        tasks=tasks,
         prompts=prompts,
         instances_per_task=limit,
         missing=tuple(one.name for one in EVALUATION_SETS if one.name not in here),
@@ -214,11 +231,34 @@ def read_p3_eval(
         without_instances=tuple(counts.without_instances),
         other_prompts=counts.other_prompts,
         score_eval=score_eval,
-        named=tuple(counts.named),
+        inferred=tuple(name for name, origin in counts.origins.items() if origin == "rows"),
+        named=tuple(name for name, origin in counts.origins.items() if origin == "name"),
     ).logged(_log)
 
 
-def _instances(rows: Iterable[_Row], dataset: str, limit: int | None, counts: _Counts) -> tuple[Instance, ...]:
+def _with_instances(
+    found: Iterable[_Prompt], limit: int | None, inputs: Literal["rendered", "fields"], counts: _Counts
+) -> tuple[Task, ...]:
+    """Return the prompts that have rows which can be ranked as tasks, and count the others."""
+    tasks = []
+    for task, origin, rows in found:
+        instances = _instances(rows, task.category, limit, counts)
+        if inputs == "fields":
+            instances = tuple(_fields_alone(instance, task.instruction, origin) for instance in instances)
+        if instances:
+            counts.origins[task.name] = origin
+            tasks.append(replace(task, instances=instances))
+        else:
+            counts.without_instances.append(task.name)
+    return tuple(tasks)
+
+
+def _fields_alone(instance: Instance, instruction: str, origin: Origin) -> Instance:
+    given = instance.input if origin == "name" else fields_of(instance.input, instruction)
+    return replace(instance, input=given, rendered=instance.input)
+
+
+def _instances(rows: Iterable[HubRow], dataset: str, limit: int | None, counts: _Counts) -> tuple[Instance, ...]:
     """Return the first `limit` rows that can be ranked and count those before that cannot. Later rows are not read."""
     instances: list[Instance] = []
     for number, text, target, choices in rows:
@@ -242,7 +282,9 @@ def _lacking(text: str, target: str, choices: tuple[str, ...] | None) -> str | N
     return None if target in choices else NOT_A_CHOICE
 
 
-def _hub_files(folder: Path) -> tuple[dict[EvaluationSet, dict[str, Path]], tuple[str, ...]]:
+def _hub_files(
+    folder: Path, sets: Collection[str] | None
+) -> tuple[dict[EvaluationSet, dict[str, Path]], tuple[str, ...]]:
     """Return the files of every set by prompt, in order, and the names of files that belong to no set."""
     files: dict[EvaluationSet, dict[str, Path]] = {one: {} for one in EVALUATION_SETS}
     others = []
@@ -250,13 +292,13 @@ def _hub_files(folder: Path) -> tuple[dict[EvaluationSet, dict[str, Path]], tupl
         owner = next((one for one in EVALUATION_SETS if one.owns(name)), None)
         if owner is None:
             others.append(name)
-        else:
+        elif sets is None or owner.name in sets:
             files[owner][name] = path
     return files, tuple(others)
 
 
 def _hub_prompts(
-    files: Mapping[EvaluationSet, Mapping[str, Path]], prompts: Prompts, counts: _Counts
+    files: Mapping[EvaluationSet, Mapping[str, Path]], templates: Templates | None, prompts: Prompts, counts: _Counts
 ) -> Iterator[_Prompt]:
     others = {p3_key(name) for name in _OTHER_PROMPTS}
     for one, paths in files.items():
@@ -264,38 +306,42 @@ def _hub_prompts(
             if prompts == "original" and p3_key(name) in others:
                 counts.other_prompts += 1
                 continue
-            rows = ((number, *row) for number, row in enumerate(hub_rows(path, filled=False)))
-            # Only the rows that the instruction is made of are held in memory.
-            first = list(islice(rows, TEMPLATE_ROWS))
-            inputs = [text for _, text, *_ in first if text.strip()]
-            instruction, named = instruction_of(inputs, name, one.dataset)
-            yield Task(name, one.name, instruction, ()), named, chain(first, rows)
+            file = HubFile(path, filled=False)
+            instruction, origin = file.instruction(name, one.dataset, templates)
+            yield Task(name, one.name, instruction, ()), origin, file.rows()
 
 
-def _raw_files(folder: Path) -> tuple[dict[EvaluationSet, Path], tuple[str, ...]]:
-    """Return the file of every set in the folder, and the subfolders of other sets."""
+def sets_with_training_file(folder: Path) -> list[str]:
+    """Return the names of the raw sets in a folder that have a training set (`super_glue/cb/train.jsonl`) beside."""
+    named = [f"train{ending}" for ending in ENDINGS]
+    return [one.name for one in EVALUATION_SETS if any((folder / one.folder / name).is_file() for name in named)]
+
+
+def _raw_files(
+    folder: Path, split: str, sets: Collection[str] | None
+) -> tuple[dict[EvaluationSet, Path], tuple[str, ...]]:
+    """Return the file of every set in the folder that has one of the split, and the subfolders of other sets."""
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder of evaluation sets, got no folder")
-    sets = {one: _rows_file(folder / one.folder) for one in EVALUATION_SETS if (folder / one.folder).is_dir()}
+    wanted = [one for one in EVALUATION_SETS if (sets is None or one.name in sets) and (folder / one.folder).is_dir()]
+    found = {one: _rows_file(folder / one.folder, split) for one in wanted}
     known = {folder / one.folder for one in EVALUATION_SETS}
     others = {path.parent for path in folder.rglob("*") if path.suffix in ENDINGS} - known
-    return sets, tuple(sorted(str(path.relative_to(folder)) for path in others))
+    return found, tuple(sorted(str(path.relative_to(folder)) for path in others))
 
 
-def _rows_file(folder: Path) -> Path:
+def _rows_file(folder: Path, split: str) -> Path:
     files = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS and not path.name.startswith("."))
-    chosen = files if len(files) == 1 else [path for path in files if path.stem == "validation"]
+    chosen = files if len(files) == 1 else [path for path in files if path.stem == split]
     if len(chosen) != 1:
         got = ", ".join(path.name for path in files) or "none"
-        raise DataError(f"{folder}: expected one file of rows, or one named 'validation', got {got}")
+        raise DataError(f"{folder}: expected one file of rows, or one named {split!r}, got {got}")
     return chosen[0]
 
 
 def _raw_prompts(
     sets: Mapping[EvaluationSet, Path], templates: Path, prompts: Prompts, counts: _Counts
 ) -> Iterator[_Prompt]:
-    if not templates.is_dir():
-        raise DataError(f"{templates}: expected a folder of promptsource's files, got no folder")
     for one, path in sets.items():
         found = read_templates(_templates_file(templates, one))
         chosen = [template for template in found if prompts == "all" or template.original_task]
@@ -306,7 +352,7 @@ def _raw_prompts(
         for name, template in sorted({one.prompt(template.key): template for template in chosen}.items()):
             instruction = template.instruction
             task = Task(name, one.name, instruction or template.name, ())
-            yield task, not instruction, _rendered(template, rows)
+            yield task, "template" if instruction else "name", _rendered(template, rows)
 
 
 def _templates_file(templates: Path, one: EvaluationSet) -> Path:
@@ -318,7 +364,7 @@ def _templates_file(templates: Path, one: EvaluationSet) -> Path:
     raise DataError(f"{templates}: expected a file {of_set / FILE}, got none")
 
 
-def _rendered(template: PromptTemplate, rows: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[_Row]:
+def _rendered(template: PromptTemplate, rows: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[HubRow]:
     for number, (where, row) in enumerate(rows):
         rendered = template.render(row, where)
         text, *targets = rendered.parts

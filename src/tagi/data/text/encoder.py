@@ -113,11 +113,13 @@ class TextEncoder:
     def concatenated(
         self, instruction: str, examples: Sequence[Example], text: str, *, truncate: bool = False
     ) -> list[int]:
-        """Return the token ids of `a + b` in one text.
+        """Return the token ids of `a + b` in one text, or of `b` alone where nothing else is read.
 
         The limit of inputs is that of both together; with `text.apart` each has its own limit.
         """
         _not_empty(text)
+        if self.settings.reads == "nothing":
+            return self.input(text, truncate=truncate)
         if self.settings.apart:
             before = self.instruction(instruction, examples, truncate=truncate)
             return [*before, *self.continuation(text, truncate=truncate)]

@@ -61,7 +61,7 @@ class FreeFormScoring(Scoring[Answer]):
 
     def ask(self, method: Method, states: Any, task: Task, advance: Advance | None = None) -> list[Answer]:
         """Return the generated answers."""
-        inputs = [instance.input for instance in task.instances]
+        inputs = [method.input_of(instance) for instance in task.instances]
 
         def generate(batch: list[int]) -> list[str]:
             return method.predict(
@@ -75,7 +75,7 @@ class FreeFormScoring(Scoring[Answer]):
 
         texts = ask_in_batches(inputs, self.batch_size, generate, advance)
         return [
-            Answer(task.name, task.category, instance.id, instance.input, instance.outputs, text)
+            Answer(task.name, task.category, instance.id, instance.prompt, instance.outputs, text)
             for instance, text in zip(task.instances, texts, strict=True)
         ]
 

@@ -36,7 +36,7 @@ class RankScoring(Scoring[RankedAnswer]):
         Raises `DataError`, naming the instance, for fewer than two different choices or no right one among them, and
         `CheckpointError` for a score that is not finite.
         """
-        inputs = [instance.input for instance in task.instances]
+        inputs = [method.input_of(instance) for instance in task.instances]
         choices = [_choices(task, instance) for instance in task.instances]
 
         def score(batch: list[int]) -> list[list[float]]:
@@ -134,7 +134,7 @@ def _ranked(task: Task, instance: Instance, choices: tuple[str, ...], scores: Se
         raise CheckpointError(f"{where}: expected finite log-probabilities of its choices, got {list(scores)}")
     best = max(scores)
     predicted, tied = scores.index(best), scores.count(best) > 1
-    of = (task.name, task.category, instance.id, instance.input)
+    of = (task.name, task.category, instance.id, instance.prompt)
     return RankedAnswer(*of, choices, tuple(scores), _right(instance, choices), predicted, tied, choices[predicted])
 
 

@@ -181,7 +181,7 @@ def _constant_answers(task: Task) -> list[Answer]:
     score = TASK_SCORES[metric]
     best = max(candidates, key=lambda answer: sum(score(answer, instance.outputs) for instance in task.instances))
     return [
-        Answer(task.name, task.category, instance.id, instance.input, instance.outputs, best, metric)
+        Answer(task.name, task.category, instance.id, instance.prompt, instance.outputs, best, metric)
         for instance in task.instances
     ]
 

@@ -6,7 +6,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from tagi.data.task import Task
+from tagi.data.task import Instance, Task
 from tagi.evaluation.scoring.answers import by_length
 from tagi.evaluation.timing.memory import peak_bytes
 from tagi.evaluation.timing.stopwatch import (
@@ -88,10 +88,10 @@ class TaskTiming:
         }
 
 
-def _batches(task: Task, batch_size: int) -> list[list[str]]:
+def _batches(task: Task, batch_size: int) -> list[list[Instance]]:
     """The task's inputs, those of similar length together, so that little is padding."""
     texts = [instance.input for instance in task.instances]
-    return [[texts[at] for at in chosen] for chosen in by_length(texts, batch_size)]
+    return [[task.instances[at] for at in chosen] for chosen in by_length(texts, batch_size)]
 
 
 def _comparisons(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tagi.backbones.protocol import Decoding, Instructions
-from tagi.data.task import Task
+from tagi.data.task import Instance, Task
 from tagi.evaluation.timing.memory import held_bytes
 from tagi.evaluation.timing.stopwatch import Chain
 from tagi.hypernetwork.adapted_task import AdaptedTask
@@ -19,7 +19,8 @@ from tagi.methods.concatenation import Concatenation
 from tagi.methods.protocol import Method
 from tagi.methods.tagi import TAGI
 
-Inputs = Sequence[str]
+Inputs = Sequence[Instance]
+"""What is answered: each method reads of it what it reads of an instance."""
 WORDS, ENCODE, DECODE = "words", "encode", "decode"
 """Phases of an answer: text to tokens and back; up to the decoder's keys and values; generating."""
 INSTRUCTION, ADAPTER, KEYS_VALUES, MERGE = "read instruction", "generate adapter", "keys and values", "merge"
@@ -29,7 +30,8 @@ INSTRUCTION, ADAPTER, KEYS_VALUES, MERGE = "read instruction", "generate adapter
 def answers_of(method: Method, states: Any, inputs: Inputs, output: int) -> list[str]:
     """Return a method's answers to inputs of one task, all of exactly `output` tokens."""
     rows = torch.zeros(len(inputs), dtype=torch.long)
-    return method.predict(states, rows, inputs, max_new_tokens=output, min_new_tokens=output, truncate=True)
+    texts = [method.input_of(one) for one in inputs]
+    return method.predict(states, rows, texts, max_new_tokens=output, min_new_tokens=output, truncate=True)
 
 
 class TimedMethod(ABC):
@@ -75,6 +77,10 @@ class TimedMethod(ABC):
     def sequences(self, inputs: Inputs) -> list[list[int]]:
         """Return the tokens that are read for every input."""
 
+    def texts(self, inputs: Inputs) -> list[str]:
+        """Return the texts that are read of inputs."""
+        return [self.method.input_of(one) for one in inputs]
+
     def held(self) -> int:
         """Return the bytes of the weights and of what is kept of the task."""
         return held_bytes([*self.method.parameters(), *self.method.buffers(), *self.kept()])
@@ -109,9 +115,9 @@ class TimedMetatrained(TimedMethod):
         return partial(backbone.generate, backbone.cross_keys_values(backbone.encode(ids, mask)), mask)
 
     def sequences(self, inputs: Inputs) -> list[list[int]]:
-        """Return instruction and input as one text."""
-        task = self.task
-        return [self.text.concatenated(task.instruction, task.examples, text, truncate=True) for text in inputs]
+        """Return instruction and input as one text, of P3 the rendered prompt."""
+        task, texts = self.task, self.texts(inputs)
+        return [self.text.concatenated(task.instruction, task.examples, text, truncate=True) for text in texts]
 
 
 class TimedTAGI(TimedMethod):
@@ -173,7 +179,7 @@ class TimedTAGI(TimedMethod):
 
     def sequences(self, inputs: Inputs) -> list[list[int]]:
         """Return the inputs alone."""
-        return [self.text.input(text, truncate=True) for text in inputs]
+        return [self.text.input(text, truncate=True) for text in self.texts(inputs)]
 
     def kept(self) -> Iterable[Tensor]:
         """Return the task's states and its merged weights."""
@@ -192,4 +198,4 @@ class TimedTAGI(TimedMethod):
         if adapted is None:
             return answers_of(self.method, states, inputs, self.output)
         length: Decoding = {"max_new_tokens": self.output, "min_new_tokens": self.output}
-        return list(adapted.predict(list(inputs), batch_size=len(inputs), truncate=True, **length))
+        return list(adapted.predict(self.texts(inputs), batch_size=len(inputs), truncate=True, **length))

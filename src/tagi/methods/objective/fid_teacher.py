@@ -56,7 +56,7 @@ class FidTeacher(Teacher):
         task = sample.task
         if task.name not in self._first:  # one more than is shown, since the sample itself may be among them
             self._first[task.name] = draw_examples(task.name, task.instances, self.seed)[: self.count + 1]
-        others = [one for one in self._first[task.name] if one.input != sample.input]
+        others = [one for one in self._first[task.name] if one.input != sample.prompt]
         if not others:
             raise DataError(f"{task.name}: expected other inputs to show FiD-ICL beside one, got none")
         return tuple(others[: self.count])

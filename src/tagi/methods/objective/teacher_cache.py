@@ -34,7 +34,7 @@ def sample_key(sample: Sample) -> str:
 
     Demonstrations count only where they were drawn for the sample, so that older caches keep their keys.
     """
-    parts = [sample.task.name, sample.task.category, sample.instruction, sample.input, sample.target]
+    parts = [sample.task.name, sample.task.category, sample.instruction, sample.prompt, sample.target]
     if sample.examples is not None:
         parts.append(json.dumps([(one.input, one.output) for one in sample.examples]))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
@@ -99,6 +99,7 @@ class CacheWriter:
         temperature: Temperature of the teacher's distributions.
         batch_size: Samples in a batch.
         device: Device on which the teacher runs.
+        vocabulary: Size of the student's vocabulary: a teacher's may be padded to a larger one. None if it is not.
     """
 
     teacher: Teacher
@@ -107,6 +108,7 @@ class CacheWriter:
     temperature: float
     batch_size: int
     device: torch.device
+    vocabulary: int | None = None
 
     def write(
         self, folder: Path, samples: Mapping[str, Sample], advance: Callable[[int], None] = lambda _: None
@@ -154,7 +156,8 @@ class CacheWriter:
         """Yield every sample's largest log-probabilities and their tokens, without padding."""
         labels = self.text.labels([self.text.target(sample.target) for sample in samples])
         batch = {name: tensor.to(self.device) for name, tensor in self.teacher.collate(samples).items()}
-        top = top_logits(self.teacher.logits(batch, labels.to(self.device)), self.top_k, self.temperature)
+        logits = self.teacher.logits(batch, labels.to(self.device))[..., : self.vocabulary]
+        top = top_logits(logits, self.top_k, self.temperature)
         for row, length in enumerate((labels != -100).sum(1).tolist()):
             yield top.values[row, :length].cpu(), top.indices[row, :length].cpu()
 

@@ -22,20 +22,31 @@ from tagi.formats.peft import read_peft
 from tagi.hypernetwork.build import text_encoder
 from tagi.methods.objective.losses import distillation_loss
 from tagi.methods.protocol import Batch
-from tagi.settings.text import TextSettings
+from tagi.settings.text import Reads, TextSettings
 
 CATALOGUE = "catalogue.json"
 """Beside the teachers' folders: which category each was trained on, how long, and with what loss."""
 
 
 class Catalogue(nn.Module):
-    """LoRA teachers of several categories as one bank: teacher i is that of `categories[i]`. Never trained."""
+    """LoRA teachers of several categories as one bank: teacher i is that of `categories[i]`. Never trained.
 
-    def __init__(self, categories: Sequence[str], bank: LoraBank) -> None:
+    Args:
+        categories: What each teacher is of.
+        bank: Their factors.
+        seed: Seed of the A that all of them began with; None if their catalogue does not say.
+        reads: What they were trained to read.
+    """
+
+    def __init__(
+        self, categories: Sequence[str], bank: LoraBank, seed: int | None = None, reads: Reads = "instruction"
+    ) -> None:
         super().__init__()
         if bank.tasks != len(categories):
             raise ValueError(f"{len(categories)} categories for a bank of {bank.tasks}")
         self.categories = tuple(categories)
+        self.seed = seed
+        self.reads = reads
         self._index = {category: at for at, category in enumerate(categories)}
         self._shapes = bank.map(lambda tensor: tensor.to("meta"))
         for name, tensor in bank.tensors().items():  # in no checkpoint: they have their own folders
@@ -72,7 +83,8 @@ def read_catalogue(folder: Path, base: BaseModel, *, rank: int, scale: float) ->
         content = json.loads(path.read_text(encoding="utf-8"))
         made_for = BaseModel(**content["base_model"])
         entries = [(str(entry["category"]), folder / entry["path"]) for entry in content["teachers"]]
-        planned = int(content["planned"])
+        planned, seed = int(content["planned"]), content.get("lora", {}).get("seed")
+        reads = content.get("reads", "instruction")  # older catalogues do not say
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: expected a catalogue of LoRA teachers, got: {error}") from error
     if len(entries) != planned:
@@ -92,7 +104,7 @@ def read_catalogue(folder: Path, base: BaseModel, *, rank: int, scale: float) ->
         banks.append(bank)
     if not banks:
         raise CheckpointError(f"{path}: expected teachers, got none")
-    return Catalogue([category for category, _ in entries], stack_banks(banks))
+    return Catalogue([category for category, _ in entries], stack_banks(banks), seed, reads)
 
 
 class Teacher(nn.Module, ABC):
@@ -107,8 +119,14 @@ class Teacher(nn.Module, ABC):
         """Return logits of what `collate` made, teacher-forced on the labels, without gradient."""
 
     def distillation(self, batch: Batch, logits: Tensor, labels: Tensor, temperature: float) -> Scalar:
-        """Return L_kl of a student's logits (eq. 5) from what `collate` made."""
-        return distillation_loss(logits, self.logits(batch, labels), labels, temperature)
+        """Return L_kl of a student's logits (eq. 5) from what `collate` made.
+
+        Both are of the same tokens, but one vocabulary may be padded to a larger size: what is beyond the other's is
+        left out.
+        """
+        own = self.logits(batch, labels)
+        size = min(own.shape[-1], logits.shape[-1])
+        return distillation_loss(logits[..., :size], own[..., :size], labels, temperature)
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
@@ -116,7 +134,9 @@ class Teacher(nn.Module, ABC):
 
 
 class ConcatenatedTeacher(Teacher):
-    """A backbone that reads `(a; b)`, with the LoRA teacher of each row's category if there is a catalogue (eq. 5).
+    """A backbone that reads `(a; b)`, or of P3 the rendered prompt, as its text settings say.
+
+    With a catalogue each row is read with the LoRA teacher of its category (eq. 5).
 
     Without one the backbone itself is the teacher: the meta-trained model.
     """
@@ -135,8 +155,11 @@ class ConcatenatedTeacher(Teacher):
 
         Raises `CheckpointError` for a category without a teacher.
         """
+        told = self.text.settings.reads == "instruction"
         texts = [
-            self.text.concatenated(sample.instruction, sample.asked.examples, sample.input, truncate=True)
+            self.text.concatenated(
+                sample.instruction, sample.asked.examples, sample.input if told else sample.prompt, truncate=True
+            )
             for sample in samples
         ]
         ids, mask = self.text.batch(texts)
