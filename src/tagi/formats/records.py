@@ -54,6 +54,8 @@ def read_json(path: Path, model: type[R]) -> R:
         raise CheckpointError(f"{path.parent}: expected {model.WHAT} ({path.name}), got {reason}") from error
     except pydantic.ValidationError as error:
         fault = error.errors(include_url=False)[0]
+        if fault["type"] == "value_error":
+            raise CheckpointError(f"{path}: expected {model.WHAT}; {fault['ctx']['error']}") from error
         key = "".join(f"{part}." for part in fault["loc"])[:-1]
         message = fault["msg"].replace("Input should be", "expected").replace("Field required", "expected a value")
         found = "none" if fault["type"] == "missing" else f"{fault['input']!r:.60}"

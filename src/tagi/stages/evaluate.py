@@ -14,11 +14,13 @@ from tagi.backbones.load import folder_revision
 from tagi.backbones.machine import best_device, counting
 from tagi.data.digest import tasks_digest
 from tagi.data.task import Task
+from tagi.data.text.unknown import warn_of_unknown
 from tagi.errors import InputError
 from tagi.evaluation.adapter_distances import adapter_report, generated_updates
 from tagi.evaluation.conditions import INSTRUCTIONS, Condition, conditions
 from tagi.evaluation.predictions_log import TaskLog, predictions_file
 from tagi.evaluation.reports.adapter_plots import draw_adapters, needs_matplotlib
+from tagi.evaluation.scoring.answers import check_instances
 from tagi.evaluation.scoring.free_form import FreeFormScoring, Scoring
 from tagi.evaluation.scoring.p3 import P3RankScoring
 from tagi.evaluation.scoring.rank_classification import RankScoring
@@ -117,6 +119,8 @@ def evaluate(
             return finished
         method = load_method(folder).to(best_device()) if adapters is None else adapters.method()
         scorer = TaskScorer(method, tasks, scoring_of(recipe, tasks, request.split), out, progress, folder)
+        if method.reads_instruction:
+            warn_of_unknown(method.text.tokenizer, [task.instruction for task in tasks])
         content = {
             "kind": "evaluation",
             "evaluation": identity,
@@ -274,6 +278,8 @@ class TaskScorer:
         """Return scores by condition, tasks left out if any, and the difference from `right` on the same instances."""
         results: dict[str, dict[str, Any]] = {}
         values: dict[str, ByTask] = {}
+        for task in self.tasks:
+            check_instances(task)
         stock = partial(stock_model, self.method, self.folder)
         for condition in conditions(self.method, self.tasks, names, seed=seed, stock=stock):
             answers = self.answers(condition)
