@@ -73,7 +73,7 @@ _KEYS: dict[Any, dict[str, Any]] = {
         "data.instances": int,
         "results": Annotated[dict[str, _Result], Field(min_length=1)],
     },
-    **dict.fromkeys(("flops", "methods", "time"), {"recipe.name": str, "environment.tagi": str}),
+    **{kind: {"recipe.name": str, "environment.tagi": str} for kind in ("flops", "methods", "time")},
 }
 """What a record of each kind must say: dotted key -> type."""
 
