@@ -224,5 +224,5 @@ def test_a_tokenizer_without_its_vocabulary_is_refused(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
     for load in (load_backbone, load_tokenizer):
-        with pytest.raises(ConfigError, match="expected the files of the tokenizer's vocabulary .* knows no word"):
+        with pytest.raises(ConfigError, match=r"expected the files of the tokenizer's vocabulary .* knows no word"):
             load(str(tmp_path))

@@ -116,7 +116,10 @@ class Setting:
 
 
 def trained_by(record: Record) -> Mapping[str, Any] | None:
-    """Return `recipe`, `stage` and `seed` (in newer records also `start`) of the training that made what a record scores; None if it does not say."""
+    """Return `recipe`, `stage` and `seed`, in newer records also `start`, of the training of what a record scores.
+
+    None if the record does not say.
+    """
     content = record.content
     trained = content.get("trained") or (content if "stage" in content else None)
     if isinstance(trained, dict) and isinstance(trained.get("recipe"), dict) and {"stage", "seed"} <= trained.keys():
