@@ -187,6 +187,13 @@ def test_what_is_held_out_is_not_trained_on_and_its_loss_is_the_adapters(tmp_pat
         assert record["held_out"][when]["loss"] == pytest.approx(-sum(scores) / 3, rel=1e-5)
 
 
+def test_what_is_held_out_is_not_among_what_is_trained_on(tmp_path: Path) -> None:
+    adapter, twice = adapter_of(tmp_path), [*EXAMPLES[:3], Example(f" {EXAMPLES[1].input}", "w1")]
+    with pytest.raises(InputError, match=r"^example 4: expected an input that is not trained on, since it is held out"):
+        refine(adapter, twice, tmp_path / "out", Refinement(1, held_out=1))
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_adapter_that_was_refined_says_so_when_it_is_refined_again(tmp_path: Path) -> None:
     once = opened(tmp_path).refine(EXAMPLES, Refinement(2, 1e-2, 3))
     twice = once.refine(EXAMPLES[:5], Refinement(3, 1e-2, 3))

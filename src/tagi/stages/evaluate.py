@@ -127,8 +127,7 @@ def evaluate(
             **(extra or {}),
             "checkpoint": checkpoint,
             "revision": revision,
-            "trained": trained_by(folder) if adapters is None else None,
-            **({} if adapters is None else {"task_adapters": adapters.record()}),
+            **_made_by(folder, adapters),
             "method": method.name,
             "partial": bool(request.tasks) or request.limit is not None or request.held_out,
             **({"held_out": True} if request.held_out else {}),
@@ -137,6 +136,11 @@ def evaluate(
             **_adapters(method, tasks, request, out, recipe.seed),
         }
         return content if out is None else write_record(out / RECORD, recipe, content)
+
+
+def _made_by(checkpoint: Path, adapters: AdapterFolders | None) -> dict[str, Any]:
+    """How a checkpoint was trained, or what adapters were made from."""
+    return {"trained": trained_by(checkpoint)} if adapters is None else {"trained": None, **adapters.record()}
 
 
 def _tasks(
