@@ -187,6 +187,32 @@ def test_what_is_held_out_is_not_trained_on_and_its_loss_is_the_adapters(tmp_pat
         assert record["held_out"][when]["loss"] == pytest.approx(-sum(scores) / 3, rel=1e-5)
 
 
+def test_what_is_held_out_is_not_among_what_is_trained_on(tmp_path: Path) -> None:
+    adapter, twice = adapter_of(tmp_path), [*EXAMPLES[:3], Example(f" {EXAMPLES[1].input}", "w1")]
+    with pytest.raises(InputError, match=r"^example 4: expected an input that is not trained on, since it is held out"):
+        refine(adapter, twice, tmp_path / "out", Refinement(1, held_out=1))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "fusion"), [("t5", "both"), ("t5", "attention"), ("llama", "concatenation"), ("llama", "both")]
+)
+def test_an_adapter_alone_is_trained_as_it_answers(kind: str, fusion: str, tmp_path: Path) -> None:
+    """Without its instruction; and one that has it keeps all of it."""
+    adapter_of(tmp_path, kind, fusion=fusion)
+    generator = AdapterGenerator.from_pretrained(tmp_path / "generator")
+    whole = TaskAdapter.load(tmp_path / "adapter", generator)
+    alone = whole.alone()
+    inputs, outputs = [EXAMPLES[0].input], [[EXAMPLES[0].output]]
+    for adapter in (whole, alone):
+        refined = adapter.refine(EXAMPLES[:1], Refinement(1, 1e-9))
+        assert refined.is_alone == adapter.is_alone == (adapter is alone)
+        score = adapter.score(inputs, outputs, reduction="mean")[0][0]
+        assert refined.refined["loss"]["first"] == pytest.approx(-score, rel=1e-4)
+        assert refined.score(inputs, outputs, reduction="mean")[0][0] == pytest.approx(score, rel=1e-4)
+    assert whole.score(inputs, outputs)[0] != alone.score(inputs, outputs)[0]
+
+
 def test_an_adapter_that_was_refined_says_so_when_it_is_refined_again(tmp_path: Path) -> None:
     once = opened(tmp_path).refine(EXAMPLES, Refinement(2, 1e-2, 3))
     twice = once.refine(EXAMPLES[:5], Refinement(3, 1e-2, 3))

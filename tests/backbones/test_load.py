@@ -12,7 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import ANOTHER
-from tagi.backbones.load import CAUSAL, build_t5, folder_revision, load_backbone, locate, make_backbone
+from tagi.backbones.load import (
+    CAUSAL,
+    build_t5,
+    folder_revision,
+    load_backbone,
+    load_tokenizer,
+    locate,
+    make_backbone,
+)
 from tagi.backbones.protocol import BaseModel
 from tagi.backbones.t5 import T5Backbone
 from tagi.errors import CheckpointError, ConfigError, TagiError
@@ -208,3 +216,13 @@ def test_a_backbone_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
             make_backbone({**SIZES, **wrong}, name, 0, tmp_path / "made")
         assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer"]
+
+
+def test_a_tokenizer_without_its_vocabulary_is_refused(tmp_path: Path) -> None:
+    """transformers makes one of special tokens alone, with which training would run to its end."""
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "T5Tokenizer"}')
+    for load in (load_backbone, load_tokenizer):
+        with pytest.raises(ConfigError, match=r"expected the files of the tokenizer's vocabulary .* knows no word"):
+            load(str(tmp_path))

@@ -72,7 +72,7 @@ def test_all_columns(tmp_path: Path) -> None:
 
 def test_instructions_alone_and_examples_alone(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
-    path.write_text("instruction\nName the city in this text now please.\nName the city in this text now, please!\n")
+    path.write_text('instruction\nName the city in this text now please.\n"Name the city in this text now, please!"\n')
     names = [task.name for task in read_jsonl(path, require_instances=False)]
     assert names == ["name-the-city-in-this-text", "name-the-city-in-this-text-2"]
     path.write_text("output;input\nRome;in Rome\n")

@@ -118,7 +118,7 @@ def test_windows_files(path):
         (changed(instruction=["Do."]), "instruction: expected text, got ['Do.']"),
         (
             changed(metric="rouge"),
-            "metric: expected 'choice', 'exact', 'exact_case', 'json', 'number' or 'rouge_l', got 'rouge'",
+            "metric: expected 'choice', 'exact', 'exact_case', 'json', 'number', 'rouge_l' or 'rouge_l_unicode', got",
         ),
         (changed(metric=3), "metric: expected 'choice', "),
         (changed(instructions="x"), "unknown field 'instructions', expected task, category, instruction, "),

@@ -94,7 +94,9 @@ def test_made_twice_it_is_the_same_and_says_what_it_is(kind: str, format: Any, t
     )
     assert record["base_model"] == {"name": str(base), "revision": folder_revision(base)}
     card = one["README.md"].decode()
-    for said in (str(base), folder_revision(base), f"rank {rank}", *record["targets"], record["model"]):
+    assert str(base) not in card  # a private place, which the hub takes for no model either
+    assert "base_model:" not in card
+    for said in (base.name, folder_revision(base), f"rank {rank}", *record["targets"], record["model"]):
         assert str(said) in card
     assert record["lost"] == []
 

@@ -3,11 +3,13 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tagi.api.recipes import evaluate as score_tasks
 from tagi.data.task import Task
 from tagi.errors import CheckpointError, ConfigError, DataError, InputError
 from tagi.evaluation.conditions import SENSITIVITY
@@ -311,3 +313,22 @@ def test_the_recipes_seed_draws_what_is_given(own: Recipe, monkeypatch: pytest.M
     identities, scores = zip(*(drawn(seed) for seed in range(5)), strict=True)
     assert len(set(identities)) == 5
     assert len(set(scores)) > 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        ({"input": " "}, "task 'b': instance 'b1': expected an input, got an empty text"),
+        ({"id": "b0"}, "task 'b': instance 'b0': expected ids that differ within a task"),
+    ],
+)
+def test_a_blank_input_or_an_id_given_twice_is_named_before_anything_is_asked(
+    changed: dict[str, str], fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, given = Echo(), tasks()
+    odd = replace(given[1].instances[1], **changed)
+    given[1] = replace(given[1], instances=(given[1].instances[0], odd))
+    monkeypatch.setattr("tagi.api.recipes.load_method", lambda _: method)
+    with pytest.raises(DataError, match=fault):
+        score_tasks("toy", given)
+    assert method.batches == []

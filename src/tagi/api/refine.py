@@ -167,6 +167,11 @@ class _Job:
         """Make a job with everything checked."""
         check_lora(adapter, f"{folder}: ")
         shown, kept = split_examples(given, adapter.generator.text, settings)
+        inputs = {one.example.input.strip() for one in shown}
+        twin = next((one for one in kept if one.example.input.strip() in inputs), None)
+        if twin is not None:
+            wanted = "expected an input that is not trained on, since it is held out"
+            raise InputError(f"{twin.where}: {wanted}, got one that is")
         task = _labelled_task([*shown, *kept])
         return cls(folder, adapter, shown, kept, replace(task, metric=checked_metric(task)), out, settings)
 

@@ -93,7 +93,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
     @property
     def is_alone(self) -> bool:
         """Whether the adapter acts without fusion and without anything read of its instruction."""
-        return self.states.cross is None and self.states.fusion is None
+        return self.states.bare
 
     def alone(self) -> "TaskAdapter":
         """Return what was generated alone, without fusion and without anything read of the instruction."""

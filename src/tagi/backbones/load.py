@@ -1,6 +1,7 @@
 """Finding a backbone by built-in name, folder or hub name, and pinning what was found."""
 
 import hashlib
+import json
 import os
 import re
 from difflib import get_close_matches
@@ -19,11 +20,13 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.utils import cached_file
 from typing_extensions import TypeVar
 
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import ANOTHER, SUFFIX, WHEELS, converted, file_digest, find_gguf
 from tagi.backbones.hub import hub_is_unreachable
+from tagi.backbones.model_files import CONFIG, BaseFiles, write_model
 from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.backbones.t5 import T5Backbone
 from tagi.errors import CheckpointError, ConfigError, first_line
@@ -49,6 +52,8 @@ _DROPOUTS = (
 )
 """Names of dropout rates in configurations."""
 _IDENTITY = ("config.json", "*.safetensors", "*.bin")
+_LEAST_WORDS = 10
+"""The fewest entries of a vocabulary beside special tokens."""
 _CONTENT = "sha256:"
 _DIGITS = 16
 _COMMIT = re.compile("[0-9a-f]{40}")
@@ -109,7 +114,16 @@ def load_backbone(
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise CheckpointError(f"{name}: expected all weights, got none for {missing[0]!r} ({len(missing)} such)")
-    return backbone(model, tokens, BaseModel(name, found))
+    made = backbone(model, _with_vocabulary(tokens, tokenizer or name), BaseModel(name, found))
+    made.files = _base_files(source, at, own_tokenizer=tokenizer is None)
+    return made
+
+
+def _base_files(source: Path | str, revision: str, *, own_tokenizer: bool) -> BaseFiles:
+    """What lies in the folder that was read, or in its copy in the hub's cache."""
+    file = cached_file(str(source), CONFIG, revision=revision, **_where(source))
+    config = json.loads(Path(str(file)).read_text(encoding="utf-8"))
+    return BaseFiles(Path(str(file)).parent, config, own_tokenizer)
 
 
 def backbone_shapes(name: str, *, revision: str | None = None, tokenizer: str | None = None) -> Backbone:
@@ -144,8 +158,7 @@ def make_backbone(config: dict[str, Any], tokenizer: str, seed: int, folder: Pat
             f"got {model.config.vocab_size}"
         )
     with new_folder(folder, overwrite=True) as temporary:
-        model.save_pretrained(temporary)
-        tokens.save_pretrained(temporary)
+        write_model(temporary, model, tokens)
     return folder
 
 
@@ -173,12 +186,28 @@ def build_causal(fields: dict[str, Any], tokenizer: Any = None) -> Any:
 
 
 def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
-    """Load a tokenizer of a built-in backbone, a folder or the hub. Raises `ConfigError` if there is none."""
+    """Load a tokenizer of a built-in backbone, a folder or the hub.
+
+    Raises `ConfigError` if there is none, or one without a vocabulary.
+    """
     try:
         source = _source(name)[0]
-        return AutoTokenizer.from_pretrained(source, revision=revision or "main", **_where(source))
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", **_where(source))
     except (OSError, ValueError, StrictDataclassError) as error:
         raise ConfigError(f"backbone.tokenizer: cannot load {name!r}: {first_line(error)}") from error
+    return _with_vocabulary(tokenizer, name)
+
+
+def _with_vocabulary(tokenizer: Any, name: str) -> Any:
+    """Return a tokenizer. Raises `ConfigError` for one that transformers made up where the vocabulary's files lack."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    words = tokenizer.get_vocab().keys() - added
+    if len(words) < _LEAST_WORDS:
+        raise ConfigError(
+            f"{name}: expected the files of the tokenizer's vocabulary (such as tokenizer.json or spiece.model), got "
+            f"none: without them transformers makes a tokenizer of {len(tokenizer)} entries, which knows no word"
+        )
+    return tokenizer
 
 
 def build_t5(fields: dict[str, Any]) -> T5ForConditionalGeneration:

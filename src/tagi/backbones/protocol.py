@@ -14,6 +14,7 @@ from tagi.adapters.attach import Attached, reenter
 from tagi.adapters.protocol import Bank
 from tagi.adapters.slices import layer_of
 from tagi.backbones import shapes
+from tagi.backbones.model_files import BaseFiles
 
 B = TypeVar("B", bound="Backbone")
 Projection = Literal["q", "v"]
@@ -136,6 +137,8 @@ class Backbone(nn.Module):
     target_modules: tuple[TargetModule, ...]
     encoder_decoder: ClassVar[bool]
     """Whether an encoder reads texts and a decoder generates answers, or one stack does both."""
+    files: BaseFiles | None = None
+    """The files that it was read from. None for a model that was made in memory."""
     attentions: tuple[str, ...] = ()
     """Paths of all attentions that can read a generated prefix."""
     self_attention_outputs: tuple[str, ...] = ()

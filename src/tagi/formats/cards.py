@@ -4,12 +4,13 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
 from tagi.backbones.gguf import SUFFIX, WHEELS
-from tagi.backbones.load import BUILT_IN
+from tagi.backbones.load import BUILT_IN, locate
 from tagi.formats.export_prompts import INPUT
 from tagi.formats.records import ExportRecord
 from tagi.hypernetwork.model import GeneratorModel
@@ -36,7 +37,11 @@ def export_card(record: ExportRecord) -> str:
     told += [f"{example.input} -> {example.output}" for example in record.examples]
     name = record.base_model.name
     ours = name in BUILT_IN or name in WHEELS or name.endswith(SUFFIX)  # transformers does not know these names
-    return _rendered("export_card.md.j2", record=record, told=told, ours=ours, input=INPUT)
+    local = not ours and isinstance(locate(name), Path)
+    shown = Path(name).name if local or name.endswith(SUFFIX) else name  # where it lies is nobody's business
+    auto = f"AutoPeftModelFor{'Seq2SeqLM' if record.model.endswith('ConditionalGeneration') else 'CausalLM'}"
+    kind = {"ours": ours, "hub": not ours and not local, "shown": shown, "auto": auto}
+    return _rendered("export_card.md.j2", record=record, told=told, input=INPUT, **kind)
 
 
 def _rendered(template: str, **values: Any) -> str:

@@ -10,6 +10,7 @@ import torch
 from tagi.adapters.bank import LoraBank
 from tagi.adapters.merge import merge
 from tagi.backbones.load import load_backbone, locate
+from tagi.backbones.model_files import write_model
 from tagi.backbones.protocol import Backbone
 from tagi.data.text.encoder import TextEncoder
 from tagi.errors import CheckpointError, ConfigError, InputError
@@ -191,8 +192,8 @@ def _write_peft(folder: Path, source: Exportable) -> str:
 
 
 def _write_merged(folder: Path, source: Exportable) -> None:
-    merge(source.backbone.model, source.bank).save_pretrained(folder)
-    source.backbone.tokenizer.save_pretrained(folder)
+    merged = merge(source.backbone.model, source.bank)
+    write_model(folder, merged, source.backbone.tokenizer, source.backbone.files)
 
 
 def _write_gguf(folder: Path, source: Exportable) -> None:

@@ -3,9 +3,9 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 from transformers.pytorch_utils import Conv1D
 
 from tagi.adapters.bank import LoraBank
@@ -18,12 +18,22 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
-_Off = Literal[False] | None
-_Empty = Annotated[dict[str, Any], Field(max_length=0)] | None
+
+
+_UNDERSTOOD = {
+    *("task_type", "auto_mapping", "peft_version", "inference_mode", "lora_dropout", "fan_in_fan_out"),
+    *("layers_to_transform", "layers_pattern", "exclude_modules", "eva_config", "megatron_core", "qalora_group_size"),
+}
+"""Further keys that change nothing in what the saved factors do, whatever their value."""
+_STARTS = ("gaussian", "eva", "orthogonal")
+"""Ways to begin training that take nothing out of the base's weights."""
 
 
 class LoraConfiguration(Record):
-    """The configuration of a plain LoRA: the keys that say what a bank needs, and those that say what it cannot hold.
+    """The configuration of a plain LoRA: the keys that say what a bank needs.
+
+    Every other key must be known to change nothing, or be off: null, false or empty. What a newer PEFT adds is refused
+    until it is understood.
 
     Args:
         base_model_name_or_path: Name or folder of the base model.
@@ -31,8 +41,11 @@ class LoraConfiguration(Record):
         r: The rank.
         lora_alpha: Alpha; the scale is alpha / rank.
         target_modules: Names of the adapted layers, in full or their last parts.
+        init_lora_weights: How training began. "pissa", "olora" and others take something out of the base's weights,
+            which a saved adapter does not hold.
     """
 
+    model_config = ConfigDict(extra="allow")
     FILE = CONFIG
     WHAT = "the configuration of a plain LoRA adapter"
     peft_type: Literal["LORA"]
@@ -41,13 +54,19 @@ class LoraConfiguration(Record):
     r: int = Field(ge=1)
     lora_alpha: float
     target_modules: list[str] = Field(min_length=1)
-    use_dora: _Off = None
-    use_rslora: _Off = None
-    lora_bias: _Off = None
     bias: Literal["none"] | None = None
-    rank_pattern: _Empty = None
-    alpha_pattern: _Empty = None
-    modules_to_save: Annotated[list[str], Field(max_length=0)] | None = None
+    init_lora_weights: bool | str | None = None
+
+    @model_validator(mode="after")
+    def _refuse_what_is_not_understood(self) -> "LoraConfiguration":
+        if isinstance(self.init_lora_weights, str) and self.init_lora_weights not in _STARTS:
+            wanted = f"expected true, false or one of {', '.join(_STARTS)}, which leave the base's weights as they are"
+            remedy = "convert it with PEFT (save_pretrained with path_initial_model_for_weight_conversion)"
+            raise ValueError(f"'init_lora_weights': {wanted}, got {self.init_lora_weights!r}: {remedy}")
+        for key, value in (self.model_extra or {}).items():
+            if value and key not in _UNDERSTOOD:
+                raise ValueError(f"{key!r}: expected it to be off (null, false or empty), got {value!r:.60}")
+        return self
 
     @property
     def short_targets(self) -> list[str]:

@@ -54,6 +54,8 @@ def read_json(path: Path, model: type[R]) -> R:
         raise CheckpointError(f"{path.parent}: expected {model.WHAT} ({path.name}), got {reason}") from error
     except pydantic.ValidationError as error:
         fault = error.errors(include_url=False)[0]
+        if fault["type"] == "value_error":
+            raise CheckpointError(f"{path}: expected {model.WHAT}; {fault['ctx']['error']}") from error
         key = "".join(f"{part}." for part in fault["loc"])[:-1]
         message = fault["msg"].replace("Input should be", "expected").replace("Field required", "expected a value")
         found = "none" if fault["type"] == "missing" else f"{fault['input']!r:.60}"
@@ -185,14 +187,17 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def trained_by(checkpoint: Path) -> dict[str, Any] | None:
-    """Return `stage`, `seed` and `recipe` of the run that left a checkpoint, from the record beside it.
+    """Return `stage`, `seed`, `recipe` and `start` of the run that left a checkpoint, from the record beside it.
+
+    `start` says what the stage rested on; older records have none.
 
     None if there is no record.
     """
     if not (checkpoint.parent / RECORD).is_file():
         return None
     record = read_record(checkpoint.parent / RECORD)
-    return {"stage": record.get("stage"), "seed": record["recipe"].get("seed"), "recipe": record["recipe"]}
+    start = {"start": record["start"]} if isinstance(record.get("start"), dict) else {}
+    return {"stage": record.get("stage"), "seed": record["recipe"].get("seed"), "recipe": record["recipe"], **start}
 
 
 def training_data(checkpoint: Path) -> dict[str, Any] | None:

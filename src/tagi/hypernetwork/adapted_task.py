@@ -11,6 +11,7 @@ from tagi.adapters.protocol import Bank
 from tagi.backbones.modes import evaluating
 from tagi.backbones.protocol import Decoding, Reduction
 from tagi.data.task import Example
+from tagi.data.text.unknown import warn_of_unknown
 from tagi.errors import InputError
 from tagi.hypernetwork.inference import Runner, answer, merged_runner, score
 from tagi.hypernetwork.model import GeneratorModel
@@ -223,6 +224,7 @@ def adapted_states(
         raise InputError(
             "expected examples of the task, which this generator reads in place of an instruction, got none"
         )
+    warn_of_unknown(generator.text.tokenizer, instructions)
     sequences = [
         generator.text.instruction(text, shown, truncate=truncate)
         for text, shown in zip(instructions, examples, strict=True)

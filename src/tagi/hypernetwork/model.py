@@ -199,7 +199,7 @@ class GeneratorModel(nn.Module):
             keys_values = [(k[rows], v[rows] * visible[:, None, None, None]) for k, v in pairs]
             hooks.append(self.fusion.hooks(self.backbone, keys_values, read.mask[rows]))
         before = None
-        if self.settings.concatenates:
+        if self.settings.concatenates and (self.backbone.encoder_decoder or read.layers is not None):
             chosen = read.select(rows)
             before = replace(chosen, mask=chosen.mask & visible[:, None])
         with Attachment(*hooks).active():

@@ -39,6 +39,11 @@ class TaskStates:
         return self.cross is None
 
     @property
+    def bare(self) -> bool:
+        """Whether there is nothing of the instruction but the adapter: neither fusion nor a prefix."""
+        return self.cross is None and self.fusion is None
+
+    @property
     def read(self) -> Instructions:
         """The instructions as they were read, before anything was generated from them."""
         return Instructions(self.states, self.mask, self.cross, self.ids)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tagi.backbones.model_files import write_model
 from tagi.backbones.shapes import Labels, Scalar, TokenIds, TokenMask
 from tagi.backbones.t5 import T5Backbone
 from tagi.data.denoising import corrupt_spans
@@ -66,8 +67,7 @@ class Denoiser(Trainable):
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
         """Write a plain transformers folder; an earlier one there is replaced."""
         with new_folder(folder, overwrite=True) as temporary:
-            self.backbone.model.save_pretrained(temporary)
-            self.backbone.tokenizer.save_pretrained(temporary)
+            write_model(temporary, self.backbone.model, self.backbone.tokenizer)
 
 
 def _sentinel_number(name: str) -> int:

@@ -1,6 +1,7 @@
 """A generated adapter as the start of ordinary LoRA training, for tasks that have labelled examples."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -58,9 +59,7 @@ class Refined(Trainable, Generic[A]):
     def forward(self, input_ids: TokenIds, input_mask: TokenMask, labels: Labels) -> dict[str, Scalar]:
         """Cross-entropy of the targets."""
         rows = torch.zeros(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
-        alone = None
-        if self.generator.settings.adapts_prefix and self.adapter.states.alone:
-            alone = torch.ones_like(rows, dtype=torch.bool)
+        alone = torch.ones_like(rows, dtype=torch.bool) if self.adapter.states.bare else None
         read = self.adapter.states.read
         logits = self.generator.logits(read, self.bank, rows, input_ids, input_mask, labels, alone)
         prediction = prediction_loss(logits, labels)
@@ -81,9 +80,10 @@ class Refined(Trainable, Generic[A]):
         """
         before = self.adapter
         bank = self.bank.map(lambda tensor: tensor.detach().clone())
-        states = self.generator.states_from(before.states.read, bank)
-        if before.states.alone:
-            states = states.without_states()
+        if before.states.bare:
+            states = replace(before.states, bank=bank)
+        else:
+            states = self.generator.states_from(before.states.read, bank)
         return type(before)(self.generator, states, before.instruction, before.examples, refined=record)
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:

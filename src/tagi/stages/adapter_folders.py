@@ -70,15 +70,13 @@ class AdapterFolders:
         return SavedAdapters.of_folders(self.folders)
 
     def record(self) -> dict[str, Any]:
-        """Return every adapter's instruction, and steps and examples of its last refinement."""
+        """Return `task_adapters`: every adapter's instruction, and steps and examples of its last refinement."""
         keys = ("steps", "examples")
-        return {
-            name: {
-                "instruction": one.instruction,
-                "refined": {key: one.refined[key] for key in keys if key in one.refined},
-            }
+        told = {
+            name: {"instruction": one.instruction, "refined": {key: one.refined[key] for key in keys if one.refined}}
             for name, one in self.records.items()
         }
+        return {"task_adapters": told}
 
 
 def _seen(refined: Mapping[str, Any]) -> Iterator[str]:

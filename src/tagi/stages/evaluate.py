@@ -14,11 +14,13 @@ from tagi.backbones.load import folder_revision
 from tagi.backbones.machine import best_device, counting
 from tagi.data.digest import tasks_digest
 from tagi.data.task import Task, as_prompted
+from tagi.data.text.unknown import warn_of_unknown
 from tagi.errors import InputError
 from tagi.evaluation.adapter_distances import adapter_report, generated_updates
 from tagi.evaluation.conditions import INSTRUCTIONS, Condition, conditions
 from tagi.evaluation.predictions_log import TaskLog, predictions_file
 from tagi.evaluation.reports.adapter_plots import draw_adapters, needs_matplotlib
+from tagi.evaluation.scoring.answers import check_instances
 from tagi.evaluation.scoring.free_form import FreeFormScoring, Scoring
 from tagi.evaluation.scoring.p3 import P3RankScoring
 from tagi.evaluation.scoring.rank_classification import RankScoring
@@ -120,14 +122,15 @@ def evaluate(
             return finished
         method = load_method(folder).to(best_device()) if adapters is None else adapters.method()
         scorer = TaskScorer(method, tasks, scoring_of(recipe, tasks, request.split), out, progress, folder, shared=True)
+        if method.reads_instruction and writes:
+            warn_of_unknown(method.text.tokenizer, [task.instruction for task in tasks])
         content = {
             "kind": "evaluation",
             "evaluation": identity,
             **(extra or {}),
             "checkpoint": checkpoint,
             "revision": revision,
-            "trained": trained_by(folder) if adapters is None else None,
-            **({} if adapters is None else {"task_adapters": adapters.record()}),
+            **_made_by(folder, adapters),
             "method": method.name,
             "partial": bool(request.tasks) or request.limit is not None or request.held_out,
             **({"held_out": True} if request.held_out else {}),
@@ -136,6 +139,11 @@ def evaluate(
             **_adapters(method, tasks, request, out if writes else None, recipe.seed),
         }
         return write_record(out / RECORD, recipe, content) if out is not None and writes else content
+
+
+def _made_by(checkpoint: Path, adapters: AdapterFolders | None) -> dict[str, Any]:
+    """How a checkpoint was trained, or what adapters were made from."""
+    return {"trained": trained_by(checkpoint)} if adapters is None else {"trained": None, **adapters.record()}
 
 
 def _tasks(
@@ -279,6 +287,8 @@ class TaskScorer:
         """Return scores by condition, tasks left out if any, and the difference from `right` on the same instances."""
         results: dict[str, dict[str, Any]] = {}
         values: dict[str, ByTask] = {}
+        for task in self.tasks:
+            check_instances(task)
         stock = partial(stock_model, self.method, self.folder)
         for condition in conditions(self.method, self.tasks, names, seed=seed, stock=stock):
             answers = self.answers(condition)

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from tagi.config.methods import method_row
 from tagi.evaluation.reports.choosing import choose
 from tagi.evaluation.reports.groups import grouped
 from tagi.evaluation.reports.records import LeftOut, Record, read_records
+from tagi.evaluation.reports.report import make_report
+from tagi.evaluation.reports.settings import setting_of
 from tests.evaluation.reports.made_up import (
     environment,
     evaluation,
@@ -44,7 +47,8 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
     "list": ([1, 2], "broken", "not a JSON object"),
     "old": (without("format"), "another form", "expected a record of format 1, got one without a format"),
     "newer": (evaluation(90.0, seed=2, format=2), "another form", "got 2"),
-    "time": (evaluation(90.0, seed=2, kind="time"), "another kind", "of kind 'time'"),
+    "time": (evaluation(90.0, seed=2, kind="time"), "broken", "methods: expected a value, got nothing"),
+    "export": (evaluation(90.0, seed=2, kind="export"), "another kind", "of kind 'export'"),
     "no digest": (without("data", "digest"), "broken", "data.digest: expected text, got None"),
     "no version": (without("environment", "tagi"), "broken", "environment.tagi"),
     "no source": (without("recipe", "data", "source"), "broken", "recipe.data.source"),
@@ -286,3 +290,42 @@ def test_a_recipe_that_was_edited_spoils_nothing_else(tmp_path: Path, change: st
     used, left_out = chosen(tmp_path)
     assert [record.path for record in used] == ["whole/record.json"]
     assert [(one.path, one.reason) for one in left_out] == [("odd/record.json", "broken")]
+
+
+def test_every_committed_record_is_read(repo_root: Path) -> None:
+    """None is broken or of a form that is not read; some are partial or of other test data, which is what they are."""
+    read, left_out = read_records(repo_root / "studies")
+    assert {one.reason for one in left_out} == {"partial"}
+    used, others = choose(read)
+    assert {one.reason for one in others} == {"other test data"}
+    assert {one.kind for one in used} == {"training", "evaluation", "flops", "methods", "time"}
+    marked = [path for path in (repo_root / "studies").rglob("*.json") if '"environment"' in path.read_text()]
+    assert len(marked) == len(read) + len(left_out) > 60
+    report = make_report(repo_root / "studies")
+    assert len(report.used) == len(used)
+    (measured,) = [section for section in report.sections if section.title == "Measurements"]
+    assert len(measured.tables[0].rows) == sum(one.kind in ("flops", "methods", "time") for one in used)
+
+
+def test_names_tell_of_the_stages_that_ran_and_of_no_others(tmp_path: Path) -> None:
+    """A finetuning that rested on nothing; another recipe's steps of teachers are none of its business."""
+    paths = []
+    for steps in (20, 30):
+        made = evaluation(90.0, overrides=[f"training.teachers.steps={steps}"])
+        made["start"] = {"start": [], "teachers": None, "metatrained": None}
+        paths.append(write(tmp_path / str(steps), made))
+    read, _ = read_records(tmp_path)
+    settings = {setting_of(one) for one in read}
+    assert len(settings) == 1
+    taught = evaluation(90.0, overrides=["training.teachers.steps=30"])
+    taught["start"] = {"start": [], "teachers": "sha256:1", "metatrained": None}
+    write(tmp_path / "taught", taught)
+    settings = {setting_of(one) for one in read_records(tmp_path)[0]}
+    assert len(settings) == 2
+
+
+@pytest.mark.parametrize("recipe", ["toy+no-ft", "smollm2+no-ft"])
+def test_what_is_not_trained_has_one_name(recipe: str, tmp_path: Path) -> None:
+    write(tmp_path / "one", evaluation(90.0, recipe=recipe, stage="metatrain"))
+    (read,), _ = read_records(tmp_path)
+    assert setting_of(read).method == method_row("no-ft").title == "No FT"

@@ -21,7 +21,7 @@ def choose(records: Sequence[Record]) -> tuple[list[Record], list[LeftOut]]:
     left_out: list[LeftOut] = []
     kept = _readable(records, left_out)
     kept = _majority(kept, lambda one: f"tagi {one.content['environment']['tagi']}", "another version", left_out)
-    chosen = [one for one in kept if one.kind == "training"]
+    chosen = [one for one in kept if one.kind != "evaluation"]
     evaluations = []
     for own in group_by((one for one in kept if one.kind == "evaluation"), lambda one: one.data_set).values():
         alike = _majority(own, lambda one: str(one.content["data"]["digest"]), "other test data", left_out)
@@ -35,6 +35,9 @@ def _readable(records: Sequence[Record], left_out: list[LeftOut]) -> list[Record
     """Those whose setting can be read: a recipe that was edited may hold anything."""
     readable = []
     for one in records:
+        if one.kind not in ("training", "evaluation"):
+            readable.append(one)
+            continue
         try:
             setting, _ = setting_of(one), seed_of(one)
             _ = one.data_set, setting.positives, setting.size, setting.family

@@ -17,6 +17,7 @@ from tagi.settings.faults import fault_sentence
 
 _MARKS = ('"recipe"', '"environment"')
 """A JSON file of another name that has both is a record, kept under a name of its own."""
+_UNRECORDED = "not recorded"
 Scores = dict[str, FiniteFloat]
 
 
@@ -72,6 +73,7 @@ _KEYS: dict[Any, dict[str, Any]] = {
         "data.instances": int,
         "results": Annotated[dict[str, _Result], Field(min_length=1)],
     },
+    **{kind: {"recipe.name": str, "environment.tagi": str} for kind in ("flops", "methods", "time")},
 }
 """What a record of each kind must say: dotted key -> type."""
 
@@ -94,7 +96,7 @@ class Record:
 
     @property
     def kind(self) -> str:
-        """`training` or `evaluation`."""
+        """`training`, `evaluation`, `flops`, `methods` or `time`."""
         return str(self.content["kind"])
 
     @property
@@ -187,11 +189,20 @@ def _read(path: Path, name: str) -> Record | LeftOut | None:
 
 
 def _with_format(content: dict[str, Any]) -> dict[str, Any]:
-    """The record; one of training from before records had a format, a kind and a seed gets them."""
-    recipe = content.get("recipe")
-    if "format" in content or "training" not in content or not isinstance(recipe, dict):
+    """The record; one from before records had a format, a kind and a seed gets them.
+
+    Of an evaluation of that time it is not known on which weights and texts it was made.
+    """
+    recipe, data = content.get("recipe"), content.get("data")
+    kind = next((name for key, name in (("training", "training"), ("results", "evaluation")) if key in content), None)
+    older = not {"format", "kind"} & content.keys()
+    if not older or kind is None or not isinstance(recipe, dict):
         return content
-    return {"format": FORMAT, "kind": "training", "seed": recipe.get("seed"), **content}
+    known = {"format": FORMAT, "kind": kind, "seed": recipe.get("seed")}
+    if kind == "evaluation" and isinstance(data, dict):
+        known |= {"revision": _UNRECORDED, "data": {"digest": _UNRECORDED, **data}}
+        content = {key: value for key, value in content.items() if key != "data"}
+    return {**known, **content}
 
 
 def _fault(content: dict[str, Any]) -> str | None:
@@ -205,7 +216,9 @@ def _fault(content: dict[str, Any]) -> str | None:
         except ValidationError as error:
             sentence = fault_sentence(error.errors(include_url=False)[0])
             return f"{key}{'' if sentence.startswith(':') else '.'}{sentence}"
-    numbers = "training" if content["kind"] == "training" else "results"
+    numbers = {"training": "training", "evaluation": "results"}.get(content["kind"], "methods")
+    if numbers not in content:
+        return f"{numbers}: expected a value, got nothing"
     return None if _finite(content[numbers]) else f"{numbers}: expected finite numbers, got others"
 
 

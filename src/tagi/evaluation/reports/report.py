@@ -63,16 +63,19 @@ def make_report(folder: Path) -> Report:
     used, others = choose(read)
     left_out = tuple(sorted((*unread, *others)))
     evaluated, trained = ([one for one in used if one.kind == kind] for kind in ("evaluation", "training"))
+    measured = [one for one in used if one.kind not in ("evaluation", "training")]
     sections = [
         *(_data_set(name, own) for name, own in group_by(evaluated, lambda one: one.data_set).items()),
         *([_training(trained)] if trained else []),
+        *([_measured(measured)] if measured else []),
         _environments(used),
         _left_out(left_out),
         _how_to_read(),
     ]
     written = [record.written for record in used] or [folder.stat().st_mtime]
     summary = (
-        f"{len(evaluated)} evaluations and {len(trained)} training runs of {folder.resolve().name}; "
+        f"{len(evaluated)} evaluations, {len(trained)} training runs and {len(measured)} "
+        f"other records of {folder.resolve().name}; "
         f"{len(left_out)} records left out."
     )
     date = datetime.fromtimestamp(max(written), tz=UTC)
@@ -103,6 +106,18 @@ def _training(records: Sequence[Record]) -> Section:
     charts = tuple(draw_losses(*chart) for chart in loss_curves(records).items()) if have_charts() else ()
     words = () if have_charts() else ("Charts are missing: they need matplotlib (pip install 'tagi-adapters[plots]').",)
     return Section("Training", words, (training_table(records),), charts)
+
+
+def _measured(records: Sequence[Record]) -> Section:
+    """Records of other kinds: what each is of. Their own commands print their numbers."""
+    rows = []
+    for one in records:
+        found = one.content["methods"]
+        names = list(found) if isinstance(found, dict) else [str(row.get("title", row["method"])) for row in found]
+        rows.append((one.path, (Cell(one.kind), Cell(str(one.content["recipe"]["name"])), Cell(", ".join(names)))))
+    note = "Printed by tagi flops, tagi time and tagi compare --methods."
+    table = Table("FLOPs, time and comparisons of methods", note, ("kind", "recipe", "of"), tuple(rows))
+    return Section("Measurements", (), (table,))
 
 
 def _environments(records: Sequence[Record]) -> Section:

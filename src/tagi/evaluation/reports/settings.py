@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -116,9 +116,12 @@ class Setting:
 
 
 def trained_by(record: Record) -> Mapping[str, Any] | None:
-    """Return `recipe`, `stage` and `seed` of the training that made what a record scores; None if it does not say."""
+    """Return `recipe`, `stage` and `seed`, in newer records also `start`, of the training of what a record scores.
+
+    None if the record does not say.
+    """
     content = record.content
-    trained = content if "stage" in content else content.get("trained")
+    trained = content.get("trained") or (content if "stage" in content else None)
     if isinstance(trained, dict) and isinstance(trained.get("recipe"), dict) and {"stage", "seed"} <= trained.keys():
         return trained
     return None
@@ -145,7 +148,8 @@ def setting_of(record: Record) -> Setting:
         )
     recipe, stage = trained["recipe"], str(trained["stage"])
     data = {key: value for key, value in recipe["data"].items() if key not in _PLACES}
-    flat = _flat({**_tables(recipe, stage), **_training(recipe, stage), "backbone": recipe["backbone"], "data": data})
+    training = _training(recipe, _ran(recipe, stage, trained.get("start")))
+    flat = _flat({**_tables(recipe, stage), **training, "backbone": recipe["backbone"], "data": data})
     if content["kind"] == "evaluation":
         flat |= {f"evaluated with {key}": value for key, value in read.items() if flat.get(key, value) != value} | read
     name = f"{_trained_method(recipe, stage) or method}{training_mark(content)}"
@@ -177,15 +181,29 @@ def _trained_method(recipe: Mapping[str, Any], stage: str) -> str | None:
     if recipe["backbone"].get("family") == "causal":
         name = f"Decoder-only{', cached' if table.get('prefix_cached') else ''}"
     if tune == "none":
-        return "No FT" if name == METATRAINED else f"{name}, not trained"
+        return "No FT" if kind == "concatenation" else f"{name}, not trained"
     return f"{name} by LoRA" if tune == "lora" else name
 
 
-def _training(recipe: Mapping[str, Any], stage: str) -> dict[str, dict[str, Any]]:
-    """The tables of `[training]` that decide the outcome of a recipe's stage."""
+def _ran(recipe: Mapping[str, Any], stage: str, start: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """The stages that decide a stage's outcome: itself, and before a finetuning those that it rested on.
+
+    `start` is what a training record says of that; without it a recipe's own stages are taken to have run.
+    """
+    stages = recipe.get("run", {}).get("stages") or [stage]
+    before = [earlier for earlier in _BEFORE.get(stage, ()) if earlier in stages]
+    if start is not None:
+        begun, taught = bool(start.get("start")), bool(start.get("metatrained"))
+        rested = {"pretrain": begun, "teachers": bool(start.get("teachers")), "metatrain": begun or taught}
+        before = [earlier for earlier in before if rested[earlier]]
+    return (*before, stage)
+
+
+def _training(recipe: Mapping[str, Any], ran: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The tables of `[training]` of the stages that ran."""
     training, tables = recipe["training"], {}
     shared = {key: value for key, value in training.items() if not isinstance(value, dict)}
-    for trained in (*_BEFORE.get(stage, ()), stage):
+    for trained in ran:
         own = {key: value for key, value in training.get(trained, {}).items() if value is not None}
         tables[f"training.{trained}"] = {k: v for k, v in {**shared, **own}.items() if k not in _NOT_OUTCOME}
     return tables

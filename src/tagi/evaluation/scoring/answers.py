@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, StrictBool, StrictInt, TypeAdapter, ValidationError
 
-from tagi.data.task import TASK_METRICS
+from tagi.data.task import TASK_METRICS, Task
 from tagi.errors import DataError
 from tagi.evaluation.scoring.statistics import group_by
 from tagi.settings.faults import fault_sentence
@@ -115,6 +115,18 @@ def read_line(line: Mapping[str, Any]) -> Answer | RankedAnswer:
             f"right, predicted: expected indices of {count} choices, got {answer.right} and {answer.predicted}"
         )
     return answer
+
+
+def check_instances(task: Task) -> None:
+    """Raise `DataError`, naming task and instance, for an input without text and for an id that is given twice."""
+    seen: set[str] = set()
+    for instance in task.instances:
+        where = f"task {task.name!r}: instance {instance.id!r}"
+        if not instance.input.strip():
+            raise DataError(f"{where}: expected an input, got an empty text")
+        if instance.id in seen:
+            raise DataError(f"{where}: expected ids that differ within a task, got two instances of this one")
+        seen.add(instance.id)
 
 
 def task_rows(

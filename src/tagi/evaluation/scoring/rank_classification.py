@@ -91,7 +91,7 @@ class RankScoring(Scoring[RankedAnswer]):
             "ties": sum(answer.tied for answer in answers),
             "ties_per_task": {name: sum(answer.tied for answer in own) for name, own in tasks.items()},
             "choice_score": self.reduction,
-            "tasks": task_rows(answers, scores["accuracy"].tolist(), "accuracy"),
+            "tasks": task_rows(answers, self.scores(answers)["accuracy"].tolist(), "accuracy"),
         }
 
 
