@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import PartialState  # type: ignore[import-untyped]
-from accelerate.utils import gather_object, get_int_from_env
+from accelerate.utils import gather_object, get_int_from_env  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
