@@ -113,8 +113,7 @@ def evaluate(
     folder = find_checkpoint(checkpoint if adapters is None else str(next(iter(adapters.folders.values()))))
     revision = folder_revision(folder) if adapters is None else adapters.revision(folder_revision(folder))
     tasks, tested, identity = _tasks(folder, revision, data or RecipeData(recipe), request, adapters)
-    if request.distances and out is not None and read_config(folder)["method"] == TAGI.name:
-        needs_matplotlib(f"{out / PICTURE}")
+    _check_picture(folder, request, out)
     writes = is_main_process()
     with alone(out if writes else None):
         finished = of_main_process(claim(out, identity, resume) if out is not None and writes else None)
@@ -122,8 +121,7 @@ def evaluate(
             return finished
         method = load_method(folder).to(best_device()) if adapters is None else adapters.method()
         scorer = TaskScorer(method, tasks, scoring_of(recipe, tasks, request.split), out, progress, folder, shared=True)
-        if method.reads_instruction and writes:
-            warn_of_unknown(method.text.tokenizer, [task.instruction for task in tasks])
+        _warn_of_unknown(method, tasks)
         content = {
             "kind": "evaluation",
             "evaluation": identity,
@@ -139,6 +137,16 @@ def evaluate(
             **_adapters(method, tasks, request, out if writes else None, recipe.seed),
         }
         return write_record(out / RECORD, recipe, content) if out is not None and writes else content
+
+
+def _check_picture(checkpoint: Path, request: EvaluationRequest, out: Path | None) -> None:
+    if request.distances and out is not None and read_config(checkpoint)["method"] == TAGI.name:
+        needs_matplotlib(f"{out / PICTURE}")
+
+
+def _warn_of_unknown(method: Method, tasks: Sequence[Task]) -> None:
+    if method.reads_instruction and is_main_process():
+        warn_of_unknown(method.text.tokenizer, [task.instruction for task in tasks])
 
 
 def _made_by(checkpoint: Path, adapters: AdapterFolders | None) -> dict[str, Any]:
