@@ -85,9 +85,12 @@ def run(
     that was made by another recipe is an error. A step before `first` must be complete.
     """
     rows, data = [], RecipeData(recipe)
-    if any(step.evaluates for step in chosen(plan(recipe, out, folder_of), first, last)):
+    steps = chosen(plan(recipe, out, folder_of), first, last)
+    # The models of the stage single are trained on shots of the test tasks, which are not tested.
+    trained = [name for name in recipe.run.stages if name != "single" and stage_of(name).models(recipe)]
+    if trained and any(step.evaluates for step in steps):
         check_tested(data)
-    for step in chosen(plan(recipe, out, folder_of), first, last):
+    for step in steps:
         if step.evaluates and not is_main_process():  # one process is enough to score
             continue
         for needed in step.sources.folders if step.trained is None else [step.trained]:
