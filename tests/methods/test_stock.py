@@ -49,7 +49,8 @@ def test_a_backbone_that_stays_as_it_is_is_shared(tmp_path: Path) -> None:
 
 
 def test_its_prompt_fits_the_models_positions(tmp_path: Path) -> None:
-    generator = tiny_chat_generator(tiny_chat_base(tmp_path / "base"), max_instruction_tokens=900, max_input_tokens=900)
+    apart = {"instruction_cache": "none", "max_instruction_tokens": 900, "max_input_tokens": 900}
+    generator = tiny_chat_generator(tiny_chat_base(tmp_path / "base"), **apart)
     stock = stock_model(TAGI(generator).eval())
     assert stock is not None
     assert stock.text.settings.max_input_tokens == 1031 - stock.text.settings.max_target_tokens

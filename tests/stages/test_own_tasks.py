@@ -123,6 +123,11 @@ def test_one_shared_row_is_enough(path: Path, tmp_path: Path) -> None:
         run(recipe_of(path, f"data.test_path={other}"), tmp_path / "run", progress=False)
 
 
+def test_what_is_not_trained_may_be_tested_on_the_whole_file(path: Path, tmp_path: Path) -> None:
+    whole = load_recipe("toy+no-ft", ["data.source=jsonl", f"data.path={path}", "evaluation.max_new_tokens=2"])
+    assert [row["step"] for row in run(whole, tmp_path / "run", progress=False)] == ["metatrain", "evaluate-metatrain"]
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run that tests on what it trains on, and its tasks."""

@@ -23,9 +23,11 @@ def apply_overrides(tables: dict[str, Any], overrides: Sequence[str]) -> list[st
 def _let_win(tables: dict[str, Any], keys: Sequence[str]) -> None:
     """Drop a recipe's own values for single stages where `training.KEY` was overridden for all of them."""
     training = tables.get("training")
+    if not isinstance(training, dict):
+        return
     for key in keys:
         table, _, name = key.rpartition(".")
-        for stage in STAGES if table == "training" and isinstance(training, dict) else ():
+        for stage in STAGES if table == "training" else ():
             own = training.get(stage)
             if isinstance(own, dict) and f"training.{stage}.{name}" not in keys:
                 own.pop(name, None)

@@ -201,9 +201,13 @@ def trained_by(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def training_data(checkpoint: Path) -> dict[str, Any] | None:
-    """Return what the record beside a checkpoint says of the data that it was trained on; None without a record."""
+    """Return what the record beside a checkpoint says of the data that it was trained on.
+
+    None without a record, and for a model of which nothing was trained.
+    """
     path = checkpoint.parent / RECORD
-    return read_record(path).get("data") if path.is_file() else None
+    record = read_record(path) if path.is_file() else {}
+    return record.get("data") if record.get("training", {}).get("steps") else None
 
 
 def _commit() -> str | None:

@@ -85,7 +85,8 @@ def run(
     tasks have to be there before the first step begins.
     """
     rows, data, steps = [], RecipeData(recipe), chosen(plan(recipe, out, folder_of), first, last)
-    if any(step.evaluates for step in steps):
+    trained = [stage for stage in map(stage_of, recipe.run.stages) if stage.models(recipe) and not stage.on_test_tasks]
+    if trained and any(step.evaluates for step in steps):
         check_tested(data)
     data.check_shots(shown_stages(steps))  # before anything is trained
     for step in steps:

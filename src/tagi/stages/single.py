@@ -27,6 +27,7 @@ class Single(BackboneStage):
     name = "single"
     description = "one model per test task, on its own shots or on all of its examples that are not tested"
     evaluation = "evaluate-single"
+    on_test_tasks = True
     rewords = False  # the other wordings of test tasks are for evaluation alone
 
     def run_faults(self, recipe: Recipe) -> Iterator[Fault]:

@@ -58,9 +58,9 @@ class LoadedTasks:
 
 
 def check_tested(data: "RecipeData") -> None:
-    """Raise `ConfigError` if the recipe would test its models on what it trains them on, unless it says so."""
+    """Raise `ConfigError` if a recipe of one's own tasks would test on what it trains on, unless it says so."""
     recipe = data.recipe
-    if recipe.data.source == "jsonl" and set(recipe.run.stages) - {"single"}:  # which trains on shots of test tasks
+    if recipe.data.source == "jsonl":
         tested = data.tasks("test", shots=False).tasks
         refuse_shared(shared_instances(tested, data.tasks("train").record()), tested, recipe.data)
 
