@@ -17,6 +17,7 @@ from tagi.formats.task_adapter import digest_of
 from tagi.hypernetwork.adapted_task import AdaptedTask
 from tagi.methods.refining import Refined
 from tagi.settings.training import TrainingSettings
+from tagi.training.progress import Report
 from tagi.training.trainer import train
 
 _TASK = "refined"
@@ -92,7 +93,7 @@ def train_lora(
     *,
     identity: str = "",
     resume: bool = False,
-    progress: bool = False,
+    progress: bool | Report = False,
 ) -> tuple[A, float]:
     """Train an adapter's LoRA on examples; return a new adapter and the seconds it took.
 
@@ -103,7 +104,7 @@ def train_lora(
         folder: Where checkpoints are written.
         identity: What a resumed training must have in common with the interrupted one.
         resume: Go on from the newest checkpoint in the folder.
-        progress: Show a bar on a terminal.
+        progress: Show a bar on a terminal, or what is told after every step.
     """
     task, steps = task_of(examples), settings.steps
     model = Refined(adapter)
