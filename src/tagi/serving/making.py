@@ -107,8 +107,10 @@ class GeneratorMaker:
 
 
 def _made(adapter: TaskAdapter) -> Made:
-    facts = {**adapter.summary(), "base_model": adapter.generator.backbone.identity.name}
-    del facts["instruction"]
+    size = adapter.summary()
+    facts = {name: size[name] for name in ("rank", "module", "parameters") if name in size}
+    facts |= {"target_modules": len(adapter.generator.backbone.target_modules)}
+    facts |= {"base_model": adapter.generator.backbone.identity.name}
     if isinstance(adapter.bank, LoraBank):
         facts["layers"] = update_norms(adapter.bank)
     return Made(adapter.save_pretrained, facts, adapter.instruction, adapter.examples)

@@ -39,14 +39,14 @@ async def metrics(request: Request, service: AService) -> Response:
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-@router.get("/", response_class=HTMLResponse, include_in_schema=False)
-async def page() -> str:
+@router.get("/", include_in_schema=False)
+async def page() -> HTMLResponse:
     """The web page."""
-    return (resources.files("tagi") / "serving" / "page.html").read_text(encoding="utf-8")
+    return _html((resources.files("tagi") / "serving" / "page.html").read_text(encoding="utf-8"))
 
 
-@router.get("/docs", response_class=HTMLResponse, include_in_schema=False)
-async def documentation(request: Request) -> str:
+@router.get("/docs", include_in_schema=False)
+async def documentation(request: Request) -> HTMLResponse:
     """The OpenAPI document as a page that needs nothing from elsewhere."""
     document = request.app.openapi()
     sections = []
@@ -56,7 +56,15 @@ async def documentation(request: Request) -> str:
                 sections.append(_operation(method.upper(), path, operations[method]))
     schemas = document.get("components", {}).get("schemas", {})
     shown = "".join(f"<h3 id='{escape(name)}'>{escape(name)}</h3>{_code(schema)}" for name, schema in schemas.items())
-    return _PAGE.format(title=escape(document["info"]["title"]), operations="".join(sections), schemas=shown)
+    return _html(_PAGE.format(title=escape(document["info"]["title"]), operations="".join(sections), schemas=shown))
+
+
+def _html(text: str) -> HTMLResponse:
+    """A page, which a browser lets do nothing but ask this server."""
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
+    )
+    return HTMLResponse(text, headers={"Content-Security-Policy": f"{policy}; base-uri 'none'; form-action 'none'"})
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
