@@ -154,8 +154,9 @@ class FakeMaker:
 
     def refine(self, folder: Path, examples: Sequence[Example], settings: Refinement, report: Report) -> Made:
         before = (folder / "weights.bin").read_bytes()
+        pause = self.seconds / settings.steps
         for step in range(settings.steps):
-            time.sleep(self.seconds / settings.steps)
+            time.sleep(pause)
             report(step + 1, settings.steps)
         return self._made(before[:10].decode("latin-1") + "refined", tuple(examples))
 

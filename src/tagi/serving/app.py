@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -19,6 +20,21 @@ _ABOUT = (
 )
 
 
+class _Application(FastAPI):
+    """An app whose OpenAPI document does not tell of FastAPI's own form of faults, which is never sent."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    operation["responses"].pop("422", None)
+            for name in ("HTTPValidationError", "ValidationError"):
+                document["components"]["schemas"].pop(name, None)
+        return super().openapi()
+
+
 @asynccontextmanager
 async def application(service: Service, keys: Keys | None = None) -> AsyncIterator[Guard]:
     """Start a service and yield its ASGI application; close the service afterwards.
@@ -29,7 +45,7 @@ async def application(service: Service, keys: Keys | None = None) -> AsyncIterat
 
     Raises `EngineError` if the engine cannot be started.
     """
-    app = FastAPI(title="tagi serve", description=_ABOUT, version=__version__, docs_url=None, redoc_url=None)
+    app = _Application(title="tagi serve", description=_ABOUT, version=__version__, docs_url=None, redoc_url=None)
     for routes in (status, adapters, answers):
         app.include_router(routes.router)
     add_handlers(app)

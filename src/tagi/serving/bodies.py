@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from tagi.data.task import Example
-from tagi.serving.faults import ApiError
+from tagi.serving.faults import ONE, SEVERAL, ApiError
 
 
 def _writable(text: str) -> str:
@@ -62,6 +62,13 @@ class AdapterBody(Body):
     demonstrations: tuple[ExampleBody, ...] = Field((), max_length=64)
     name: Name = ""
     truncate: bool = False
+
+
+AdapterBodies = Annotated[
+    Annotated[AdapterBody, Tag(ONE)] | Annotated[list[AdapterBody], Tag(SEVERAL)],
+    Discriminator(lambda given: SEVERAL if isinstance(given, list) else ONE),
+]
+"""One adapter, or a list."""
 
 
 class RefineBody(Body):

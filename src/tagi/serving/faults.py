@@ -17,6 +17,8 @@ from tagi.settings.faults import fault_sentence
 
 INVALID, SERVER = "invalid_request_error", "server_error"
 """Types of faults: the request's, and the server's."""
+ONE, SEVERAL = "one", "several"
+"""The forms of a body that may be a list."""
 _MOST = 500
 """Characters of a sentence about what a client sent."""
 _log = logging.getLogger(__name__)
@@ -114,19 +116,20 @@ def add_handlers(app: FastAPI) -> None:
 def _invalid(faults: Sequence[Any]) -> ApiError:
     """The first fault of a request that is not of the form it should have."""
     fault = dict(faults[0])
-    where = [str(part) for part in fault["loc"] if part not in ("body", "query", "path", "header")]
     if fault["type"] == "json_invalid":
-        return ApiError(
-            400, f"expected a body of JSON, got text that is none: {fault['ctx']['error']}", code="invalid_json"
-        )
-    fault["loc"] = where or ("body",)
-    if not where:
-        if isinstance(fault["input"], bytes):
-            return ApiError(
-                400, "expected a JSON body with the header Content-Type: application/json", code="invalid_body"
-            )
-        fault["loc"] = ("body",)
+        sentence = f"expected a body of JSON, got text that is none: {fault['ctx']['error']}"
+        return ApiError(400, sentence, code="invalid_json")
+    if isinstance(fault["input"], bytes):
+        return ApiError(400, "expected a JSON body with the header Content-Type: application/json", code="invalid_body")
+    where = [
+        str(part) for part in fault["loc"] if isinstance(part, int) or (part.isidentifier() and part not in _KINDS)
+    ]
+    fault["loc"] = where or [_short(str(fault["loc"][-1])) if fault["type"] == "extra_forbidden" else "body"]
     return ApiError(400, _short(fault_sentence(fault)), code="invalid_value", param=".".join(where) or None)
+
+
+_KINDS = {"body", "query", "path", "header", "str", ONE, SEVERAL}
+"""What the place of a fault has besides keys: where it was sent, and which of several forms was expected."""
 
 
 def _short(sentence: str) -> str:

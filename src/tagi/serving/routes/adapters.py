@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Query, Response
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.background import BackgroundTask
 
-from tagi.serving.bodies import AdapterBody, RefineBody
+from tagi.serving.bodies import AdapterBodies, RefineBody
 from tagi.serving.faults import ApiError
 from tagi.serving.routes.context import KEY, AService, Owner, SomeJobs, faults
 from tagi.serving.store import Entry
@@ -17,7 +17,7 @@ Id = Annotated[str, Path(description="The adapter's id.", max_length=64)]
 
 
 @router.post("/adapters", status_code=201, responses=faults(403, 507), response_model=None)
-async def create(service: AService, owner: Owner, body: AdapterBody | list[AdapterBody]) -> JSONResponse:
+async def create(service: AService, owner: Owner, body: AdapterBodies) -> JSONResponse:
     """Generate an adapter for an instruction, or for every instruction of a list in one pass.
 
     The same request gives the same adapter (status 200 if none is new). Its id is a model's name.
