@@ -36,8 +36,13 @@ class Served:
     folder: Path
 
 
-def tiny_served(folder: Path, kind: str = "llama", cache: str = "adapted", **fields: Any) -> Served:
-    """A generator on a tiny model whose tokens are words; its adapters differ and are told apart by their answers."""
+def tiny_served(
+    folder: Path, kind: str = "llama", cache: str = "adapted", *, ends: bool = True, **fields: Any
+) -> Served:
+    """A generator on a tiny model whose tokens are words; its adapters differ and are told apart by their answers.
+
+    `fields` are of the model's configuration. Without `ends` no answer ends by itself.
+    """
     settings = GeneratorSettings(kind="query", rank=3, alpha=9.0, hidden=13, width=12, heads=3, **CACHES[cache])
     generator = AdapterGenerator(tiny_causal(kind, **fields), settings, text_settings()).eval()
     random = torch.Generator().manual_seed(7)
@@ -45,6 +50,8 @@ def tiny_served(folder: Path, kind: str = "llama", cache: str = "adapted", **fie
         for part in generator.own_parts:
             for parameter in part.parameters():
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=random))
+        if not ends:
+            generator.backbone.model.lm_head.weight[generator.backbone.tokenizer.eos_token_id] = 0
     return served(generator, INSTRUCTIONS, folder)
 
 

@@ -44,7 +44,7 @@ Instruction = Annotated[int, typer.Option("--max-instruction", min=1, help="Char
 Adapters = Annotated[int, typer.Option("--max-adapters", min=1, help="Adapters of a key.")]
 Concurrent = Annotated[int, typer.Option("--max-concurrent", min=1, help="Requests of a key at the same time.")]
 RefineSteps = Annotated[int, typer.Option("--max-refine-steps", min=1, help="Steps of a refinement.")]
-NEEDED = ("fastapi", "uvicorn", "prometheus_client")
+NEEDED = ("fastapi", "httpx2", "prometheus_client", "uvicorn")
 """Packages of the extra `serve`."""
 
 

@@ -54,7 +54,7 @@ class LoadedAdapter:
 
 
 class AdapterMemory:
-    """Adapters by id. Not thread-safe: all calls come from one thread.
+    """Adapters by id. All calls come from one thread; others may look at `bytes` and the length of `loaded`.
 
     Args:
         generator: The generator that made the adapters.
@@ -66,11 +66,8 @@ class AdapterMemory:
         self.limit = limit
         self.folders: dict[str, Path] = {}
         self.loaded: OrderedDict[str, LoadedAdapter] = OrderedDict()
-
-    @property
-    def bytes(self) -> int:
+        self.bytes = 0
         """Memory that all loaded adapters take."""
-        return sum(adapter.bytes for adapter in self.loaded.values())
 
     def add(self, adapter: str, folder: Path) -> None:
         """Know an adapter's folder from now on. What was loaded under the id is forgotten."""
@@ -80,7 +77,7 @@ class AdapterMemory:
     def remove(self, adapter: str) -> None:
         """Forget an adapter."""
         self.folders.pop(adapter, None)
-        self.loaded.pop(adapter, None)
+        self._unload(adapter)
 
     @torch.no_grad()
     def get(self, adapter: str) -> LoadedAdapter:
@@ -98,7 +95,12 @@ class AdapterMemory:
                 reason = str(error).replace(str(folder), "its folder")  # where it lies is no client's business
                 raise EngineError(f"cannot load adapter {adapter}: {reason}") from error
             self.loaded[adapter] = LoadedAdapter.of_states(states)
+            self.bytes += self.loaded[adapter].bytes
         self.loaded.move_to_end(adapter)
         while len(self.loaded) > 1 and self.bytes > self.limit:
-            self.loaded.popitem(last=False)
+            self._unload(next(iter(self.loaded)))
         return self.loaded[adapter]
+
+    def _unload(self, adapter: str) -> None:
+        if adapter in self.loaded:
+            self.bytes -= self.loaded.pop(adapter).bytes

@@ -47,7 +47,7 @@ class DecodingLoop(threading.Thread):
     """Decodes rows: each turn reads new prompts as far as there is room, and one token of every row.
 
     What happens to a row is delivered: pieces of its answer, of which the last has `finish`, or an `EngineError`,
-    which ends it too. A row that fails ends alone. If the loop itself fails, all rows end, and `fault` says why.
+    which ends it too. A row that fails ends alone. If the loop itself fails, all rows end, and `ended` says why.
 
     Args:
         batch: Where rows are computed. Only this thread uses it from now on.
@@ -59,25 +59,24 @@ class DecodingLoop(threading.Thread):
 
     def __init__(self, batch: RowBatch, capacity: int, prompt_tokens: int, deliver: Deliver) -> None:
         super().__init__(name="tagi decoding", daemon=True)
-        self.fault: str | None = None
+        self.ended: str | None = None
+        """Why no row is taken any more; None while the loop runs."""
         self.generated_tokens = 0
         """Tokens that were generated so far, of all rows."""
-        self._batch, self._capacity, self._prompt_tokens, self._deliver = batch, capacity, prompt_tokens, deliver
+        self.batch, self._capacity, self._prompt_tokens, self._deliver = batch, capacity, prompt_tokens, deliver
         self._submitted: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         self._waiting: deque[Row] = deque()
         self._running: list[Row] = []
         """The rows of the batch, in its order."""
         self._outcomes: list[tuple[Row, Outcome]] = []
         self._closed = False
-        self._ended: str | None = None
-        """Why no row is taken any more."""
         self._ending = threading.Lock()
 
     def submit(self, row: Row) -> None:
         """Take a row into the loop. Called from any thread. Raises `EngineError` if the loop has ended."""
         with self._ending:
-            if self._ended is not None:
-                raise EngineError(self._ended)
+            if self.ended is not None:
+                raise EngineError(self.ended)
             self._submitted.put(row)
 
     def close(self) -> None:
@@ -94,7 +93,7 @@ class DecodingLoop(threading.Thread):
                 self._turn()
                 self._flush()
         except Exception as error:
-            self.fault = reason = f"decoding stopped: {type(error).__name__}: {first_line(error)}"
+            reason = f"decoding stopped: {type(error).__name__}: {first_line(error)}"
             _log.exception("decoding stopped")
         finally:
             self._end_all(reason)
@@ -124,16 +123,16 @@ class DecodingLoop(threading.Thread):
             if rows and tokens > self._prompt_tokens:
                 break
             rows.append(self._waiting.popleft())
-        if self._batch.backbone.window is not None:
+        if self.batch.backbone.window is not None:
             return [[row] for row in rows]
         lengths = [len(row.prompt.ids) for row in rows]
-        groups = length_groups(lengths, pass_overhead(self._batch.backbone.device))
+        groups = length_groups(lengths, pass_overhead(self.batch.backbone.device))
         return [[rows[number] for number in group] for group in groups]
 
     def _read(self, rows: list[Row]) -> None:
         """Read new rows; if that fails, one by one, so that only those end that fail by themselves."""
         try:
-            logits = self._batch.read([row.prompt for row in rows])
+            logits = self.batch.read([row.prompt for row in rows])
         except Exception as error:
             if len(rows) > 1:
                 for row in rows:
@@ -148,11 +147,11 @@ class DecodingLoop(threading.Thread):
         """Read the last token of every row. If memory runs out, the longest row ends and the others go on."""
         while self._running:
             try:
-                logits = self._batch.step([row.token for row in self._running])
+                logits = self.batch.step([row.token for row in self._running])
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                longest = max(range(len(self._running)), key=self._batch.lengths.__getitem__)
+                longest = max(range(len(self._running)), key=self.batch.lengths.__getitem__)
                 self._fail(self._running[longest], f"cannot go on: {reason_of(error)}")
             else:
                 self._advance(list(self._running), logits)
@@ -187,7 +186,7 @@ class DecodingLoop(threading.Thread):
     def _remove(self, rows: Sequence[Row]) -> None:
         for row in rows:
             number = self._running.index(row)
-            self._batch.remove(number)
+            self.batch.remove(number)
             self._running[number] = self._running[-1]
             self._running.pop()
 
@@ -200,7 +199,7 @@ class DecodingLoop(threading.Thread):
     def _end_all(self, reason: str) -> None:
         """End every row that is not done, and take no other."""
         with self._ending:
-            self._ended = reason
+            self.ended = reason
         self._take_submitted(wait=False)
         rows = [*self._running, *self._waiting]
         self._running.clear()

@@ -108,7 +108,7 @@ class EmbeddedEngine:
         if self._decoding is not None:
             self._decoding.close()
             await asyncio.to_thread(self._decoding.join)
-        self._preparing.shutdown(wait=False, cancel_futures=True)
+        self._preparing.shutdown(wait=False)
 
     async def add(self, adapter: str, folder: Path) -> None:
         """Make an adapter's folder available under its id; it is loaded when it is first asked for."""
@@ -126,8 +126,8 @@ class EmbeddedEngine:
         """
         async with self._place():
             decoding = self._decoding
-            if decoding is None:
-                raise EngineError("the engine was not started")
+            if decoding is None or decoding.ended is not None:
+                raise EngineError((await self.healthy())[0])
             row = await self._prepare(self._row, request)
             pieces = self._pieces[row] = asyncio.Queue[Outcome]()
             try:
@@ -157,9 +157,7 @@ class EmbeddedEngine:
         """Return why nothing is decoded; nothing if all is well."""
         if self._decoding is None:
             return ["the engine was not started"]
-        if self._decoding.fault is not None:
-            return [self._decoding.fault]
-        return [] if self._decoding.is_alive() else ["the engine was closed"]
+        return [] if self._decoding.ended is None else [self._decoding.ended]
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:

@@ -23,6 +23,7 @@ from tagi.serving.making import GeneratorMaker
 from tagi.serving.protocol import Engine, EngineError
 from tagi.serving.service import Service
 from tagi.serving.store import AdapterStore
+from tagi.serving.upstream import UpstreamEngine
 
 _GRACE_SECONDS = 10
 _BACKLOG = 128
@@ -108,8 +109,6 @@ def _engine(settings: ServerSettings, generator: AdapterGenerator) -> Engine:
         return EmbeddedEngine(generator, settings.embedded)
     assert settings.adapter_dir is not None
     assert settings.upstream_model is not None
-    from tagi.serving.upstream import UpstreamEngine
-
     return UpstreamEngine(settings.upstream, settings.adapter_dir, settings.upstream_model, generator)
 
 
