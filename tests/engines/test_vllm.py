@@ -4,11 +4,6 @@
 """
 
 import json
-import os
-import socket
-import subprocess
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +14,7 @@ import pytest
 
 from tagi.api.task_adapter import TaskAdapter
 from tagi.formats.export import export, exportable_of
+from tests.engines.vllm_server import running_vllm, vllm_python
 from tests.prompted_adapters import (
     NEW_TOKENS,
     TASKS,
@@ -32,28 +28,8 @@ from tests.prompted_adapters import (
 
 pytestmark = pytest.mark.slow
 
-PYTHON = "TAGI_VLLM_PYTHON"
-START_SECONDS = int(os.environ.get("TAGI_VLLM_START_SECONDS", "1500"))
 MODEL = "base"
 AT_ONCE = 8
-ENVIRONMENT = {
-    "CUDA_VISIBLE_DEVICES": "",
-    "HF_HUB_OFFLINE": "1",
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_NO_USAGE_STATS": "1",
-}
-
-
-def vllm_python() -> str:
-    """The interpreter of the environment with vLLM."""
-    named = os.environ.get(PYTHON)
-    if not named:
-        pytest.fail(f"{PYTHON}: expected the Python of an environment with vLLM, got none")
-    if not Path(named).is_file():
-        pytest.fail(f"{PYTHON}: expected the Python of an environment with vLLM, got {named!r}, which is no file")
-    return named
 
 
 @pytest.fixture(scope="module")
@@ -73,40 +49,10 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[TaskA
 def address(adapters: tuple[Path, list[TaskAdapter]]) -> Iterator[str]:
     """The address of a running vLLM that serves the exports."""
     folder, made = adapters
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        vllm_python(),
-        *("-m", "vllm.entrypoints.cli.main", "serve", str(folder / MODEL), "--served-model-name", MODEL),
-        *("--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"),
-        *("--max-model-len", "1024", "--max-num-seqs", str(AT_ONCE), "--enable-lora", "--max-loras", str(len(made))),
-        *("--max-lora-rank", "32", "--lora-modules", *(f"task{at}={folder / f'task{at}'}" for at in range(len(made)))),
-    ]
-    with (folder / "vllm.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **ENVIRONMENT})
-        try:
-            wait_for(f"http://127.0.0.1:{port}/health", server, folder / "vllm.log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            try:
-                server.wait(60)
-            except subprocess.TimeoutExpired:
-                server.kill()
-
-
-def wait_for(url: str, server: "subprocess.Popen[bytes]", log: Path) -> None:
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until:
-        if server.poll() is not None:
-            pytest.fail(f"vLLM ended with exit code {server.returncode}:\n{log.read_text()[-4000:]}")
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(2)
-    pytest.fail(f"vLLM did not start within {START_SECONDS} s:\n{log.read_text()[-4000:]}")
+    modules = [f"task{at}={folder / f'task{at}'}" for at in range(len(made))]
+    options = ("--served-model-name", MODEL, "--max-num-seqs", str(AT_ONCE), "--max-loras", str(len(made)))
+    with running_vllm(folder / MODEL, folder / "vllm.log", *options, "--lora-modules", *modules) as found:
+        yield found
 
 
 def vllm_tokens(address: str, model: str, instruction: str | None, text: str) -> list[int]:

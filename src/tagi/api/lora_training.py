@@ -18,6 +18,7 @@ from tagi.hypernetwork.adapted_task import AdaptedTask
 from tagi.methods.refining import Refined
 from tagi.settings.training import TrainingSettings
 from tagi.stages.own_tasks import seen_record
+from tagi.training.progress import Report
 from tagi.training.trainer import train
 
 _TASK = "refined"
@@ -101,7 +102,7 @@ def train_lora(
     *,
     identity: str = "",
     resume: bool = False,
-    progress: bool = False,
+    progress: bool | Report = False,
 ) -> tuple[A, float]:
     """Train an adapter's LoRA on examples; return a new adapter and the seconds it took.
 
@@ -112,7 +113,7 @@ def train_lora(
         folder: Where checkpoints are written.
         identity: What a resumed training must have in common with the interrupted one.
         resume: Go on from the newest checkpoint in the folder.
-        progress: Show a bar on a terminal.
+        progress: Show a bar on a terminal, or what is told after every step.
     """
     task, steps = task_of(examples), settings.steps
     model = Refined(adapter)

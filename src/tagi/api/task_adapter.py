@@ -24,6 +24,7 @@ from tagi.formats.peft import write_lora
 from tagi.formats.task_adapter import open_adapter, read_adapter, write_adapter
 from tagi.hypernetwork.adapted_task import AdaptedTask
 from tagi.hypernetwork.model import GeneratorModel
+from tagi.training.progress import Report
 
 
 class TaskAdapter(AdaptedTask, Uploadable):
@@ -101,7 +102,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
         return TaskAdapter(self.generator, states, self.instruction, self.examples, refined=self.refined)
 
     def refine(
-        self, examples: Sequence[Demonstration], settings: Refinement | None = None, *, progress: bool = False
+        self, examples: Sequence[Demonstration], settings: Refinement | None = None, *, progress: bool | Report = False
     ) -> "TaskAdapter":
         """Train the adapter's LoRA further on labelled examples; this adapter and its generator stay as they are.
 
@@ -109,7 +110,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
             examples: Inputs and their outputs, as `Example` objects or tuples. The last `settings.held_out` of them
                 are left out.
             settings: How to train.
-            progress: Show a bar on a terminal.
+            progress: Show a bar on a terminal, or what is told after every step: the steps done, and all of them.
 
         The new adapter's `refined` says how it was trained: number of `examples` and digest of the `data`, the
         settings, the `loss` of the `first` and `last` steps (None without a step), the digest of the LoRA that it began

@@ -160,7 +160,7 @@ class CausalBackbone(Backbone):
         joined = torch.cat([mask, known != IGNORED], dim=1)
         if before is not None:
             self._refuse_checkpointing()
-            cache = _cache_of(self.memory(before))
+            cache = cache_of(self.memory(before))
             joined = torch.cat([before.mask, joined], dim=1)
         given = torch.cat([ids, known.clamp(min=0)], dim=1)
         # By number it would be a view, of which each row's product copies all of the head's weights.
@@ -184,7 +184,7 @@ class CausalBackbone(Backbone):
         known = DynamicCache()
         if before is not None:
             rows, (layers, seen) = ids.shape[0], before
-            known = _cache_of(
+            known = cache_of(
                 [(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1)) for keys, values in layers]
             )
             mask = torch.cat([seen.expand(rows, -1), mask], dim=1)
@@ -262,7 +262,7 @@ def score_after(
     return choice_scores(logits, labels, reduction)
 
 
-def _cache_of(layers: KeysValues) -> DynamicCache:
+def cache_of(layers: KeysValues) -> DynamicCache:
     """A cache that holds keys and values already computed."""
     cache = DynamicCache()
     for layer, (keys, values) in enumerate(layers):

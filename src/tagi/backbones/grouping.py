@@ -33,7 +33,7 @@ def grouped_logits(ids: TokenIds, mask: TokenMask, labels: Labels, compute: Comp
         Logits at every target position; at padding they are those of the group, or 0.
     """
     prompts, targets = mask.sum(1), (labels != IGNORED).sum(1)
-    groups = length_groups((prompts + targets).tolist(), _OVERHEADS.get(ids.device.type, _OVERHEAD))
+    groups = length_groups((prompts + targets).tolist(), pass_overhead(ids.device))
     parts, width = [], labels.shape[1]
     for group in groups:
         rows = torch.tensor(group, device=ids.device)
@@ -43,6 +43,11 @@ def grouped_logits(ids: TokenIds, mask: TokenMask, labels: Labels, compute: Comp
         parts.append(torch.nn.functional.pad(logits, (0, 0, 0, width - most)))
     order = torch.tensor([row for group in groups for row in group], device=ids.device)
     return torch.cat(parts)[order.argsort()]
+
+
+def pass_overhead(device: torch.device) -> int:
+    """Return what one more pass through a model costs on a device, in tokens."""
+    return _OVERHEADS.get(device.type, _OVERHEAD)
 
 
 def length_groups(lengths: list[int], overhead: int) -> list[list[int]]:

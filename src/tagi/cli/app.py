@@ -22,6 +22,7 @@ from tagi.cli.predict import predict
 from tagi.cli.refine import refine
 from tagi.cli.report import report
 from tagi.cli.run import run
+from tagi.cli.serve import serve
 from tagi.cli.sweep import sweep
 from tagi.cli.time import time
 from tagi.cli.train import TrainCommand, train
@@ -57,7 +58,7 @@ def _options(version: Version = False) -> None:
 
 
 _COMMANDS = (
-    *(demo, generate, predict, export, verify, refine),
+    *(demo, generate, predict, export, verify, refine, serve),
     *(train, run, sweep),
     *(evaluate, compare, report, methods, describe, flops, time),
 )

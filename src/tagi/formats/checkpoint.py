@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Literal
@@ -92,9 +94,16 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], file: str = WEIGH
         tensors: The tensors by name.
         file: The file's name.
         marked: Whether the file says that PyTorch wrote it, which transformers asks for.
+
+    Raises `OSError` if the disk does not take the file.
     """
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(whole, folder / file, metadata={"format": "pt"} if marked else None)
+    try:
+        save_file(whole, folder / file, metadata={"format": "pt"} if marked else None)
+    except SafetensorError as error:  # the only sign of a full disk is in its text
+        if (number := re.search(r"os error (\d+)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder / file)) from error
 
 
 def read_tensors(folder: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 Finish = Literal["stop", "length"]
 
@@ -101,6 +101,7 @@ class PromptError(ValueError):
     """The prompt is at fault: its message says what was expected and what was given. The application answers 400."""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Answers prompts with adapters. All methods are called from one event loop and never block it."""
 

@@ -15,6 +15,7 @@ _EXPECTED = {
     "less_than_equal": "at most {le}",
     "list_type": "a list",
     "literal_error": "{expected}",
+    "model_attributes_type": "an object",
     "model_type": "an object",
     "string_too_short": "some text",
     "string_type": "text",

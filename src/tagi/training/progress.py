@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from transformers import TrainerCallback
 
+Report = Callable[[int, int], None]
+"""Is told the steps that are done and those that there are; what it raises ends the training."""
 _LINE_EVERY_SECONDS = 30.0
 _WATCHED_STEPS = 1000
 """L_ins is to have fallen after so many steps, or after half of a shorter training."""
@@ -77,3 +79,21 @@ def alignment_fault(history: Sequence[Mapping[str, Any]]) -> str | None:
         f"{last:.3g} at step {last_step}: the LoRA teachers have no effect. Set losses.ins_normalized = true, or a "
         "larger losses.ins"
     )
+
+
+class _Reported(TrainerCallback):
+    """Tells somebody of every step."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Tell of the step."""
+        self._report(state.global_step, state.max_steps)
+
+
+def progress_callbacks(progress: bool | Report) -> list[TrainerCallback]:
+    """Return what shows or reports a training's progress."""
+    if isinstance(progress, bool):
+        return [Progress()] if progress else []
+    return [_Reported(progress)]

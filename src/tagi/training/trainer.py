@@ -23,7 +23,7 @@ from tagi.settings.training import TrainingSettings
 from tagi.training import distributed
 from tagi.training.checkpoints import WEIGHTS, checkpoint_at, newest_complete, read_marker
 from tagi.training.loop import MethodTrainer
-from tagi.training.progress import Progress
+from tagi.training.progress import Report, progress_callbacks
 from tagi.training.trackers import TensorBoard, peak_memory, trackers
 
 _LOGS = "logs"
@@ -43,7 +43,7 @@ def train(
     *,
     identity: str,
     resume: bool = False,
-    progress: bool = True,
+    progress: bool | Report = True,
     validate: Callable[[], float] | None = None,
 ) -> dict[str, Any]:
     """Train to the end, leave the weights in `model`, and return the record, also written to `folder/training.json`.
@@ -59,7 +59,7 @@ def train(
         folder: Gets `checkpoint-STEP`, TensorBoard's `logs` and `training.json`.
         identity: What decides the outcome; a checkpoint of another identity is not resumed.
         resume: Continue from the newest complete checkpoint. The result is the same as without the interruption.
-        progress: Show progress on stderr.
+        progress: Show progress on stderr, or what is told after every step.
         validate: Returns how good `model` is, higher being better. It is called every `settings.validate_every` steps
             and after the last, and does not change training. `model` is left with the weights of the best step, whose
             checkpoint is kept.
@@ -82,7 +82,7 @@ def train(
         eval_dataset=batches,  # never read: `evaluate` asks `validate`
         data_collator=lambda items: model.collate(items[0]),
         optimizer_cls_and_kwargs=_optimizer(settings),
-        callbacks=[*reports, *([Progress()] if progress and distributed.is_main_process() else [])],
+        callbacks=[*reports, *(progress_callbacks(progress) if distributed.is_main_process() else [])],
         whole=model,
         identity=identity,
         settings=settings,

@@ -1,0 +1,114 @@
+"""`tagi serve`: adapters on demand behind an OpenAI-compatible API."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from tagi.errors import InputError
+
+GeneratorName = Annotated[
+    str, typer.Argument(metavar="[GENERATOR]", help="A built-in generator, a folder or a hub name.")
+]
+Host = Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on; others need --keys.")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")]
+Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="Where adapters are kept.")]
+KeysFile = Annotated[
+    Path | None,
+    typer.Option("--keys", metavar="FILE", help="API keys, NAME:KEY or KEY a line; each has adapters of its own."),
+]
+Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, ... Default: a GPU if any.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16", "float16"] | None,
+    typer.Option("--dtype", help="Type of the base model's weights. Default: the checkpoint's."),
+]
+Upstream = Annotated[
+    list[str] | None,
+    typer.Option("--upstream", metavar="URL", help="A vLLM that answers in place of this process. Repeatable."),
+]
+AdapterDir = Annotated[
+    Path | None, typer.Option("--adapter-dir", metavar="DIR", help="Where the vLLMs look for adapters.")
+]
+UpstreamModel = Annotated[
+    str | None, typer.Option("--upstream-model", metavar="NAME", help="The base model as the vLLMs name it.")
+]
+Rows = Annotated[int, typer.Option("--rows", min=1, help="Requests that are answered at the same time here.")]
+Context = Annotated[
+    int | None, typer.Option("--context", min=16, help="Tokens of prompt and answer. Default: the base model's.")
+]
+CacheMb = Annotated[int, typer.Option("--cache-mb", min=1, help="Memory of loaded adapters and their instructions.")]
+Waiting = Annotated[int, typer.Option("--max-waiting", min=1, help="Requests that may wait.")]
+BodyKb = Annotated[int, typer.Option("--max-body-kb", min=1, help="Size of a request's body.")]
+Instruction = Annotated[int, typer.Option("--max-instruction", min=1, help="Characters of an instruction.")]
+Adapters = Annotated[int, typer.Option("--max-adapters", min=1, help="Adapters of a key.")]
+Concurrent = Annotated[int, typer.Option("--max-concurrent", min=1, help="Requests of a key at the same time.")]
+RefineSteps = Annotated[int, typer.Option("--max-refine-steps", min=1, help="Steps of a refinement.")]
+NEEDED = ("fastapi", "httpx2", "prometheus_client", "uvicorn")
+"""Packages of the extra `serve`."""
+
+
+def serve(
+    generator: GeneratorName = "smollm2",
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    store: Store = Path("runs/serve"),
+    keys: KeysFile = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    upstream: Upstream = None,
+    adapter_dir: AdapterDir = None,
+    upstream_model: UpstreamModel = None,
+    rows: Rows = 32,
+    context: Context = None,
+    cache_mb: CacheMb = 1024,
+    max_waiting: Waiting = 256,
+    max_body_kb: BodyKb = 1024,
+    max_instruction: Instruction = 20_000,
+    max_adapters: Adapters = 1000,
+    max_concurrent: Concurrent = 64,
+    max_refine_steps: RefineSteps = 1000,
+) -> None:
+    """Serve adapters on demand: post an instruction, use the id that comes back as the model of any OpenAI client.
+
+    The first line printed is the address of the web page. /docs lists the API.
+
+    \b
+    Examples:
+      tagi serve
+      tagi serve runs/sni --port 8080 --store adapters
+      tagi serve --host 0.0.0.0 --keys keys.txt
+      tagi serve smollm2 --upstream http://127.0.0.1:8001 --adapter-dir adapters --upstream-model base
+
+    \b
+    Then, from anywhere on this machine:
+      curl http://127.0.0.1:8000/v1/adapters -H 'Content-Type: application/json' \\
+        -d '{"instruction": "Write the sentence in the past tense."}'
+    """
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"tagi serve needs {', '.join(missing)}, which is not installed: pip install 'tagi-adapters[serve]'"
+        )
+    from tagi.serving.access import Limits
+    from tagi.serving.embedded import EmbeddedLimits
+    from tagi.serving.run import ServerSettings
+    from tagi.serving.run import serve as run
+
+    limits = Limits(
+        body_bytes=1024 * max_body_kb,
+        instruction_characters=max_instruction,
+        adapters_per_key=max_adapters,
+        concurrent_per_key=max_concurrent,
+        waiting=max_waiting,
+        refine_steps=max_refine_steps,
+    )
+    embedded = EmbeddedLimits(rows=rows, waiting=max_waiting, context=context, adapter_bytes=cache_mb * 2**20)
+    run(
+        ServerSettings(
+            *(generator, host, port, store, keys, device, dtype, limits, embedded),
+            upstream=tuple(upstream or ()),
+            adapter_dir=adapter_dir,
+            upstream_model=upstream_model,
+        )
+    )

@@ -1,0 +1,182 @@
+"""The rows of a running batch: each with its own adapter or none, all computed in one pass."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import Cache
+
+from tagi.adapters.attach import Attached, Attachment
+from tagi.adapters.bank import LoraBank
+from tagi.adapters.merge import view_with_weights
+from tagi.backbones.causal import CausalBackbone, cache_of
+from tagi.backbones.protocol import KeysValues
+from tagi.hypernetwork.model import GeneratorModel
+from tagi.serving.adapter_memory import LoadedAdapter
+from tagi.serving.row_cache import RowCache
+
+RowLogits = Float[Tensor, "row vocabulary"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt to be read.
+
+    Args:
+        ids: Its tokens; after an instruction those of the input alone.
+        adapter: What acts on the row; None for the bare base model.
+    """
+
+    ids: list[int]
+    adapter: LoadedAdapter | None = None
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens before it whose keys and values are known."""
+        return self.adapter.prefix_tokens if self.adapter else 0
+
+
+class RowBatch:
+    """Rows that join, leave and grow by one token at a time, on a view of the generator's base model.
+
+    Where a row leaves, the last row takes its number.
+
+    Args:
+        generator: The generator, of a decoder-only base model.
+        capacity: Rows at most.
+    """
+
+    def __init__(self, generator: GeneratorModel, capacity: int) -> None:
+        backbone = generator.backbone
+        # A view has hooks and modes of its own: other threads use the generator meanwhile.
+        view = backbone.viewed(view_with_weights(backbone.model, {}))
+        assert isinstance(view, CausalBackbone)
+        self.backbone = view
+        self._text = generator.text
+        self._fusion = generator.fusion and view_with_weights(generator.fusion, {})
+        self._cache = RowCache(len(self.backbone.memory_shapes(0)), backbone.device)
+        self._adapters: list[LoadedAdapter | None] = []
+        blank = generator.blank_bank
+        self._blank = blank.whole() if isinstance(blank, LoraBank) else blank
+        dtype, device = backbone.model.dtype, backbone.device
+        self._generated = {
+            name: torch.zeros(capacity, *part.shape[1:], dtype=dtype, device=device)
+            for name, part in self._blank.tensors().items()
+        }
+        """What was generated for the adapter of every row, in the type in which it acts."""
+
+    @property
+    def rows(self) -> int:
+        """Rows in use."""
+        return self._cache.rows
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Tokens of every row that have been read."""
+        return self._cache.lengths
+
+    @torch.no_grad()
+    def read(self, prompts: Sequence[Prompt]) -> RowLogits:
+        """Read prompts as new rows after the last; return their logits of the next token.
+
+        A prompt goes on from its adapter's instruction. Prompts of a model with sliding windows must be read one at a
+        time: between an instruction and an input that is not the longest of the pass there is a gap, which windows
+        would feel. If the pass fails, the batch stays as it was.
+        """
+        first, device = self.rows, self.backbone.device
+        adapters = [prompt.adapter for prompt in prompts]
+        for row, adapter in enumerate(adapters, start=first):
+            tensors = adapter.bank.tensors() if adapter else None
+            for name, part in self._generated.items():
+                part[row] = tensors[name][0] if tensors else 0  # zeros change nothing
+        prefixes, seen = _side_by_side([adapter.prefix if adapter else None for adapter in adapters], device)
+        known = cache_of(prefixes)
+        ids, mask = (part.to(device) for part in self._text.batch([prompt.ids for prompt in prompts]))
+        with Attachment(*self._hooks(first, adapters)).active():
+            found = self.backbone.read(ids, torch.cat([seen, mask], dim=1), known)
+        try:
+            for row, prompt in enumerate(prompts):
+                self._cache.add(_without_padding(known, row, seen.shape[1], prompt))
+        except BaseException:
+            while self.rows > first:
+                self._cache.remove(self.rows - 1)
+            raise
+        self._adapters += adapters
+        return found.logits
+
+    @torch.no_grad()
+    def step(self, tokens: Sequence[int]) -> RowLogits:
+        """Read one token of every row and return the logits of the next. If the pass fails, it can be repeated."""
+        self._cache.make_room()
+        ids = torch.tensor(tokens, device=self.backbone.device).unsqueeze(1)
+        with Attachment(*self._hooks(0, self._adapters)).active():
+            logits = self.backbone.run(self.backbone.model, ids, self._cache.mask(), self._cache).logits
+        self._cache.advance()
+        return logits[:, -1]
+
+    def remove(self, row: int) -> None:
+        """Remove a row; the last row takes its number."""
+        last = self.rows - 1
+        self._cache.remove(row)
+        self._adapters[row] = self._adapters[last]
+        self._adapters.pop()
+        if row != last:
+            for part in self._generated.values():
+                part[row] = part[last]
+
+    def _hooks(self, first: int, adapters: Sequence[LoadedAdapter | None]) -> list[Mapping[nn.Module, Attached]]:
+        """Return what acts in a call on the rows from `first` on, which have these adapters."""
+        if not any(adapters):
+            return []
+        rows, places = slice(first, first + len(adapters)), self.backbone.places
+        bank = self._blank.like({name: part[rows] for name, part in self._generated.items()})
+        hooks: list[Mapping[nn.Module, Attached]] = [
+            {places[place]: bank.acting(place, shared=False) for place in bank.places}
+        ]
+        if self._fusion is not None:
+            fused = [adapter.fusion if adapter else None for adapter in adapters]
+            keys_values, mask = _side_by_side(fused, self.backbone.device)
+            # Values of zero read as nothing: fusion has no biases.
+            mask |= ~mask.any(1, keepdim=True)
+            if keys_values:
+                hooks.append(self._fusion.hooks(self.backbone, keys_values, mask))
+        return hooks
+
+
+def _side_by_side(
+    prefixes: Sequence[KeysValues | None], device: torch.device
+) -> tuple[KeysValues, Bool[Tensor, "row token"]]:
+    """Return keys and values of several rows, padded on the left with zeros, and their mask.
+
+    A row may have none; without any there are no layers.
+    """
+    lengths = torch.tensor([prefix[0][0].shape[2] if prefix else 0 for prefix in prefixes], device=device)
+    width = int(lengths.max())
+    mask = torch.arange(width, device=device) >= (width - lengths).unsqueeze(1)
+    some = next(filter(None, prefixes), [])
+
+    def joined(layer: int, side: int) -> Tensor:
+        empty = some[layer][side][:, :, :0]
+        parts = [prefix[layer][side] if prefix else empty for prefix in prefixes]
+        return torch.cat([nn.functional.pad(part, (0, 0, width - part.shape[2], 0)) for part in parts])
+
+    return [(joined(layer, 0), joined(layer, 1)) for layer in range(len(some))], mask
+
+
+def _without_padding(read: Cache, row: int, prefixes: int, prompt: Prompt) -> KeysValues:
+    """Return a row's keys and values of its instruction and its input, from a pass in which others were longer.
+
+    Args:
+        read: What the pass has read.
+        row: The row.
+        prefixes: Columns of instructions, which are before the inputs.
+        prompt: The row's prompt.
+    """
+
+    def packed(part: Tensor) -> Tensor:
+        instruction = part[row : row + 1, :, prefixes - prompt.cached_tokens : prefixes]
+        return torch.cat([instruction, part[row : row + 1, :, -len(prompt.ids) :]], dim=2)
+
+    return [(packed(layer.keys), packed(layer.values)) for layer in read.layers]

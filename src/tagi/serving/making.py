@@ -1,0 +1,125 @@
+"""Adapters made by a generator: from instructions, by refinement, and as exports. All of it computes and blocks."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from tagi.adapters.bank import LoraBank, delta_products
+from tagi.api.generator import AdapterGenerator
+from tagi.api.lora_training import Refinement, check_lora, labelled, split_examples
+from tagi.api.task_adapter import TaskAdapter
+from tagi.backbones.machine import best_device
+from tagi.data.task import Example, Task
+from tagi.formats.task_adapter import generator_digest
+from tagi.training.progress import Report
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An adapter that is not stored yet.
+
+    Args:
+        write: Writes it into a folder that does not exist.
+        facts: Its size, as JSON has it.
+        instruction: The instruction it was made from.
+        examples: The demonstrations that were read with it.
+    """
+
+    write: Callable[[Path], None]
+    facts: Mapping[str, Any]
+    instruction: str
+    examples: tuple[Example, ...]
+
+
+@runtime_checkable
+class Maker(Protocol):
+    """Makes adapters. Its methods are called from several threads."""
+
+    @property
+    def identity(self) -> str:
+        """Digest of the generator."""
+        ...
+
+    def make(self, tasks: Sequence[Task], *, truncate: bool) -> list[Made]:
+        """Generate an adapter for every task in one pass. Raises `InputError` as `AdapterGenerator.adapt` does."""
+        ...
+
+    def check_examples(self, examples: Sequence[Example], settings: Refinement) -> None:
+        """Raise `InputError` for examples that cannot be trained on."""
+        ...
+
+    def refine(self, folder: Path, examples: Sequence[Example], settings: Refinement, report: Report) -> Made:
+        """Train a stored adapter further."""
+        ...
+
+    def export(self, folder: Path, out: Path, *, lossy: bool) -> None:
+        """Write a stored adapter as a PEFT folder. Raises `InputError` if something would be lost, unless `lossy`."""
+        ...
+
+
+class GeneratorMaker:
+    """Makes adapters with a generator that an engine answers with at the same time.
+
+    What is attached to the backbone for a call acts in its own thread alone, and nothing here changes weights or modes
+    that the engine reads. Refinements are trained on a copy, which shares a frozen backbone.
+    """
+
+    def __init__(self, generator: AdapterGenerator) -> None:
+        self.generator = generator.eval()
+        self._identity = generator_digest(generator)
+        self._making, self._training = threading.Lock(), threading.Lock()
+
+    @property
+    def identity(self) -> str:
+        """Digest of the generator."""
+        return self._identity
+
+    def make(self, tasks: Sequence[Task], *, truncate: bool) -> list[Made]:
+        """Generate an adapter for every task in one pass. Raises `InputError` as `AdapterGenerator.adapt` does."""
+        with self._making:
+            return [_made(adapter) for adapter in self.generator.adapt_tasks(tasks, truncate=truncate)]
+
+    def check_examples(self, examples: Sequence[Example], settings: Refinement) -> None:
+        """Raise `InputError` for examples that cannot be trained on."""
+        split_examples(labelled(examples), self.generator.text, settings)
+
+    def refine(self, folder: Path, examples: Sequence[Example], settings: Refinement, report: Report) -> Made:
+        """Train a stored adapter further. Raises `InputError` for an adapter that is not LoRA."""
+        with self._training:
+            adapter = TaskAdapter.from_pretrained(folder, self._copy())
+            check_lora(adapter)
+            return _made(adapter.refine(examples, settings, progress=report))
+
+    def export(self, folder: Path, out: Path, *, lossy: bool) -> None:
+        """Write a stored adapter as a PEFT folder. Raises `InputError` if something would be lost, unless `lossy`."""
+        with self._making:
+            TaskAdapter.from_pretrained(folder, self.generator).export(out, lossy=lossy)
+
+    def _copy(self) -> AdapterGenerator:
+        """A generator for training. The trainer freezes it and takes it to the best device."""
+        backbone = self.generator.backbone
+        frozen = not any(parameter.requires_grad for parameter in backbone.parameters())
+        shared = frozen and backbone.device.type == best_device().type
+        return deepcopy(self.generator, {id(backbone): backbone} if shared else {})
+
+
+def _made(adapter: TaskAdapter) -> Made:
+    size = adapter.summary()
+    facts = {name: size[name] for name in ("rank", "module", "parameters") if name in size}
+    facts |= {"target_modules": len(adapter.generator.backbone.target_modules)}
+    facts |= {"base_model": adapter.generator.backbone.identity.name}
+    if isinstance(adapter.bank, LoraBank):
+        facts["layers"] = update_norms(adapter.bank)
+    return Made(adapter.save_pretrained, facts, adapter.instruction, adapter.examples)
+
+
+def update_norms(bank: LoraBank) -> dict[str, float]:
+    """Return the Frobenius norm of one task's update Delta W for every target module, by its path."""
+    norms = {}
+    for path, pair in bank.factors.items():
+        square = float(delta_products(LoraBank({path: pair}, bank.scale))[0, 0])
+        norms[path] = round(max(square, 0.0) ** 0.5, 6)
+    return norms

@@ -1,0 +1,282 @@
+"""The upstream engine: the same answers from vLLM servers, to which adapters are given as PEFT folders.
+
+Prompts are encoded here and sent as token ids: the same tokens as in the embedded engine, and control tokens that are
+written out in a message stay ordinary text, which a server's own chat endpoint would take for control tokens.
+"""
+
+import asyncio
+import json
+import re
+import shutil
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+from tagi.errors import ConfigError, TagiError, first_line
+from tagi.files import new_folder
+from tagi.formats.peft import CONFIG, WEIGHTS
+from tagi.formats.records import AdapterRecord
+from tagi.formats.task_adapter import generator_digest
+from tagi.hypernetwork.model import GeneratorModel
+from tagi.serving.completions import Completion, error_of, events
+from tagi.serving.prompts import PromptEncoder
+from tagi.serving.protocol import EngineError, Load, Piece, PromptError, Request
+from tagi.serving.replicas import Replica, ReplicaError, Replicas
+
+_PROMPT_FAULTS = (400, 413, 422)
+"""Status codes that say that the request is at fault."""
+
+
+class UpstreamEngine:
+    """Answers through one or several vLLM servers of the generator's base model; an `Engine`.
+
+    The servers read adapters from a folder that they share with this one, by vLLM's `lora_filesystem_resolver`.
+    Requests take turns between the replicas. One that fails is left out and tried again after a while; a request that
+    it has not begun to answer moves to another.
+
+    Args:
+        urls: The servers' addresses, such as `http://10.0.0.7:8000`.
+        adapter_dir: The folder from which the servers read adapters.
+        upstream_model: The base model as the servers call it.
+        generator: The generator that made the adapters.
+        retry_seconds: Seconds for which a replica that failed is left out.
+        answer_seconds: Seconds that a replica may take until its answer begins or goes on.
+
+    Raises `ConfigError` without an address, and for a generator whose adapters are more than a LoRA.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        adapter_dir: str | Path,
+        upstream_model: str,
+        generator: GeneratorModel,
+        *,
+        retry_seconds: float = 10.0,
+        answer_seconds: float = 300.0,
+    ) -> None:
+        if not urls:
+            raise ConfigError("expected the address of an upstream server, got none")
+        _check_generator(generator)
+        self.generator = generator
+        self._folder, self._model = Path(adapter_dir), upstream_model
+        self._replicas = Replicas(urls, retry_seconds)
+        self._encoder = PromptEncoder(generator, generator.backbone.max_tokens)
+        self._digest = ""
+        self._instructions: dict[str, list[int]] = {}
+        """The token ids of every adapter's instruction; empty where inputs are read without it."""
+        timeout = httpx2.Timeout(answer_seconds, connect=min(5.0, answer_seconds))
+        self._client = httpx2.AsyncClient(timeout=timeout, limits=httpx2.Limits(max_connections=None))
+        self._running = 0
+
+    @property
+    def base_model(self) -> str:
+        """The base model's name among the models: that of the servers."""
+        return self._model
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together at most."""
+        return self._encoder.context
+
+    async def start(self) -> None:
+        """Look at the replicas that run; others may start later.
+
+        Raises `EngineError` for a server of another model and for a folder that cannot be made.
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EngineError(f"cannot make the folder for adapters: {error}") from error
+        self._digest = await asyncio.to_thread(generator_digest, self.generator)
+        await asyncio.gather(*map(self._look, self._replicas.all))
+
+    async def close(self) -> None:
+        """Close all connections, which ends what runs."""
+        await self._client.aclose()
+
+    async def add(self, adapter: str, folder: Path) -> None:
+        """Give an adapter's LoRA to the servers, under its id.
+
+        Raises `EngineError` for a folder that is damaged or of another generator, and if it cannot be written.
+        """
+        try:
+            self._instructions[adapter] = await asyncio.to_thread(self._export, adapter, folder)
+        except (TagiError, OSError) as error:
+            raise EngineError(f"cannot give adapter {adapter} to the servers: {error}") from error
+
+    async def remove(self, adapter: str) -> None:
+        """Take an adapter from the servers. Those that do not answer unload it when they are back."""
+        if self._instructions.pop(adapter, None) is None:
+            return
+        await asyncio.to_thread(shutil.rmtree, self._folder / adapter, ignore_errors=True)
+        for replica in self._replicas.all:
+            replica.unloads.add(adapter)
+        await asyncio.gather(*map(self._unload, self._replicas.all))
+
+    async def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """Answer a prompt piece by piece; closing the iterator ends the request on its server too.
+
+        Raises `PromptError` for a prompt at fault and `EngineError` if no replica answers, or if one stops answering.
+        """
+        body = await asyncio.to_thread(self._body, request)
+        self._running += 1
+        faults = []
+        try:
+            for replica in self._replicas.in_turn():
+                begun = False
+                try:
+                    async with aclosing(self._pieces(replica, body)) as pieces:
+                        async for piece in pieces:
+                            begun = True
+                            yield piece
+                    return
+                except ReplicaError as error:
+                    if error.lasting:
+                        self._replicas.failed(replica, str(error))
+                    faults.append(str(error))
+                    if begun:
+                        raise EngineError(f"the upstream server stopped answering: {error}") from error
+            reasons = "; ".join(dict.fromkeys(faults)) or "all have failed a moment ago"
+            raise EngineError(f"no upstream server answers: {reasons}")
+        finally:
+            self._running -= 1
+
+    def load(self) -> Load:
+        """Return how many requests run, and how many replicas are left out."""
+        failed = len(self._replicas.faults())
+        return Load(self._running, 0, {"replicas": len(self._replicas.all), "failed_replicas": failed})
+
+    async def healthy(self) -> Sequence[str]:
+        """Ask every replica how it is and return a sentence for each that is not well."""
+        await asyncio.gather(*map(self._probe, self._replicas.all))
+        return self._replicas.faults()
+
+    async def _pieces(self, replica: Replica, body: dict[str, Any]) -> AsyncIterator[Piece]:
+        """Ask one replica. Raises `PromptError` as it does, and `ReplicaError` for all that is not an answer."""
+        try:
+            async with self._client.stream("POST", f"{replica.url}/v1/completions", json=body) as response:
+                if response.status_code != 200:
+                    status, message = response.status_code, error_of(await response.aread())
+                    if status in _PROMPT_FAULTS:
+                        raise PromptError(message)
+                    raise ReplicaError(f"status {status}: {message}", lasting=status >= 500)
+                replica.fault = None
+                completion = Completion(body.get("logprobs"))
+                async for event in events(response):
+                    piece = completion.add(event)
+                    if piece is not None:
+                        yield piece
+                yield completion.last()
+        except httpx2.HTTPError as error:
+            raise ReplicaError(_reason(error)) from error
+
+    def _body(self, request: Request) -> dict[str, Any]:
+        """A request as `/v1/completions` takes it. What a model's own settings would change is set."""
+        instruction: list[int] = []
+        if request.adapter is not None:
+            if request.adapter not in self._instructions:
+                raise PromptError(f"expected the id of an adapter, got {request.adapter!r}")
+            if not (request.alone or isinstance(request.prompt, str)):
+                instruction = self._instructions[request.adapter]
+        ids, sampling = [*instruction, *self._encoder.encode(request, alone=not instruction)], request.sampling
+        body: dict[str, Any] = {
+            "model": request.adapter or self._model,
+            "prompt": ids,
+            "max_tokens": self._encoder.room(request, len(ids)),
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": -1,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "stop": [stop for stop in sampling.stop if stop],
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if sampling.seed is not None:
+            body["seed"] = sampling.seed % 2**63
+        if sampling.logprobs is not None:
+            body["logprobs"] = sampling.logprobs
+        return body
+
+    def _export(self, adapter: str, folder: Path) -> list[int]:
+        """Write an adapter's PEFT folder; return the token ids of its instruction."""
+        if not re.fullmatch(r"[\w-]+", adapter):
+            raise ValueError(f"expected an id that names a folder, got {adapter!r}")
+        record = AdapterRecord.read(folder)
+        if record.generator != self._digest:
+            raise ConfigError(f"expected an adapter of the generator {self._digest}, got one of {record.generator}")
+        config = {
+            **json.loads((folder / CONFIG).read_bytes()),
+            "base_model_name_or_path": self._model,
+            "revision": None,
+        }
+        written = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        target = self._folder / adapter / CONFIG
+        if not target.is_file() or target.read_text(encoding="utf-8") != written:
+            with new_folder(
+                self._folder / adapter, overwrite=True
+            ) as temporary:  # appears by renaming, as vLLM needs it
+                shutil.copyfile(folder / WEIGHTS, temporary / WEIGHTS)
+                (temporary / CONFIG).write_text(written, encoding="utf-8")
+        if record.alone or not self.generator.settings.adapts_prefix:
+            return []
+        return self.generator.text.instruction(record.instruction, record.examples, truncate=True)
+
+    async def _look(self, replica: Replica) -> None:
+        """See that a replica serves the model, and how long its context is."""
+        try:
+            found = (await self._client.get(f"{replica.url}/v1/models", timeout=5)).raise_for_status().json()["data"]
+            models = {str(model["id"]): model for model in found}
+        except (httpx2.HTTPError, ValueError, KeyError, TypeError) as error:
+            self._replicas.failed(replica, _reason(error))
+            return
+        if self._model not in models:
+            raise EngineError(f"expected the model {self._model!r} at {replica.url}, got {', '.join(models) or 'none'}")
+        longest = models[self._model].get("max_model_len")
+        self._encoder.context = min(self._encoder.context, longest or self._encoder.context)
+
+    async def _probe(self, replica: Replica) -> None:
+        try:
+            (await self._client.get(f"{replica.url}/health", timeout=5)).raise_for_status()
+        except httpx2.HTTPError as error:
+            self._replicas.failed(replica, _reason(error))
+        else:
+            replica.fault = None
+            await self._unload(replica)
+
+    async def _unload(self, replica: Replica) -> None:
+        """Unload what was removed; what a server has not loaded, it does not find."""
+        for adapter in list(replica.unloads):
+            try:
+                url = f"{replica.url}/v1/unload_lora_adapter"
+                response = await self._client.post(url, json={"lora_name": adapter}, timeout=30)
+                if response.is_server_error:
+                    response.raise_for_status()
+            except httpx2.HTTPError as error:
+                self._replicas.failed(replica, _reason(error))
+                return
+            replica.unloads.discard(adapter)
+
+
+def _check_generator(generator: GeneratorModel) -> None:
+    """Raise `ConfigError` for a generator whose adapters a LoRA and a prompt do not hold."""
+    settings, backbone = generator.settings, generator.backbone
+    if backbone.encoder_decoder:
+        raise ConfigError(f"expected a generator of a decoder-only base model, got one of {backbone.identity.name}")
+    more = list(settings.beside_lora(decoder_only=True))
+    if settings.module != "lora":
+        more.append(settings.module)
+    if settings.tune != "none":
+        more.append(f"tuned backbone parameters ({settings.tune})")
+    if more:
+        raise ConfigError(
+            f"expected a generator whose adapters are a LoRA alone, for an upstream server, got one with {more[0]}"
+        )
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
