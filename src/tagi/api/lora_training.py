@@ -74,8 +74,8 @@ def split_examples(
             text.target(one.example.output, truncate=settings.truncate)
         except InputError as error:
             raise InputError(f"{one.where}: {error}") from error
-    shown = [one for one in given if one.task is None or one.task.split != "test"]
-    kept = [one for one in given if one not in shown]
+    tested = [one.task is not None and one.task.split == "test" for one in given]
+    shown, kept = ([one for one, test in zip(given, tested, strict=True) if test == part] for part in (False, True))
     if kept and settings.held_out:
         marked = f'{len(kept)} examples of tasks with "split": "test"'
         raise InputError(f"held_out: expected 0 with {marked}, which are held out, got {settings.held_out}")
