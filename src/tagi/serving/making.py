@@ -108,9 +108,9 @@ class GeneratorMaker:
 
 def _made(adapter: TaskAdapter) -> Made:
     size = adapter.summary()
-    facts = {name: size[name] for name in ("rank", "module", "parameters") if name in size}
-    facts |= {"target_modules": len(adapter.generator.backbone.target_modules)}
-    facts |= {"base_model": adapter.generator.backbone.identity.name}
+    facts: dict[str, Any] = {name: size[name] for name in ("rank", "module", "parameters") if name in size}
+    facts["target_modules"] = len(adapter.generator.backbone.target_modules)
+    facts["base_model"] = adapter.generator.backbone.identity.name
     if isinstance(adapter.bank, LoraBank):
         facts["layers"] = update_norms(adapter.bank)
     return Made(adapter.save_pretrained, facts, adapter.instruction, adapter.examples)
