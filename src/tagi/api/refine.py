@@ -107,7 +107,7 @@ def refine_all(
     """
     out, settings, given = Path(out), settings or Refinement(), read_labelled(examples)
     jobs: dict[str, _Job | None] = {}
-    made = generator
+    made: GeneratorModel | str | Path | None = generator
     for name, folder in find_adapters(Path(adapters)).items():
         if only and not any(fnmatchcase(name, pattern) for pattern in only):
             continue
