@@ -23,6 +23,7 @@ from tagi.files import write_text
 from tagi.formats.finding import CHECKPOINTS, REFINED, find_adapters
 from tagi.formats.records import Record
 from tagi.formats.task_adapter import STATES, digest_of, generator_digest
+from tagi.hypernetwork.model import GeneratorModel
 from tagi.training.trainer import fingerprint
 
 
