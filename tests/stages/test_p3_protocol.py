@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,24 @@ def test_baselines_and_teachers_read_the_rendered_prompt_alone(place: Path, tmp_
     assert only_row(lora.collate(samples), "input") == lora.text.input(PROMPT)
     teacher = ConcatenatedTeacher(backbone, concatenated_text(recipe))
     assert only_row(teacher.collate(samples), "input") == lora.text.input(PROMPT)
+
+
+def test_a_decoder_only_model_keeps_what_rendered_prompts_have_in_common(place: Path, tmp_path: Path) -> None:
+    """With a cache, of a token at most, the scores are those without."""
+    prompts = (PROMPT, "sort the animals : fox", "copy dog")
+    task = Task("t", "c", TASK.instruction, tuple(Instance(text, text, ("hen",)) for text in prompts))
+    sizes = "{model_type='gpt2', n_embd=16, n_layer=2, n_head=2, n_positions=96, vocab_size=238}"
+    small = ("backbone.name=config", "backbone.tokenizer=toy", f"backbone.config={sizes}")
+    chosen = [one for one in settings(place, *small) if not one.startswith("run.stages")]
+    recipe = load_recipe("toy+causal-cached", chosen)
+    scores = []
+    for cached in (False, True):
+        own = recipe.model_copy(update={"metatrain": replace(recipe.metatrain, prefix_cached=cached)})
+        method = last_stage(own).untrained(own, load_recipe_backbone(own, tmp_path)).eval()
+        assert not method.reads_instruction
+        rows, choices = torch.zeros(3, dtype=torch.long), [["hen", "cat"]] * 3
+        scores.append(method.score_choices(method.prepare([task]), rows, list(prompts), choices))
+    assert torch.allclose(torch.tensor(scores[0]), torch.tensor(scores[1]), atol=1e-5)
 
 
 def test_tagi_reads_the_fields_and_what_reads_demonstrations_the_whole_prompt(place: Path, tmp_path: Path) -> None:
