@@ -23,6 +23,7 @@ from tagi.files import write_text
 from tagi.formats.finding import CHECKPOINTS, REFINED, find_adapters
 from tagi.formats.records import Record
 from tagi.formats.task_adapter import STATES, digest_of, generator_digest
+from tagi.hypernetwork.model import GeneratorModel
 from tagi.training.trainer import fingerprint
 
 
@@ -107,7 +108,7 @@ def refine_all(
     """
     out, settings, given = Path(out), settings or Refinement(), read_labelled(examples)
     jobs: dict[str, _Job | None] = {}
-    made = generator
+    made: GeneratorModel | str | Path | None = generator
     for name, folder in find_adapters(Path(adapters)).items():
         if only and not any(fnmatchcase(name, pattern) for pattern in only):
             continue

@@ -160,7 +160,8 @@ def _tasks(
     # What is tested is the same whatever is shown: evaluations that show shots, examples or another wording can be
     # compared with those that do not.
     digest = tasks_digest(replace(task, shots=()) for task in tasks)
-    shared = shared_instances(tasks, seen, loaded.tasks) or shared_instances(tasks, adapters and adapters.seen())
+    refined = None if adapters is None else adapters.seen()
+    shared = shared_instances(tasks, seen, loaded.tasks) or shared_instances(tasks, refined)
     trained_on = refuse_shared(shared, tasks, recipe.data)
     tasks, told = _as_told(tasks, request, recipe, checkpoint)
     shown = tasks_digest(tasks, wordings="paraphrase" in request.conditions)  # which reads the tasks' wordings

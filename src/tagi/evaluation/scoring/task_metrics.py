@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
-from tagi.data.task import HEADLINES, Task
+from tagi.data.task import HEADLINES, Metric, Task
 from tagi.errors import DataError
 from tagi.evaluation.scoring.answers import Advance, Answer, task_rows
 from tagi.evaluation.scoring.free_form import FreeFormScoring
@@ -18,12 +18,13 @@ from tagi.methods.protocol import Method
 
 RIGHT = "right"
 """Share of right answers, in percent: over tasks of every metric but ROUGE-L."""
-ROUGE_L, ROUGE_L_UNICODE = "rouge_l", "rouge_l_unicode"
+ROUGE_L: Final = "rouge_l"
+ROUGE_L_UNICODE: Final = "rouge_l_unicode"
 _EXACT_WORDS = 3
 _ROUGE_CANDIDATES = 50
 
 
-def metric_of(task: Task) -> str:
+def metric_of(task: Task) -> Metric:
     """Return the metric that a task is scored by: its own, else one that fits its references.
 
     Without a metric of its own, a task is scored by the first of these that fits:
@@ -127,7 +128,7 @@ class TaskMetricScoring(FreeFormScoring):
         return {"best_constant": best_constant(tasks), "unchanged_input": unchanged_input(tasks)}
 
 
-def checked_metric(task: Task) -> str:
+def checked_metric(task: Task) -> Metric:
     """Return `metric_of` the task.
 
     Raises `DataError`, naming the instance, if the metric cannot score against one of the task's references.
