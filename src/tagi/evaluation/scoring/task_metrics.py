@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from tagi.methods.protocol import Method
 
 RIGHT = "right"
 """Share of right answers, in percent: over tasks of every metric but ROUGE-L."""
-ROUGE_L: Metric = "rouge_l"
-ROUGE_L_UNICODE: Metric = "rouge_l_unicode"
+ROUGE_L: Final = "rouge_l"
+ROUGE_L_UNICODE: Final = "rouge_l_unicode"
 _EXACT_WORDS = 3
 _ROUGE_CANDIDATES = 50
 
