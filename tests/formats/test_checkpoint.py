@@ -10,7 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tagi.errors import CheckpointError
-from tagi.formats.checkpoint import CONFIG, WEIGHTS, base_of, read_config, read_tensors, write_checkpoint
+from tagi.formats.checkpoint import (
+    CONFIG,
+    WEIGHTS,
+    base_of,
+    read_config,
+    read_tensors,
+    write_checkpoint,
+    write_tensors,
+)
 from tests.models import IDENTITY
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b.c": torch.tensor(0.5), "d": torch.ones(4, dtype=torch.bfloat16)}
@@ -122,3 +130,9 @@ def test_damaged_or_foreign_tensors(checkpoint: Path, damage: Callable[[Path], N
         read_tensors(checkpoint, TENSORS)
     assert "\n" not in str(caught.value)
     assert str(checkpoint) in str(caught.value)
+
+
+def test_a_disk_that_does_not_take_tensors_is_told_as_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as raised:
+        write_tensors(tmp_path / "missing", TENSORS)
+    assert raised.value.filename == str(tmp_path / "missing" / WEIGHTS)

@@ -47,6 +47,7 @@ class FakeEngine:
         self.most_at_once = 0
         self.requests: list[Request] = []
         self.problems: list[str] = []
+        self.details = {"cache_bytes": 7}
         self.refuses_adapters = False
 
     async def start(self) -> None: ...
@@ -63,7 +64,7 @@ class FakeEngine:
         self.folders.pop(adapter, None)
 
     def load(self) -> Load:
-        return Load(self.running, self.waiting, {"cache_bytes": 7})
+        return Load(self.running, self.waiting, self.details)
 
     async def healthy(self) -> Sequence[str]:
         return self.problems

@@ -298,6 +298,9 @@ def test_readiness_is_the_engine_s(served: Running) -> None:
         reply = client.get("/ready")
         assert (reply.status_code, reply.json()["problems"]) == (503, ["one of two servers does not answer"])
         assert client.get("/health").status_code == 200
+        served.engine.details["replicas"] = 2  # the other one answers
+        reply = client.get("/ready")
+        assert (reply.status_code, reply.json()["problems"]) == (200, ["one of two servers does not answer"])
 
 
 def test_pages_need_nothing_from_elsewhere(served: Running) -> None:

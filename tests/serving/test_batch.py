@@ -47,11 +47,10 @@ def rows_of(generator: AdapterGenerator) -> Iterator[Known]:
     for number, (task, length) in enumerate([(0, 7), (None, 4), (2, 11), (0, 1), (1, 3)]):
         own = None if task is None else states.select(torch.tensor([task]))
         adapter = None if own is None else LoadedAdapter.of_states(own)
-        if number == 3 and adapter is not None:
-            adapter = replace(adapter, prefix=None)
+        known = adapter.prefix if adapter and number != 3 else None
         ids = random_tokens(number, length)
-        before = own.ids[0].tolist() if adapter and adapter.prefix and own and own.ids is not None else []
-        yield Known(Prompt(ids, adapter), [*before, *ids], own)
+        before = own.ids[0].tolist() if known and own and own.ids is not None else []
+        yield Known(Prompt(ids, adapter, known), [*before, *ids], own)
 
 
 def alone(generator: AdapterGenerator, row: Known) -> Tensor:
@@ -94,8 +93,10 @@ def test_rows_that_join_and_leave_compute_what_they_compute_alone(kind: str, mon
         running[number] = running[-1]
         running.pop()
 
+    first.prompt = batch.read_start(batch.read_start(first.prompt, 4), 2)
     join(first)
     step(10)
+    third.prompt = batch.read_start(third.prompt, 3)
     for group in [[second], [third]] if kind in WINDOWED else [[second, third]]:
         join(*group)
     step(11)

@@ -53,13 +53,13 @@ def by_itself(found: Served, request: Request) -> str:
 
 @pytest.mark.parametrize(("kind", "cache"), GENERATORS)
 def test_a_mixed_batch_gives_every_row_what_it_gets_alone(kind: str, cache: str, tmp_path: Path) -> None:
-    """Rows join at different times: few tokens are read in a turn, and there are fewer rows than requests."""
+    """Rows join at different times: in a turn few tokens are read, fewer than some prompts have, by fewer rows."""
     found = tiny_served(tmp_path, kind, cache)
     requests = mixed(found)
     wanted = [by_itself(found, request) for request in requests]
 
     async def ask() -> list[str]:
-        async with running(found, rows=9, prompt_tokens=40) as engine:
+        async with running(found, rows=9, prompt_tokens=8) as engine:
             return [text.strip() for text in await answers(engine, requests)]
 
     assert asyncio.run(ask()) == wanted
@@ -197,7 +197,7 @@ def test_a_faulty_request_ends_alone(small: Served, request_: Request, kind: typ
 
 
 def test_prompts_that_do_not_fit_into_memory_end_alone(small: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While they are read, alone or in a group, and later: then the longest row ends."""
+    """While they are read, in parts, alone or in a group, and later: then the longest row ends."""
     read, step = RowBatch.read, RowBatch.step
 
     def little_read(batch: RowBatch, prompts: Sequence[Prompt]) -> Tensor:
@@ -205,16 +205,21 @@ def test_prompts_that_do_not_fit_into_memory_end_alone(small: Served, monkeypatc
             raise torch.OutOfMemoryError
         return read(batch, prompts)
 
+    def little_start(batch: RowBatch, prompt: Prompt, tokens: int) -> Prompt:
+        raise MemoryError
+
     def little_step(batch: RowBatch, tokens: Sequence[int]) -> Tensor:
         if max(batch.lengths) > 50:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return step(batch, tokens)
 
     monkeypatch.setattr(RowBatch, "read", little_read)
+    monkeypatch.setattr(RowBatch, "read_start", little_start)
     monkeypatch.setattr(RowBatch, "step", little_step)
     requests = [
         chat(INPUTS[1], "adapter1"),
         Request("w3 " * 60, Sampling(2)),
+        Request("w3 " * 45, Sampling(2)),
         endless(),
         Request("w3 " * 35, Sampling(2)),
     ]
@@ -224,9 +229,9 @@ def test_prompts_that_do_not_fit_into_memory_end_alone(small: Served, monkeypatc
         assert await engine.healthy() == []
         return found
 
-    good, unread, unfinished, other = asked(small, use)
+    good, long, unread, unfinished, other = asked(small, use, prompt_tokens=50)
     assert good.strip() == small.adapters["adapter1"].predict(INPUTS[1], max_new_tokens=NEW_TOKENS)
-    assert str(unread) == "cannot read the prompt: out of memory"
+    assert str(long) == str(unread) == "cannot read the prompt: out of memory"
     assert str(unfinished) == "cannot go on: out of memory"
     assert isinstance(other, str)
 

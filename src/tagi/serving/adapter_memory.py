@@ -42,11 +42,6 @@ class LoadedAdapter:
         return cls(bank, of_tokens(states.cross), of_tokens(states.fusion))
 
     @property
-    def prefix_tokens(self) -> int:
-        """Tokens of the instruction whose keys and values are cached."""
-        return self.prefix[0][0].shape[2] if self.prefix else 0
-
-    @property
     def bytes(self) -> int:
         """Memory that the adapter takes."""
         pairs = [*(self.prefix or []), *(self.fusion or [])]

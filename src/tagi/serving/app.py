@@ -46,6 +46,7 @@ async def application(service: Service, keys: Keys | None = None) -> AsyncIterat
     Raises `EngineError` if the engine cannot be started.
     """
     app = _Application(title="tagi serve", description=_ABOUT, version=__version__, docs_url=None, redoc_url=None)
+    app.router.redirect_slashes = False
     for routes in (status, adapters, answers):
         app.include_router(routes.router)
     add_handlers(app)

@@ -1,7 +1,7 @@
 """The rows of a running batch: each with its own adapter or none, all computed in one pass."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -11,7 +11,7 @@ from transformers import Cache
 from tagi.adapters.attach import Attached, Attachment
 from tagi.adapters.bank import LoraBank
 from tagi.adapters.merge import view_with_weights
-from tagi.backbones.causal import CausalBackbone, cache_of
+from tagi.backbones.causal import CausalBackbone, Prefix, cache_of
 from tagi.backbones.protocol import KeysValues
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.serving.adapter_memory import LoadedAdapter
@@ -25,17 +25,19 @@ class Prompt:
     """A prompt to be read.
 
     Args:
-        ids: Its tokens; after an instruction those of the input alone.
+        ids: Its tokens that have not been read.
         adapter: What acts on the row; None for the bare base model.
+        known: Keys and values of the tokens before: of an instruction, and of the prompt's start if that was read.
     """
 
     ids: list[int]
     adapter: LoadedAdapter | None = None
+    known: KeysValues | None = None
 
     @property
-    def cached_tokens(self) -> int:
-        """Tokens before it whose keys and values are known."""
-        return self.adapter.prefix_tokens if self.adapter else 0
+    def known_tokens(self) -> int:
+        """Tokens before it that were read."""
+        return self.known[0][0].shape[2] if self.known else 0
 
 
 class RowBatch:
@@ -79,32 +81,44 @@ class RowBatch:
 
     @torch.no_grad()
     def read(self, prompts: Sequence[Prompt]) -> RowLogits:
-        """Read prompts as new rows after the last; return their logits of the next token.
+        """Read prompts to their ends as new rows after the last; return their logits of the next token.
 
-        A prompt goes on from its adapter's instruction. Prompts of a model with sliding windows must be read one at a
-        time: between an instruction and an input that is not the longest of the pass there is a gap, which windows
-        would feel. If the pass fails, the batch stays as it was.
+        Prompts of a model with sliding windows must be read one at a time: between what is known of a prompt and what
+        is read of it there is a gap if another one is longer, which windows would feel. If the pass fails, the batch
+        stays as it was.
         """
+        first = self.rows
+        found = self._read(prompts)
+        known = found.mask.shape[1] - max(len(prompt.ids) for prompt in prompts)
+        try:
+            for row, prompt in enumerate(prompts):
+                self._cache.add(_without_padding(found.cache, row, known, prompt))
+        except BaseException:
+            while self.rows > first:
+                self._cache.remove(self.rows - 1)
+            raise
+        self._adapters += [prompt.adapter for prompt in prompts]
+        return found.logits
+
+    @torch.no_grad()
+    def read_start(self, prompt: Prompt, tokens: int) -> Prompt:
+        """Read the first tokens of a prompt, which is no row yet; return what is left of it."""
+        found = self._read([replace(prompt, ids=prompt.ids[:tokens])])
+        known = [(layer.keys, layer.values) for layer in found.cache.layers]
+        return replace(prompt, ids=prompt.ids[tokens:], known=known)
+
+    def _read(self, prompts: Sequence[Prompt]) -> Prefix:
+        """Read prompts after what is known of them, in the places of the next rows."""
         first, device = self.rows, self.backbone.device
         adapters = [prompt.adapter for prompt in prompts]
         for row, adapter in enumerate(adapters, start=first):
             tensors = adapter.bank.tensors() if adapter else None
             for name, part in self._generated.items():
                 part[row] = tensors[name][0] if tensors else 0  # zeros change nothing
-        prefixes, seen = _side_by_side([adapter.prefix if adapter else None for adapter in adapters], device)
-        known = cache_of(prefixes)
+        known, seen = _side_by_side([prompt.known for prompt in prompts], device)
         ids, mask = (part.to(device) for part in self._text.batch([prompt.ids for prompt in prompts]))
         with Attachment(*self._hooks(first, adapters)).active():
-            found = self.backbone.read(ids, torch.cat([seen, mask], dim=1), known)
-        try:
-            for row, prompt in enumerate(prompts):
-                self._cache.add(_without_padding(known, row, seen.shape[1], prompt))
-        except BaseException:
-            while self.rows > first:
-                self._cache.remove(self.rows - 1)
-            raise
-        self._adapters += adapters
-        return found.logits
+            return self.backbone.read(ids, torch.cat([seen, mask], dim=1), cache_of(known))
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> RowLogits:
@@ -165,18 +179,18 @@ def _side_by_side(
     return [(joined(layer, 0), joined(layer, 1)) for layer in range(len(some))], mask
 
 
-def _without_padding(read: Cache, row: int, prefixes: int, prompt: Prompt) -> KeysValues:
-    """Return a row's keys and values of its instruction and its input, from a pass in which others were longer.
+def _without_padding(read: Cache, row: int, known: int, prompt: Prompt) -> KeysValues:
+    """Return the keys and values of one prompt from a pass in which others were longer.
 
     Args:
-        read: What the pass has read.
-        row: The row.
-        prefixes: Columns of instructions, which are before the inputs.
-        prompt: The row's prompt.
+        read: What the pass has read, after what was known.
+        row: The prompt's row in the pass.
+        known: Columns of what was known.
+        prompt: The prompt.
     """
 
     def packed(part: Tensor) -> Tensor:
-        instruction = part[row : row + 1, :, prefixes - prompt.cached_tokens : prefixes]
-        return torch.cat([instruction, part[row : row + 1, :, -len(prompt.ids) :]], dim=2)
+        before = part[row : row + 1, :, known - prompt.known_tokens : known]
+        return torch.cat([before, part[row : row + 1, :, -len(prompt.ids) :]], dim=2)
 
     return [(packed(layer.keys), packed(layer.values)) for layer in read.layers]

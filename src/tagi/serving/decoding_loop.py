@@ -52,8 +52,7 @@ class DecodingLoop(threading.Thread):
     Args:
         batch: Where rows are computed. Only this thread uses it from now on.
         capacity: Rows at most.
-        prompt_tokens: Tokens of new prompts that are read in one turn, while the other rows wait; one prompt is read in
-            any case.
+        prompt_tokens: Tokens of new prompts that are read in one turn, while the other rows wait.
         deliver: Called in this thread with what happened in a turn.
     """
 
@@ -117,17 +116,28 @@ class DecodingLoop(threading.Thread):
     def _admitted(self) -> list[list[Row]]:
         """Take waiting rows, as many as may be read in this turn, in groups that are read in one pass."""
         rows: list[Row] = []
-        tokens = 0
+        left = self._prompt_tokens
         while self._waiting and len(self._running) + len(rows) < self._capacity:
-            tokens += len(self._waiting[0].prompt.ids)
-            if rows and tokens > self._prompt_tokens:
+            row = self._waiting[0]
+            if len(row.prompt.ids) > left:
+                if left == self._prompt_tokens:
+                    self._read_start(row)
                 break
+            left -= len(row.prompt.ids)
             rows.append(self._waiting.popleft())
         if self.batch.backbone.window is not None:
             return [[row] for row in rows]
         lengths = [len(row.prompt.ids) for row in rows]
         groups = length_groups(lengths, pass_overhead(self.batch.backbone.device))
         return [[rows[number] for number in group] for group in groups]
+
+    def _read_start(self, row: Row) -> None:
+        """Read as much of a long prompt as may be read in a turn."""
+        try:
+            row.prompt = self.batch.read_start(row.prompt, self._prompt_tokens)
+        except Exception as error:
+            self._waiting.remove(row)
+            self._end_unread(row, error)
 
     def _read(self, rows: list[Row]) -> None:
         """Read new rows; if that fails, one by one, so that only those end that fail by themselves."""
@@ -138,7 +148,7 @@ class DecodingLoop(threading.Thread):
                 for row in rows:
                     self._read([row])
             else:
-                self._outcomes.append((rows[0], EngineError(f"cannot read the prompt: {reason_of(error)}")))
+                self._end_unread(rows[0], error)
             return
         self._running += rows
         self._advance(rows, logits)
@@ -151,8 +161,9 @@ class DecodingLoop(threading.Thread):
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                longest = max(range(len(self._running)), key=self.batch.lengths.__getitem__)
-                self._fail(self._running[longest], f"cannot go on: {reason_of(error)}")
+                longest = self._running[max(range(len(self._running)), key=self.batch.lengths.__getitem__)]
+                self._outcomes.append((longest, EngineError(f"cannot go on: {reason_of(error)}")))
+                self._remove([longest])
             else:
                 self._advance(list(self._running), logits)
                 return
@@ -179,9 +190,9 @@ class DecodingLoop(threading.Thread):
                     ended.append(row)
         self._remove(ended)
 
-    def _fail(self, row: Row, reason: str) -> None:
-        self._outcomes.append((row, EngineError(reason)))
-        self._remove([row])
+    def _end_unread(self, row: Row, error: Exception) -> None:
+        """End a row that is not in the batch yet."""
+        self._outcomes.append((row, EngineError(f"cannot read the prompt: {reason_of(error)}")))
 
     def _remove(self, rows: Sequence[Row]) -> None:
         for row in rows:

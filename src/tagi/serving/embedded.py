@@ -32,7 +32,8 @@ class EmbeddedLimits:
         context: Tokens of prompt and answer together; None for what the base model can read.
         adapter_bytes: Memory of adapters and the keys and values of their instructions. The least recently used ones
             are loaded again when they are asked for.
-        prompt_tokens: Tokens of new prompts that are read between two steps of the running requests.
+        prompt_tokens: Tokens of new prompts that are read between two steps of the running requests. Longer prompts
+            are read in parts.
     """
 
     rows: int = 32
@@ -190,14 +191,12 @@ class EmbeddedEngine:
         adapter = None if request.adapter is None else self._memory.get(request.adapter)
         if adapter is not None and (request.alone or isinstance(request.prompt, str)):
             adapter = replace(adapter, prefix=None, fusion=None)
-        prompt = Prompt(
-            self._encoder.encode(request, alone=adapter is None or adapter.prefix is None),
-            adapter,
-        )
-        tokens = prompt.cached_tokens + len(prompt.ids)
+        known = adapter.prefix if adapter else None
+        prompt = Prompt(self._encoder.encode(request, alone=known is None), adapter, known)
+        tokens = prompt.known_tokens + len(prompt.ids)
         sampling = replace(request.sampling, max_tokens=self._encoder.room(request, tokens))
         tokenizer = self.generator.backbone.tokenizer
-        return Row(prompt, Answer(tokenizer, sampling, self._ends, tokens, prompt.cached_tokens), Sampler(sampling))
+        return Row(prompt, Answer(tokenizer, sampling, self._ends, tokens, prompt.known_tokens), Sampler(sampling))
 
     def _deliver(self, outcomes: Sequence[tuple[Row, Outcome]]) -> None:
         for row, outcome in outcomes:

@@ -107,10 +107,9 @@ class GeneratorMaker:
 
 
 def _made(adapter: TaskAdapter) -> Made:
-    size = adapter.summary()
-    facts: dict[str, Any] = {name: size[name] for name in ("rank", "module", "parameters") if name in size}
-    facts["target_modules"] = len(adapter.generator.backbone.target_modules)
-    facts["base_model"] = adapter.generator.backbone.identity.name
+    backbone, size = adapter.generator.backbone, adapter.summary()
+    facts: dict[str, Any] = {"base_model": backbone.identity.name, "target_modules": len(backbone.target_modules)}
+    facts |= {name: value for name, value in size.items() if name in ("rank", "module", "parameters")}
     if isinstance(adapter.bank, LoraBank):
         facts["layers"] = update_norms(adapter.bank)
     return Made(adapter.save_pretrained, facts, adapter.instruction, adapter.examples)

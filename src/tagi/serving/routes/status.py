@@ -24,11 +24,14 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready", responses={503: {"description": "The engine cannot answer."}}, response_model=None)
 async def ready(request: Request, service: AService) -> JSONResponse:
-    """Tell whether the engine can answer. What is wrong with it is told to those with a key."""
+    """Tell whether the engine can answer, if not with all of its replicas.
+
+    What is wrong is told where no keys are used, or to those with one.
+    """
     problems = list(await service.engine.healthy())
-    status = "ready" if not problems else "not ready"
+    able = len(problems) < service.engine.load().details.get("replicas", 1)
     shown = problems if request.scope[OWNER] is not None else []
-    return JSONResponse({"status": status, "problems": shown}, 503 if problems else 200)
+    return JSONResponse({"status": "ready" if able else "not ready", "problems": shown}, 200 if able else 503)
 
 
 @router.get("/metrics", response_class=PlainTextResponse, responses={403: {"description": "Not with this key."}})
