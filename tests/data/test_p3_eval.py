@@ -272,7 +272,7 @@ def test_rows_of_the_hub_that_cannot_be_ranked_are_counted(tmp_path: Path) -> No
 def test_the_hubs_instruction_is_of_a_sample_of_all_rows(tmp_path: Path) -> None:
     # The first rows are all about one thing, which is no part of the template.
     rows = [hub_row(n) for n in range(400)]
-    rows[:220] = [hub_row(n, inputs_pretokenized=f"Given one is the number {n}, is it {n}?") for n in range(220)]
+    rows[:220] = [hub_row(n, inputs_pretokenized=f"Given one is the number {n}, is it {n}? ") for n in range(220)]
     put_rows(tmp_path / "hellaswag_ask.jsonl", rows)
     for limit in (1, 205, None):
         (task,) = read_p3_eval(tmp_path, limit=limit).tasks
