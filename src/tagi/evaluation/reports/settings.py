@@ -186,17 +186,17 @@ def _trained_method(recipe: Mapping[str, Any], stage: str) -> str | None:
 
 
 def _ran(recipe: Mapping[str, Any], stage: str, start: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """The stages that decide a stage's outcome: itself, and before a finetuning those that it rested on.
+    """The stages whose training decides a stage's outcome: itself, and before a finetuning those that it rests on.
 
-    `start` is what a training record says of that; without it a recipe's own stages are taken to have run.
+    Left out are stages of the recipe on which it did not rest, as `start` of a training record says: it was trained
+    alone. Settings without a part are compared with those that have it, so that stages that are none of the recipe's
+    stay.
     """
-    stages = recipe.get("run", {}).get("stages") or [stage]
-    before = [earlier for earlier in _BEFORE.get(stage, ()) if earlier in stages]
-    if start is not None:
-        begun, taught = bool(start.get("start")), bool(start.get("metatrained"))
-        rested = {"pretrain": begun, "teachers": bool(start.get("teachers")), "metatrain": begun or taught}
-        before = [earlier for earlier in before if rested[earlier]]
-    return (*before, stage)
+    begun, taught, teachers = (bool((start or {}).get(key)) for key in ("start", "metatrained", "teachers"))
+    rested = {"pretrain": begun, "teachers": teachers, "metatrain": begun or taught}
+    own = (recipe.get("run") or {}).get("stages") or ()
+    alone = [earlier for earlier, used in rested.items() if start is not None and earlier in own and not used]
+    return (*(earlier for earlier in _BEFORE.get(stage, ()) if earlier not in alone), stage)
 
 
 def _training(recipe: Mapping[str, Any], ran: Sequence[str]) -> dict[str, dict[str, Any]]:
