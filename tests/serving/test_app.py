@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 import re
 import socket
@@ -341,7 +342,8 @@ def test_faults_have_one_form(served: Running) -> None:
             ("text", "body: expected an object, got 'text'"),
             ({"instruction": "\ud800"}, "instruction: expected text that UTF-8 can write, got half a surrogate pair"),
         ):
-            assert client.post("/v1/adapters", json=body).json()["error"]["message"] == sentence
+            sent: Any = {"content": json.dumps(body), "headers": {"Content-Type": "application/json"}}
+            assert client.post("/v1/adapters", **sent).json()["error"]["message"] == sentence
         for content, sentence in (
             ({"model": BASE, "prompt": 3}, "prompt: expected text, got 3"),
             ({"model": BASE, "prompt": "x", "stop": [3]}, "stop.0: expected text, got 3"),

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -278,6 +279,10 @@ def test_what_cannot_be_served_upstream_is_refused(
                 await engine.add("a", other.folder / "adapter0")
             with pytest.raises(EngineError, match=r"cannot give adapter a to the servers: .* got no such file"):
                 await engine.add("a", other.folder / "adapter9")
+            damaged = shutil.copytree(found.folder / "adapter0", tmp_path / f"damaged {model}")
+            (damaged / "adapter_config.json").write_text("{")
+            with pytest.raises(EngineError, match=r"cannot give adapter a .* expected the configuration"):
+                await engine.add("a", damaged)
             with pytest.raises(ValueError, match=r"expected an id that names a folder, got '\.\./a'"):
                 await engine.add("../a", found.folder / "adapter0")
         finally:

@@ -76,6 +76,12 @@ def test_batches_are_taken_in_their_own_order_and_terms_are_logged(tmp_path: Pat
     assert record["history"][0]["half"] == pytest.approx(record["history"][0]["loss"] / 2, rel=1e-4)
 
 
+def test_whoever_wants_is_told_of_every_step(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    train(Line(), BATCHES, SETTINGS, tmp_path, identity="a", progress=lambda *steps: told.append(steps))
+    assert told == [(step, 6) for step in range(1, 7)]
+
+
 def test_frozen_parameters_stay_and_checkpoints_hold_trained_ones_alone(tmp_path: Path) -> None:
     model = Line()
     before = weights(model)

@@ -85,11 +85,7 @@ def serve(
       curl http://127.0.0.1:8000/v1/adapters -H 'Content-Type: application/json' \\
         -d '{"instruction": "Write the sentence in the past tense."}'
     """
-    missing = [name for name in NEEDED if find_spec(name) is None]
-    if missing:
-        raise InputError(
-            f"tagi serve needs {', '.join(missing)}, which is not installed: pip install 'tagi-adapters[serve]'"
-        )
+    _check_installed()
     from tagi.serving.access import Limits
     from tagi.serving.embedded import EmbeddedLimits
     from tagi.serving.run import ServerSettings
@@ -112,3 +108,11 @@ def serve(
             upstream_model=upstream_model,
         )
     )
+
+
+def _check_installed() -> None:
+    """Raise `InputError` if the extra `serve` is not installed."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        raise InputError(
+            f"tagi serve needs {', '.join(missing)}, which is not installed: pip install 'tagi-adapters[serve]'"
+        )

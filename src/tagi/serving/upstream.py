@@ -155,7 +155,7 @@ class UpstreamEngine:
         await asyncio.gather(*map(self._probe, self._replicas.all))
         return self._replicas.faults()
 
-    async def _pieces(self, replica: Replica, body: dict[str, Any]) -> AsyncGenerator[Piece]:
+    async def _pieces(self, replica: Replica, body: dict[str, Any]) -> AsyncGenerator[Piece, None]:
         """Ask one replica. Raises `PromptError` as it does, and `ReplicaError` for all that is not an answer."""
         try:
             async with self._client.stream("POST", f"{replica.url}/v1/completions", json=body) as response:
@@ -268,8 +268,6 @@ def _check_generator(generator: GeneratorModel) -> None:
     if backbone.encoder_decoder:
         raise ConfigError(f"expected a generator of a decoder-only base model, got one of {backbone.identity.name}")
     more = list(settings.beside_lora(decoder_only=True))
-    if settings.module != "lora":
-        more.append(settings.module)
     if settings.tune != "none":
         more.append(f"tuned backbone parameters ({settings.tune})")
     if more:
