@@ -92,6 +92,7 @@ def test_the_rest_that_the_paper_states() -> None:
         assert recipe.data.instances_per_task == per_task
         assert recipe.data.positives == 0
         assert recipe.losses.alignment == "factors"  # eq. 4
+        assert recipe.losses.ins_normalized  # else the term has no effect
         p3 = recipe.data.source == "p3"
         assert (recipe.losses.teacher, recipe.losses.kl > 0) == (
             "fid-icl" if p3 else "metatrained",
