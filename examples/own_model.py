@@ -26,6 +26,9 @@ SIZES = {
 }
 POSITIONS = {"gpt2": "n_positions"}
 VOCABULARY = 1024
+SHARED = """shared_rank = 4             # the LoRA for all tasks
+residual = "both"
+"""
 
 
 def main(kind: str, out: Path, steps: int = 20) -> None:
@@ -63,6 +66,7 @@ def make_tokenizer(folder: Path) -> None:
 
 def recipe_text(kind: str, tokenizer: Path, steps: int) -> str:
     """Return the recipe: which model, which tasks, what is trained."""
+    fused = kind == "gpt2"  # one layer projects query, key and value: a LoRA for all tasks cannot be trained first
     positions = POSITIONS.get(kind, "max_position_embeddings")
     return f'''
 name = "own-{kind}"
@@ -75,9 +79,7 @@ config = {{ model_type = "{kind}", vocab_size = {VOCABULARY}, {positions} = 512,
 
 [generator]
 kind = "query"
-shared_rank = 4                     # the LoRA for all tasks
-residual = "both"
-rank = 4
+{"" if fused else SHARED}rank = 4
 alpha = 8.0
 hidden = 24
 width = 24
@@ -100,8 +102,8 @@ truncate = true
 tune = "lora"
 
 [run]
-stages = ["metatrain", "finetune"]
-start = "metatrained"
+stages = {'["finetune"]' if fused else '["metatrain", "finetune"]'}
+start = {'"backbone"' if fused else '"metatrained"'}
 
 [losses]
 alone = 1.0                         # the adapter is also trained without the instruction

@@ -9,15 +9,18 @@ from transformers import AutoModelForCausalLM
 
 from tagi.formats.records import ExportRecord
 
+# PEFT 0.21 asks transformers 5.23 under a name that it deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "gpt2"])
 def test_from_nothing_to_an_export(
     kind: str, repo_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = runpy.run_path(str(repo_root / "examples" / "own_model.py"))
-    script["main"](kind, tmp_path, steps=1)
+    script["main"](kind, tmp_path, steps=3)
     out = capsys.readouterr().out
-    assert "metatrain: done" in out
+    assert "finetune: done" in out
     assert "checks that failed: none" in out
     record = ExportRecord.read(tmp_path / "peft")
     assert record.lost == []
