@@ -114,18 +114,21 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def _invalid(faults: Sequence[Any]) -> ApiError:
-    """The first fault of a request that is not of the form it should have."""
-    fault = dict(faults[0])
+    """The fault of a request that is not of the form it should have; the innermost where several forms are tried."""
+    fault = dict(max(faults, key=lambda one: len(_keys(one))))
     if fault["type"] == "json_invalid":
         sentence = f"expected a body of JSON, got text that is none: {fault['ctx']['error']}"
         return ApiError(400, sentence, code="invalid_json")
     if isinstance(fault["input"], bytes):
         return ApiError(400, "expected a JSON body with the header Content-Type: application/json", code="invalid_body")
-    where = [
-        str(part) for part in fault["loc"] if isinstance(part, int) or (part.isidentifier() and part not in _KINDS)
-    ]
+    where = _keys(fault)
     fault["loc"] = where or [_short(str(fault["loc"][-1])) if fault["type"] == "extra_forbidden" else "body"]
     return ApiError(400, _short(fault_sentence(fault)), code="invalid_value", param=".".join(where) or None)
+
+
+def _keys(fault: Mapping[str, Any]) -> list[str]:
+    """The keys that lead to a fault, without the names of the forms that were tried."""
+    return [str(part) for part in fault["loc"] if isinstance(part, int) or (part.isidentifier() and part not in _KINDS)]
 
 
 _KINDS = {"body", "query", "path", "header", "str", ONE, SEVERAL}
