@@ -17,7 +17,7 @@ import httpx2
 
 from tagi.errors import ConfigError, TagiError, first_line
 from tagi.files import new_folder
-from tagi.formats.peft import CONFIG, WEIGHTS
+from tagi.formats.peft import CONFIG, WEIGHTS, LoraConfiguration
 from tagi.formats.records import AdapterRecord
 from tagi.formats.task_adapter import generator_digest
 from tagi.hypernetwork.model import GeneratorModel
@@ -209,17 +209,13 @@ class UpstreamEngine:
         record = AdapterRecord.read(folder)
         if record.generator != self._digest:
             raise ConfigError(f"expected an adapter of the generator {self._digest}, got one of {record.generator}")
-        config = {
-            **json.loads((folder / CONFIG).read_bytes()),
-            "base_model_name_or_path": self._model,
-            "revision": None,
-        }
+        LoraConfiguration.read(folder)
+        config = json.loads((folder / CONFIG).read_bytes()) | {"base_model_name_or_path": self._model, "revision": None}
         written = json.dumps(config, indent=2, sort_keys=True) + "\n"
         target = self._folder / adapter / CONFIG
         if not target.is_file() or target.read_text(encoding="utf-8") != written:
-            with new_folder(
-                self._folder / adapter, overwrite=True
-            ) as temporary:  # appears by renaming, as vLLM needs it
+            # vLLM may look at any moment: the folder appears by renaming.
+            with new_folder(self._folder / adapter, overwrite=True) as temporary:
                 shutil.copyfile(folder / WEIGHTS, temporary / WEIGHTS)
                 (temporary / CONFIG).write_text(written, encoding="utf-8")
         if record.alone or not self.generator.settings.adapts_prefix:
