@@ -100,6 +100,15 @@ def test_an_export_is_what_peft_reads(generator: AdapterGenerator, tmp_path: Pat
     assert digest_of(read_peft(tmp_path / "export")) == digest_of(expected.whole())  # type: ignore[attr-defined]
 
 
+def test_an_export_that_loses_something_is_asked_for(tmp_path: Path) -> None:
+    maker = GeneratorMaker(tiny_generator(fusion="both"))
+    one(maker, "w1 w2").write(tmp_path / "adapter")
+    with pytest.raises(InputError, match=r"got one with .*: ask with lossy=true to export the LoRA without"):
+        maker.export(tmp_path / "adapter", tmp_path / "export", lossy=False)
+    maker.export(tmp_path / "adapter", tmp_path / "export", lossy=True)
+    assert read_peft(tmp_path / "export").rank
+
+
 @pytest.fixture
 def served(generator: AdapterGenerator, tmp_path: Path) -> Iterator[Running]:
     engine = EmbeddedEngine(generator, name="base")

@@ -126,7 +126,7 @@ def _invalid(faults: Sequence[Any]) -> ApiError:
     return ApiError(400, _short(fault_sentence(fault)), code="invalid_value", param=".".join(where) or None)
 
 
-def _keys(fault: Mapping[str, Any]) -> list[str]:
+def _keys(fault: Any) -> list[str]:
     """The keys that lead to a fault, without the names of the forms that were tried."""
     return [str(part) for part in fault["loc"] if isinstance(part, int) or (part.isidentifier() and part not in _KINDS)]
 

@@ -13,6 +13,8 @@ from tagi.api.lora_training import Refinement, check_lora, labelled, split_examp
 from tagi.api.task_adapter import TaskAdapter
 from tagi.backbones.machine import best_device
 from tagi.data.task import Example, Task
+from tagi.errors import InputError
+from tagi.formats.export import exportable_of
 from tagi.formats.task_adapter import generator_digest
 from tagi.training.progress import Report
 
@@ -96,7 +98,11 @@ class GeneratorMaker:
     def export(self, folder: Path, out: Path, *, lossy: bool) -> None:
         """Write a stored adapter as a PEFT folder. Raises `InputError` if something would be lost, unless `lossy`."""
         with self._making:
-            TaskAdapter.from_pretrained(folder, self.generator).export(out, lossy=lossy)
+            adapter = TaskAdapter.from_pretrained(folder, self.generator)
+            if not lossy and not adapter.is_alone and (lost := exportable_of(adapter).lost("peft")):
+                got = f"expected an adapter that is its LoRA alone, got one with {', '.join(lost)}"
+                raise InputError(f"{got}: ask with lossy=true to export the LoRA without")
+            adapter.export(out, lossy=lossy)
 
     def _copy(self) -> AdapterGenerator:
         """A generator for training. The trainer freezes it and takes it to the best device."""
