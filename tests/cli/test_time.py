@@ -58,6 +58,7 @@ def test_random_weights_of_a_recipe_and_lengths_that_are_given(run_tagi: Run, tm
         "shots": 0,
         "demonstration": 0,
         "examples": 4,
+        "rendered": None,
     }
     assert timing["batches"] == [3, 1]
     assert set(timing["output_tokens"].values()) == {5}
