@@ -120,8 +120,8 @@ class PromptEnvironment(SandboxedEnvironment):
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str) and function.__name__ == "replace":
             return _replaced(owner, *args, **options)
-        if isinstance(owner, str) and function.__name__ == "join":
-            return _joined(self, args[0], owner)
+        if isinstance(owner, str) and function.__name__ == "join" and len(args) == 1:
+            return _joined(self, *args, owner)
         return super().call(context, function, *args, **options)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
