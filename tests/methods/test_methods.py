@@ -231,7 +231,7 @@ def test_a_method_that_is_not_known(backbone_folder: Path, tmp_path: Path) -> No
         Concatenation.load(tmp_path / "two")
     config = tmp_path / "one" / "config.json"
     config.write_text(config.read_text().replace('"concatenation"', '"telepathy"'))
-    known = "tagi, concatenation, causal-concatenation, fid-icl, concat-icl, ensemble-icl, single-task"
+    known = "tagi, concatenation, causal-concatenation, single-task, concat-icl, fid-icl, ensemble-icl"
     with pytest.raises(CheckpointError, match=f"expected a method among {known}, got 'telepathy'"):
         load_method(tmp_path / "one")
 
