@@ -80,7 +80,8 @@ def test_training_reads_tasks_once(stage: str, file: Path, tmp_path: Path, run_t
 
 def test_a_run_reads_tasks_once_for_all_stages_and_scores(file: Path, tmp_path: Path, run_tagi: Run) -> None:
     stages = "run.stages=['metatrain', 'finetune', 'single']"
-    changed = settings("data.source=jsonl", f"data.path={file}", stages, "metatrain.method=fid-icl", *CHOSEN)
+    tasks = ("data.source=jsonl", f"data.path={file}", "data.test_on_training=true")
+    changed = settings(*tasks, stages, "metatrain.method=fid-icl", *CHOSEN)
     with opened(file.parent) as counts:
         ran = run_tagi("run", "toy", "--out", tmp_path / "out", *changed)
     assert ran.code == 0, ran.err

@@ -47,7 +47,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Two tasks of six instances, of which two are tested."""
     file = tmp_path_factory.mktemp("tasks") / "tasks.jsonl"
     file.write_text("".join(json.dumps(task) + "\n" for task in OWN))
-    return [*TINY, "data.source=jsonl", f"data.path={file}", "evaluation.metric=exact", "shots.count=3"]
+    tasks = ("data.source=jsonl", f"data.path={file}", "data.test_on_training=true")
+    return [*TINY, *tasks, "evaluation.metric=exact", "shots.count=3"]
 
 
 @pytest.fixture(scope="module")
