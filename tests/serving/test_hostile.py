@@ -183,9 +183,9 @@ def misaddressed(prober: Prober, count: int) -> None:
 
 
 def test_generated_requests_are_answered(prober: Prober) -> None:
-    generated(prober, 80)
-    assert prober.statuses.total() > 40
-    assert prober.statuses.keys() > {200, 400, 404}
+    generated(prober, 150)
+    assert prober.statuses.total() > 60
+    assert prober.statuses.keys() >= {200, 400, 404}
 
 
 def test_hostile_bodies_are_answered(prober: Prober) -> None:

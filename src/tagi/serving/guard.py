@@ -74,6 +74,7 @@ class Guard:
             )
         owner = scope[OWNER] = self._keys.owner(headers.get(b"authorization"))
         with ExitStack() as stack:
+            reply.before_end = stack.close  # whoever has the whole answer may ask the next
             if scope["path"].startswith(GUARDED):
                 if owner is None:
                     raise ApiError(
@@ -128,15 +129,20 @@ class _Reply:
         self._stall_seconds = stall_seconds
         self.status: int | None = None
         self.complete = False
+        self.before_end: Callable[[], None] = lambda: None
+        """Called before the last part is sent."""
 
     async def __call__(self, message: Message) -> None:
         """Send a part. Raises `TimeoutError` if the client does not read it."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", []), *_SAFE]}
+        last = message["type"] == "http.response.body" and not message.get("more_body", False)
+        if last:
+            self.before_end()
         async with asyncio.timeout(self._stall_seconds):
             await self._send(message)
-        self.complete = message["type"] == "http.response.body" and not message.get("more_body", False)
+        self.complete = last
 
 
 def _replayed(body: bytes) -> Receive:
