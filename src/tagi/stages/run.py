@@ -102,7 +102,7 @@ def run(
 def shown_stages(steps: Sequence[Step]) -> list[Stage]:
     """Return the stages for whose training or scoring, which is still to do, test tasks may have to show shots."""
     to_do = [step for step in steps if not (step.folder / RECORD).exists()]
-    return [step.stage for step in to_do if step.evaluates or step.stage == "single"]
+    return [step.stage for step in to_do if step.evaluates or stage_of(step.stage).on_test_tasks]
 
 
 def chosen(steps: Sequence[Step], first: str | None, last: str | None) -> list[Step]:

@@ -71,13 +71,13 @@ class Objective(nn.Module):
         read = {name.removeprefix(_TEACHER): value for name, value in given.items() if name.startswith(_TEACHER)}
         return self.teacher.distillation(read, logits, labels, self.weights.temperature)
 
-    def alignment(self, bank: Bank, categories: Tensor, start: Bank) -> Tensor:
+    def alignment(self, bank: Bank, categories: Tensor, start: Bank | None = None) -> Tensor:
         """L_ins (eq. 4) of the batch's tasks that have a teacher to be aligned with; 0 if none has.
 
         Args:
             bank: What was generated for every task.
             categories: Every task's number in the catalogue, -1 for none.
-            start: What a generator gives before it is trained, for one task.
+            start: What the generator gives before it is trained, for one task, to normalize by; None does not.
 
         Raises `ValueError` for a bank that is not LoRA: teachers are.
         """
@@ -88,6 +88,6 @@ class Objective(nn.Module):
             return next(iter(lora.factors.values()))[0].new_zeros(())
         generated, wanted = lora.select(present.nonzero().squeeze(1)), self.catalogue.bank.select(categories[present])
         distance = factor_alignment if self.weights.alignment == "factors" else product_alignment
-        if not self.weights.ins_normalized:
+        if start is None:
             return distance(generated, wanted)
         return distance(generated, wanted, as_lora(start, "L_ins").select(torch.zeros_like(categories[present])))
