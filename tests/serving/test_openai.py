@@ -10,6 +10,7 @@ from openai import OpenAI
 
 from tagi.serving.access import Keys
 from tagi.serving.protocol import Message, Request, Sampling
+from tests.documentation import blocks
 from tests.serving.fakes import BASE, CONTEXT, Running, running, words
 
 KEY = "sk-0123456789abcdef"
@@ -274,3 +275,14 @@ def test_a_second_server_answers_with_the_same_adapters(tmp_path: Path) -> None:
         reply = client.post("/v1/completions", json={"model": id, "prompt": "hi", "temperature": 0})
         assert reply.json()["choices"][0]["text"] == "".join(said(id, "hi", chat=False, temperature=0.0))
         assert client.post("/v1/adapters", json={"instruction": "Do it."}).json()["id"] == id
+
+
+def test_the_block_of_the_documentation_runs(
+    repo_root: Path, served: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = [one for one in blocks(repo_root / "docs" / "serving.md") if one.language == "python"]
+    code = block.code.replace("http://127.0.0.1:8000", served.address).replace('"none"', repr(KEY))
+    namespace: dict[str, Any] = {}
+    exec(compile(code, block.place, "exec"), namespace)
+    namespace["client"].close()
+    assert capsys.readouterr().out == "".join(said(namespace["made"]["id"], "She walks to the station.", temperature=0.0))
