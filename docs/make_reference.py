@@ -1,6 +1,6 @@
-"""Write the generated pages: docs/reference/cli.md from the commands, docs/reference/settings.md from the settings.
+"""Generate docs/reference/cli.md from the commands and docs/reference/settings.md from the settings.
 
-    python docs/make_reference.py    # `make docs-reference`; a test fails while the pages are out of date
+python docs/make_reference.py    # `make docs-reference`; a test fails while the pages are out of date
 """
 
 import inspect
@@ -27,9 +27,10 @@ prints the same.
 """
 SETTINGS = """# Recipe settings
 
-A recipe is a TOML file. `tagi recipes list` lists those that come with the package, `tagi recipes copy NAME FILE` copies one,
-`tagi recipes check FILE` checks it, and `--set TABLE.KEY=VALUE` changes a key on the command line. Every key of `[training]`
-can also be set for one stage, as in `[training.finetune]`. This page is generated from the settings (`make docs-reference`).
+A recipe is a TOML file. `tagi recipes list` lists the built-in recipes, `tagi recipes copy NAME FILE` copies one,
+`tagi recipes check FILE` checks it, and `--set TABLE.KEY=VALUE` changes a key on the command line. Every key of
+`[training]` can also be set for one stage, as in `[training.finetune]`. This page is generated from the code
+(`make docs-reference`).
 """
 
 

@@ -24,7 +24,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = ("run", "run by", "checked", "not run here", "file")
-_BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(
+    r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
+)
 _EVERY = re.compile(r"^<!-- every block: (.*?) -->$", re.MULTILINE)
 _SNIPPET = re.compile(r'^--8<-- "(.*)"$', re.MULTILINE)
 _SEPARATORS = {"|", "&", "&&", ";", "||"}

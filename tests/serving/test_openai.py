@@ -285,4 +285,6 @@ def test_the_block_of_the_documentation_runs(
     namespace: dict[str, Any] = {}
     exec(compile(code, block.place, "exec"), namespace)
     namespace["client"].close()
-    assert capsys.readouterr().out == "".join(said(namespace["made"]["id"], "She walks to the station.", temperature=0.0))
+    assert capsys.readouterr().out == "".join(
+        said(namespace["made"]["id"], "She walks to the station.", temperature=0.0)
+    )

@@ -1,4 +1,4 @@
-"""The command-line application: its commands, and how a user's mistake ends it."""
+"""The command-line application: its commands, and its handling of errors."""
 
 import os
 import sys
@@ -31,8 +31,8 @@ from tagi.errors import InputError, TagiError
 
 app = typer.Typer(
     name="tagi",
-    help="Task adapters generated from instructions: an instruction in, a LoRA adapter and predictions out.",
-    epilog="Each command explains itself, with examples: tagi COMMAND --help",
+    help="Generate LoRA adapters from task instructions, and train, evaluate and serve the generators.",
+    epilog="Help and examples for one command: tagi COMMAND --help",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -67,12 +67,12 @@ for _command in _COMMANDS:  # in the order of the help
 app.add_typer(recipes.app, name="recipes")
 
 INTERRUPTED = 130
-# Libraries stay off the terminal: no progress bars and no advice. They read these variables when they are imported.
+# Keep libraries from printing progress bars and advice. They read these variables when they are imported.
 _QUIET = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit: 0; 2 after one line on stderr for a user's mistake; 130 when interrupted."""
+    """Run the command and exit with 0, with 2 and one line on stderr for a user error, or with 130 if interrupted."""
     os.environ.update({**_QUIET, **os.environ})
     try:
         _check_text(sys.argv[1:] if arguments is None else arguments)
@@ -84,10 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
     except OSError as fault:
-        if fault.filename is None:  # not about a path that the user gave: a fault of ours
+        if fault.filename is None:  # not about a path that the user gave: a bug
             raise
         _end(f"{fault.filename}: expected a path that can be used, got: {fault.strerror}")
-    if code == INTERRUPTED:  # typer reads Ctrl-C itself, in silence
+    if code == INTERRUPTED:  # typer handles Ctrl-C itself and prints nothing
         print(
             "interrupted: what is whole is kept; the same command goes on with it, "
             "train, refine and evaluate with --resume",
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _check_text(arguments: Sequence[str]) -> None:
-    """Python hands bytes that are no text through as lone surrogates, which no tokenizer takes."""
+    """Raise `InputError` for arguments that are not UTF-8, which Python passes on as lone surrogates."""
     for number, argument in enumerate(arguments, start=1):
         if any("\udc80" <= letter <= "\udcff" for letter in argument):
             raw = os.fsencode(argument)
@@ -105,7 +105,7 @@ def _check_text(arguments: Sequence[str]) -> None:
 
 
 def _misused(fault: TyperException) -> NoReturn:
-    """An option or argument that is not as the command wants it; a command that wants arguments shows its help."""
+    """Report a wrong option or argument; a command called without its arguments shows its help."""
     message, context = fault.format_message(), getattr(fault, "ctx", None)
     if message.startswith("Usage:"):
         print(message, file=sys.stderr)

@@ -8,17 +8,23 @@ import typer
 from tagi.cli.output import JsonFlag, Overrides, interval_text, print_record, print_table
 
 Text = str | None
-First = Annotated[str, typer.Argument(metavar="A", help="The folder of an evaluation, or with --methods a recipe.")]
-Second = Annotated[Path | None, typer.Argument(metavar="B", help="An evaluation of the same test data.")]
-Condition = Annotated[str, typer.Option("--condition", metavar="NAME", help="The condition that is compared.")]
-Metric = Annotated[Text, typer.Option("--metric", metavar="NAME", help="The score that is compared. Default: A's own.")]
-Examples = Annotated[int, typer.Option("--examples", min=0, metavar="N", help="Print the N that differ most.")]
-Methods = Annotated[Text, typer.Option("--methods", metavar="NAME,...", help="Train and compare these, or all.")]
-Seeds = Annotated[str, typer.Option("--seeds", metavar="SEED,...", help="With --methods: a run of each under each.")]
-Steps = Annotated[
-    int | None, typer.Option("--steps", min=1, metavar="N", help="With --methods: most steps of a stage.")
+First = Annotated[str, typer.Argument(metavar="A", help="Folder of an evaluation; with --methods, a recipe.")]
+Second = Annotated[Path | None, typer.Argument(metavar="B", help="Folder of another evaluation of the same test data.")]
+Condition = Annotated[str, typer.Option("--condition", metavar="NAME", help="Condition to compare.")]
+Metric = Annotated[Text, typer.Option("--metric", metavar="NAME", help="Metric to compare. Default: the metric of A.")]
+Examples = Annotated[
+    int, typer.Option("--examples", min=0, metavar="N", help="Print the N instances that differ most.")
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="With --methods: a folder for all of them.")]
+Methods = Annotated[
+    Text, typer.Option("--methods", metavar="NAME,...", help="Train and compare these methods, or all.")
+]
+Seeds = Annotated[
+    str, typer.Option("--seeds", metavar="SEED,...", help="With --methods: seeds to train each method with.")
+]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, metavar="N", help="With --methods: maximum steps per stage.")
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="With --methods: folder for all of them.")]
 
 
 def compare(
@@ -34,15 +40,15 @@ def compare(
     overrides: Overrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Compare two evaluations of the same test data, paired over instances; or methods, on one recipe.
+    """Compare two evaluations instance by instance, or train and compare methods on one recipe.
 
-    A - B is the mean difference in percent, with its 95% bootstrap interval over tasks; wins are instances on which A
-    scores higher. Evaluations of different data are refused. The metric is accuracy, rougeL, rouge1 or exact_match, or
-    right, rouge_l or rouge_l_unicode for answers that are scored by their task's own metric.
+    A - B is the mean difference in percent with its 95% bootstrap interval over tasks. Wins are instances on which A
+    scores higher. Both evaluations must be of the same test data. Metrics are accuracy, rougeL, rouge1 and exact_match,
+    and right, rouge_l and rouge_l_unicode where each task has its own metric.
 
-    With --methods, A is a recipe. The named methods, or all that `tagi methods` lists, are trained on its tasks; stages
-    that they share are trained once. Then all are scored, costed and timed in one table (DIR/methods.md). Run it again
-    to continue where it was interrupted, or with more methods or seeds: the table holds all that is there.
+    With --methods, A is a recipe. Trains the named methods (or all of `tagi methods`) on its tasks, each shared stage
+    once, and writes a table of scores, FLOPs and times to DIR/methods.md. Run the command again to continue after an
+    interruption, or to add methods or seeds to the table.
 
     \b
     Examples:

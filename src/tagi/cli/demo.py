@@ -1,4 +1,4 @@
-"""`tagi demo`: a shipped generator adapts to instructions it has never seen."""
+"""`tagi demo`: a built-in generator on unseen instructions."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,15 +8,15 @@ import typer
 from tagi.cli.evaluation_tables import condition_rows
 from tagi.cli.output import JsonFlag, print_record, print_table
 
-Toy = Annotated[bool, typer.Option("--toy", help="The built-in word-list tasks and backbone, with scores.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, help="With --toy: instances of each unseen task.")]
+Toy = Annotated[bool, typer.Option("--toy", help="Use the built-in toy tasks and model, and print scores.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, help="With --toy: number of inputs per task.")]
 Out = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="For one exported adapter; an earlier one is replaced.")
+    Path, typer.Option("--out", metavar="DIR", help="Where one adapter is exported; an earlier export is replaced.")
 ]
 
 
 def demo(toy: Toy = False, limit: Limit = 50, out: Out = Path("runs/demo"), as_json: JsonFlag = False) -> None:
-    """Adapt SmolLM2-135M-Instruct to six everyday instructions, mark the answers right or wrong, export an adapter.
+    """Generate adapters for six everyday instructions, compare answers with the stock model, export an adapter.
 
     \b
     Examples:
@@ -43,7 +43,7 @@ def _print_demonstration(shown: dict[str, Any]) -> None:
 
 
 def lines_of(shown: dict[str, Any]) -> list[str]:
-    """Return what the demonstration prints of its answers."""
+    """Return the lines that show the answers."""
     from tagi.api.demo import COLUMNS
 
     answers = shown["answers"]
@@ -74,9 +74,8 @@ def lines_of(shown: dict[str, Any]) -> list[str]:
 def _print_toy(shown: dict[str, Any]) -> None:
     data = shown["record"]["data"]
     typer.echo(
-        f"A generator trained on {shown['trained_on']} word-list tasks reads the instructions of\n"
-        f"{data['tasks']} tasks it has never seen and writes a LoRA adapter for each, without training.\n"
-        f"{data['instances']} inputs; an answer counts only if it is exact.\n"
+        f"Generated LoRA adapters for {data['tasks']} unseen tasks from their instructions. The generator was trained\n"
+        f"on {shown['trained_on']} other word-list tasks. Exact answers on {data['instances']} inputs:\n"
     )
     print_table(condition_rows(shown["record"]))
     typer.echo("A few of them:\n")

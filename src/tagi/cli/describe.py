@@ -1,4 +1,4 @@
-"""`tagi describe`: sizes, before anything is trained."""
+"""`tagi describe`: sizes of a model and its generator."""
 
 from typing import Annotated, Any
 
@@ -10,11 +10,13 @@ Names = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[NAME]...",
-        help="Published models such as t5-xl-lm-adapt, a folder, a GGUF file, a hub name, or 'recipe'; default: "
-        "T5-LM-adapt base, XL, XXL, or of a decoder-only recipe its own.",
+        help="Published model such as t5-xl-lm-adapt, folder, GGUF file, hub name, or 'recipe' for the recipe's own. "
+        "Default: T5-LM-adapt base, XL and XXL, or the recipe's own model if it is decoder-only.",
     ),
 ]
-RecipeName = Annotated[str, typer.Option("--recipe", metavar="RECIPE", help="Whose generator is put on the models.")]
+RecipeName = Annotated[
+    str, typer.Option("--recipe", metavar="RECIPE", help="Recipe whose generator settings are used.")
+]
 _DEFAULT = {"t5": ["t5-base-lm-adapt", "t5-xl-lm-adapt", "t5-xxl-lm-adapt"]}
 
 
@@ -26,7 +28,7 @@ def default_names(recipe: Any) -> list[str]:
 def describe(
     names: Names = None, recipe: RecipeName = "sni-base", overrides: Overrides = None, as_json: JsonFlag = False
 ) -> None:
-    """Print target modules, generated, tuned and frozen parameters; no weights are made or loaded.
+    """Print the sizes of models with a generator: target modules and parameters. Loads no weights.
 
     \b
     Examples:

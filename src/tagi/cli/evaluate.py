@@ -1,4 +1,4 @@
-"""`tagi evaluate`: a checkpoint's scores on tasks it has not seen."""
+"""`tagi evaluate`: scores of a checkpoint on unseen tasks."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,26 +11,41 @@ from tagi.errors import InputError
 
 Checkpoint = Annotated[
     str,
-    typer.Argument(metavar="CHECKPOINT", help="A run, a checkpoint, a built-in name, or a folder of adapters."),
+    typer.Argument(metavar="CHECKPOINT", help="Run, checkpoint, built-in generator, or folder of adapters."),
 ]
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or TOML file, or a file of tasks.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new folder for record.json and predictions.")]
-Conditions = Annotated[bool, typer.Option("--conditions", help="Score paraphrases, other instructions and none too.")]
-Channels = Annotated[bool, typer.Option("--channels", help="Score LoRA and instruction states crossed and alone too.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Recipe name, recipe file (TOML), or a file of tasks.")
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="New folder for record.json and predictions.")]
+Conditions = Annotated[
+    bool, typer.Option("--conditions", help="Also score paraphrases, other tasks' instructions and no instruction.")
+]
+Channels = Annotated[
+    bool, typer.Option("--channels", help="Also score the LoRA and the instruction states separately and crossed.")
+]
 Sensitivity = Annotated[
-    bool, typer.Option("--sensitivity", help="Score wrong and empty instructions too; compare the tasks' adapters.")
+    bool, typer.Option("--sensitivity", help="Also score wrong and empty instructions, and compare the adapters.")
 ]
 Names = list[str] | None
-Condition = Annotated[Names, typer.Option("--condition", metavar="NAME", help="Score this condition too. Repeatable.")]
-Tasks = Annotated[Names, typer.Option("--tasks", metavar="NAME", help="A name or pattern of test tasks. Repeatable.")]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="The most instances of a task.")]
-Wording = Annotated[str | None, typer.Option("--wording", metavar="NAME", help="Use this wording of the instructions.")]
-Positives = Annotated[
-    int | None, typer.Option("--positives", min=0, max=8, help="The most examples that a task shows.")
+Condition = Annotated[
+    Names, typer.Option("--condition", metavar="NAME", help="Also score this condition. Can be given several times.")
 ]
-HeldOut = Annotated[bool, typer.Option("--held-out", help="Score held-out training tasks instead of the test tasks.")]
+Tasks = Annotated[
+    Names, typer.Option("--tasks", metavar="NAME", help="Name or pattern of test tasks. Can be given several times.")
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Maximum number of instances per task.")]
+Wording = Annotated[
+    str | None, typer.Option("--wording", metavar="NAME", help="Replace the instructions by this wording.")
+]
+Positives = Annotated[
+    int | None, typer.Option("--positives", min=0, max=8, help="Maximum number of demonstrations in an instruction.")
+]
+HeldOut = Annotated[
+    bool, typer.Option("--held-out", help="Score the held-out training tasks instead of the test tasks.")
+]
 Stock = Annotated[
-    bool | None, typer.Option("--stock/--no-stock", help="Score the stock model beside it. Default: for own tasks.")
+    bool | None,
+    typer.Option("--stock/--no-stock", help="Also score the stock model. Default: only for your own tasks."),
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted evaluation in DIR.")]
 
@@ -53,14 +68,13 @@ def evaluate(
     resume: Resume = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Score a checkpoint on a recipe's test tasks.
+    """Evaluate a checkpoint on the test tasks of a recipe.
 
-    DIR/predictions-*.jsonl hold an answer a line, in the form that natural-instructions' own evaluation reads as
-    predictions and as references. An interrupted evaluation continues with the next task with --resume. --sensitivity
-    scores wrong, shuffled, random and empty instructions and the mean adapter, and compares the tasks' adapters with
-    each other; DIR/adapters.png shows their distances. Without --positives, tasks show no examples for a recipe with
-    data.demonstrations, and otherwise as many as the checkpoint takes. The stock model is the base model as it is, with
-    the instruction in its prompt.
+    DIR/predictions-*.jsonl hold one answer per line, in the format of natural-instructions' evaluation script.
+    --sensitivity scores wrong, shuffled, random and empty instructions and the mean adapter, and plots the distances
+    between the tasks' adapters in DIR/adapters.png. Without --positives, instructions show no demonstrations if the
+    recipe sets data.demonstrations, and otherwise as many as the checkpoint was trained with. The stock model is the
+    unchanged base model with the instruction in its prompt.
 
     \b
     Examples:
@@ -93,5 +107,5 @@ def evaluate(
     what: Any = {"conditions": names, "only": tasks or (), "limit": limit, "distances": sensitivity}
     how: Any = {"wording": wording, "positives": positives, "held_out": held_out}
     record = run(checkpoint, loaded, **what, **how, out=out, resume=resume, progress=True)
-    if is_main_process():  # of several, one tells
+    if is_main_process():  # only one of several processes prints
         print_record(record, print_evaluation, as_json=as_json)

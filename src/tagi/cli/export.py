@@ -9,16 +9,17 @@ import typer
 from tagi.cli.generate import OwnGenerator
 from tagi.cli.output import JsonFlag, print_table, refuse_used
 
-Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter folder, or any plain LoRA of PEFT's.")]
+Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Adapter folder, or any LoRA in PEFT's format.")]
 FormatName = Annotated[
-    Literal["peft", "merged", "gguf"], typer.Option("--format", metavar="peft|merged|gguf", help="What to write.")
+    Literal["peft", "merged", "gguf"],
+    typer.Option("--format", metavar="peft|merged|gguf", help="Format of the export."),
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder for the export.")]
 Base = Annotated[
     str | None,
-    typer.Option("--base", metavar="NAME", help="The base model of a plain LoRA. Default: the one it names."),
+    typer.Option("--base", metavar="NAME", help="Base model of a plain LoRA. Default: the one it names."),
 ]
-Lossy = Annotated[bool, typer.Option("--lossy", help="Export the LoRA although the adapter acts by more than that.")]
+Lossy = Annotated[bool, typer.Option("--lossy", help="Export the LoRA even if other parts of the adapter are lost.")]
 
 
 def export(
@@ -30,11 +31,11 @@ def export(
     lossy: Lossy = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write an adapter for other software: PEFT's folder, a merged model, a LoRA file for llama.cpp.
+    """Export an adapter: as a PEFT folder, as a merged model, or as a GGUF LoRA for llama.cpp.
 
-    A LoRA alone carries a task only if its generator has no fusion, no instruction states and no tuned backbone
-    parameters. Without --lossy nothing is written if something would be lost, and the message names it. Adapters of
-    generators with instruction_cache = "adapted" lose nothing. The card says what prompts an engine needs.
+    Other software applies the LoRA only. Fusion, instruction states and tuned backbone parameters cannot be exported:
+    if the adapter uses them, the command names them and stops, unless --lossy is given. Adapters of generators with
+    instruction_cache = "adapted" lose nothing. The export's README.md states the prompts to send.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`tagi flops`: the cost of answering a task, beside the paper's figures."""
+"""`tagi flops`: the cost of answering a task."""
 
 from functools import partial
 from pathlib import Path
@@ -11,21 +11,30 @@ from tagi.cli.output import JsonFlag, Overrides, print_record, print_table, refu
 from tagi.errors import InputError
 
 RecipeName = Annotated[
-    str, typer.Option("--recipe", metavar="RECIPE", help="Its generator is put on the models; its test tasks count.")
+    str, typer.Option("--recipe", metavar="RECIPE", help="Recipe with the generator settings and test tasks.")
 ]
 Length = float | None
-Instruction = Annotated[Length, typer.Option("--instruction", metavar="TOKENS", min=1, help="Length, not measured.")]
+Instruction = Annotated[
+    Length,
+    typer.Option("--instruction", metavar="TOKENS", min=1, help="Length of the instruction, instead of measuring it."),
+]
 Input = Annotated[Length, typer.Option("--input", metavar="TOKENS", min=1, help="Mean length of an input.")]
 Output = Annotated[Length, typer.Option("--output", metavar="TOKENS", min=1, help="Mean length of an output.")]
-Examples = Annotated[int, typer.Option("--examples", metavar="N", min=1, help="Inputs answered for each task.")]
-Unmerged = Annotated[bool, typer.Option("--unmerged", help="LoRA beside the weights, as in a batch of several tasks.")]
-Alone = Annotated[bool, typer.Option("--alone", help="Adapters alone: without KV prefix, instruction states, fusion.")]
-ByComponent = Annotated[bool, typer.Option("--components", help="Also print TFLOPs of a task by component.")]
+Examples = Annotated[int, typer.Option("--examples", metavar="N", min=1, help="Number of inputs per task.")]
+Unmerged = Annotated[
+    bool, typer.Option("--unmerged", help="Count LoRA as separate products, as in batches with several tasks.")
+]
+Alone = Annotated[
+    bool, typer.Option("--alone", help="Count the adapter alone, without KV prefix, instruction states and fusion.")
+]
+ByComponent = Annotated[bool, typer.Option("--components", help="Also print TFLOPs per task by component.")]
 Methods = Annotated[
     str | None,
-    typer.Option("--methods", metavar="NAME,...", help="Some of `tagi methods`, or all. Default: Table 2's."),
+    typer.Option(
+        "--methods", metavar="NAME,...", help="Methods listed by `tagi methods`, or all. Default: those of Table 2."
+    ),
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new folder for record.json.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="New folder for record.json.")]
 _TERA = 1e12
 
 
@@ -44,11 +53,11 @@ def flops(
     overrides: Overrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Print the FLOPs column of the paper's Table 2, as ratios to Tk-Instruct, beside the paper's figures.
+    """Print the FLOPs of each method relative to Tk-Instruct, next to the figures of the paper's Table 2.
 
-    Lengths are measured over the recipe's test tasks, or given; a demonstration is then as long as an input and an
-    output. No weights are made or loaded. "cached": a decoder-only model that keeps the instruction's keys and values
-    for all examples of a task. "time" is the paper's column of Table 3, of seconds and not of FLOPs.
+    Lengths are measured on the recipe's test tasks, unless all three are given; a demonstration then has the length of
+    an input plus an output. Loads no weights. "cached" methods compute the instruction's KV prefix once per task.
+    "time" is the column of the paper's Table 3, in seconds relative to Tk-Instruct.
 
     \b
     Examples:

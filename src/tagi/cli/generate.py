@@ -1,4 +1,4 @@
-"""`tagi generate`: instructions in, adapter folders out."""
+"""`tagi generate`: adapter folders from instructions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,23 +11,28 @@ from tagi.data.task import Example, Task
 from tagi.errors import InputError
 
 GeneratorName = Annotated[
-    str, typer.Option("--generator", "-g", metavar="NAME", help="A built-in generator, a folder or a hub name.")
+    str, typer.Option("--generator", "-g", metavar="NAME", help="Built-in generator, folder or hub name.")
 ]
 OwnGenerator = Annotated[
     str | None,
-    typer.Option("--generator", "-g", metavar="NAME", help="The generator. Default: an adapter folder's own."),
+    typer.Option("--generator", "-g", metavar="NAME", help="Generator. Default: the one the adapter names."),
 ]
-Instruction = Annotated[
-    str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="What the task asks for, in plain words.")
-]
+Instruction = Annotated[str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="The task's instruction.")]
 From = Annotated[
-    Path | None, typer.Option("--from", metavar="FILE", help="JSON Lines or CSV, a task with its instruction per line.")
+    Path | None, typer.Option("--from", metavar="FILE", help="File of tasks (JSON Lines or CSV): one adapter per task.")
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder; with --from of one adapter per task.")]
+Out = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="New folder for the adapter; with --from, for one folder per task.")
+]
 Examples = Annotated[
-    list[str] | None, typer.Option("--example", metavar="'INPUT => OUTPUT'", help="A demonstration of the task.")
+    list[str] | None,
+    typer.Option(
+        "--example", metavar="'INPUT => OUTPUT'", help="Demonstration of the task. Can be given several times."
+    ),
 ]
-Truncate = Annotated[bool, typer.Option("--truncate", help="Truncate an instruction over the generator's limit.")]
+Truncate = Annotated[
+    bool, typer.Option("--truncate", help="Truncate instructions that exceed the generator's length limit.")
+]
 
 
 def generate(
@@ -39,12 +44,12 @@ def generate(
     truncate: Truncate = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write an adapter for an instruction, or for every task of a file, in one pass.
+    """Generate an adapter from an instruction, or one for every task of a file.
 
-    An adapter folder holds PEFT's two files, the instruction states and a record of what it was made from. A module
-    that is not LoRA is in a file of its own instead, which PEFT does not read.
+    An adapter folder holds PEFT's adapter_config.json and adapter_model.safetensors, the instruction states, and a
+    record of how it was made. Generated modules other than LoRA are stored in a file that PEFT does not read.
 
-    A generator that reads demonstrations takes them from --example, and no instruction.
+    Generators that read demonstrations only take --example and no instruction.
 
     \b
     Examples:
@@ -79,7 +84,7 @@ def generate(
 
 
 def example_of(text: str) -> Example:
-    """Return the demonstration that the command line gives as 'INPUT => OUTPUT'."""
+    """Parse a demonstration given as 'INPUT => OUTPUT'."""
     source, arrow, target = text.partition("=>")
     if not arrow or not source.strip() or not target.strip():
         raise InputError(f"--example: expected 'INPUT => OUTPUT', got {text!r}")

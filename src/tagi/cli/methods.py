@@ -1,4 +1,4 @@
-"""`tagi methods`: every row of the paper's tables as a recipe, and what it is like."""
+"""`tagi methods`: the methods of the paper's tables and their characteristics."""
 
 from typing import Annotated, Any
 
@@ -6,17 +6,17 @@ import typer
 
 from tagi.cli.output import JsonFlag, Overrides, print_table
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe that the methods are made of.")]
-Keys = Annotated[bool, typer.Option("--keys", help="Also print the keys that make each of them.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe that the methods are applied to.")]
+Keys = Annotated[bool, typer.Option("--keys", help="Also print the recipe keys that each method sets.")]
 
 
 def methods(
     recipe: RecipeName = "sni-base", keys: Keys = False, overrides: Overrides = None, as_json: JsonFlag = False
 ) -> None:
-    """List the methods of the paper's tables, with the characteristics of its Table 8.
+    """List the methods of the paper's tables with the characteristics of Table 8.
 
-    Any of them is RECIPE+METHOD wherever a command takes a recipe. Characteristics are worked out from the recipe with
-    the method's keys in place of its own and --set on top: what is changed shows.
+    Every command that takes a recipe also takes RECIPE+METHOD. The characteristics are computed from the recipe with
+    the method's keys and --set applied.
 
     \b
     Examples:

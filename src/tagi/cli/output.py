@@ -1,4 +1,4 @@
-"""What commands share: options, and how they print tables to read and the same as JSON."""
+"""Options that commands share, and printing tables as text or JSON."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -7,18 +7,22 @@ from typing import Annotated, Any
 
 import typer
 
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or TOML file, or a file of tasks.")]
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Recipe name, recipe file (TOML), or a file of tasks.")
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe, such as training.steps=10."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a recipe key, e.g. training.steps=10. Can be given several times."
+    ),
 ]
 
 _PIPED_WIDTH = 10_000
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> None:
-    """Print rows with the same keys in the same order: as a table headed by the keys, or as a JSON list."""
+    """Print rows that share their keys, as a table with the keys as header or as a JSON list."""
     if as_json:
         print_json(rows)
         return
@@ -34,13 +38,13 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> 
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row.values()))
     console = Console()
-    if not console.is_terminal:  # there is no screen to fit: numbers are not truncated
+    if not console.is_terminal:  # no screen width to fit: do not truncate numbers
         console.width = _PIPED_WIDTH
     console.print(table)
 
 
 def print_record(record: Any, print_text: Callable[[Any], None], *, as_json: bool) -> None:
-    """Print a record as JSON, or else as text by `print_text`."""
+    """Print a record as JSON, or as text with `print_text`."""
     if as_json:
         print_json(record)
     else:
@@ -48,7 +52,7 @@ def print_record(record: Any, print_text: Callable[[Any], None], *, as_json: boo
 
 
 def refuse_used(out: Path | None) -> None:
-    """Raise `InputError` if `--out` names a file or a folder that is not empty."""
+    """Raise `InputError` if `--out` is a file or a folder that is not empty."""
     from tagi.errors import InputError
 
     if out is not None and out.exists() and (out.is_file() or any(out.iterdir())):
@@ -61,5 +65,5 @@ def print_json(value: Any) -> None:
 
 
 def interval_text(bounds: Sequence[float], form: str = ".1f") -> str:
-    """Return an interval in words: "12.3 to 14.5"."""
+    """Format an interval: "12.3 to 14.5"."""
     return " to ".join(f"{bound:{form}}" for bound in bounds)

@@ -11,16 +11,23 @@ from tagi.cli.generate import Examples, OwnGenerator, example_of
 from tagi.data.readers.lines import read_lines
 from tagi.errors import InputError
 
-Inputs = Annotated[list[str] | None, typer.Argument(metavar="[INPUT]...", help="Inputs; default: lines of stdin.")]
-Adapter = Annotated[Path | None, typer.Option("--adapter", "-a", metavar="DIR", help="An adapter folder.")]
+Inputs = Annotated[list[str] | None, typer.Argument(metavar="[INPUT]...", help="Inputs. Default: the lines of stdin.")]
+Adapter = Annotated[Path | None, typer.Option("--adapter", "-a", metavar="DIR", help="Adapter folder.")]
 Instruction = Annotated[
-    str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="Instead of -a: adapt to this, then answer.")
+    str | None,
+    typer.Option(
+        "--instruction", "-i", metavar="TEXT", help="Generate an adapter from this instruction first (instead of -a)."
+    ),
 ]
-File = Annotated[Path | None, typer.Option("--file", "-f", metavar="FILE", help="Inputs in UTF-8, one per line.")]
-Beams = Annotated[int, typer.Option("--beams", min=1, max=100, help="Beam search with this many beams.")]
-MaxTokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest answer, in tokens.")]
-Truncate = Annotated[bool, typer.Option("--truncate", help="Truncate texts over the generator's limits.")]
-AsJson = Annotated[bool, typer.Option("--json", help="JSON Lines with input and prediction.")]
+File = Annotated[
+    Path | None, typer.Option("--file", "-f", metavar="FILE", help="File with one input per line (UTF-8).")
+]
+Beams = Annotated[int, typer.Option("--beams", min=1, max=100, help="Number of beams; 1 is greedy decoding.")]
+MaxTokens = Annotated[
+    int | None, typer.Option("--max-new-tokens", min=1, help="Maximum length of an answer in tokens.")
+]
+Truncate = Annotated[bool, typer.Option("--truncate", help="Truncate texts that exceed the generator's length limits.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON Lines with input and prediction.")]
 
 
 def predict(
@@ -35,7 +42,7 @@ def predict(
     truncate: Truncate = False,
     as_json: AsJson = False,
 ) -> None:
-    """Answer inputs with an adapter, or with one made on the spot.
+    """Answer inputs with a saved adapter, or with one generated from an instruction.
 
     \b
     Examples:

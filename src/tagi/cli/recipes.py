@@ -9,13 +9,13 @@ from tagi.cli.output import JsonFlag, Overrides, RecipeName, print_json, print_t
 
 app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True, rich_markup_mode=None)
 
-Names = Annotated[list[str], typer.Argument(metavar="RECIPE", help="Shipped recipes' names, or TOML files.")]
-Destination = Annotated[Path, typer.Argument(metavar="DEST", help="A new file, or a folder to copy into.")]
+Names = Annotated[list[str], typer.Argument(metavar="RECIPE", help="Recipe names or TOML files.")]
+Destination = Annotated[Path, typer.Argument(metavar="DEST", help="New file, or a folder to copy into.")]
 
 
 @app.command("list")
 def list_shipped(as_json: JsonFlag = False) -> None:
-    """List the shipped recipes.
+    """List the built-in recipes.
 
     \b
     Examples:
@@ -29,7 +29,7 @@ def list_shipped(as_json: JsonFlag = False) -> None:
 
 @app.command()
 def show(recipe: RecipeName) -> None:
-    """Print a recipe, comments included.
+    """Print a recipe with its comments.
 
     \b
     Examples:
@@ -43,9 +43,7 @@ def show(recipe: RecipeName) -> None:
 
 @app.command()
 def copy(recipe: RecipeName, dest: Destination = Path()) -> None:
-    """Copy a recipe to a file of your own and print its path.
-
-    Nothing is overwritten.
+    """Copy a recipe to a new file and print its path. Existing files are not overwritten.
 
     \b
     Examples:
@@ -59,9 +57,7 @@ def copy(recipe: RecipeName, dest: Destination = Path()) -> None:
 
 @app.command()
 def check(recipes: Names, overrides: Overrides = None, as_json: JsonFlag = False) -> None:
-    """Check recipes and name every fault by its key.
-
-    The exit code is 2 if there is any.
+    """Check recipes and report every error with its key. Exits with 2 if there is one.
 
     \b
     Examples:

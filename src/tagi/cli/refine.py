@@ -10,29 +10,35 @@ from tagi.cli.generate import OwnGenerator
 from tagi.cli.output import JsonFlag, print_record, print_table
 from tagi.errors import InputError
 
-Adapter = Annotated[
-    Path, typer.Argument(metavar="ADAPTER", help="An adapter from `tagi generate`, or a folder of several.")
-]
+Adapter = Annotated[Path, typer.Argument(metavar="ADAPTER", help="Adapter folder, or a folder of several.")]
 File = Annotated[
-    Path, typer.Option("--examples", metavar="FILE", help="JSON Lines or CSV: labelled examples, or tasks.")
+    Path, typer.Option("--examples", metavar="FILE", help="Labelled examples or tasks (JSON Lines or CSV).")
 ]
 Out = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="A new folder; DIR/adapter, or DIR/NAME/adapter of several.")
+    Path, typer.Option("--out", metavar="DIR", help="New folder. Writes DIR/adapter, or DIR/NAME/adapter for several.")
 ]
-Steps = Annotated[int, typer.Option("--steps", min=0, help="Steps of training; 0 scores adapters as they are.")]
-Rate = Annotated[float, typer.Option("--learning-rate", min=0.0, max=10.0, help="AdamW's peak, after 2% of warm-up.")]
+Steps = Annotated[int, typer.Option("--steps", min=0, help="Training steps; 0 only scores.")]
+Rate = Annotated[
+    float, typer.Option("--learning-rate", min=0.0, max=10.0, help="Peak learning rate of AdamW, after 2% warm-up.")
+]
 Batch = Annotated[int, typer.Option("--batch-size", min=1, help="Examples per step.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Decides which examples make up which step.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of the order of examples.")]
 Tasks = Annotated[
     list[str] | None,
-    typer.Option("--tasks", metavar="NAME", help="Of several adapters, those of this name or pattern."),
+    typer.Option(
+        "--tasks", metavar="NAME", help="Refine only adapters of this name or pattern. Can be given several times."
+    ),
 ]
 HeldOut = Annotated[
     int,
-    typer.Option("--held-out", min=0, metavar="N", help="Keep the last N examples out; score them before and after."),
+    typer.Option(
+        "--held-out", min=0, metavar="N", help="Hold out the last N examples and score them before and after."
+    ),
 ]
-Truncate = Annotated[bool, typer.Option("--truncate", help="Truncate examples over the generator's limits.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the refinement in DIR where it was interrupted.")]
+Truncate = Annotated[
+    bool, typer.Option("--truncate", help="Truncate examples that exceed the generator's length limits.")
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted refinement in DIR.")]
 
 
 def refine(
@@ -50,15 +56,15 @@ def refine(
     resume: Resume = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train generated LoRAs further on examples of their tasks.
+    """Fine-tune generated adapters on labelled examples.
 
-    The generated LoRA is the starting point of ordinary LoRA training; instruction states, fusion and backbone stay as
-    they are. DIR/adapter is an adapter folder for predict and export, DIR/refined.json the record. From a file with
-    several tasks (as for generate --from) the one with the adapter's instruction is taken. Held-out examples are scored
-    by the task's own metric, or one that fits its references: those of tasks with the split "test", or the last N.
+    Runs ordinary LoRA training from the generated LoRA. Instruction states, fusion and backbone do not change. Writes
+    the new adapter to DIR/adapter and a record to DIR/refined.json. If the file holds several tasks, the task with the
+    adapter's instruction is used. Examples of tasks with split "test", or else the last --held-out examples, are not
+    trained on; they are scored before and after with the task's metric.
 
-    Of a folder with several adapters, each is refined on its own task's examples, and a table says which tasks gained.
-    A quarter of a task's examples is held out unless it is said how many.
+    Given a folder of several adapters, refines each on the examples of its task and prints a table of scores before
+    and after. By default a quarter of each task's examples is held out.
 
     \b
     Examples:
@@ -87,7 +93,7 @@ def refine(
 
 
 _OLDER = {"rougeL": "ROUGE-L", "exact_match": "exact match"}
-"""Scores in records of an older form."""
+"""Score names in records of earlier versions."""
 
 
 def _print_all(record: dict[str, Any]) -> None:

@@ -8,16 +8,20 @@ import typer
 
 from tagi.cli.output import JsonFlag, print_json, print_table
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder with records, at any depth.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="The HTML page. Default: DIR/report.html.")]
-Markdown = Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Default: beside the page, as .md.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder with records, at any depth.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="HTML page to write. Default: DIR/report.html.")
+]
+Markdown = Annotated[
+    Path | None, typer.Option("--markdown", metavar="FILE", help="Markdown file to write. Default: next to the page.")
+]
 
 
 def report(folder: Folder, out: Out = None, markdown: Markdown = None, as_json: JsonFlag = False) -> None:
-    """Put all records under DIR together: scores by method and condition, in the shapes of the paper's tables.
+    """Write a report on all records under DIR: scores by method and condition, laid out like the paper's tables.
 
-    The page needs no other file and no network. Runs that differ only in their seed are one score. Records that are
-    broken, partial, interrupted, or not comparable with the others are left out; the report names them with the reason.
+    The page is one file and needs no network. Runs that differ only in their seed are averaged. Records that are
+    broken, partial, interrupted or not comparable with the others are left out and listed with the reason.
 
     \b
     Examples:

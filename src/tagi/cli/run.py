@@ -7,12 +7,15 @@ import typer
 
 from tagi.cli.output import JsonFlag, Overrides, RecipeName, print_table
 
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for all stages, one under it for each.")]
-First = Annotated[str | None, typer.Option("--from", metavar="STEP", help="Begin with this step.")]
-Last = Annotated[str | None, typer.Option("--until", metavar="STEP", help="End with this step.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would run and what it would take; run nothing.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the run; each stage gets a subfolder.")]
+First = Annotated[str | None, typer.Option("--from", metavar="STEP", help="First step to run.")]
+Last = Annotated[str | None, typer.Option("--until", metavar="STEP", help="Last step to run.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the steps with their cost and run nothing.")]
 Speed = Annotated[
-    float | None, typer.Option("--tflops", min=0.001, help="Speed in TFLOP/s for --dry-run. Default: measured here.")
+    float | None,
+    typer.Option(
+        "--tflops", min=0.001, help="Speed in TFLOP/s assumed by --dry-run. Default: measured on this machine."
+    ),
 ]
 
 
@@ -26,10 +29,10 @@ def run(
     overrides: Overrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a recipe's stages in their order, then score what they trained.
+    """Run all stages of a recipe in order, then evaluate the result.
 
-    Run it again to go on where it was interrupted: a step whose output is complete is skipped. A step's output made by
-    another recipe is an error, never overwritten.
+    Run the command again to continue after an interruption: steps with complete output are skipped. Output of another
+    recipe is never overwritten; it is an error.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""`tagi serve`: adapters on demand behind an OpenAI-compatible API."""
+"""`tagi serve`: an OpenAI-compatible server that generates adapters on demand."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -8,42 +8,59 @@ import typer
 
 from tagi.errors import InputError
 
-GeneratorName = Annotated[
-    str, typer.Argument(metavar="[GENERATOR]", help="A built-in generator, a folder or a hub name.")
+GeneratorName = Annotated[str, typer.Argument(metavar="[GENERATOR]", help="Built-in generator, folder or hub name.")]
+Host = Annotated[
+    str,
+    typer.Option("--host", metavar="ADDRESS", help="Address to listen on. Any other than the default needs --keys."),
 ]
-Host = Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on; others need --keys.")]
-Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 takes a free one.")]
-Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="Where adapters are kept.")]
+Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 picks a free one.")]
+Store = Annotated[Path, typer.Option("--store", metavar="DIR", help="Folder that adapters are stored in.")]
 KeysFile = Annotated[
     Path | None,
-    typer.Option("--keys", metavar="FILE", help="API keys, NAME:KEY or KEY a line; each has adapters of its own."),
+    typer.Option(
+        "--keys",
+        metavar="FILE",
+        help="File of API keys, one NAME:KEY or KEY per line. Each key sees only its own adapters.",
+    ),
 ]
-Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, ... Default: a GPU if any.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", metavar="NAME", help="Device, e.g. cpu or cuda. Default: a GPU if there is one."),
+]
 Dtype = Annotated[
     Literal["float32", "bfloat16", "float16"] | None,
-    typer.Option("--dtype", help="Type of the base model's weights. Default: the checkpoint's."),
+    typer.Option("--dtype", help="Data type of the base model's weights. Default: that of the checkpoint."),
 ]
 Upstream = Annotated[
     list[str] | None,
-    typer.Option("--upstream", metavar="URL", help="A vLLM that answers in place of this process. Repeatable."),
+    typer.Option(
+        "--upstream", metavar="URL", help="URL of a vLLM server that generates the answers. Can be given several times."
+    ),
 ]
 AdapterDir = Annotated[
-    Path | None, typer.Option("--adapter-dir", metavar="DIR", help="Where the vLLMs look for adapters.")
+    Path | None, typer.Option("--adapter-dir", metavar="DIR", help="Folder from which the vLLM servers load adapters.")
 ]
 UpstreamModel = Annotated[
-    str | None, typer.Option("--upstream-model", metavar="NAME", help="The base model as the vLLMs name it.")
+    str | None, typer.Option("--upstream-model", metavar="NAME", help="Name of the base model in vLLM.")
 ]
-Rows = Annotated[int, typer.Option("--rows", min=1, help="Requests that are answered at the same time here.")]
+Rows = Annotated[int, typer.Option("--rows", min=1, help="Maximum batch size (without --upstream).")]
 Context = Annotated[
-    int | None, typer.Option("--context", min=16, help="Tokens of prompt and answer. Default: the base model's.")
+    int | None,
+    typer.Option("--context", min=16, help="Maximum tokens of prompt and answer. Default: the base model's."),
 ]
-CacheMb = Annotated[int, typer.Option("--cache-mb", min=1, help="Memory of loaded adapters and their instructions.")]
-Waiting = Annotated[int, typer.Option("--max-waiting", min=1, help="Requests that may wait.")]
-BodyKb = Annotated[int, typer.Option("--max-body-kb", min=1, help="Size of a request's body.")]
-Instruction = Annotated[int, typer.Option("--max-instruction", min=1, help="Characters of an instruction.")]
-Adapters = Annotated[int, typer.Option("--max-adapters", min=1, help="Adapters of a key.")]
-Concurrent = Annotated[int, typer.Option("--max-concurrent", min=1, help="Requests of a key at the same time.")]
-RefineSteps = Annotated[int, typer.Option("--max-refine-steps", min=1, help="Steps of a refinement.")]
+CacheMb = Annotated[
+    int, typer.Option("--cache-mb", min=1, help="Memory in MiB for loaded adapters and their KV prefixes.")
+]
+Waiting = Annotated[int, typer.Option("--max-waiting", min=1, help="Maximum number of queued requests.")]
+BodyKb = Annotated[int, typer.Option("--max-body-kb", min=1, help="Maximum size of a request body in KiB.")]
+Instruction = Annotated[
+    int, typer.Option("--max-instruction", min=1, help="Maximum length of an instruction in characters.")
+]
+Adapters = Annotated[int, typer.Option("--max-adapters", min=1, help="Maximum number of adapters per key.")]
+Concurrent = Annotated[
+    int, typer.Option("--max-concurrent", min=1, help="Maximum number of concurrent requests per key.")
+]
+RefineSteps = Annotated[int, typer.Option("--max-refine-steps", min=1, help="Maximum number of refinement steps.")]
 NEEDED = ("fastapi", "httpx2", "prometheus_client", "uvicorn")
 """Packages of the extra `serve`."""
 
@@ -69,9 +86,9 @@ def serve(
     max_concurrent: Concurrent = 64,
     max_refine_steps: RefineSteps = 1000,
 ) -> None:
-    """Serve adapters on demand: post an instruction, use the id that comes back as the model of any OpenAI client.
+    """Start an OpenAI-compatible server. POST an instruction and use the returned id as the model name.
 
-    The first line printed is the address of the web page. /docs lists the API.
+    The first line of output is the address of the web page. /docs describes the API.
 
     \b
     Examples:
@@ -81,7 +98,7 @@ def serve(
       tagi serve smollm2 --upstream http://127.0.0.1:8001 --adapter-dir adapters --upstream-model base
 
     \b
-    Then, from anywhere on this machine:
+    Then, on this machine:
       curl http://127.0.0.1:8000/v1/adapters -H 'Content-Type: application/json' \\
         -d '{"instruction": "Write the sentence in the past tense."}'
     """

@@ -1,4 +1,4 @@
-"""`tagi sweep`: a recipe at several points, for ablations and for hyperparameters."""
+"""`tagi sweep`: a recipe with several settings, for ablations and hyperparameter studies."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,15 +7,17 @@ import typer
 
 from tagi.cli.output import JsonFlag, Overrides, RecipeName, interval_text, print_table
 
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for all points and what they share.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for all points of the sweep.")]
 Grids = Annotated[
-    list[str] | None, typer.Option("--grid", metavar="NAME", help="A shipped grid: see above. Repeatable.")
+    list[str] | None,
+    typer.Option("--grid", metavar="NAME", help="Built-in grid, see above. Can be given several times."),
 ]
 Over = Annotated[
-    list[str] | None, typer.Option("--over", metavar="KEY=VALUE,...", help="A recipe's key and its values. Repeatable.")
+    list[str] | None,
+    typer.Option("--over", metavar="KEY=VALUE,...", help="Recipe key and its values. Can be given several times."),
 ]
-Cross = Annotated[bool, typer.Option("--cross", help="Every combination, not one key varied at a time.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the points and which steps they share; run nothing.")]
+Cross = Annotated[bool, typer.Option("--cross", help="Run every combination instead of varying one key at a time.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the points and the steps they share, and run nothing.")]
 
 
 def sweep(
@@ -28,16 +30,17 @@ def sweep(
     overrides: Overrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run every stage of a recipe at several points, then score each; what points have in common is done once.
+    """Run a recipe with several settings and evaluate each. Steps that settings share are run once.
 
     \b
-      table4             the whole, and without pretraining, fusion (two readings), L_pred, L_kl, L_ins
-      table7             finetuning's learning rate, rank, steps and warm-up, one at a time
-      figure3-sni        training tasks of the 6, 15, 30 and 60 largest categories
-      figure3-p3         the same with 5, 10, 20 and 36 datasets
-      figure4-alignment  alignment with no teachers, and with those of the largest categories
+      table4             the full method, and without pretraining, fusion (two variants), L_pred, L_kl, L_ins
+      table7             learning rate, rank, steps and warm-up of finetuning, one at a time
+      figure3-sni        training on the 6, 15, 30 and 60 largest categories
+      figure3-p3         training on 5, 10, 20 and 36 datasets
+      figure4-alignment  alignment with no teachers, or with those of the largest categories
 
-    Run it again to go on where it was interrupted. DIR/sweep.json is the table, DIR/shared holds every step.
+    Run the command again to continue after an interruption. Writes the results to DIR/sweep.json and the steps to
+    DIR/shared.
 
     \b
     Examples:

@@ -9,31 +9,44 @@ from tagi.cli.output import JsonFlag, Overrides, print_record, print_table, refu
 
 Text = str | None
 Number = int | None
-RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Names generator, backbone and test tasks.")]
-Backbone = Annotated[Text, typer.Option("--backbone", metavar="NAME", help="Random weights, as t5-base-lm-adapt.")]
-Tagi = Annotated[Text, typer.Option("--tagi", metavar="CHECKPOINT", help="A trained generator, or its name.")]
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe with backbone, generator and test tasks.")]
+Backbone = Annotated[
+    Text, typer.Option("--backbone", metavar="NAME", help="Time this model with random weights, e.g. t5-base-lm-adapt.")
+]
+Tagi = Annotated[Text, typer.Option("--tagi", metavar="CHECKPOINT", help="Trained generator. Default: random weights.")]
 Metatrained = Annotated[
-    Text, typer.Option("--metatrained", metavar="CHECKPOINT", help="A meta-trained model. Default: TAGI's backbone.")
+    Text,
+    typer.Option("--metatrained", metavar="CHECKPOINT", help="Meta-trained model. Default: the generator's backbone."),
 ]
 Tasks = Annotated[
-    list[str] | None, typer.Option("--task", metavar="NAME", help="Repeatable. Default: the task of median length.")
+    list[str] | None,
+    typer.Option(
+        "--task", metavar="NAME", help="Task to time. Can be given several times. Default: the task of median length."
+    ),
 ]
-Instruction = Annotated[Number, typer.Option("--instruction", metavar="TOKENS", help="Length of made-up instructions.")]
-Input = Annotated[Number, typer.Option("--input", metavar="TOKENS", help="Length of made-up inputs.")]
+Instruction = Annotated[
+    Number, typer.Option("--instruction", metavar="TOKENS", help="Use synthetic instructions of this length.")
+]
+Input = Annotated[Number, typer.Option("--input", metavar="TOKENS", help="Use synthetic inputs of this length.")]
 Output = Annotated[
-    Number, typer.Option("--output", metavar="TOKENS", min=1, help="Of every answer. Default: the task's mean.")
+    Number, typer.Option("--output", metavar="TOKENS", min=1, help="Length of every answer. Default: the task's mean.")
 ]
-Inputs = Annotated[int, typer.Option("--inputs", metavar="N", min=1, help="The most inputs of a task.")]
+Inputs = Annotated[int, typer.Option("--inputs", metavar="N", min=1, help="Maximum number of inputs per task.")]
 BatchSizes = Annotated[
     list[int] | None,
-    typer.Option("--batch-size", metavar="N", min=1, help="Repeatable. Default: 1, and 32 if possible."),
+    typer.Option(
+        "--batch-size",
+        metavar="N",
+        min=1,
+        help="Batch size. Can be given several times. Default: 1, and 32 if there are enough inputs.",
+    ),
 ]
-Pairs = Annotated[int, typer.Option("--pairs", metavar="N", min=1, help="The least pairs of a comparison.")]
+Pairs = Annotated[int, typer.Option("--pairs", metavar="N", min=1, help="Minimum number of timed pairs.")]
 Clock = Annotated[
     Literal["wall", "processor"],
-    typer.Option("--clock", metavar="wall|processor", help="processor: this process's time."),
+    typer.Option("--clock", metavar="wall|processor", help="Wall-clock time or processor time of this process."),
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new folder for record.json and timing.md.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="New folder for record.json and timing.md.")]
 
 
 def time(
@@ -53,11 +66,11 @@ def time(
     overrides: Overrides = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Time TAGI against the meta-trained model (the instruction concatenated), in pairs on the same batches.
+    """Time TAGI against the meta-trained model, which reads the instruction with every input.
 
-    Every answer has the same number of tokens, so that weights do not matter: without --tagi they are random. Ratios
-    below 1 are in TAGI's favour; the paper's Table 3 has 0.88 at batch size 1. Texts are the recipe's test tasks, or
-    made up to given lengths.
+    The two are timed in interleaved pairs on the same batches. Every answer has the same number of tokens, so random
+    weights (the default) give the same times as trained ones. Ratios below 1 mean that TAGI is faster; the paper's
+    Table 3 has 0.88 at batch size 1. Texts are the recipe's test tasks, or synthetic texts of given lengths.
 
     \b
     Examples:

@@ -9,26 +9,28 @@ from typer.core import TyperCommand
 
 from tagi.cli.output import JsonFlag, Overrides, RecipeName, print_record
 
-StageName = Annotated[str, typer.Argument(metavar="STAGE", help="One of the stages above.")]
-Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder for the checkpoint and the record.")]
+StageName = Annotated[str, typer.Argument(metavar="STAGE", help="One of the stages listed above.")]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder for checkpoint and record.")]
 Start = Annotated[
-    list[str] | None, typer.Option("--from", metavar="CHECKPOINT", help="Start from its parameters. Repeatable.")
+    list[str] | None,
+    typer.Option("--from", metavar="CHECKPOINT", help="Initialise from this checkpoint. Can be given several times."),
 ]
 Teachers = Annotated[
     Path | None,
-    typer.Option("--teachers", metavar="DIR", help="The folder of the LoRA teachers, if the recipe has any."),
+    typer.Option("--teachers", metavar="DIR", help="Folder of the LoRA teachers, if the recipe uses them."),
 ]
 Metatrained = Annotated[
-    str | None, typer.Option("--metatrained", metavar="CHECKPOINT", help="The meta-trained model, if it teaches.")
+    str | None,
+    typer.Option("--metatrained", metavar="CHECKPOINT", help="Meta-trained model, if the recipe uses it as teacher."),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Take up the run in DIR where it was interrupted.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in DIR.")]
 
 
 class TrainCommand(TyperCommand):
-    """The command with the stages in its help: their modules are imported only when it is asked for."""
+    """Lists the stages in the help text; imports their modules only when the help is requested."""
 
     def get_help(self, ctx: Any) -> str:
-        """Return the help with a line for each stage in place of `{stages}`."""
+        """Return the help with `{stages}` replaced by one line per stage."""
         from tagi.stages.registry import STAGES
 
         lines = "\n".join(f"      {stage.name:<10} {stage.description}" for stage in STAGES)
@@ -47,12 +49,12 @@ def train(
     resume: Resume = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train one stage of a recipe (all of them in their order: tagi run).
+    """Train one stage of a recipe. `tagi run` runs all of them in order.
 
     
 {stages}
 
-    DIR/model is the checkpoint, DIR/record.json says how it was made.
+    Writes the checkpoint to DIR/model and a record of the run to DIR/record.json.
 
     \b
     Examples:
@@ -75,7 +77,7 @@ def train(
 
     rests_on: Any = {"start": start or (), "teachers": teachers, "metatrained": metatrained}
     record = run(loaded, out, stage=name, **rests_on, resume=resume, progress=True)
-    if is_main_process():  # of several, one tells
+    if is_main_process():  # only one of several processes prints
         print_record(record, partial(_print_summary, out), as_json=as_json)
 
 

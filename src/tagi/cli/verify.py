@@ -7,18 +7,18 @@ import typer
 
 from tagi.cli.output import JsonFlag, print_table
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="An export of `tagi export --format peft`.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder written by `tagi export --format peft`.")]
 Base = Annotated[
-    str | None, typer.Option("--base", metavar="NAME", help="Where its base model is, if not where the export says.")
+    str | None, typer.Option("--base", metavar="NAME", help="Base model. Default: the one the export names.")
 ]
 Inputs = Annotated[
     list[str] | None,
-    typer.Option("--input", metavar="TEXT", help="Compare logits on it. Default: three built-in texts."),
+    typer.Option("--input", metavar="TEXT", help="Text to compare logits on. Default: three built-in texts."),
 ]
 
 
 def verify(folder: Folder, base: Base = None, inputs: Inputs = None, as_json: JsonFlag = False) -> None:
-    """Check that an export is complete and unchanged, and that PEFT computes the same with it; exit 1 if not.
+    """Check that an export is complete and unchanged, and that PEFT computes the same logits. Exits with 1 if not.
 
     \b
     Examples:
