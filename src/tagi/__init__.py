@@ -1,6 +1,6 @@
-"""Task adapters generated from instructions: an instruction in, a LoRA adapter and predictions out.
+"""Generate LoRA adapters from task instructions, and train, evaluate and serve the generators.
 
-Public names are listed here and loaded when first used, so that `import tagi` stays light.
+The public names are listed here and imported on first use, so that `import tagi` is fast.
 """
 
 from importlib import import_module

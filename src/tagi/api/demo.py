@@ -1,4 +1,4 @@
-"""The demonstrations: a shipped generator on tasks it has never seen, on a real model or on the built-in family."""
+"""The demonstrations: built-in generators on unseen tasks."""
 
 import time
 from dataclasses import replace
@@ -26,30 +26,29 @@ from tagi.methods.causal import CausalConcatenation
 from tagi.methods.tagi import TAGI
 
 COLUMNS = {"stock": "stock", "adapted": "instruction + LoRA", "alone": "LoRA alone"}
-"""What answers each task: the stock model with the instruction, the generated LoRA with it, and without it."""
-_SHOWN_EVERY = 5  # unseen tasks are sorted by name: this spreads the shown ones over the family
+"""Ways to answer: stock model with instruction, generated LoRA with instruction, generated LoRA alone."""
+_SHOWN_EVERY = 5  # unseen tasks are sorted by name: show every fifth
 
 
 def shown_tasks() -> list[Task]:
     """Return six everyday tasks of different kinds, each with one input.
 
-    They were written for the demonstration, before any model answered them: the instructions and inputs are in no
-    training set, and no task is one of the everyday benchmark's.
+    They were written before any model answered them. They are in no training set and not in the everyday benchmark.
     """
     return read_jsonl(Path(str(resources.files("tagi") / "data" / "demo.jsonl")))
 
 
 def is_right(task: Task, answer: str) -> bool:
-    """Return whether an answer to the task's first input is right by the task's metric."""
+    """Return whether an answer to the task's first input is correct by the task's metric."""
     return TASK_SCORES[str(task.metric)](answer, task.instances[0].outputs) == 1
 
 
 def demonstrate(out: Path, *, generator: str = "smollm2", max_new_tokens: int = 24) -> dict[str, Any]:
-    """Adapt a real model to six instructions (`shown_tasks`) and export the first adapter to `out`.
+    """Generate adapters for six instructions (`shown_tasks`), answer with them, and export the first one to `out`.
 
-    Returns each answer of the stock model, of the generated LoRA with the instruction and of the LoRA alone, whether it
-    is right, and under `right` how many of them are. Raises `ConfigError` for a generator on anything but a
-    decoder-only model, and `InputError` for one of anything but LoRA.
+    Returns a record with the answers of the stock model, of the LoRA with instruction and of the LoRA alone, and under
+    `right` the number of correct ones. Raises `ConfigError` if the generator's backbone is not decoder-only, and
+    `InputError` if it does not generate LoRA.
     """
     begun = time.perf_counter()
     made = AdapterGenerator.from_pretrained(generator)
@@ -80,7 +79,7 @@ def demonstrate(out: Path, *, generator: str = "smollm2", max_new_tokens: int = 
         }
         for at, task in enumerate(tasks)
     ]
-    again = (out / ExportRecord.FILE).is_file()  # an earlier export may be replaced, nothing else
+    again = (out / ExportRecord.FILE).is_file()  # replace an earlier export, but no other folder
     first = TaskAdapter(made, states.select(torch.tensor([0])), tasks[0].instruction)
     exported = first.export(out, lossy=True, overwrite=again)
     return {
@@ -96,7 +95,7 @@ def demonstrate(out: Path, *, generator: str = "smollm2", max_new_tokens: int = 
 
 
 def demonstrate_toy(*, limit: int, generator: str = "toy") -> dict[str, Any]:
-    """Return scores under every instruction condition, and answers: one input of every few unseen tasks."""
+    """Return scores for all instruction conditions, and the answers of some unseen tasks to one input each."""
     record = evaluate(generator, "toy", conditions=INSTRUCTIONS, limit=limit)
     tasks = toy_tasks("unseen", instances_per_task=1)[::_SHOWN_EVERY]
     answers = []

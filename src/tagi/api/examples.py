@@ -1,4 +1,4 @@
-"""Demonstrations and labelled examples as the API accepts them."""
+"""Conversion of demonstrations and labelled examples."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +7,11 @@ from tagi.data.task import Example
 from tagi.errors import InputError
 
 Demonstration = Example | tuple[str, str]
-"""A demonstration of a task: an `Example`, or its input and output as a tuple."""
+"""A demonstration: an `Example` or an `(input, output)` tuple."""
 
 
 def as_examples(given: Sequence[Any]) -> tuple[Example, ...]:
-    """Return demonstrations as `Example` objects. Raises `InputError` for anything but two texts."""
+    """Convert demonstrations to `Example` objects. Raises `InputError` for anything else than two texts."""
     examples = []
     for number, one in enumerate(given, start=1):
         parts = (one.input, one.output) if isinstance(one, Example) else one

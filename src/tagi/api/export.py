@@ -1,4 +1,4 @@
-"""Exports of adapter folders for other software, and their verification."""
+"""Export of adapters for other software, and verification of exports."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,18 +19,23 @@ def export(
     base: str | Path | None = None,
     lossy: bool = False,
 ) -> dict[str, Any]:
-    """Write an adapter folder for other software and return a summary, with what is `lost`.
+    """Export an adapter folder for other software.
 
     Args:
-        adapter: An adapter's folder, or any plain LoRA in PEFT's format.
-        folder: A new or empty folder.
-        format: "peft" (PEFT, vLLM), "merged" (a transformers model with tokenizer) or "gguf" (a LoRA for llama.cpp).
-        generator: The name of the generator that made the adapter; by default the one that its folder names.
-        base: The base model of a plain LoRA; by default the one that it names.
-        lossy: Write the LoRA although the adapter acts by more than that.
+        adapter: Adapter folder, or any LoRA in PEFT's format.
+        folder: New or empty folder for the export.
+        format: "peft" (for PEFT and vLLM), "merged" (a transformers model with tokenizer) or "gguf" (a LoRA for
+            llama.cpp).
+        generator: Generator of the adapter; by default the one that the adapter names.
+        base: Base model of a plain LoRA; by default the one that it names.
+        lossy: Export the LoRA even if other parts of the adapter are lost.
 
-    Raises `InputError`, before anything is written, if something would be lost, unless `lossy`, and `CheckpointError`
-    for a damaged folder, another generator or another base model.
+    Returns:
+        A summary. `lost` lists the parts of the adapter that the export does not contain.
+
+    Raises:
+        InputError: Parts of the adapter would be lost and `lossy` is False. Nothing is written.
+        CheckpointError: The folder is damaged, or belongs to another generator or base model.
     """
     named, of = None if generator is None else str(generator), None if base is None else str(base)
     source = open_exportable(Path(adapter), generator=named, base=of)
@@ -38,14 +43,18 @@ def export(
 
 
 def verify(folder: str | Path, *, base: str | Path | None = None, inputs: Sequence[str] = INPUTS) -> list[Check]:
-    """Read an export of format "peft" back with PEFT and check that it does there what it does here.
+    """Load an export of format "peft" with PEFT and check that it gives the same logits.
 
     Args:
-        folder: The export's folder.
-        base: Where its base model is, if not where the export says.
-        inputs: Texts on which logits are compared.
+        folder: Folder of the export.
+        base: Base model; by default the one that the export names.
+        inputs: Texts to compare logits on.
 
-    Returns the checks, each with its `name`, whether it `passed` (None: not made, because of another that failed) and a
-    `detail`. Raises `CheckpointError` if the folder is no such export, `InputError` for an empty text.
+    Returns:
+        The checks, each with `name`, `passed` (None if it was skipped because another check failed) and `detail`.
+
+    Raises:
+        CheckpointError: The folder is not an export of format "peft".
+        InputError: A text is empty.
     """
     return verify_export(Path(folder), base=None if base is None else str(base), inputs=inputs)

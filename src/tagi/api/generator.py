@@ -1,4 +1,4 @@
-"""The generator as users have it: from a folder or the hub, adapting to instructions."""
+"""`AdapterGenerator`: loading generators and generating task adapters."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,33 +33,44 @@ class AdapterGenerator(GeneratorModel, Uploadable):
     def adapt(
         self, instructions: str | Sequence[str], examples: Sequence[Demonstration] = (), *, truncate: bool = False
     ) -> TaskAdapter | list[TaskAdapter]:
-        """Generate task adapters for instructions, all of them in one pass.
+        """Generate task adapters from instructions, all in one forward pass.
 
         Args:
-            instructions: One instruction, which gives one adapter, or several, which give a list.
-            examples: Demonstrations of the task, read with every instruction given: `Example(input, output)`, or tuples
-                of input and output.
-            truncate: Truncate an instruction over the generator's limit.
+            instructions: One instruction or several.
+            examples: Demonstrations for every instruction: `Example` objects or `(input, output)` tuples. Only
+                generators that were trained with demonstrations use them.
+            truncate: Truncate instructions that exceed the generator's length limit.
 
-        Raises `InputError` for an empty instruction, and for one over the generator's limit unless `truncate`.
+        Returns:
+            A `TaskAdapter` for one instruction, a list for several.
+
+        Raises:
+            InputError: An instruction is empty, or exceeds the length limit and `truncate` is False.
         """
         texts, shown = [instructions] if isinstance(instructions, str) else instructions, as_examples(examples)
         adapters = self.adapt_tasks([Task("", "", text, (), shown) for text in texts], truncate=truncate)
         return adapters[0] if isinstance(instructions, str) else adapters
 
     def adapt_tasks(self, tasks: Sequence[Task], *, truncate: bool = False) -> list[TaskAdapter]:
-        """Generate an adapter for the instruction and the demonstrations of every task, all of them in one pass.
+        """Generate an adapter for each task from its instruction and demonstrations, all in one forward pass.
 
-        Raises `InputError` as `adapt` does.
+        Args:
+            tasks: The tasks. Their instances are not used.
+            truncate: As in `adapt`.
+
+        Raises:
+            InputError: As in `adapt`.
         """
         instructions, examples = [task.instruction for task in tasks], [task.examples for task in tasks]
         states = adapted_states(self, instructions, examples, truncate=truncate)
         return [TaskAdapter(self, *made) for made in zip(states, instructions, examples, strict=True)]
 
     def save_pretrained(self, folder: str | Path, extra: Mapping[str, Any] | None = None) -> None:
-        """Write `config.json`, `model.safetensors` (trained tensors alone) and a card.
+        """Write `config.json`, `model.safetensors` (trained tensors only) and a model card.
 
-        `extra` is kept as provenance.
+        Args:
+            folder: A new or empty folder.
+            extra: Information about the training that is stored in the configuration and shown in the card.
         """
         save_generator(self, Path(folder), extra)
 
@@ -72,23 +83,27 @@ class AdapterGenerator(GeneratorModel, Uploadable):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> "AdapterGenerator":
-        """Read a generator.
+        """Load a generator with its backbone.
 
         Args:
-            name: A built-in name ("smollm2", "toy"), the folder of a checkpoint, of a run, of a stage or of an
-                adapter (which names its generator), or a repository on the hub.
+            name: A built-in name ("smollm2", "toy"), a hub repository, or the folder of a checkpoint, a run, a stage,
+                or an adapter, which names its generator.
             revision: Branch, tag or commit on the hub.
-            device: Where to compute; by default the GPU if there is one.
-            dtype: The type of the backbone's weights; by default the one in which the checkpoint loads it.
+            device: Device; by default a GPU if there is one.
+            dtype: Data type of the backbone's weights; by default the one the checkpoint names.
 
-        Raises `CheckpointError` if it is damaged, foreign or made for another base model.
+        Raises:
+            CheckpointError: The checkpoint is damaged, of another format, or made for another base model.
         """
         generator = load_generator(name, revision=revision, kind=cls)
         generator.backbone.to(dtype=dtype)
         return generator.to(best_device() if device is None else device)
 
     def push_to_hub(self, repository: str, *, private: bool = False, message: str = "Upload generator") -> str:
-        """Upload the generator; its adapters go on to name where it was read from, else the repository."""
+        """Upload the generator to the hub and return the URL of the commit.
+
+        Adapters keep naming the place that the generator was loaded from, or else the repository.
+        """
         source = self.source
         address = super().push_to_hub(repository, private=private, message=message)
         self.source = source or repository

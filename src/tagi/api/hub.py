@@ -7,21 +7,22 @@ from tagi.formats.hub import push_folder
 
 
 class Uploadable:
-    """Something that `save_pretrained` writes as a folder."""
+    """Base class of objects with `save_pretrained`."""
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder."""
         raise NotImplementedError
 
     def push_to_hub(self, repository: str, *, private: bool = False, message: str = "Upload with tagi") -> str:
-        """Write the folder that `save_pretrained` writes to a repository on the hub, in one commit.
+        """Upload the folder that `save_pretrained` writes, in one commit.
 
         Args:
-            repository: Name on the hub, `OWNER/NAME`; the repository is made if it does not exist.
+            repository: Name on the hub, `OWNER/NAME`. The repository is created if it does not exist.
             private: Whether a new repository is private.
-            message: The commit's message.
+            message: Commit message.
 
-        Returns the commit's address.
+        Returns:
+            The URL of the commit.
         """
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "upload"

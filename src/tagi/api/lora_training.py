@@ -1,4 +1,4 @@
-"""Few-shot refinement: a generated LoRA trained further on labelled examples of its task."""
+"""Few-shot refinement: fine-tuning a generated LoRA on labelled examples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,13 +32,13 @@ class Refinement:
     """Settings of a refinement.
 
     Args:
-        steps: Steps of training; 0 changes nothing, and `tagi.refine` then scores all examples.
-        learning_rate: Peak learning rate of AdamW, after 2% of warm-up.
-        batch_size: Examples of a step, at most as many as there are.
-        seed: Decides which examples make up which step.
-        held_out: The last so many examples are not trained on; `tagi.refine` scores them before and after. Of a file
-            with tasks for testing ("split": "test") their examples are held out, and no others.
-        truncate: Truncate examples over the generator's limits, which are refused otherwise.
+        steps: Number of training steps. With 0 nothing is trained, and `tagi.refine` scores all examples.
+        learning_rate: Peak learning rate of AdamW, after 2% warm-up.
+        batch_size: Number of examples per step, at most the number of examples.
+        seed: Seed of the order of examples.
+        held_out: Number of examples at the end that are not trained on; `tagi.refine` scores them before and after. If
+            the file has tasks with `"split": "test"`, their examples are held out instead.
+        truncate: Truncate examples that exceed the generator's length limits. Otherwise they are an error.
     """
 
     steps: int = 100
@@ -50,7 +50,7 @@ class Refinement:
 
 
 def labelled(examples: Sequence[Demonstration]) -> list[Labelled]:
-    """Return demonstrations with their places, for messages."""
+    """Return demonstrations with their positions, for messages."""
     return [Labelled(one, f"example {number}") for number, one in enumerate(as_examples(examples), start=1)]
 
 
@@ -63,10 +63,10 @@ def check_lora(adapter: AdaptedTask, where: str = "") -> None:
 def split_examples(
     given: Sequence[Labelled], text: TextEncoder, settings: Refinement
 ) -> tuple[list[Labelled], list[Labelled]]:
-    """Return the examples to train on and those held out.
+    """Return the examples to train on and the held-out ones.
 
-    Raises `InputError`, naming the example, for one that the generator cannot read, if none is left to train on, and
-    for a number to hold out where the file says which are for testing.
+    Raises `InputError` for an example that the generator cannot read, if no example is left to train on, and for
+    `held_out` together with a file that marks test tasks.
     """
     for one in given:
         try:
@@ -89,7 +89,7 @@ def split_examples(
 
 
 def task_of(examples: Sequence[Example]) -> Task:
-    """Return examples as a task for the trainer; the adapter knows the instruction."""
+    """Return examples as a task for the trainer. The instruction is a placeholder: the adapter has its own."""
     instances = tuple(Instance(str(at), one.input, (one.output,)) for at, one in enumerate(examples))
     return Task(_TASK, _TASK, _TASK, instances)
 
@@ -104,16 +104,19 @@ def train_lora(
     resume: bool = False,
     progress: bool | Report = False,
 ) -> tuple[A, float]:
-    """Train an adapter's LoRA on examples; return a new adapter and the seconds it took.
+    """Train an adapter's LoRA on examples.
 
     Args:
-        adapter: The adapter, which is left as it is.
-        examples: What it is trained on. Without any nothing is trained.
-        settings: How.
-        folder: Where checkpoints are written.
-        identity: What a resumed training must have in common with the interrupted one.
-        resume: Go on from the newest checkpoint in the folder.
-        progress: Show a bar on a terminal, or what is told after every step.
+        adapter: The adapter. It is not changed.
+        examples: Training examples. If there are none, nothing is trained.
+        settings: Training settings.
+        folder: Folder for checkpoints.
+        identity: Identity of the training, which must be the same for a resumed one.
+        resume: Continue from the latest checkpoint in the folder.
+        progress: Show progress, or a function that is called after every step.
+
+    Returns:
+        The new adapter, and the training time in seconds.
     """
     task, steps = task_of(examples), settings.steps
     model = Refined(adapter)
@@ -146,7 +149,7 @@ def _training(settings: Refinement, rows: int) -> TrainingSettings:
         tasks_per_batch=1,
         queries_per_task=rows,
         learning_rate=settings.learning_rate,
-        warmup_ratio=_WARMUP if steps * _WARMUP >= 1 else 0.0,  # a single step at rate 0 would be lost
+        warmup_ratio=_WARMUP if steps * _WARMUP >= 1 else 0.0,  # otherwise a single step would have learning rate 0
         seed=settings.seed,
         save_every=max(1, steps // _SAVES),
         log_every=max(1, steps // _LOGS),

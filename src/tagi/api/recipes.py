@@ -1,4 +1,4 @@
-"""Training and evaluation by recipe."""
+"""Training and evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,23 +69,27 @@ def train(
     resume: bool = False,
     progress: bool = False,
 ) -> dict[str, Any] | list[dict[str, Any]]:
-    """Run a recipe: all of its stages and their evaluation, or one stage.
+    """Run all stages of a recipe with their evaluation, or a single stage.
 
     Args:
-        recipe: The name of a shipped recipe, a TOML file, or a `Recipe` as `load_recipe` reads it.
-        out: The folder of the run, with one folder in it for each stage; or of the one stage.
-        stage: The only stage to run, by its name (`tagi train --help` lists them).
-        overrides: Changed keys, such as "training.steps=10"; not with a `Recipe`.
-        start: With `stage`: models whose parameters it begins with.
-        teachers: With `stage`: the folder of the LoRA teachers.
-        metatrained: With `stage`: the meta-trained model, if the recipe teaches by it.
-        first: Without `stage`: the first step of the run.
-        last: Without `stage`: the last step of the run.
-        resume: With `stage`: go on with an interrupted run. A whole run always does.
-        progress: Show a bar on a terminal.
+        recipe: Name of a built-in recipe, a TOML file, or a `Recipe` from `load_recipe`.
+        out: Folder of the run, which gets a subfolder per stage; with `stage`, the folder of that stage.
+        stage: Run only this stage (`tagi train --help` lists the stages).
+        overrides: Changed keys, such as "training.steps=10". Not allowed with a `Recipe`.
+        start: With `stage`: checkpoints to initialise from.
+        teachers: With `stage`: folder of the LoRA teachers.
+        metatrained: With `stage`: the meta-trained model, if it is the recipe's teacher.
+        first: Without `stage`: first step of the run.
+        last: Without `stage`: last step of the run.
+        resume: With `stage`: continue an interrupted run. A whole run always continues.
+        progress: Show progress.
 
-    Returns the stage's record, or for a whole run a row for each step. Raises `ConfigError` for a recipe that is not
-    valid or lacks something, and `TrainingError` if `out` holds another run.
+    Returns:
+        The stage's record; for a whole run, one row per step.
+
+    Raises:
+        ConfigError: The recipe is invalid.
+        TrainingError: `out` holds another run.
     """
     loaded = _recipe(recipe, overrides)
     if stage is None:
@@ -114,32 +118,33 @@ def evaluate(
     resume: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Score a model on tasks.
+    """Evaluate a model on tasks.
 
     Args:
-        model: A generator, or the name of any trained model: whatever `AdapterGenerator.from_pretrained` takes. The
-            folder of an adapter, or of several, which are scored on the tasks of their instructions.
-        tasks: A recipe, whose test tasks are used (name, TOML file or `Recipe`), a file of tasks, or tasks as
-            `read_tasks` reads them.
-        overrides: Changed keys of the recipe, such as "evaluation.max_new_tokens=10"; not with a `Recipe`.
-        conditions: What takes the place of the instruction: "right", "paraphrase", "other", "none", ..., as
-            `tagi evaluate --condition` lists them.
-        only: Names or patterns of tasks; all tasks if there are none.
-        limit: The most instances of a task.
-        distances: Compare the tasks' generated updates with each other, too.
-        wording: The wording that replaces the tasks' instructions (a name of `Task.texts`).
-        positives: The most examples that a task shows. By default 0 for a recipe with `data.demonstrations`, and
-            otherwise as many as the model takes.
-        held_out: Score the training tasks that the recipe holds out instead of the test tasks.
-        out: A new folder for the record and all answers.
-        resume: With `out`: go on with an interrupted evaluation.
-        progress: Show a bar on a terminal.
+        model: A generator; the name or folder of any trained model; or a folder of one or several adapters, each of
+            which is scored on the task with its instruction.
+        tasks: A recipe (name, TOML file or `Recipe`), whose test tasks are used; a file of tasks; or tasks from
+            `read_tasks`.
+        overrides: Changed keys of the recipe, such as "evaluation.max_new_tokens=10". Not allowed with a `Recipe`.
+        conditions: Conditions to score, such as "right" (the task's instruction), "paraphrase", "other" (another
+            task's) and "none".
+        only: Names or patterns of tasks; by default all tasks.
+        limit: Maximum number of instances per task.
+        distances: Also compute distances between the tasks' generated updates.
+        wording: Replace instructions by this wording (a key of `Task.texts`).
+        positives: Maximum number of demonstrations in an instruction. By default 0 if the recipe sets
+            `data.demonstrations`, and otherwise as many as the model was trained with.
+        held_out: Score the held-out training tasks instead of the test tasks.
+        out: New folder for the record and all answers.
+        resume: With `out`: continue an interrupted evaluation.
+        progress: Show progress.
 
-    The keys from `distances` to `resume` need a named model and a recipe; other calls raise `InputError` for them.
+    Returns:
+        A record. `data` counts tasks and instances. `results` has mean scores in percent with 95% intervals for every
+        condition, overall, by category and by task.
 
-    Returns a record: `data` counts tasks and instances, `results` has for every condition means in percent with 95%
-    intervals, overall, by category and by task. With a named model and a recipe it holds all that `tagi evaluate`
-    records.
+    Raises:
+        InputError: One of the arguments from `distances` to `resume` was given without a named model and a recipe.
     """
     request = EvaluationRequest(in_order(conditions), tuple(only), limit, distances, wording, positives, held_out)
     if isinstance(tasks, str | Path | Recipe):
@@ -150,7 +155,7 @@ def evaluate(
                 str(model), recipe, request=request, out=folder, resume=resume, progress=progress
             )
         tasks = load_tasks(recipe, "test").tasks
-    else:  # how they are scored is the only thing that the recipe says
+    else:  # only the evaluation settings of the recipe are used
         recipe = load_recipe("sni-small", ["data.source=jsonl", "data.path=tasks.jsonl", *overrides])
     refused = {"distances": distances, "wording": wording, "positives": positives, "held_out": held_out, "out": out}
     for name, value in {**refused, "resume": resume}.items():
@@ -166,7 +171,7 @@ def _score(
     request: EvaluationRequest,
     progress: bool,
 ) -> dict[str, Any]:
-    """Score a model on tasks that are in memory, or a generator that is."""
+    """Score tasks or a generator that are in memory."""
     method: Method
     folder: Path | None = None
     scored = select_tasks(tasks, request.tasks, request.limit or recipe.evaluation.limit)

@@ -1,4 +1,4 @@
-"""The refinement of an adapter folder on labelled examples, and whether it helped."""
+"""Refinement of adapter folders on labelled examples, with scores before and after."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ from tagi.training.trainer import fingerprint
 
 
 class RefinementRecord(Record):
-    """The keys of a refinement's record that a resumed one needs."""
+    """The keys of a refinement's record that resuming needs."""
 
     model_config = ConfigDict(extra="allow")
     FILE = "refined.json"
@@ -50,25 +50,28 @@ def refine(
     resume: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Train an adapter's LoRA further on labelled examples, and write the adapter to `out/adapter`.
+    """Fine-tune an adapter folder on labelled examples and write the new adapter to `out/adapter`.
 
     Args:
-        adapter: The adapter's folder, which is left as it is.
-        examples: A JSON Lines file or a table, or `Example` objects or tuples of input and output. A line of the file
-            is `{"input", "output"}`, or a task, of which the instances are taken; of several tasks the one with the
-            adapter's instruction is taken.
-        out: A new folder.
-        settings: How to train.
-        generator: The name of the generator that made the adapter; by default the one that its folder names.
-        resume: Go on with the interrupted refinement in `out`, or leave a finished one as it is.
-        progress: Show a bar on a terminal.
+        adapter: Folder of the adapter. It is not changed.
+        examples: A JSON Lines file or a table; or `Example` objects or `(input, output)` tuples. Lines of a file are
+            `{"input", "output"}` objects, or tasks, whose instances are used. Of several tasks, the one with the
+            adapter's instruction is used.
+        out: New folder.
+        settings: Training settings; by default `Refinement()`.
+        generator: Generator of the adapter; by default the one that the adapter names.
+        resume: Continue the interrupted refinement in `out`. A finished one is not changed.
+        progress: Show progress.
 
-    Returns a record, also in `out/refined.json`: what `TaskAdapter.refine` says of a refined adapter, the digest of its
-    `generator`, `seconds`, and `held_out`: None, or the number of held-out examples, the task's `metric`, and the
-    scores `before` and `after`.
+    Returns:
+        A record, also written to `out/refined.json`: the record of `TaskAdapter.refine`, the digest of the
+        `generator`, `seconds`, and `held_out`, which is None or has the number of held-out `examples`, the `metric`
+        and the scores `before` and `after`.
 
-    Raises what `TaskAdapter.refine` raises, `DataError` for a file that cannot be read, and `TrainingError` if `out`
-    holds another run, or one that is not to be resumed.
+    Raises:
+        InputError: As in `TaskAdapter.refine`.
+        DataError: The file cannot be read.
+        TrainingError: `out` holds another run, or an interrupted one and `resume` is False.
     """
     adapter, out, settings = Path(adapter), Path(out), settings or Refinement()
     _refuse_used(out, adapter, resume)
@@ -88,23 +91,28 @@ def refine_all(
     resume: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Refine every adapter under a folder on the examples of its task; the generator is loaded once.
+    """Refine every adapter under a folder on the examples of its task. The generator is loaded once.
 
     Args:
-        adapters: A folder with adapters, at any depth.
-        examples: A file of tasks, whose instructions say which adapter they are for.
-        out: A new folder. What `refine` writes is in a folder of the adapter's name.
-        only: Names or patterns of adapters; all if there are none.
-        settings: How to train. Where nothing says what is to be held out, it is a quarter of a task's examples.
-        generator: As of `refine`.
-        resume: As of `refine`.
-        progress: As of `refine`.
+        adapters: Folder with adapters, at any depth.
+        examples: File of tasks. Each adapter is refined on the task with its instruction.
+        out: New folder. The output of `refine` is in a subfolder with the adapter's name.
+        settings: Training settings. If neither they nor the file say what to hold out, a quarter of each task's
+            examples is held out.
+        only: Names or patterns of adapters; by default all.
+        generator: As in `refine`.
+        resume: As in `refine`.
+        progress: As in `refine`.
 
-    Returns `tasks`: for every adapter its name, the number of `examples` that were trained on and that were `held_out`,
-    the task's `metric`, the scores of held-out examples `before` and `after`, and the `outcome` ("gained", "the same",
-    "lost", "no examples", or "not known" where nothing is held out).
+    Returns:
+        A record. `tasks` has for every adapter its name, the number of training `examples` and of `held_out` examples,
+        the `metric`, the scores of held-out examples `before` and `after`, and the `outcome`: "gained", "the same",
+        "lost", "no examples", or "not known" if nothing is held out.
 
-    Raises what `refine` raises, before anything is trained, and `InputError` if no adapter has examples.
+    Raises:
+        InputError: As in `refine`, or no adapter has examples. Nothing is trained.
+        DataError: As in `refine`.
+        TrainingError: As in `refine`.
     """
     out, settings, given = Path(out), settings or Refinement(), read_labelled(examples)
     jobs: dict[str, _Job | None] = {}
@@ -205,7 +213,7 @@ class _Job:
         return record
 
     def _scores(self, adapter: TaskAdapter) -> dict[str, float] | None:
-        """Return the `score` of held-out examples by the task's metric, in percent, and their mean `loss` per token."""
+        """Score the held-out examples: `score` by the task's metric in percent, and mean `loss` per token."""
         if not self.kept:
             return None
         instances = self.task.instances[-len(self.kept) :]
@@ -218,7 +226,7 @@ class _Job:
 
 
 def _labelled_task(given: Sequence[Labelled]) -> Task:
-    """All examples as one task, with the metric and the choices that their file gives them."""
+    """Return all examples as one task, with the metric and choices of their file."""
     plain = task_of([one.example for one in given])
     stated = [one.task for one in given if one.task is not None]
     if not stated:
@@ -228,7 +236,7 @@ def _labelled_task(given: Sequence[Labelled]) -> Task:
 
 
 def _of_task(given: Sequence[Labelled], instruction: str) -> list[Labelled]:
-    """Return all examples of one task, or of several tasks those with the adapter's instruction."""
+    """Return the examples of the adapter's task: all if there is one task, else those with its instruction."""
     tasks = {one.instruction for one in given}
     if None in tasks and len(tasks) > 1:
         plain = given[0].instruction is None
@@ -255,12 +263,12 @@ def _refuse_used(out: Path, adapter: Path, resume: bool) -> None:
 
 
 def _finished(out: Path, identity: str) -> dict[str, Any] | None:
-    """The record of a finished refinement of this identity; None if there is work to do."""
+    """Return the record of a finished refinement of this identity, or None."""
     if not (out / RefinementRecord.FILE).is_file():
         return None
     record = RefinementRecord.read(out)
     if record.identity != identity:
         raise TrainingError(f"{out}: expected a refinement of this adapter, examples and settings, got another")
-    if not (out / REFINED / STATES).is_file():  # the adapter was removed: it is made again
+    if not (out / REFINED / STATES).is_file():  # the adapter was removed: write it again
         return None
     return {**record.model_dump(), "adapter": str(out / REFINED)}

@@ -1,4 +1,4 @@
-"""A task adapter: everything computed once for one task, ready to answer inputs, in memory or in a folder."""
+"""`TaskAdapter`: everything that is computed once for a task, in memory or in a folder."""
 
 import re
 import tempfile
@@ -28,17 +28,20 @@ from tagi.training.progress import Report
 
 
 class TaskAdapter(AdaptedTask, Uploadable):
-    """One task's adapter with its generator, as `AdapterGenerator.adapt` makes it."""
+    """The adapter of one task, as returned by `AdapterGenerator.adapt`."""
 
     def save_pretrained(self, folder: str | Path, *, overwrite: bool = False) -> None:
-        """Write the adapter: PEFT's two files, the instruction states and a record of what it was made from.
+        """Write the adapter to a folder: PEFT's two files, the instruction states and a record.
 
-        PEFT reads the folder as it is, but takes only the LoRA: `export` says what is lost. A module that is not LoRA
-        is in a file of its own. The same adapter gives the same bytes.
+        PEFT can load the folder, but applies the LoRA only; see `export`. Modules other than LoRA are stored in a
+        file that PEFT does not read. Saving the same adapter twice gives identical files.
 
         Args:
-            folder: A new or empty folder.
-            overwrite: Replace what the folder holds.
+            folder: New or empty folder.
+            overwrite: Replace the content of the folder.
+
+        Raises:
+            InputError: The adapter is the result of `alone()` and depended on its instruction states.
         """
         if self.is_alone and self._beside and not self.generator.settings.adapts_prefix:
             raise InputError("expected an adapter with what was read of its instruction, got one without: export it")
@@ -56,17 +59,18 @@ class TaskAdapter(AdaptedTask, Uploadable):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> "TaskAdapter":
-        """Read an adapter that `save_pretrained` or `tagi generate` wrote.
+        """Load an adapter that was written by `save_pretrained` or `tagi generate`.
 
         Args:
-            folder: The adapter's folder.
-            generator: The generator that made it, or its name; by default it is read by the name in the folder.
-                Adapters that share one generator share its weights.
-            device: Where to compute; by default where the given generator is, else the GPU if there is one. A given
-                generator is moved along.
-            dtype: The type of the backbone's weights; by default the one it has.
+            folder: Folder of the adapter.
+            generator: Generator of the adapter, or its name; by default the one that the folder names. Pass the same
+                object for several adapters to share its weights.
+            device: Device; by default that of the given generator, or a GPU if there is one. A given generator is
+                moved too.
+            dtype: Data type of the backbone's weights; by default unchanged.
 
-        Raises `CheckpointError` if the folder is damaged or foreign, or made with another generator or base model.
+        Raises:
+            CheckpointError: The folder is damaged or not an adapter, or belongs to another generator or base model.
         """
         folder = Path(folder)
         if isinstance(generator, GeneratorModel):
@@ -79,11 +83,11 @@ class TaskAdapter(AdaptedTask, Uploadable):
 
     @classmethod
     def load(cls, folder: str | Path, generator: GeneratorModel | str | Path | None = None) -> "TaskAdapter":
-        """Read an adapter as `from_pretrained` does."""
+        """Alias of `from_pretrained`."""
         return cls.from_pretrained(folder, generator)
 
     def summary(self) -> dict[str, Any]:
-        """Return the adapter's size, its number of parameters and its instruction."""
+        """Return size, number of parameters and instruction of the adapter."""
         bank = self.bank
         if isinstance(bank, LoraBank):
             size: dict[str, Any] = {"rank": bank.rank, "sites": len(bank.factors)}
@@ -93,31 +97,34 @@ class TaskAdapter(AdaptedTask, Uploadable):
 
     @property
     def is_alone(self) -> bool:
-        """Whether the adapter acts without fusion and without anything read of its instruction."""
+        """Whether the adapter works without fusion and instruction states."""
         return self.states.bare
 
     def alone(self) -> "TaskAdapter":
-        """Return what was generated alone, without fusion and without anything read of the instruction."""
+        """Return the adapter without fusion and instruction states."""
         states = self.states.without_states()
         return TaskAdapter(self.generator, states, self.instruction, self.examples, refined=self.refined)
 
     def refine(
         self, examples: Sequence[Demonstration], settings: Refinement | None = None, *, progress: bool | Report = False
     ) -> "TaskAdapter":
-        """Train the adapter's LoRA further on labelled examples; this adapter and its generator stay as they are.
+        """Fine-tune the adapter's LoRA on labelled examples. This adapter and its generator are not changed.
 
         Args:
-            examples: Inputs and their outputs, as `Example` objects or tuples. The last `settings.held_out` of them
-                are left out.
-            settings: How to train.
-            progress: Show a bar on a terminal, or what is told after every step: the steps done, and all of them.
+            examples: Labelled examples, as `Example` objects or `(input, output)` tuples. The last `settings.held_out`
+                of them are not used.
+            settings: Training settings; by default `Refinement()`.
+            progress: Show progress, or a function that is called after every step with the number of steps done and
+                the total.
 
-        The new adapter's `refined` says how it was trained: number of `examples` and digest of the `data`, the
-        settings, the `loss` of the `first` and `last` steps (None without a step), the digest of the LoRA that it began
-        `from`, and as `earlier` the same of a refinement before it.
+        Returns:
+            The new adapter. Its `refined` attribute records the number of `examples`, the digest of the `data`, the
+            settings, the `loss` of the `first` and `last` steps, the digest of the LoRA it started `from`, and as
+            `earlier` the record of a previous refinement.
 
-        Raises `InputError` for no example to train on, for one that is empty or over the generator's limits, and for an
-        adapter that is not LoRA.
+        Raises:
+            InputError: There is no example to train on, an example is empty or exceeds the generator's length limits,
+                or the adapter is not a LoRA.
         """
         settings = settings or Refinement()
         check_lora(self)
@@ -127,12 +134,13 @@ class TaskAdapter(AdaptedTask, Uploadable):
             return train_lora(self, shown, settings, Path(folder), progress=progress)[0]
 
     def to_peft(self) -> PeftModel:
-        """Return a PEFT model in memory whose logits are the adapter's: the backbone with the LoRA.
+        """Return the backbone with the LoRA as a PEFT model in memory.
 
-        It shares the backbone's weights with the generator and has parameters of its own for the LoRA. It is given what
-        the adapter reads: the input alone after `alone()`, else the instruction before it.
+        The model shares the backbone's weights with the generator. Its prompt is the instruction followed by the
+        input, or the input only after `alone()`.
 
-        Raises `InputError` for an adapter that acts by more than a LoRA: `alone()` leaves the rest out.
+        Raises:
+            InputError: The adapter has parts other than LoRA. `alone()` drops them.
         """
         bank, backbone = self._lora(), self.generator.backbone
         shared = {name: parameter.detach() for name, parameter in backbone.model.named_parameters()}
@@ -141,9 +149,10 @@ class TaskAdapter(AdaptedTask, Uploadable):
             return PeftModel.from_pretrained(view_with_parameters(backbone.model, shared), folder).eval()
 
     def merge(self) -> PreTrainedModel:
-        """Return a transformers model with the LoRA merged into its weights; the others are shared with the generator.
+        """Return a transformers model with the LoRA merged. Unchanged weights are shared with the generator.
 
-        Raises `InputError` as `to_peft` does.
+        Raises:
+            InputError: As in `to_peft`.
         """
         merged: PreTrainedModel = merge(self.generator.backbone.model, self._lora())
         return merged
@@ -151,24 +160,25 @@ class TaskAdapter(AdaptedTask, Uploadable):
     def export(
         self, folder: str | Path, format: Format = "peft", *, lossy: bool = False, overwrite: bool = False
     ) -> dict[str, Any]:
-        """Write the adapter for other software and return a summary.
+        """Export the adapter for other software and return a summary.
 
         Args:
-            folder: A new or empty folder.
-            format: "peft" (PEFT, vLLM), "merged" (a transformers model with tokenizer) or "gguf" (a LoRA file for
+            folder: New or empty folder.
+            format: "peft" (for PEFT and vLLM), "merged" (a transformers model with tokenizer) or "gguf" (a LoRA for
                 llama.cpp).
-            lossy: Write the LoRA although the adapter acts by more than that.
-            overwrite: Replace what the folder holds.
+            lossy: Export the LoRA even if other parts of the adapter are lost.
+            overwrite: Replace the content of the folder.
 
-        Raises `InputError` for an adapter that is not LoRA, and unless `lossy` if something of it would be lost.
+        Raises:
+            InputError: The adapter is not a LoRA, or parts would be lost and `lossy` is False.
         """
         source = exportable_of(self)
-        if self.is_alone:  # it rests on nothing else
+        if self.is_alone:  # nothing else would be lost
             source = replace(source, beside=())
         return export(source, format, Path(folder), lossy=lossy, overwrite=overwrite)
 
     def _lora(self) -> LoraBank:
-        """The LoRA of an adapter that acts by nothing else."""
+        """Return the LoRA. Raises `InputError` if the adapter has other parts."""
         check_lora(self)
         if self._beside and not self.is_alone:
             lost = ", ".join(self._beside)
@@ -182,10 +192,10 @@ class TaskAdapter(AdaptedTask, Uploadable):
 
 
 def save_adapters(adapters: Mapping[str, TaskAdapter], folder: str | Path) -> list[Path]:
-    """Write several adapters, all or none, each into a folder of its name; return these folders.
+    """Write several adapters, each to a subfolder with its name, and return the subfolders. Writes all or none.
 
-    Characters that are no letters, digits, dots or hyphens become hyphens. Raises `DataError` if two names then share
-    a folder.
+    Characters other than letters, digits, dots and hyphens are replaced by hyphens. Raises `DataError` if two names
+    then coincide.
     """
     names = [re.sub(r"[^\w.-]+", "-", name).strip("-.") or "adapter" for name in adapters]
     clash = next((name for name in names if names.count(name) > 1), None)

@@ -1,4 +1,4 @@
-"""The task model that every reader yields and every method consumes."""
+"""Tasks, as readers return them and methods take them."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -8,16 +8,21 @@ DEFINITION = "definition"
 
 Metric = Literal["choice", "exact", "exact_case", "json", "number", "rouge_l", "rouge_l_unicode"]
 TASK_METRICS: tuple[Metric, ...] = get_args(Metric)
-"""Metrics that a task may name."""
+"""Values of `Task.metric`."""
 HEADLINES = {"right": "right answers", "rouge_l": "ROUGE-L", "rouge_l_unicode": "ROUGE-L, Unicode words"}
-"""Means that tasks count for: the share of right answers, by every metric but ROUGE-L. Their names in tables."""
+"""Titles of the aggregate scores: share of right answers (all metrics except ROUGE-L), and ROUGE-L."""
 OwnSplit = Literal["train", "test"]
-"""What a user's own task may be for."""
+"""Values of `Task.split`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A demonstration: an input and its answer, as text."""
+    """A demonstration or labelled example.
+
+    Args:
+        input: The input text.
+        output: Its answer.
+    """
 
     input: str
     output: str
@@ -25,10 +30,15 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One input to answer: accepted `outputs` (at least one) and, for classification, the `choices`.
+    """One input of a task.
 
-    `rendered` is the whole prompt where `input` holds its fields alone, without the template's text. Then methods that
-    read no instruction read it in the input's place.
+    Args:
+        id: Identifier, unique in the task.
+        input: The input text.
+        outputs: Accepted answers, at least one.
+        choices: The possible answers of a classification task.
+        rendered: The full prompt, if `input` holds only its fields without the template's text (P3). Methods that read
+            no instruction read it instead of `input`.
     """
 
     id: str
@@ -39,12 +49,12 @@ class Instance:
 
     @property
     def prompt(self) -> str:
-        """What methods read that read no instruction."""
+        """The text for methods that read no instruction: `rendered` if set, else `input`."""
         return self.input if self.rendered is None else self.rendered
 
 
 def as_prompted(task: "Task") -> "Task":
-    """Return the task with rendered prompts as its inputs, the same ones whatever methods read of them."""
+    """Return the task with rendered prompts as inputs."""
     if all(instance.rendered is None for instance in task.instances):
         return task
     whole = tuple(replace(instance, input=instance.prompt, rendered=None) for instance in task.instances)
@@ -53,7 +63,7 @@ def as_prompted(task: "Task") -> "Task":
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """An instruction in other words, under a name such as "terse" that many tasks share."""
+    """Another wording of an instruction, with a name such as "terse" that many tasks share."""
 
     name: str
     text: str
@@ -61,17 +71,20 @@ class Wording:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """An instruction with what it applies to.
+    """A task: an instruction and the inputs it applies to.
 
-    `category` names the group of tasks that shares one teacher; `examples` are demonstrations, never among
-    `instances`; `paraphrases` are other wordings of `instruction`. `shots` are labelled examples that were drawn for
-    it: what methods read that learn in context, and others are tuned on; never among `instances` either.
-
-    `wordings` are other wordings that have names. They are used only where a name is asked for: `data.wordings` of a
-    recipe, `tagi evaluate --wording`, and the condition `paraphrase`.
-
-    `metric` is one of `TASK_METRICS` and says how an answer to this task is scored; None leaves it to the evaluation.
-    `split` says whether a user's own task is for training or for testing; None leaves it to the recipe.
+    Args:
+        name: Name of the task.
+        category: Group of tasks that shares one LoRA teacher.
+        instruction: Text that describes the task.
+        instances: Inputs with their accepted answers.
+        examples: Demonstrations, which are not among `instances`.
+        paraphrases: Other wordings of the instruction.
+        shots: Labelled examples, not among `instances`, for in-context methods and for models of a single task.
+        wordings: Other wordings that have names. Used only where a name is given: by `data.wordings` in a recipe, by
+            `tagi evaluate --wording`, and by the condition `paraphrase`.
+        metric: How answers are scored, one of `TASK_METRICS`. None leaves it to the evaluation.
+        split: Whether one of the user's own tasks is for training or for testing. None leaves it to the recipe.
     """
 
     name: str
@@ -87,9 +100,9 @@ class Task:
 
     @property
     def texts(self) -> dict[str, str]:
-        """All wordings of the instruction by name, the task's own first, as "definition".
+        """All wordings of the instruction by name. The first is "definition", the instruction itself.
 
-        `paraphrases` have no names of their own: they are named "1", "2" and so on.
+        `paraphrases` are named "1", "2" and so on.
         """
         numbered = {str(number): text for number, text in enumerate(self.paraphrases, start=1)}
         return {DEFINITION: self.instruction, **numbered, **{one.name: one.text for one in self.wordings}}

@@ -37,16 +37,16 @@ class _Scoring(TypedDict, total=False):
 
 
 class AdaptedTask:
-    """One task's LoRA or other module, instruction states and cached keys and values, with their generator.
+    """A task adapter in memory: generated module, instruction states and KV prefix, with their generator.
 
-    A LoRA is merged into a view of the backbone at the first call, so that it costs nothing per input.
+    A LoRA is merged into a view of the backbone at the first call, so that it adds no cost per input.
 
     Args:
-        generator: The generator that made the adapter.
-        states: Everything computed for the task, a batch of one task.
+        generator: Generator of the adapter.
+        states: Task states of this one task.
         instruction: The task's instruction.
-        examples: The demonstrations that the generator read with it.
-        refined: How the LoRA was trained after it was generated; None if it was not.
+        examples: Demonstrations that the generator read with it.
+        refined: Record of the refinement; None for an adapter as generated.
     """
 
     def __init__(
@@ -67,16 +67,19 @@ class AdaptedTask:
 
     @property
     def bank(self) -> Bank:
-        """The generated adapter as a bank of one task."""
+        """The generated module, as a bank with one task."""
         return self.states.bank
 
     def to(self: A, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> A:
-        """Move the adapter and its generator to a device, cast the backbone, in place; return the adapter.
+        """Move adapter and generator to a device or cast the backbone, in place.
 
         Args:
-            device: Where everything is computed from now on; None leaves it where it is.
-            dtype: The type of the backbone's weights and of the instruction's states; None leaves it. Hypernetwork,
-                fusion and generated numbers keep theirs.
+            device: New device; None for no change.
+            dtype: New data type of backbone and instruction states; None for no change. Hypernetwork, fusion and
+                generated parameters keep their type.
+
+        Returns:
+            The adapter itself.
         """
         if device is not None:
             self.generator.to(device)
@@ -104,18 +107,21 @@ class AdaptedTask:
         batch_size: int = _BATCH,
         truncate: bool = False,
     ) -> str | list[str]:
-        """Answer one input, or several in the order given.
+        """Generate the answers to one or several inputs.
 
         Args:
-            inputs: One text, which gives one answer, or several, which give a list.
-            max_new_tokens: The most tokens of an answer; by default the generator's limit of targets.
-            min_new_tokens: The fewest tokens of an answer.
-            num_beams: Beams of the search; 1 is greedy decoding.
-            batch_size: Inputs that are computed at once.
-            truncate: Truncate an input over the generator's limit.
+            inputs: One input or several.
+            max_new_tokens: Maximum length of an answer in tokens; by default the generator's limit for targets.
+            min_new_tokens: Minimum length of an answer in tokens.
+            num_beams: Number of beams; 1 is greedy decoding.
+            batch_size: Number of inputs per batch.
+            truncate: Truncate inputs that exceed the generator's length limit.
 
-        Raises `InputError`, before anything is computed, for an empty input and for one over the generator's limit
-        unless `truncate`.
+        Returns:
+            One answer for one input; a list in the same order for several.
+
+        Raises:
+            InputError: An input is empty, or exceeds the length limit and `truncate` is False. Nothing is computed.
         """
         text = self.generator.text
         decoding: Decoding = {
@@ -149,16 +155,20 @@ class AdaptedTask:
         batch_size: int = _BATCH,
         truncate: bool = False,
     ) -> list[float] | list[list[float]]:
-        """Compute the log-probability of every choice as the answer, its end of sequence included.
+        """Compute the log-probability of each choice as the answer, including the end of sequence.
 
         Args:
-            inputs: One text, which gives a list of scores, or several, which give a list of lists.
-            choices: The same choices for all inputs, or with several inputs a list of choices for each.
-            reduction: "sum" over the tokens of a choice, or their "mean".
-            batch_size: Inputs that are computed at once.
-            truncate: Truncate an input over the generator's limit.
+            inputs: One input or several.
+            choices: The choices for all inputs, or a list of choices per input.
+            reduction: "sum" or "mean" of the log-probabilities of a choice's tokens.
+            batch_size: Number of inputs per batch.
+            truncate: Truncate inputs that exceed the generator's length limit.
 
-        Raises `InputError` for an input as `predict` does, and for choices that are not as many lists of texts.
+        Returns:
+            A list with one score per choice for one input; a list of such lists for several.
+
+        Raises:
+            InputError: An input is invalid as in `predict`, or the number of lists of choices is not that of inputs.
         """
         per_input = _choices_of(choices, 1 if isinstance(inputs, str) else len(inputs))
 
@@ -171,7 +181,7 @@ class AdaptedTask:
         return found[0] if isinstance(inputs, str) else found
 
     def runner(self) -> Runner:
-        """Return the backbone with this task's LoRA merged in, or another module attached; made once."""
+        """Return the backbone with the task's LoRA merged or its module attached. Cached after the first call."""
         if self._runner is None:
             self._runner = merged_runner(self.generator, self.states)
         return self._runner
@@ -183,7 +193,7 @@ class AdaptedTask:
         batch_size: int,
         truncate: bool,
     ) -> list[R]:
-        """Return what `compute` returns for token ids, mask and numbers of inputs of similar length, for all inputs."""
+        """Apply `compute` to batches of inputs of similar length; return the results in the order of the inputs."""
         tokens, encode = [], self.generator.input_encoder(alone=self.states.alone)
         texts = [inputs] if isinstance(inputs, str) else inputs
         for number, text in enumerate(texts, start=1):
@@ -207,16 +217,17 @@ def adapted_states(
     *,
     truncate: bool = False,
 ) -> list[TaskStates]:
-    """Compute the states of several tasks in one pass.
+    """Compute the states of several tasks in one forward pass.
 
     Args:
-        generator: The generator, whose training mode is left as it is; nothing drops out.
-        instructions: An instruction for each task.
-        examples: Demonstrations of each task, as many sequences as instructions.
-        truncate: Truncate an instruction over the generator's limit.
+        generator: The generator. It runs in evaluation mode; its training mode is restored.
+        instructions: One instruction per task.
+        examples: One sequence of demonstrations per task.
+        truncate: Truncate instructions that exceed the generator's length limit.
 
-    Raises `InputError` for no instruction, an empty one, one over the generator's limit unless `truncate`, and for a
-    task without demonstrations where the generator reads these in place of an instruction.
+    Raises:
+        InputError: There is no instruction; an instruction is empty, or exceeds the limit and `truncate` is False; or
+            a task has no demonstrations and the generator reads only these.
     """
     if not instructions:
         raise InputError("expected an instruction, got none")
@@ -237,7 +248,7 @@ def adapted_states(
 
 
 def _choices_of(choices: Sequence[str] | Sequence[Sequence[str]], inputs: int) -> list[list[str]]:
-    """Return the choices of every input. A text is never taken for the list of its characters."""
+    """Return the choices of every input. A string is not treated as a list of characters."""
     if isinstance(choices, str):
         raise InputError(f"expected a list of choices, got the text {choices!r}")
     if not choices:

@@ -1,4 +1,4 @@
-"""Which language model a recipe builds on."""
+"""Settings of the backbone."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -11,7 +11,7 @@ from tagi.settings.tables import Count, Flag, Positive, Rule, Share, Table, Text
 
 @dataclass(frozen=True, kw_only=True)
 class T5Fields(Table):
-    """The `T5Config` fields that `[backbone.config]` may set. Those without a value are as transformers has them.
+    """Fields of `T5Config` that `[backbone.config]` may set. The others keep transformers' defaults.
 
     Args:
         d_model: Width of the hidden states.
@@ -47,9 +47,9 @@ class T5Fields(Table):
 
 
 class CausalFields(BaseModel):
-    """`[backbone.config]` of a decoder-only model: its type beside the fields of that type's configuration.
+    """`[backbone.config]` of a decoder-only model: `model_type` and the fields of that type's configuration.
 
-    The module that builds the model checks the type and its fields.
+    The type and its fields are checked when the model is built.
 
     Args:
         model_type: Type of the model, as transformers names it.
@@ -88,18 +88,18 @@ def _config_fault(config: dict[str, Any] | None, given: Mapping[str, Any]) -> st
 
 @dataclass(frozen=True)
 class BackboneSettings(Table):
-    """Which language model, and how it is loaded.
+    """The backbone and how it is loaded.
 
     Args:
-        name: "toy" (built in), a folder, a hub name, a GGUF file, or "config": made from `config` with random weights.
-        family: T5 and its relatives ("t5"), or decoder-only ("causal").
-        revision: Revision of a hub model.
-        tokenizer: A folder, a hub name or "toy". Needed with "config" only: stored models bring their own.
-        dtype: Type of the weights. "auto" is bfloat16 where the machine computes in it, otherwise float32: a CPU
-            without such instructions takes six times as long in bfloat16.
-        attention: Implementation of attention. By default transformers chooses, but with `dtype` "auto" and bfloat16 on
-            a CPU it is "eager", which trains faster there.
-        config: Fields of the model's configuration under transformers' names, with "config" only.
+        name: A folder, a hub name, a GGUF file, "toy" (built in), or "config" (random weights, shaped by `config`).
+        family: "t5" for T5 and its variants, "causal" for decoder-only models.
+        revision: Branch, tag or commit of a hub model.
+        tokenizer: Folder or hub name of the tokenizer, or "toy". Needed with "config" only.
+        dtype: Data type of the weights. "auto" is bfloat16 if the hardware supports it, else float32: a CPU without
+            bfloat16 instructions is six times slower in bfloat16.
+        attention: Implementation of attention. By default transformers chooses, except that "eager" is used with
+            bfloat16 on a CPU if `dtype` is "auto", where it trains faster.
+        config: Fields of the model's configuration, named as in transformers. With "config" only.
     """
 
     rules: ClassVar[Mapping[str, Rule]] = {

@@ -1,4 +1,4 @@
-"""Which tasks a recipe trains and tests on, and how they are shown."""
+"""Settings of training and test tasks and of the format of their texts."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from tagi.settings.tables import SPLITS, Count, Flag, NotNegative, Rule, Seed, T
 from tagi.settings.text import TextFormat
 
 TASK_FILES = (".jsonl", ".csv", ".tsv")
-"""Ends of the names of files of a user's own tasks."""
+"""File name suffixes of a user's own tasks."""
 
 
 def _path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
@@ -93,42 +93,42 @@ def _demonstrations_fault(share: float | None, given: Mapping[str, Any]) -> str 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(TextFormat):
-    """Tasks, their training, validation and test instances, and how instructions vary. Beside the format of the texts:
+    """Training, validation and test tasks, and how instructions vary. Includes the keys of `TextFormat`.
 
     Args:
-        source: The built-in family of tasks ("toy"), Super-Natural Instructions ("sni"), P3 ("p3"), your own JSON Lines
-            or table ("jsonl"), or the everyday benchmark that comes with the package ("everyday", for evaluation only).
+        source: "toy": the built-in word-list tasks. "sni": Super-Natural Instructions. "p3": P3. "jsonl": your own
+            tasks, as JSON Lines or a table. "everyday": the everyday benchmark, for evaluation only.
         path: Folder or file of the tasks.
-        test_path: P3's folder of evaluation sets: the hub's, a file for each prompt, or raw ones with `templates`. Of
-            your own tasks, the file of the test tasks.
-        test_tasks: Hold out so many of your own tasks for testing, drawn by a seed that is the same for every run.
-        test_on_training: Allow your own test tasks to share instances with the training tasks. Every record, table and
-            report then says so.
-        templates: Folder of promptsource's files (`imdb/templates.yaml`). They are the instructions of training and
-            evaluation prompts, and raw evaluation sets are rendered with them. Without the template of a prompt its
-            instruction is what a random sample of its rows share.
-        prompts: Prompts of P3's evaluation sets: those for the original task of a data set ("original", as T0 is
-            evaluated), or all.
-        datasets: Training datasets of P3: those of Table 11 ("table-11"), or all that are in the folder but those that
-            P3 is evaluated on.
-        inputs: Inputs of P3 for methods that read instructions: the rendered prompts ("rendered"), which hold the
-            template's text, or what is left of them without it ("fields"). Methods that read no instruction read the
-            rendered prompts in either case.
-        instances_per_task: At most so many training instances per task.
-        test_instances_per_task: At most so many test instances per task.
-        truncate: Shorten texts over their limit. Otherwise such a text is an error.
-        shuffle_inputs: A control: exchange inputs among a task's instances, so that they tell nothing.
-        task_split: Train only on the tasks of so many categories or data sets, the largest ones (Figure 3).
-        validation_tasks: So many training tasks are held out of training for choosing the best checkpoint.
-        validation_instances: Instances of each validation task.
+        test_path: For P3, the folder of evaluation sets: rendered ones with a file per prompt, or raw ones with
+            `templates`. For your own tasks, the file of test tasks.
+        test_tasks: Number of your own tasks to hold out for testing. They are drawn with a fixed seed.
+        test_on_training: Allow your own test tasks to share instances with the training tasks. Records, tables and
+            reports then state it.
+        templates: Folder of promptsource's template files (`imdb/templates.yaml`). They serve as instructions of P3's
+            prompts and render raw evaluation sets. For a prompt without a template, the text that a random sample of
+            its rows has in common is the instruction.
+        prompts: Prompts of P3's evaluation sets. "original": those for the original task of a data set, as in T0's
+            evaluation. "all": all of them.
+        datasets: Training data sets of P3. "table-11": those of the paper's Table 11. "all": all in the folder, except
+            those that P3 is evaluated on.
+        inputs: Inputs of P3 for methods that read instructions. "rendered": the rendered prompts, which contain the
+            template's text. "fields": the prompts without the template's text. Methods that read no instruction always
+            read the rendered prompts.
+        instances_per_task: Maximum number of training instances per task.
+        test_instances_per_task: Maximum number of test instances per task.
+        truncate: Truncate texts that exceed their limit. Otherwise such a text is an error.
+        shuffle_inputs: Shuffle the inputs among a task's instances, so that they carry no information (a control).
+        task_split: Train only on the tasks of this many categories or data sets, the largest ones (Figure 3).
+        validation_tasks: Number of training tasks to hold out for selecting the best checkpoint.
+        validation_instances: Number of instances of each validation task.
         validation_categories: Hold out all training tasks of these categories instead.
-        wordings: Weights by name of a wording: training draws a task's instruction by them, once per micro-batch.
-            "definition" is the instruction itself. Tasks of Super-Natural Instructions also have "terse", "short",
-            "plain", "request" and "detailed", and the `paraphrases` of JSON Lines are "1", "2" and so on. A task draws
-            among the names that it has. By default the instruction and its paraphrases are equally likely.
-        demonstrations: Share of these draws that show demonstrations, between 1 and `positives` of them. The other
-            draws show none, and so do validation and evaluation unless `tagi evaluate --positives` asks for some. By
-            default every row shows the first `positives` examples.
+        wordings: Sampling weights of instruction wordings by name, drawn once per task and micro-batch. "definition" is
+            the instruction itself. Tasks of Super-Natural Instructions also have "terse", "short", "plain", "request"
+            and "detailed"; the `paraphrases` of your own tasks are named "1", "2" and so on. Names that a task lacks
+            are ignored. By default the instruction and its paraphrases are equally likely.
+        demonstrations: Share of training rows that show between 1 and `positives` demonstrations; the others show none.
+            Validation and evaluation then show none, unless `tagi evaluate --positives` is given. By default every row
+            shows the first `positives` demonstrations.
     """
 
     later: ClassVar[frozenset[str]] = frozenset(
@@ -176,16 +176,16 @@ class DataSettings(TextFormat):
 
 @dataclass(frozen=True)
 class ShotSettings(Table):
-    """Labelled examples of a task, for methods that learn in context and for models of a single task.
+    """Labelled examples ("shots") of a task, for in-context methods and for models of a single task.
 
-    Shots of test tasks are drawn from what is not tested: further instances of the task, and of P3's prompts rows of
-    the training set that is in `path` or beside the set that is tested (`super_glue/cb/train.jsonl` beside
-    `validation.jsonl`), or without one further rows of the tested set.
+    Shots of a test task are never instances that it is scored on. They are further instances of the task; for P3, rows
+    of the training set in `path` or next to the evaluation set (`super_glue/cb/train.jsonl` next to
+    `validation.jsonl`), or else further rows of the evaluation set.
 
     Args:
-        count: Shots of a test task, and of every episode of training.
-        seed: Seed of the draw.
-        path: P3's folder of training sets, in the layout of `data.test_path`.
+        count: Number of shots of a test task and of every training episode.
+        seed: Seed for drawing shots.
+        path: Folder of P3's training sets, laid out like `data.test_path`.
     """
 
     count: Count = 16

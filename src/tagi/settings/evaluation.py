@@ -1,4 +1,4 @@
-"""How predictions are made and scored."""
+"""Settings of evaluation."""
 
 from typing import Literal
 
@@ -9,18 +9,18 @@ from tagi.settings.tables import Count, Table
 
 @dataclass(frozen=True)
 class EvaluationSettings(Table):
-    """How predictions are made for scoring.
+    """How answers are generated and scored.
 
     Args:
-        batch_size: Instances per batch.
-        max_new_tokens: Limit of a generated answer.
-        num_beams: Beams of the search. 1 is greedy decoding.
-        metric: "exact": equality. "rouge": ROUGE-L and exact match as Tk-Instruct scores them. "rank": rank
-            classification of the choices. "task": each task's own metric, or one that fits its references. By default
-            "exact" for toy, "rank" for P3's evaluation sets, "task" for the everyday benchmark, for your own tasks and
-            where a task names a metric, "rouge" for the others.
-        choice_score: Score of a choice in rank classification: the sum or the mean of its tokens' log-probabilities.
-        limit: At most so many instances per task.
+        batch_size: Number of instances per batch.
+        max_new_tokens: Maximum length of an answer in tokens.
+        num_beams: Number of beams. 1 is greedy decoding.
+        metric: "exact": equality. "rouge": Tk-Instruct's ROUGE-L and exact match. "rank": rank classification of the
+            choices. "task": each task's metric, or one that fits its references. By default "exact" for the toy tasks,
+            "rank" for P3's evaluation sets, "task" for the everyday benchmark, your own tasks and tasks that name a
+            metric, and "rouge" otherwise.
+        choice_score: Score of a choice in rank classification: "sum" or "mean" of its tokens' log-probabilities.
+        limit: Maximum number of instances per task.
     """
 
     batch_size: Count = 32

@@ -1,4 +1,4 @@
-"""Faults of settings as sentences: what was expected, what was given."""
+"""Error messages of settings: what was expected, and what was given."""
 
 from typing import Any
 
@@ -22,12 +22,12 @@ _EXPECTED = {
     "too_short": "a {field_type} of at least {min_length}",
     "tuple_type": "a list",
 }
-"""Pydantic's kinds of faults in words."""
+"""Text for pydantic's types of errors."""
 _SHOWN = 60
 
 
 def fault_sentence(fault: Any) -> str:
-    """Return one of `ValidationError.errors()` as `key: expected ..., got ...`."""
+    """Format one of `ValidationError.errors()` as `key: expected ..., got ...`."""
     key = ".".join(str(part) for part in fault["loc"])
     context = dict(fault.get("ctx", {}))
     if "field_type" in context:
@@ -46,7 +46,7 @@ def fault_sentence(fault: Any) -> str:
 
 
 def shown(value: object) -> str:
-    """Return a value of a recipe on one short line."""
+    """Format a value of a recipe on one short line."""
     if isinstance(value, dict):
         return "a table"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""What a generator is made of, as plain values that travel in its checkpoint."""
+"""Settings of the generator, which its checkpoint stores."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -50,53 +50,53 @@ def _residual_fault(value: Any, given: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorSettings(StoredSettings):
-    """Architecture of a generator: its hypernetwork, what that generates, fusion, and what of the backbone is tuned.
+    """Architecture of a generator: hypernetwork, generated module, fusion, and tuned backbone parameters.
 
-    Sizes of modules that are not generated mean nothing, except `rank` and `alpha`, which the LoRA teachers have too.
+    Sizes of modules that are not generated are ignored, except `rank` and `alpha`, which the LoRA teachers also use.
 
     Args:
         kind: Form of the hypernetwork (eq. 2). "pooled": MLPs on the pooled instruction states. "query": learned
             queries attend to the instruction's tokens. "component": learned components attend to the instruction, and
             one MLP per part is shared by all layers (HINT).
-        module: What is generated: LoRA, bottleneck adapters, a prefix of keys and values for every attention, or the
-            last two.
-        placement: Where bottleneck adapters act: on the output of self-attentions before its residual ("attention")
-            or beside feed-forwards ("ffn").
+        module: What is generated: "lora", "bottleneck" (bottleneck adapters), "prefix" (a prefix of keys and values for
+            every attention), or "bottleneck+prefix".
+        placement: Position of bottleneck adapters: on the output of self-attention, before the residual connection
+            ("attention"), or parallel to feed-forward layers ("ffn").
         bottleneck: Width of bottleneck adapters.
-        prefix: Tokens of a generated prefix.
-        reader: What reads instructions: the backbone's encoder ("backbone"), or a copy of it that is trained with the
-            hypernetwork ("own", HyperTuning's hypermodel).
+        prefix: Length of a generated prefix in tokens.
+        reader: Model that encodes instructions: the backbone's encoder ("backbone"), or a copy of it that is trained
+            with the hypernetwork ("own", HyperTuning's hypermodel).
         rank: Rank of the generated LoRA.
-        alpha: The update of the generated LoRA is scaled by `alpha / rank`.
+        alpha: Alpha of the generated LoRA; its update is scaled by `alpha / rank`.
         hidden: Hidden width of the MLPs.
-        width: Width of the query generator's attention.
-        heads: Attention heads of the query generator. Must divide `width`.
-        pooling: How the pooled generator summarizes instruction states: their mean, or learned attention.
-        standardize: Show the hypernetwork every channel of the instruction states with mean 0 and deviation 1. Both
-            are measured over the first training instructions.
-        fusion: How inputs see the instruction. "attention": layers attend to its states (eq. 1). "concatenation":
-            T5's decoder sees its states before the input's, a decoder-only model continues from its cached keys and
-            values. "both", or "none": the adapter alone carries the task.
-        fusion_norm: Norm of the fusion's attention: before it ("pre"), or after its residual as the paper writes it
-            ("post").
-        fusion_init: Initial weights of the fusion's attention: small random ones as T5 has them ("t5"), or a copy of
-            the decoder's cross-attention ("cross").
-        fusion_every: The fusion's attention is in every so many layers.
-        tune: Which of the backbone's own parameters are trained with the hypernetwork.
-        state_dropout: Share of the tasks in a training batch whose inputs see no instruction states, so that the
-            adapter alone must carry them.
-        shared_rank: Rank of a LoRA for all tasks, on top of which a residual is generated. 0 for none. Of a recipe it
-            is the LoRA that the stage metatrain trains (`run.start = "metatrained"`).
-        shared_tune: Train the shared LoRA with the hypernetwork. Otherwise it is frozen.
-        residual: What is generated on top of the shared LoRA: low-rank factors of `rank` and `alpha` ("low-rank"), one
-            scale per rank of the shared LoRA and target module ("scales"), or both.
-        instruction_cache: Of a decoder-only backbone, the instruction's keys and values that inputs continue from.
-            "stock": as the backbone computes them without LoRA. "adapted": under the task's own LoRA, so that the
-            whole equals an ordinary LoRA with the instruction in the prompt. "none": no keys and values. Without a
-            value, `fusion` decides, as in older checkpoints: "stock" if it concatenates, otherwise "none".
-        reads: What the hypernetwork reads of a task. "instruction": the instruction with `data.positives`
-            demonstrations. "demonstrations": the first `data.positives` examples alone, or for 0 the task's shots. A
-            checkpoint holds it with its text settings.
+        width: Width of the attention in hypernetworks of kind "query".
+        heads: Number of attention heads in hypernetworks of kind "query". Must divide `width`.
+        pooling: Pooling of instruction states in hypernetworks of kind "pooled": "mean", or learned "attention".
+        standardize: Standardise the instruction states per channel before the hypernetwork. Mean and deviation are
+            measured on the first training instructions.
+        fusion: How inputs use the instruction states. "attention": cross-attention in the layers (eq. 1).
+            "concatenation": before the input's states in T5's decoder; as a KV prefix in decoder-only models. "both".
+            "none": only the adapter depends on the instruction.
+        fusion_norm: Position of the norm in fusion: before the attention ("pre"), or after the residual connection as
+            in the paper ("post").
+        fusion_init: Initial weights of the fusion attention: T5's random initialisation ("t5"), or a copy of the
+            decoder's cross-attention ("cross").
+        fusion_every: Add fusion attention to every n-th layer.
+        tune: Backbone parameters that are trained with the hypernetwork.
+        state_dropout: Share of the tasks in a training batch whose inputs do not see instruction states, so that the
+            adapter learns to work alone.
+        shared_rank: Rank of a LoRA shared by all tasks, to which the generated residual is added. 0 for none. A recipe
+            trains it in the stage metatrain (`run.start = "metatrained"`).
+        shared_tune: Train the shared LoRA together with the hypernetwork. Otherwise it is frozen.
+        residual: What is generated on top of the shared LoRA. "low-rank": LoRA factors of `rank` and `alpha`.
+            "scales": one scale per rank of the shared LoRA and target module. "both".
+        instruction_cache: For decoder-only backbones, the instruction's KV prefix. "adapted": computed under the task's
+            LoRA, which equals an ordinary LoRA with the instruction in the prompt. "stock": computed without LoRA.
+            "none": no prefix. Without a value `fusion` decides, as in older checkpoints: "stock" if it concatenates,
+            otherwise "none".
+        reads: What the hypernetwork reads of a task. "instruction": the instruction with up to `data.positives`
+            demonstrations. "demonstrations": the first `data.positives` demonstrations only, or the task's shots if
+            `data.positives` is 0. A checkpoint stores this with its text settings.
         seed: Seed of the initial weights. In a recipe, the recipe's seed.
     """
 
@@ -147,17 +147,17 @@ class GeneratorSettings(StoredSettings):
 
     @property
     def fuses(self) -> bool:
-        """Whether layers attend to the instruction."""
+        """Whether layers have fusion attention."""
         return self.fusion in ("both", "attention")
 
     @property
     def concatenates(self) -> bool:
-        """Whether the answer is generated from the instruction's own states, or its keys and values."""
+        """Whether the decoder sees the instruction states, or a KV prefix computed without LoRA."""
         return self.fusion in ("both", "concatenation") or self.instruction_cache == "stock"
 
     @property
     def adapts_prefix(self) -> bool:
-        """Whether the instruction is read a second time, under the task's own LoRA, before the inputs."""
+        """Whether the KV prefix is computed under the task's LoRA."""
         return self.instruction_cache == "adapted"
 
     @property
@@ -167,7 +167,7 @@ class GeneratorSettings(StoredSettings):
 
     @property
     def adapter_rank(self) -> int:
-        """Rank of a task's LoRA: that of the shared LoRA and that of the generated factors together."""
+        """Rank of a task's LoRA: the ranks of the shared LoRA and of the generated factors added."""
         return self.shared_rank + (self.rank if self.generates_factors else 0)
 
     @property
@@ -181,10 +181,10 @@ class GeneratorSettings(StoredSettings):
         return self.module.endswith("prefix")
 
     def beside_lora(self, *, decoder_only: bool) -> tuple[str, ...]:
-        """Return what carries a task besides its LoRA and is lost where the LoRA alone is exported.
+        """Return the parts of a task adapter, besides its LoRA, that are lost when only the LoRA is exported.
 
-        With `instruction_cache` "adapted" nothing is lost: any engine that reads the instruction under the LoRA
-        computes the same keys and values.
+        With `instruction_cache` "adapted" nothing is lost: any engine that applies the LoRA to the instruction computes
+        the same KV prefix.
         """
         attention = f"fusion with the instruction in the {'layers' if decoder_only else 'encoder'}"
         kept = "the instruction's keys and values" if decoder_only else "instruction states before the decoder"

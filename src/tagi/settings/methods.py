@@ -1,7 +1,6 @@
-"""The shipped methods' files (`tagi/recipes/methods/NAME.toml`): the only list of methods that there is.
+"""The methods, as listed by the files `tagi/recipes/methods/NAME.toml`.
 
-A method that is more than a configuration names the class that does it, as `implementation = "MODULE:CLASS"`. Its file
-and that module are all that a method takes.
+A method with code of its own names its class in the file: `implementation = "MODULE:CLASS"`.
 """
 
 import tomllib
@@ -15,25 +14,25 @@ from tagi.errors import ConfigError
 from tagi.settings.faults import shown
 
 CONCATENATION = "concatenation"
-"""The method of the stage metatrain by default: one text of instruction and input."""
+"""Default method of the stage metatrain: instruction and input in one text."""
 _ORDER = "order.toml"
 
 
 def method_names() -> list[str]:
-    """Return the shipped methods' names: those of the paper's tables in their order, then others by name."""
+    """Return the names of all methods: those of the paper's tables in their order, then the others sorted."""
     order: list[str] = _toml(_ORDER)["order"]
     files = {file.name for file in _FOLDER.iterdir() if file.name.endswith(".toml")} - {_ORDER}
     return [*order, *sorted({name.removesuffix(".toml") for name in files} - set(order))]
 
 
 def method_table(name: str) -> dict[str, Any]:
-    """Return what a shipped method's file says. Raises `ConfigError` if it is no TOML."""
+    """Return the content of a method's file. Raises `ConfigError` if it is not valid TOML."""
     return _toml(f"{name}.toml")
 
 
 @lru_cache
 def implementations() -> dict[str, str]:
-    """Return by name where the methods are implemented that have a class of their own: "MODULE:CLASS"."""
+    """Return "MODULE:CLASS" by name for the methods that have a class."""
     tables = {name: method_table(name) for name in method_names()}
     return {name: table["implementation"] for name, table in tables.items() if "implementation" in table}
 
@@ -47,7 +46,7 @@ def _known_method(name: str) -> str:
 
 
 MetatrainMethod = Annotated[str, Strict(), AfterValidator(_known_method)]
-"""A method that the stage metatrain trains."""
+"""Name of a method that the stage metatrain can train."""
 _FOLDER = resources.files("tagi") / "recipes" / "methods"
 
 

@@ -1,6 +1,6 @@
-"""The recipe: every group of settings, and the rules between them.
+"""The recipe: all groups of settings, and the rules between them.
 
-A rule between two groups sits on the later one and sees the earlier, so that it is reported beside every other fault.
+A rule between two groups belongs to the later one, whose validation sees the earlier one.
 """
 
 from collections.abc import Mapping
@@ -101,25 +101,25 @@ _RULES: Mapping[str, Rule] = {
 
 
 class Recipe(BaseModel):
-    """A whole run: backbone, generator, data, losses, every stage's training, evaluation.
+    """All settings of a run.
 
     Args:
         name: Name of the recipe.
-        description: What it trains, in one line.
-        method: What tables call the trained method. Without a value it is TAGI.
-        seed: Seed of everything random but shots.
+        description: One-line description.
+        method: Name of the trained method in tables. By default "TAGI".
+        seed: Random seed of everything except `shots`.
         backbone: The language model.
-        generator: The generator's architecture.
+        generator: Architecture of the generator.
         data: Tasks and the format of their texts.
-        shots: Labelled examples of a task.
-        training: How each stage trains.
-        metatrain: The stage metatrain.
-        single: The stage single.
-        teacher: The stage teachers.
-        pretraining: The stage pretrain. Without a table a recipe cannot have this stage.
-        losses: The terms of the finetuning loss.
-        run: The stages of `tagi run`.
-        evaluation: How predictions are made and scored.
+        shots: Labelled examples of a task for in-context methods.
+        training: Training settings of the stages.
+        metatrain: Settings of the stage metatrain.
+        single: Settings of the stage single.
+        teacher: Settings of the stage teachers.
+        pretraining: Settings of the stage pretrain. Required if the run has this stage.
+        losses: Terms of the finetuning loss.
+        run: Stages of `tagi run`.
+        evaluation: How answers are generated and scored.
     """
 
     model_config = STRICT | ConfigDict(frozen=True, strict=True)

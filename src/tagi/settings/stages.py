@@ -1,6 +1,6 @@
-"""The training stages by name, in the order of a run, and what settings have to know of each.
+"""The training stages by name, in the order of a run.
 
-What a stage does is in the module of its name in `tagi.stages`. That module and an entry here are all that it takes.
+To add a stage, write a module of its name in `tagi.stages` and add an entry here.
 """
 
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Literal
 
 @dataclass(frozen=True, slots=True)
 class StageEntry:
-    """A stage as settings know it.
+    """Properties of a stage that the settings need.
 
     Args:
-        name: Its name in `run.stages` and `[training.NAME]`, and of its module in `tagi.stages`.
+        name: Name in `run.stages` and `[training.NAME]`, and of the module in `tagi.stages`.
         trains: What it trains, in a few words.
-        runs: Whether a run may name it in `run.stages`.
-        validated: Whether it can be scored on held-out tasks while it trains.
-        stands: Place among the stages whose model stands for a whole run: the lowest that was trained counts. None for
-            a stage whose result is no model of the tasks.
+        runs: Whether `run.stages` may contain it.
+        validated: Whether it can be validated on held-out tasks during training.
+        stands: Priority when the folder of a run is used as a model: the trained stage with the lowest value is loaded.
+            None if the stage does not produce a model for the tasks.
     """
 
     name: str
@@ -37,11 +37,11 @@ ENTRIES = (
 )
 STAGES = tuple(entry.name for entry in ENTRIES)
 VALIDATED = tuple(entry.name for entry in ENTRIES if entry.validated)
-"""Stages that can be scored on held-out tasks while they train."""
+"""Stages that can be validated on held-out tasks during training."""
 RUN = tuple(entry.name for entry in ENTRIES if entry.runs)
-"""Stages that a run may name."""
+"""Stages that `run.stages` may contain."""
 MODELS = tuple(name for _, name in sorted((entry.stands, entry.name) for entry in ENTRIES if entry.stands is not None))
-"""Stages whose model stands for a whole run. The first that was trained counts."""
+"""Stages whose model is loaded when the folder of a run is given, by priority."""
 
 if TYPE_CHECKING:
     Stage = str

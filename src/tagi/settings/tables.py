@@ -1,7 +1,7 @@
-"""What all groups of settings share: their base classes, types with ranges, and the splits they name.
+"""Base classes of all settings, types with ranges, and the sizes of task splits.
 
-Settings are frozen pydantic dataclasses. The types below accept nothing of another type: nothing is converted, but a
-whole number where a float is expected.
+Settings are frozen pydantic dataclasses. The types below are strict: no value is converted, except an integer where a
+float is expected.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,7 +31,7 @@ else:
     SerializerFunctionWrapHandler = ValidationInfo = Any  # protocols that the tests' runtime type checks cannot check
 
 IN_RECIPE = "recipe"
-"""Context of a validation that reads a recipe's tables."""
+"""Validation context for the tables of a recipe."""
 
 
 def _refuse_in_recipe(value: Any, info: ValidationInfo) -> Any:
@@ -49,25 +49,25 @@ NotNegative = Annotated[float, Strict(), Field(ge=0)]
 Share = Annotated[float, Strict(), Field(ge=0, lt=1)]
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**32)]
 OwnSeed = Annotated[int, Strict(), BeforeValidator(_refuse_in_recipe), Field(exclude=True, validate_default=False)]
-"""Seed of a group of settings. It is no key of a recipe's tables: `Recipe.seed` is used for all of them."""
+"""Seed of a group of settings. Not a key in recipes, where `Recipe.seed` is used for all groups."""
 
 SPLITS = {"sni": (6, 15, 30, 60), "p3": (5, 10, 20, 36)}
 """Sizes of the task splits of Figure 3, in categories or data sets (Tables 10 and 11)."""
 Rule = Callable[[Any, Mapping[str, Any]], str | dict[str, str] | None]
-"""What is wrong with a key's value, given the valid values of the keys before it: a sentence, or one for each key of a
-table. None if nothing is."""
+"""Checks a value, given the valid values of the keys before it. Returns an error message, or one for each key of a
+table, or None."""
 STRICT = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 @dataclass(frozen=True, config=STRICT)
 class Table:
-    """A group of settings. Unknown keys and values of another type are faults."""
+    """A group of settings. Unknown keys and values of the wrong type are errors."""
 
     rules: ClassVar[Mapping[str, Rule]] = {}
-    """Rules between keys, each under the later one, so that its fault is reported beside all others."""
+    """Rules between keys, each under the later key, so that all errors are reported together."""
     later: ClassVar[frozenset[str]] = frozenset()
-    """Keys that recipes did not always have. They are written only where they differ from their default, so that
-    the identities of older recipes stay the same."""
+    """Keys that were added later. They are serialised only if they differ from their default, so that the
+    identities of older recipes do not change."""
 
     @field_validator("*")
     @classmethod
@@ -89,14 +89,14 @@ _Stored = TypeVar("_Stored", bound="StoredSettings")
 
 @dataclass(frozen=True)
 class StoredSettings(Table):
-    """Settings that travel in a checkpoint as JSON."""
+    """Settings that a checkpoint stores as JSON."""
 
     title: ClassVar[str] = ""
-    """What messages call these settings."""
+    """Name of these settings in messages."""
     newer: ClassVar[frozenset[str]] = frozenset()
-    """Keys that checkpoints did not always have. At its default each is left out, so that digests stay the same."""
+    """Keys that were added later. Stored only if they differ from their default, so that digests do not change."""
     unstored: ClassVar[frozenset[str]] = frozenset()
-    """Keys that a checkpoint does not hold here."""
+    """Keys that a checkpoint stores elsewhere."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the settings for a checkpoint's JSON."""
@@ -105,7 +105,7 @@ class StoredSettings(Table):
 
     @classmethod
     def from_dict(cls: type[_Stored], values: Any) -> _Stored:
-        """Return the settings that `as_dict` gave.
+        """Return the settings from the result of `as_dict`.
 
         Raises `CheckpointError` for an unknown or missing key and for a value that is not allowed.
         """
@@ -122,13 +122,13 @@ class StoredSettings(Table):
 
 
 def fields_of(settings: Any) -> dict[str, FieldInfo]:
-    """Return the fields of a class of settings by name, as pydantic describes them."""
+    """Return the pydantic fields of a settings class by name."""
     fields: dict[str, FieldInfo] = settings.__pydantic_fields__
     return fields
 
 
 def _without_defaults(settings: Table, values: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
-    """Drop those of `names` that are at their default."""
+    """Drop keys in `names` that have their default value."""
     fields = fields_of(type(settings))
     return {
         key: value
@@ -138,7 +138,7 @@ def _without_defaults(settings: Table, values: dict[str, Any], names: frozenset[
 
 
 def check_rule(rules: Mapping[str, Rule], value: Any, info: ValidationInfo) -> Any:
-    """Return the value of a key as it is. Raises what its rule finds, for a pydantic validator."""
+    """Return the value unchanged, or raise the error that its rule reports. For use in a pydantic validator."""
     rule = rules.get(str(info.field_name))
     fault = rule(value, info.data) if rule else None
     if not fault:
@@ -146,7 +146,7 @@ def check_rule(rules: Mapping[str, Rule], value: Any, info: ValidationInfo) -> A
     if isinstance(fault, str):
         raise ValueError(fault)
     details = []
-    for key, message in fault.items():  # of a table: each fault under its own dotted key
+    for key, message in fault.items():  # report each error of a table under its own dotted key
         kind = PydanticCustomError("value_error", "{error}", {"error": message})
         details.append(InitErrorDetails(type=kind, loc=tuple(key.split(".")), input=None))
     raise ValidationError.from_exception_data("recipe", details)

@@ -1,4 +1,4 @@
-"""How the texts of a task become tokens: what recipes choose, and what a checkpoint holds."""
+"""Settings of the text format: the part that recipes set, and the part that checkpoints store."""
 
 from dataclasses import field
 from typing import Annotated, Any, ClassVar, Literal
@@ -9,24 +9,24 @@ from pydantic.dataclasses import dataclass
 from tagi.settings.tables import Count, Flag, StoredSettings, Table
 
 IGNORED = -100
-"""Label of a position that holds no token of a target: padding. PyTorch's cross-entropy ignores it by default."""
+"""Label of padding positions. PyTorch's cross-entropy ignores it by default."""
 Reads = Literal["instruction", "demonstrations", "nothing"]
-"""What is read of a task besides its inputs."""
+"""What a method reads of a task besides its inputs."""
 
 
 @dataclass(frozen=True)
 class TextFormat(Table):
-    """Format of instructions and inputs, and their limits in tokens, special tokens included.
+    """Format of instructions and inputs, and their limits in tokens, including special tokens.
 
     Args:
-        encoding: How instruction, input and answer are written. "tk-instruct": as Tk-Instruct does. "plain": the texts
-            alone. "chat": a decoder-only model's own chat template.
-        positives: The instruction shows at most so many demonstrations.
-        max_instruction_tokens: Limit of an instruction with its demonstrations.
-        max_input_tokens: Limit of an input.
-        max_target_tokens: Limit of an answer.
-        template_arguments: Further arguments of the chat template, values that JSON can hold, such as
-            `{enable_thinking = false}` of Qwen3's or `{date_string = "26 Jul 2024"}` of Llama 3's.
+        encoding: Format of instruction, input and answer. "tk-instruct": Tk-Instruct's prompt. "plain": the bare texts.
+            "chat": the chat template of a decoder-only model.
+        positives: Maximum number of demonstrations in an instruction.
+        max_instruction_tokens: Maximum length of an instruction with its demonstrations.
+        max_input_tokens: Maximum length of an input.
+        max_target_tokens: Maximum length of an answer.
+        template_arguments: Further arguments of the chat template, as JSON values, such as `{enable_thinking = false}`
+            for Qwen3 or `{date_string = "26 Jul 2024"}` for Llama 3.
     """
 
     encoding: Literal["tk-instruct", "plain", "chat"] = "tk-instruct"
@@ -39,16 +39,16 @@ class TextFormat(Table):
 
 @dataclass(frozen=True)
 class TextSettings(TextFormat, StoredSettings):
-    """How instructions and inputs become tokens. Beside the format of the texts:
+    """Text settings that a checkpoint stores. Includes the keys of `TextFormat`.
 
     Args:
         reads: What is read of a task besides its inputs. "instruction": the instruction with its demonstrations.
-            "demonstrations": these alone, the first `positives` of a task's examples, or for 0 its shots. "nothing":
-            inputs alone.
-        apart: Where instruction and input are one text, shorten each to its own limit. Otherwise `max_input_tokens` is
+            "demonstrations": the first `positives` demonstrations only, or the task's shots if `positives` is 0.
+            "nothing": the inputs only.
+        apart: Where instruction and input are one text, truncate each to its own limit. Otherwise `max_input_tokens` is
             the limit of both together.
-        frame: What a chat template wrote around instruction, input and answer (`ChatEncoding.pieces`). It is kept where
-            the template writes today's date, and is then used in place of the template.
+        frame: The text that the chat template writes around instruction, input and answer (`ChatEncoding.pieces`).
+            Stored if the template writes the current date, and then used instead of the template.
     """
 
     title: ClassVar[str] = "text settings"

@@ -1,4 +1,4 @@
-"""How each stage trains."""
+"""Training settings of the stages."""
 
 from collections.abc import Mapping
 from dataclasses import field, fields
@@ -31,33 +31,32 @@ def _patience_fault(patience: int | None, given: Mapping[str, Any]) -> str | Non
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Table):
-    """One stage of training.
+    """Training settings of one stage.
 
     Args:
-        steps: Optimizer steps.
-        tasks_per_batch: Tasks in a micro-batch.
-        queries_per_task: Examples of each task in a micro-batch.
-        accumulation: Micro-batches of a step on every process, whose gradients are accumulated.
-        balance: How tasks are drawn: all equally likely ("natural"), or a category first and then one of its tasks
-            ("category"), so that large categories do not crowd out small ones.
-        learning_rate: Learning rate after warm-up.
-        optimizer: "adamw", "adafactor" (steps of the learning rate as it is), or "adafactor-scaled" (T5's own, whose
-            step is relative to each tensor's root mean square; what a T5 from random weights needs).
+        steps: Number of optimizer steps.
+        tasks_per_batch: Number of tasks in a micro-batch.
+        queries_per_task: Number of examples of each task in a micro-batch.
+        accumulation: Number of micro-batches per step and process (gradient accumulation).
+        balance: How tasks are sampled. "natural": uniformly. "category": a category first, then one of its tasks, so
+            that large categories do not dominate.
+        learning_rate: Peak learning rate.
+        optimizer: "adamw", "adafactor" (fixed learning rate), or "adafactor-scaled" (learning rate relative to each
+            tensor's root mean square, as for pretraining T5; needed to train T5 from random weights).
         weight_decay: Weight decay.
-        schedule: Learning rate after warm-up: linear or cosine decay to zero, or constant.
-        warmup_ratio: Share of the steps in which the learning rate rises from zero.
-        max_grad_norm: Gradients are clipped to this norm.
-        dropout: Dropout of the backbone. By default as its configuration says.
-        bf16: Compute in bfloat16 with weights in float32 (automatic mixed precision).
-        gradient_checkpointing: Recompute activations in the backward pass, for less memory.
-        save_every: Steps between checkpoints.
-        keep_checkpoints: The newest checkpoints that are kept, beside the best.
-        log_every: Steps between log entries.
-        validate_every: Steps between scorings on validation tasks. Without a value there are none.
-        patience: Stop after so many validations in a row without a better score. Without a value training never stops
-            early.
-        report_to: Trackers. TensorBoard's files go to `logs` beside the checkpoints; others ("wandb", "mlflow", ...)
-            are set up by their own environment variables.
+        schedule: Schedule after warm-up: "linear" or "cosine" decay to zero, or "constant".
+        warmup_ratio: Share of the steps used for linear warm-up.
+        max_grad_norm: Maximum gradient norm for clipping.
+        dropout: Dropout of the backbone. By default that of its configuration.
+        bf16: Train in bfloat16 mixed precision, with weights in float32.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        save_every: Number of steps between checkpoints.
+        keep_checkpoints: Number of latest checkpoints to keep, besides the best.
+        log_every: Number of steps between log entries.
+        validate_every: Number of steps between validations. By default there is no validation.
+        patience: Stop after this many validations without improvement. By default training does not stop early.
+        report_to: Experiment trackers. TensorBoard writes to `logs` next to the checkpoints; others ("wandb",
+            "mlflow", ...) are configured by their environment variables.
         seed: Seed of dropout. In a recipe, the recipe's seed.
     """
 
@@ -141,34 +140,33 @@ if TYPE_CHECKING:
 
     @dataclass(frozen=True)
     class Training(_TrainingOfStages):
-        """`[training]`: what holds for all stages, and a table for each stage that differs."""
+        """`[training]`: settings for all stages, and a table of changes for each stage."""
 
         def __getattr__(self, name: str) -> StageSettings: ...
 
 else:
-    _DIFFERS = "\n".join(f"    {entry.name}: What training {entry.trains} does differently." for entry in ENTRIES)
+    _DIFFERS = "\n".join(f"    {entry.name}: Changed settings for training {entry.trains}." for entry in ENTRIES)
     Training = _table(
         _TrainingOfStages,
         "Training",
-        "`[training]`: what holds for all stages, and a table for each stage that differs. Beside the keys of a stage:"
-        f"\n\nArgs:\n{_DIFFERS}\n",
+        f"`[training]`: settings for all stages, and a table of changes for each stage.\n\nArgs:\n{_DIFFERS}\n",
         {stage: (StageSettings, StageSettings()) for stage in STAGES},
     )
 
 
 @dataclass(frozen=True)
 class MetatrainSettings(Table):
-    """The stage metatrain: the backbone trained on all training tasks.
+    """The stage metatrain: training the backbone on all training tasks.
 
     Args:
-        method: With the instruction concatenated, or a method of its own module (`tagi.settings.methods`): those that
-            learn in context read `shots.count` demonstrations ("fid-icl", "concat-icl", "ensemble-icl").
-        tune: What is trained: the whole backbone, a LoRA, or nothing (No FT).
-        rank: Rank of the LoRA. By default that of the shared LoRA if the generator has one, otherwise that of the
-            generated LoRA.
+        method: "concatenation": instruction and input in one text. "fid-icl", "concat-icl" and "ensemble-icl" read
+            `shots.count` demonstrations. Other methods with a class of their own are possible
+            (`tagi.settings.methods`).
+        tune: What is trained: the whole backbone ("all"), a LoRA ("lora"), or nothing ("none", the method No FT).
+        rank: Rank of the LoRA. By default that of the shared LoRA, or of the generated LoRA if there is no shared one.
         alpha: Alpha of the LoRA. By default `alpha / rank` is that of the generated LoRA.
-        instruction: Show the instruction. Without it all tasks look alike, and what is learnt owes it nothing.
-        prefix_cached: A decoder-only model keeps an instruction's keys and values for all inputs of its task.
+        instruction: Include the instruction. False trains a control that sees inputs only.
+        prefix_cached: For decoder-only models, compute the instruction's KV prefix once per task at inference.
     """
 
     later: ClassVar[frozenset[str]] = frozenset({"rank", "alpha"})
@@ -183,11 +181,11 @@ class MetatrainSettings(Table):
 
 @dataclass(frozen=True)
 class SingleSettings(Table):
-    """The stage single: one model for each test task, fine-tuned on its own examples alone.
+    """The stage single: one model per test task, fine-tuned on that task only.
 
     Args:
-        examples: The task's shots ("shots", Full FT), or all of its examples that are not tested ("all", Simple FT).
-        tune: What is trained: the whole backbone or a LoRA.
+        examples: "shots": the task's shots (Full FT). "all": all examples that it is not scored on (Simple FT).
+        tune: What is trained: the whole backbone ("all") or a LoRA ("lora").
     """
 
     examples: Literal["shots", "all"] = "shots"
@@ -196,10 +194,10 @@ class SingleSettings(Table):
 
 @dataclass(frozen=True)
 class TeacherSettings(Table):
-    """The stage teachers: one LoRA per category, of the generator's rank and alpha.
+    """The stage teachers: one LoRA per category, with the generator's rank and alpha.
 
     Args:
-        base: What the LoRA is trained on: the backbone or the meta-trained model.
+        base: Model that the LoRAs are trained on: the backbone or the meta-trained model.
     """
 
     base: Literal["backbone", "metatrained"] = "backbone"
@@ -216,15 +214,15 @@ def _path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class PretrainingSettings(Table):
-    """The stage pretrain: unlabelled text for the hypernetwork.
+    """The stage pretrain: pretraining the hypernetwork on unlabelled text.
 
     Args:
-        source: Files in C4's format ("c4"), or the text of the built-in family ("toy").
-        path: Folder or file of C4's.
-        max_tokens: Documents are shortened to so many tokens.
-        parts: Pieces a document is cut into: 3 are a, b and c (eq. 3); of 4, A, B, C and D, the hypernetwork reads A
-            and D.
-        tune: Which of the backbone's parameters are trained meanwhile. By default those of `generator.tune`.
+        source: "c4": files in C4's format. "toy": the text of the built-in toy tasks.
+        path: Folder or file of C4.
+        max_tokens: Maximum length of a document; longer ones are truncated.
+        parts: Number of parts that a document is split into. 3: a, b and c (eq. 3). 4: A, B, C and D, of which the
+            hypernetwork reads A and D (HyperTuning).
+        tune: Backbone parameters that are trained in this stage. By default those of `generator.tune`.
     """
 
     rules: ClassVar[Mapping[str, Rule]] = {"path": _path_fault}
@@ -251,13 +249,12 @@ def _start_fault(start: str, given: Mapping[str, Any]) -> str | None:
 
 @dataclass(frozen=True)
 class RunSettings(Table):
-    """What `tagi run` does.
+    """The stages that `tagi run` runs.
 
     Args:
-        stages: The stages to train, in order.
-        start: What the generator starts on: the backbone or the meta-trained model.
-        checkpoint: A trained generator whose parameters finetuning begins with: a built-in name, a folder or a name on
-            the hub.
+        stages: Stages to train, in order.
+        start: Model that the generator is trained on: the backbone or the meta-trained model.
+        checkpoint: Trained generator to initialise finetuning from: a built-in name, a folder or a hub name.
     """
 
     later: ClassVar[frozenset[str]] = frozenset({"checkpoint"})
