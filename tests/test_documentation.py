@@ -1,6 +1,7 @@
 """What README and docs show is run or checked, and the pages that are made from the code are up to date."""
 
 import json
+import pkgutil
 import re
 import runpy
 from pathlib import Path
@@ -86,6 +87,12 @@ def test_commands_in_the_text_exist_with_their_options(name: str, repo_root: Pat
         command, rest = command_of(words[1:])
         known = {option for parameter in command.params for option in parameter.opts + parameter.secondary_opts}
         assert {word for word in rest if word.startswith("--")} <= known | {"--help", "--version"}, words
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_dotted_names_in_the_text_exist(name: str, repo_root: Path) -> None:
+    for dotted in re.findall(r"`(tagi(?:\.\w+)+)", (repo_root / name).read_text(encoding="utf-8")):
+        assert pkgutil.resolve_name(dotted) is not None
 
 
 def test_examples_in_help_texts_name_what_exists(repo_root: Path) -> None:
