@@ -1,1 +1,1 @@
-"""Generated modules and how they reach a model for the length of a call."""
+"""Generated modules, and their attachment to a model during a call."""

@@ -1,9 +1,8 @@
-"""Attaching computation to a model for the length of one call.
+"""Attaching computation to a model during one call.
 
-An attachment maps modules to functions of their output, and attentions to a prefix that they read. It is a value:
-nothing of it stays on a module when its call ends, also after an exception, and only the innermost scope of the
-current thread is in force, so a teacher may run inside its student on the same backbone and two threads may use two
-banks.
+An attachment maps modules to functions of their output, and attention modules to a prefix. All hooks are removed when
+the call ends, also after an exception. Only the innermost attachment of the current thread is active, so a teacher can
+run inside its student on the same backbone, and two threads can use different banks.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -16,15 +15,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 OutputHook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
-"""`hook(module, args, output) -> output`: what a module returns while the attachment is in force."""
+"""`hook(module, args, output) -> output`: replaces the output of a module while the attachment is active."""
 
 
 @dataclass(frozen=True)
 class AttentionPrefix:
-    """Keys and values that an attention reads before its own while the attachment is in force.
+    """Keys and values that precede those of an attention module while the attachment is active.
 
-    `shared`: one for all rows of a call; else row i is for row i. Nothing asks for it of itself: an attention that
-    takes prefixes looks it up by `prefix_of`.
+    With `shared` there is one prefix for all rows of a call, otherwise one per row. Attention modules that support
+    prefixes look them up with `prefix_of`.
     """
 
     keys: Float[Tensor, "prefix_row heads prefix d_kv"]
@@ -33,18 +32,18 @@ class AttentionPrefix:
 
     @property
     def tokens(self) -> int:
-        """Its length."""
+        """Length of the prefix in tokens."""
         return self.keys.shape[2]
 
 
 Attached = OutputHook | AttentionPrefix
-"""What an attachment can hold for a module."""
+"""A hook or a prefix."""
 
 
 class Attachment:
-    """Hooks and prefixes that act on modules while the attachment is in force.
+    """Hooks and prefixes that act on modules while the attachment is active.
 
-    Several functions of one module's output apply in the order of `hooks`. A module has one prefix at most.
+    Several hooks of one module are applied in the order of `hooks`. A module has at most one prefix.
     """
 
     def __init__(self, *hooks: Mapping[nn.Module, Attached]) -> None:
@@ -60,13 +59,13 @@ class Attachment:
 
     @contextmanager
     def active(self) -> Iterator["Attachment"]:
-        """Put the attachment in force for the body; what was in force around it is suspended."""
+        """Activate the attachment for the body; an outer attachment is suspended."""
         scope = _Scope(self)
         with ExitStack() as stack:
             for mapping in self.hooks:
                 for module, hook in mapping.items():
                     if isinstance(hook, AttentionPrefix):
-                        continue  # looked up by the attention itself
+                        continue  # the attention module looks it up
                     stack.callback(module.register_forward_hook(_Scoped(scope, hook)).remove)
             token = _in_force.set(scope)
             try:
@@ -76,7 +75,7 @@ class Attachment:
 
 
 class _Scope:
-    """One stay in `Attachment.active`: the same attachment may be in force in two threads or inside itself."""
+    """One activation: the same attachment may be active in two threads, or inside itself."""
 
     def __init__(self, attachment: Attachment) -> None:
         self.attachment = attachment
@@ -86,7 +85,7 @@ _in_force: ContextVar[_Scope | None] = ContextVar("tagi_attachment_in_force", de
 
 
 class _Scoped:
-    """A hook that acts only in its own scope: other threads and inner calls run the same modules."""
+    """A hook that acts only in its own scope, because other threads and inner calls run the same modules."""
 
     def __init__(self, scope: _Scope, hook: OutputHook) -> None:
         self.scope = scope
@@ -97,23 +96,23 @@ class _Scoped:
 
 
 def is_attached(hook: object) -> bool:
-    """Whether a hook found on a module belongs to some call's attachment."""
+    """Whether a hook belongs to an attachment."""
     return isinstance(hook, _Scoped)
 
 
 def prefix_of(module: nn.Module) -> AttentionPrefix | None:
-    """Return the prefix that the attachment in force has for an attention, if any."""
+    """Return the prefix of an attention module in the active attachment, or None."""
     scope = _in_force.get()
     return None if scope is None else scope.attachment.prefixes.get(module)
 
 
 def detached() -> AbstractContextManager[Attachment]:
-    """A scope in which no attachment is in force: the bare backbone, also inside another's scope."""
+    """A scope without attachment: the unchanged backbone, also inside another scope."""
     return Attachment().active()
 
 
 class _Again(AbstractContextManager[None]):
-    """`attachment.active()`, to be entered more than once: a graph kept alive is recomputed per backward."""
+    """A reusable `attachment.active()`: a retained graph is recomputed in every backward pass."""
 
     def __init__(self, attachment: Attachment) -> None:
         self.attachment = attachment
@@ -129,10 +128,10 @@ class _Again(AbstractContextManager[None]):
 
 
 def reenter() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """`context_fn` for `torch.utils.checkpoint`: recompute under the attachment in force in the forward pass.
+    """`context_fn` for `torch.utils.checkpoint`: recompute under the attachment of the forward pass.
 
-    Recomputation runs during backward, when the call's attachment has ended (and, on an accelerator, in
-    another thread).
+    Recomputation happens during the backward pass, after the attachment has ended and, on an accelerator, in another
+    thread.
     """
     scope = _in_force.get()
     return nullcontext(), _Again(Attachment() if scope is None else scope.attachment)

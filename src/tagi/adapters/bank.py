@@ -41,18 +41,18 @@ class LoraBank(PlacedBank):
         return next(iter(self.factors.values()))[0].shape[1]
 
     def whole(self) -> "LoraBank":
-        """Return the same update as factors of whole layers: slices of one layer are joined, their ranks added."""
+        """Return the same update as factors of whole layers: slices of one layer are joined, and their ranks added."""
         return LoraBank(whole_layers(self.factors), self.scale)
 
     def sliced(self, target_modules: Sequence[str]) -> "LoraBank":
-        """Return the inverse of `whole`: factors of `target_modules`; slices of one layer have equal ranks."""
+        """Invert `whole`: return factors of `target_modules`. Slices of one layer must have equal ranks."""
         return LoraBank(sliced_layers(target_modules, self.factors), self.scale)
 
     def mean(self) -> "LoraBank":
-        """Return one task whose update Delta W is the mean of all tasks' updates.
+        """Return a bank with one task, whose update Delta W is the mean over all tasks.
 
-        The mean of products is not the product of means, so the factors are joined along the rank: the result
-        has rank `tasks * rank`.
+        The mean of products is not the product of means, so the factors are concatenated along the rank. The result has
+        rank `tasks * rank`.
         """
         factors = {}
         for module, (a, b) in self.factors.items():
@@ -62,7 +62,7 @@ class LoraBank(PlacedBank):
         return LoraBank(factors, self.scale)
 
     def delta(self, module: str, task: int = 0) -> Float[Tensor, "d_out d_in"]:
-        """Return Delta W of one target module for one task, scale included, in fp32 or better."""
+        """Return Delta W of one target module for one task, including the scale, in fp32 or higher precision."""
         a, b = self.factors[module]
         dtype = torch.promote_types(a.dtype, torch.float32)
         return self.scale * (b[task].to(dtype) @ a[task].to(dtype))
@@ -75,21 +75,21 @@ class LoraBank(PlacedBank):
     def hooks(
         self, modules: Mapping[str, nn.Module], rows: Int[Tensor, " row"] | None = None
     ) -> dict[nn.Module, Attached]:
-        """Return what to attach to whole layers; `modules` are the target modules' layers by path."""
+        """Return the attachment. `modules` are the target modules' layers by path."""
         return super(LoraBank, self.whole()).hooks(modules, rows)
 
 
 def as_lora(bank: Bank, what: str) -> LoraBank:
-    """Return the bank. Raises `ValueError`, which names what needs LoRA, for a bank of another kind."""
+    """Return the bank if it is a LoRA bank. Otherwise raise a `ValueError` that names what needs LoRA."""
     if not isinstance(bank, LoraBank):
         raise ValueError(f"{what}: expected a bank of LoRA, got {bank.module}")
     return bank
 
 
 def delta_products(bank: LoraBank) -> Float[Tensor, "task task"]:
-    """Inner products of the tasks' updates, `<Delta W_i, Delta W_j>` summed over all target modules, in fp64.
+    """Compute the inner products `<Delta W_i, Delta W_j>` of the tasks' updates over all target modules, in fp64.
 
-    From r-by-r products, `scale^2 sum (B_i^T B_j) * (A_i A_j^T)`: Delta W is not formed.
+    Uses r-by-r products, `scale^2 sum (B_i^T B_j) * (A_i A_j^T)`, without computing Delta W.
     """
     products = torch.zeros(bank.tasks, bank.tasks, dtype=torch.float64)
     for a, b in bank.factors.values():
@@ -102,9 +102,9 @@ def delta_products(bank: LoraBank) -> Float[Tensor, "task task"]:
 
 
 def delta_variance(bank: LoraBank) -> float:
-    """Return how far tasks' updates differ: E_task ||Delta W - mean||^2 / E_task ||Delta W||^2 over all target modules.
+    """Compute the relative variance of the tasks' updates: E_task ||Delta W - mean||^2 / E_task ||Delta W||^2.
 
-    0 when every task gets the same update; near 1 when the updates share nothing.
+    It is 0 if all tasks have the same update, and near 1 if the updates are unrelated.
     """
     products = delta_products(bank)
     total = float(products.diagonal().mean())

@@ -1,4 +1,4 @@
-"""Generated bottleneck adapters: two small layers on a sublayer's output, or beside a feed-forward."""
+"""Generated bottleneck adapters, on the output of a sublayer or parallel to a feed-forward layer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class Bottleneck(NamedTuple):
-    """Two layers for several tasks, `up(act(down(x)))`, with their biases."""
+    """Weights and biases of `up(act(down(x)))` for several tasks."""
 
     down: Float[Tensor, "task width d_model"]
     down_bias: Float[Tensor, "task width"]
@@ -26,13 +26,12 @@ class Bottleneck(NamedTuple):
 
 @dataclass(frozen=True)
 class BottleneckBank(PlacedBank):
-    """Bottleneck adapters `x -> up(act(down(x)))`, whose output is added to that of the module at their place.
+    """Bottleneck adapters `up(act(down(x)))`, whose output is added to the output of a module.
 
     Args:
-        factors: The two layers by place.
-        activation: Name of an activation, as transformers spells it.
-        parallel: Whether adapters read the module's input, as in HINT, or its output (Houlsby's sequential form), as in
-            Hypter.
+        factors: Weights and biases by place.
+        activation: Name of the activation in transformers.
+        parallel: Whether x is the module's input (as in HINT) or its output (sequential adapters, as in Hypter).
     """
 
     factors: Mapping[str, Bottleneck]
@@ -55,9 +54,9 @@ class BottleneckBank(PlacedBank):
         return next(iter(self.factors.values())).down.shape[1]
 
     def mean(self) -> "BottleneckBank":
-        """Return one task whose update of any x is the mean of all tasks' updates.
+        """Return a bank with one task, whose update of any x is the mean over all tasks.
 
-        Hidden units are joined, as ranks of LoRA are: the result is `tasks * width` wide.
+        Hidden units are concatenated, so the result has width `tasks * width`.
         """
         joined = {}
         for place, (down, down_bias, up, up_bias) in self.factors.items():

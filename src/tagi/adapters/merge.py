@@ -1,4 +1,4 @@
-"""Merged weights, without writing to a parameter: W + dW - dW is not W in floating point."""
+"""Merging of LoRA into copies of weights. Parameters are not changed: W + dW - dW is not W in floating point."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def view_with_weights(model: M, weights: Mapping[str, Tensor]) -> M:
-    """A second module tree over the same tensors, but with `weights` at the named modules.
+    """Return a second module tree over the same tensors, with other weights at some modules.
 
-    The tree costs a few kilobytes a module. Parameters and buffers are shared with `model`, which is not changed. The
-    view is in evaluation mode, without what is attached to `model` at the moment.
+    Parameters and buffers are shared with `model`, which is not changed; the tree itself takes a few kilobytes per
+    module. The view is in evaluation mode and has no hooks of `model`.
 
     Args:
         model: The model.
-        weights: Module path -> the tensor in place of that module's `weight`.
+        weights: The new `weight` tensors by module path.
     """
     view = _twin(model, {})
     for path, weight in weights.items():
@@ -31,10 +31,7 @@ def view_with_weights(model: M, weights: Mapping[str, Tensor]) -> M:
 
 
 def view_with_parameters(model: M, parameters: Mapping[str, Tensor]) -> M:
-    """As `view_with_weights`, with `parameters` in place of those of the same names.
-
-    A parameter that several modules share is replaced in all of them.
-    """
+    """Like `view_with_weights`, for `parameters` by name. A shared parameter is replaced in all modules."""
     twins: dict[nn.Module, nn.Module] = {}
     view = _twin(model, twins)
     own = dict(model.named_parameters())
@@ -47,7 +44,7 @@ def view_with_parameters(model: M, parameters: Mapping[str, Tensor]) -> M:
 
 
 def _twin(module: M, twins: dict[nn.Module, nn.Module]) -> M:
-    # Not `copy.deepcopy`: it would take along the hooks of a call that runs in another thread.
+    # Not `copy.deepcopy`, which would copy the hooks of a call in another thread.
     if module not in twins:
         twin = twins[module] = module.__new__(type(module))
         twin.__dict__ = {
@@ -64,15 +61,15 @@ def _twin(module: M, twins: dict[nn.Module, nn.Module]) -> M:
 
 @torch.no_grad()
 def merge(model: M, bank: LoraBank, task: int = 0) -> M:
-    """Return a view of `model` whose weights include the bank's update for `task`: W + Delta W.
+    """Return a view of `model` with the merged weights W + Delta W for `task`.
 
-    Added in fp32 or better and rounded once to the weight's own type.
+    The sum is computed in fp32 or higher precision and rounded once to the type of the weight.
     """
     whole, merged = bank.whole(), {}
     for layer in whole.factors:
         module, delta = model.get_submodule(layer), whole.delta(layer, task)
         weight = cast(Tensor, module.weight)
-        if isinstance(module, Conv1D):  # which keeps its weight transposed
+        if isinstance(module, Conv1D):  # stores its weight transposed
             delta = delta.T
         merged[layer] = (weight.to(delta.dtype) + delta).to(weight.dtype).contiguous()
     return view_with_weights(model, merged)

@@ -1,4 +1,4 @@
-"""Generated prefixes: keys and values that attentions read before their own."""
+"""Generated prefixes of keys and values for attention modules."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ KeysAndValues = tuple[Float[Tensor, "task heads token d_kv"], Float[Tensor, "tas
 
 @dataclass(frozen=True)
 class PrefixBank(PlacedBank):
-    """Keys and values by attention.
+    """Prefixes of keys and values by attention module.
 
-    They have no position, are visible to every query, and are in no cache: lengths and positions of what a model
-    reads and generates are the same with and without them.
+    They have no position, are visible to every query, and are not in the KV cache: lengths and positions are the same
+    with and without them.
     """
 
     factors: Mapping[str, KeysAndValues]
@@ -27,7 +27,7 @@ class PrefixBank(PlacedBank):
 
     @property
     def form(self) -> tuple[()]:
-        """Nothing: a prefix has no other settings."""
+        """Empty: a prefix has no other settings."""
         return ()
 
     @property
@@ -36,13 +36,13 @@ class PrefixBank(PlacedBank):
         return next(iter(self.factors.values()))[0].shape[2]
 
     def zero(self) -> "PrefixBank":
-        """Return prefixes without tokens: keys and values of 0 would still take a share of every attention."""
+        """Return prefixes of length 0: keys and values of 0 would still take part in the softmax."""
         return self.map(lambda tensor: tensor[:, :, :0])
 
     def mean(self) -> "PrefixBank":
-        """Return one task with the mean keys and values, whose effect on attention is not the mean effect."""
+        """Return a bank with one task with the mean keys and values. Its effect on attention is not the mean effect."""
         return self.map(lambda tensor: tensor.mean(0, keepdim=True))
 
     def acting(self, place: str, shared: bool) -> AttentionPrefix:
-        """Return what the attention at `place` reads before its own keys and values."""
+        """Return the prefix of the attention module at `place`."""
         return AttentionPrefix(*self.factors[place], shared)

@@ -1,4 +1,4 @@
-"""What every kind of bank offers: parameters generated for several tasks at once, and how they act on a model."""
+"""The interface of banks: generated parameters of several tasks, and their attachment to a model."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -18,23 +18,23 @@ P = TypeVar("P", bound="PlacedBank")
 class Bank(ABC):
     """Generated parameters of several tasks. The first axis of every tensor is the task.
 
-    A place is the path of a module of the backbone that the bank acts on.
+    A place is the path of a backbone module that the bank changes.
     """
 
     module: ClassVar[str]
-    """The kind of generated module, as a recipe's `generator.module` names it."""
+    """The kind of generated module, as in `generator.module` of recipes."""
     zeroed: ClassVar[tuple[str, ...]] = ()
-    """Parts that are 0 in an adapter that changes nothing."""
+    """Parts that are 0 in an adapter without effect."""
 
     @property
     @abstractmethod
     def places(self) -> tuple[str, ...]:
-        """Paths of all modules that the bank acts on."""
+        """Paths of all modules that the bank changes."""
 
     @property
     @abstractmethod
     def form(self) -> tuple[Any, ...]:
-        """All settings of the bank that are not tensors. Banks of equal form can be stacked."""
+        """Everything in the bank besides tensors. Banks of equal form can be stacked."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
@@ -46,14 +46,14 @@ class Bank(ABC):
 
     @abstractmethod
     def mean(self: B) -> B:
-        """Return one task whose update is the mean of all tasks' updates."""
+        """Return a bank with one task, whose update is the mean over all tasks."""
 
     @abstractmethod
     def acting(self, place: str, shared: bool) -> Attached:
-        """Return what to attach at `place`: task i for row i, or with `shared` the one task for all rows."""
+        """Return the attachment for `place`: task i for row i, or with `shared` one task for all rows."""
 
     def zero(self: B) -> B:
-        """Return as many tasks whose adapters change nothing."""
+        """Return a bank of the same number of tasks without effect."""
         zeros = {
             name: torch.zeros_like(tensor) if name.rpartition(".")[2] in self.zeroed else tensor
             for name, tensor in self.tensors().items()
@@ -67,11 +67,11 @@ class Bank(ABC):
 
     @property
     def parameters_per_task(self) -> int:
-        """Parameters generated for one task, at all places together."""
+        """Number of parameters generated per task."""
         return sum(tensor[0].numel() for tensor in self.tensors().values())
 
     def select(self: B, rows: Int[Tensor, " row"]) -> B:
-        """Return the bank whose task i is this bank's task `rows[i]`; rows may repeat."""
+        """Return the bank whose task i is task `rows[i]` of this one. Rows may repeat."""
         return self.map(lambda tensor: tensor[rows])
 
     def map(self: B, function: Callable[[Tensor], Tensor]) -> B:
@@ -81,7 +81,7 @@ class Bank(ABC):
     def hooks(
         self, modules: Mapping[str, nn.Module], rows: Int[Tensor, " row"] | None = None
     ) -> dict[nn.Module, Attached]:
-        """Return what to attach: row i of a call gets task `rows[i]`; without `rows` the one task serves all rows.
+        """Return the attachment: row i of a call uses task `rows[i]`; without `rows` all rows use the only task.
 
         Raises `ValueError` if there are several tasks and no `rows`, or if a place is unknown.
         """
@@ -106,11 +106,11 @@ class PlacedBank(Bank):
     factors: Mapping[str, tuple[Tensor, ...]]
     parts: ClassVar[tuple[str, ...]]
     packed: ClassVar[Any] = tuple
-    """Makes one place's factors of its parts."""
+    """Builds the factors of one place from its parts."""
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Paths of all modules that the bank acts on."""
+        """Paths of all modules that the bank changes."""
         return tuple(self.factors)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -128,7 +128,7 @@ class PlacedBank(Bank):
 
 
 class JointBank(Bank):
-    """Banks of the same tasks that act together at different places."""
+    """Several banks of the same tasks that act at different places."""
 
     def __init__(self, banks: Sequence[Bank]) -> None:
         self.banks = tuple(banks)
@@ -156,22 +156,22 @@ class JointBank(Bank):
         return JointBank([bank.like({name: tensors[name] for name in bank.tensors()}) for bank in self.banks])
 
     def zero(self) -> "JointBank":
-        """Return as many tasks whose adapters change nothing."""
+        """Return a bank of the same number of tasks without effect."""
         return JointBank([bank.zero() for bank in self.banks])
 
     def mean(self) -> "JointBank":
-        """Return the mean of every bank."""
+        """Return the means of all banks."""
         return JointBank([bank.mean() for bank in self.banks])
 
     def acting(self, place: str, shared: bool) -> Attached:
-        """Return what the bank that owns `place` attaches there."""
+        """Return the attachment of the bank that has `place`."""
         return self._owner[place].acting(place, shared)
 
 
 def stack_banks(banks: Sequence[B]) -> B:
-    """Join banks of one kind, form, places and shapes along the task axis.
+    """Concatenate banks along the task axis.
 
-    Raises `ValueError` for banks that differ.
+    Raises `ValueError` if they differ in kind, form, places or shapes.
     """
     first, parts = banks[0], [bank.tensors() for bank in banks]
     if any(
@@ -182,5 +182,5 @@ def stack_banks(banks: Sequence[B]) -> B:
 
 
 def row_fault(laid_out: int, found: int) -> ValueError:
-    """Return the error for a bank laid out for other rows than a call has, which could broadcast silently."""
+    """Return the error for a bank whose number of tasks does not fit the rows of a call."""
     return ValueError(f"the bank is laid out for {laid_out} rows, the call has {found}")

@@ -1,4 +1,4 @@
-"""What a hypernetwork generates on top of a shared LoRA: per-rank scales, low-rank factors, or both."""
+"""Generated residuals on top of a shared LoRA: per-rank scales, low-rank factors, or both."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ Scales = Float[Tensor, "task shared_rank"]
 
 @dataclass(frozen=True)
 class ResidualBank(Bank):
-    """Generated residuals of several tasks. They act only once they are joined with the shared LoRA.
+    """Generated residuals of several tasks. They have an effect only in combination with the shared LoRA.
 
     Args:
         factors: A `(task, rank, d_in)` and B `(task, d_out, rank)` by target module; empty if only scales are
             generated.
-        scales: Relative changes of the ranks of the shared LoRA, `(task, shared_rank)` by target module: its rank i
-            counts `1 + scale_i` times. Empty if only factors are generated.
+        scales: Relative changes of the ranks of the shared LoRA, `(task, shared_rank)` by target module: rank i is
+            multiplied by `1 + scale_i`. Empty if only factors are generated.
         scale: alpha / rank of the factors.
     """
 
@@ -59,9 +59,9 @@ class ResidualBank(Bank):
         return (self.scale,)
 
     def mean(self) -> "ResidualBank":
-        """One residual whose update is the mean of all tasks' updates.
+        """Return one residual whose update is the mean over all tasks.
 
-        Factors are joined along the rank, because the mean of products is not the product of means.
+        Factors are concatenated along the rank, because the mean of products is not the product of means.
         """
         factors = dict(LoraBank(self.factors, self.scale).mean().factors) if self.factors else {}
         return ResidualBank(
@@ -69,17 +69,17 @@ class ResidualBank(Bank):
         )
 
     def acting(self, place: str, shared: bool) -> Attached:
-        """Raises `ValueError`: a residual alone does nothing."""
+        """Raise `ValueError`: a residual has no effect without the shared LoRA."""
         raise ValueError(f"the residual for {place!r} acts only together with the shared LoRA: join them first")
 
     def joined(self, shared: Mapping[str, Factors]) -> LoraBank:
-        """The shared LoRA with these residuals, as one LoRA per task.
+        """Combine the shared LoRA with these residuals into one LoRA per task.
 
         Args:
             shared: A `(1, shared_rank, d_in)` and B `(1, d_out, shared_rank)` of every target module, at scale 1.
 
         Returns:
-            A bank at scale 1 whose rank is the sum of both ranks. Its first ranks are the shared LoRA's.
+            A bank with scale 1 whose rank is the sum of both ranks. The shared LoRA's ranks come first.
         """
         tasks, joined = self.tasks, {}
         for place, (shared_a, shared_b) in shared.items():

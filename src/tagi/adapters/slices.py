@@ -1,8 +1,8 @@
-"""Target modules that are a part of a layer's output: the query or the value of a projection that fuses several.
+"""Target modules that are slices of a layer's output: query or value of a fused projection.
 
-Such a target module is named after its layer and its columns, `path[start:stop/period]`: columns start to stop of every
-`period` of the layer's output. GPT-2's value is `...c_attn[48:72/72]`; where each head keeps its query, key and
-value together, as in GPT-NeoX, the period is a head's.
+The name of such a target module has its layer and columns, `path[start:stop/period]`: columns start to stop of every
+`period` of the layer's output. GPT-2's value is `...c_attn[48:72/72]`. Where each head has its query, key and value
+next to each other, as in GPT-NeoX, the period is that of a head.
 """
 
 import re
@@ -17,18 +17,18 @@ _SLICE = re.compile(r"(?P<layer>.+)\[(?P<start>\d+):(?P<stop>\d+)/(?P<period>\d+
 
 
 def slice_name(layer: str, start: int, stop: int, period: int) -> str:
-    """The name of a target module that is columns `start` to `stop` of every `period` of a layer's output."""
+    """Return the name of the target module that is columns `start` to `stop` of every `period` of a layer's output."""
     return f"{layer}[{start}:{stop}/{period}]"
 
 
 def layer_of(module: str) -> str:
-    """The module path of a target module's layer: the target module's own name where it is the whole layer."""
+    """Return the module path of a target module's layer, which is its name unless it is a slice."""
     found = _SLICE.fullmatch(module)
     return module if found is None else found["layer"]
 
 
 def spread(module: str, b: Float[Tensor, "task d_out rank"]) -> Float[Tensor, "task d_layer rank"]:
-    """B of the whole layer: a slice's rows where they belong, zero elsewhere."""
+    """Return B of the whole layer: the slice's rows in their positions, and zero elsewhere."""
     found = _SLICE.fullmatch(module)
     if found is None:
         return b
@@ -43,7 +43,7 @@ def sliced_layers(
     target_modules: Sequence[str],
     factors: Mapping[str, tuple[Float[Tensor, "task _rank _d_in"], Float[Tensor, "task _d _r"]]],
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Invert `whole_layers` for target modules of equal rank: every slice gets its own factors, in the given order."""
+    """Invert `whole_layers` for target modules of equal rank: return the factors of every slice, in the given order."""
     sharing = Counter(map(layer_of, target_modules))
     seen: Counter[str] = Counter()
     found: dict[str, tuple[Tensor, Tensor]] = {}
@@ -58,7 +58,7 @@ def sliced_layers(
 
 
 def _gathered(module: str, b: Float[Tensor, "task d_layer rank"]) -> Float[Tensor, "task d_out rank"]:
-    """A slice's rows of B of the whole layer."""
+    """Return a slice's rows of B of the whole layer."""
     found = _SLICE.fullmatch(module)
     if found is None:
         return b
@@ -69,7 +69,7 @@ def _gathered(module: str, b: Float[Tensor, "task d_layer rank"]) -> Float[Tenso
 def whole_layers(
     factors: Mapping[str, tuple[Float[Tensor, "task _rank _d_in"], Float[Tensor, "task _d_out _rank"]]],
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Factors by module path: the slices of a layer become one update of all of it, of the sum of their ranks."""
+    """Return factors by module path. Slices of a layer are joined into one update with the sum of their ranks."""
     layers: dict[str, tuple[Tensor, Tensor]] = {}
     for module, (a, b) in factors.items():
         layer, wide = layer_of(module), spread(module, b)

@@ -32,12 +32,12 @@ _EPSILONS = ("rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps")
 
 @dataclass(frozen=True)
 class Prefix:
-    """Texts that a model has read, one per row, from which continuations can be scored any number of times.
+    """Encoded texts, one per row, for scoring any number of continuations.
 
     Args:
-        cache: Every layer's keys and values over the texts.
+        cache: Keys and values of every layer over the texts.
         mask: Which tokens of the texts are not padding.
-        logits: shapes.Logits of the next token.
+        logits: Logits of the next token.
     """
 
     cache: Cache
@@ -47,11 +47,11 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Reading:
-    """Texts of which all tokens but the last may have been read.
+    """Texts of which a prefix may have been encoded.
 
     Args:
-        ids: Ids of all tokens. A prefix, such as an instruction's, has columns too, whose ids mean nothing.
-        known: Keys and values of the first columns, if they were read.
+        ids: Ids of all tokens. Columns of a KV prefix have placeholder ids.
+        known: Keys and values of the first columns, if they were computed.
     """
 
     ids: shapes.TokenIds
@@ -59,13 +59,12 @@ class Reading:
 
 
 class CausalBackbone(Backbone):
-    """Any of transformers' causal language models with its tokenizer.
+    """A causal language model of transformers with its tokenizer.
 
-    Target modules are the layers `q_proj` and `v_proj`; with grouped queries the value is narrower. Where one layer
-    projects query, key and value (GPT-2, GPT-NeoX, Phi-3) they are its query's and its value's columns.
+    Target modules are the layers `q_proj` and `v_proj`; with grouped-query attention the value is narrower. Where one
+    layer projects query, key and value (GPT-2, GPT-NeoX, Phi-3), they are the columns of query and value.
 
-    Prompts are padded on the left. A token's position counts the tokens before it that are not padding, so that
-    padding changes nothing.
+    Prompts are padded on the left. Positions do not count padding, so padding does not change results.
     """
 
     encoder_decoder = False
@@ -76,7 +75,7 @@ class CausalBackbone(Backbone):
         self.target_modules = find_target_modules(
             model, query="q_proj", key="k_proj", value="v_proj"
         ) or fused_target_modules(model)
-        # OPT projects its last states to the width of its embeddings, which may be another.
+        # OPT projects its last states to the width of its embeddings, which may differ.
         self.d_model: int = getattr(config, "word_embed_proj_dim", config.hidden_size)
         self.max_tokens = config.max_position_embeddings
         if getattr(config, "use_sliding_window", True):
@@ -96,30 +95,30 @@ class CausalBackbone(Backbone):
 
     @property
     def fusion_places(self) -> list[nn.Module]:
-        """All layers: the output of each goes into the next."""
+        """All layers."""
         count = self.model.config.num_hidden_layers
         parts = self.model.base_model.modules()
         return list(next(part for part in parts if isinstance(part, nn.ModuleList) and len(part) == count))
 
     @property
     def end_tokens(self) -> list[int]:
-        """Tokens that end an answer: the tokenizer's end-of-sequence, and those of the model's generation settings."""
+        """Tokens that end an answer: the tokenizer's end of sequence and those of the generation configuration."""
         own = self.model.generation_config.eos_token_id
         return sorted({self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
 
     def encode(self, ids: shapes.TokenIds, mask: shapes.TokenMask) -> shapes.TokenStates:
-        """The last layer's states after the final norm, under whatever attachment is in force."""
+        """Return the last layer's states after the final norm, under the active attachment."""
         states: Tensor = self.run(self.model.base_model, ids, mask).last_hidden_state
         return states
 
     def run(self, model: Any, ids: Tensor, mask: Tensor, known: Cache | None = None, **options: Any) -> Any:
-        """Return the output of the model, or of a part of it, for tokens that may follow others.
+        """Run the model, or a part of it, on tokens that may follow cached ones.
 
         Args:
-            model: What is run.
-            ids: The tokens.
-            mask: Which tokens are not padding, those of `known` first.
-            known: Keys and values of the tokens before, a cache that grows.
+            model: The module to run.
+            ids: Token ids.
+            mask: Which tokens are not padding, starting with those of `known`.
+            known: KV cache of the preceding tokens, which is extended.
             **options: Further arguments of the model.
         """
         given = {"use_cache": known is not None, "past_key_values": known, **options}
@@ -129,22 +128,22 @@ class CausalBackbone(Backbone):
     def read_instructions(
         self, ids: shapes.InstructionIds, mask: shapes.InstructionMask, *, keep: bool
     ) -> Instructions:
-        """The last layer's states, and with `keep` every layer's keys and values of the same pass."""
+        """Return the last layer's states, and with `keep` also every layer's keys and values."""
         if not keep:
             return Instructions(self.encode(ids, mask), mask)
         self._refuse_checkpointing()
-        # A cache that is told nothing of the model keeps what sliding windows leave behind.
+        # A cache without the model's configuration also keeps tokens outside of sliding windows.
         output = self.run(self.model.base_model, ids, mask, DynamicCache())
         layers = [(layer.keys, layer.values) for layer in output.past_key_values.layers]
         return Instructions(output.last_hidden_state, mask, layers)
 
     def memory(self, read: Instructions) -> KeysValues:
-        """Keys and values as they were read: without LoRA."""
+        """Return the keys and values from the encoding pass, without LoRA."""
         assert read.layers is not None
         return read.layers
 
     def memory_shapes(self, tokens: int) -> list[tuple[int, int, int]]:
-        """Heads, which queries may share, tokens and their width in every layer."""
+        """Return key-value heads, tokens and head width for every layer."""
         config = self.model.config
         heads: int = getattr(config, "num_key_value_heads", None) or self.heads
         return [(heads, tokens, self.d_kv)] * int(config.num_hidden_layers)
@@ -152,9 +151,9 @@ class CausalBackbone(Backbone):
     def forced_logits(
         self, ids: shapes.TokenIds, mask: shapes.TokenMask, labels: shapes.Labels, before: Instructions | None = None
     ) -> shapes.Logits:
-        """Teacher-forced logits at each target position after prompts padded on the left.
+        """Compute teacher-forced logits at each target position after prompts that are padded on the left.
 
-        With `before`, padded as it likes, these go on from each row's instruction. Labels of -100 are padding.
+        With `before`, each row continues from its instruction. Labels of -100 are padding.
         """
         known, cache = labels[:, :-1], None
         joined = torch.cat([mask, known != IGNORED], dim=1)
@@ -163,7 +162,7 @@ class CausalBackbone(Backbone):
             cache = cache_of(self.memory(before))
             joined = torch.cat([before.mask, joined], dim=1)
         given = torch.cat([ids, known.clamp(min=0)], dim=1)
-        # By number it would be a view, of which each row's product copies all of the head's weights.
+        # Slicing would give a view, for which each row's product copies all weights of the head.
         kept = torch.arange(given.shape[1] - labels.shape[1], given.shape[1], device=given.device)
         output: Tensor = self.run(self.model, given, joined, cache, logits_to_keep=kept).logits
         return output
@@ -171,8 +170,8 @@ class CausalBackbone(Backbone):
     logits = forced_logits
 
     def _refuse_checkpointing(self) -> None:
-        """Raise `ValueError` where layers are recomputed: they drop their caches without notice."""
-        model = self.model  # transformers renamed it in 5.23 and warns of the old name
+        """Raise `ValueError` with gradient checkpointing, under which layers drop their caches silently."""
+        model = self.model  # renamed in transformers 5.23, which warns of the old name
         recomputes = getattr(model, "is_activation_checkpointing", None)
         if model.training and (model.is_gradient_checkpointing if recomputes is None else recomputes):
             raise ValueError("a decoder-only model that checkpoints gradients cannot go on from what was read before")
@@ -180,7 +179,7 @@ class CausalBackbone(Backbone):
     def read_inputs(
         self, ids: shapes.TokenIds, mask: shapes.TokenMask, before: Memory | None = None
     ) -> tuple[Reading, shapes.MemoryMask]:
-        """All tokens but the last, which is read with what follows it."""
+        """Return all tokens except the last, which is processed with its continuation."""
         known = DynamicCache()
         if before is not None:
             rows, (layers, seen) = ids.shape[0], before
@@ -196,7 +195,7 @@ class CausalBackbone(Backbone):
     def scores(
         self, read: Reading, mask: shapes.MemoryMask, labels: shapes.ChoiceLabels, reduction: Reduction = "sum"
     ) -> shapes.ChoiceScores:
-        """Choices side by side, each after the last token of its row."""
+        """Return the choices of all rows, each after the last token of its row."""
         choices, flat = labels.shape[1], labels.flatten(0, 1)
         targets = flat[:, :-1]
         ids = torch.cat([read.ids[:, -1:].repeat_interleave(choices, 0), targets.clamp(min=0)], dim=1)
@@ -207,9 +206,9 @@ class CausalBackbone(Backbone):
     def read(
         self, ids: shapes.TokenIds, mask: Bool[Tensor, "row known_and_token"], known: Cache | None = None
     ) -> Prefix:
-        """Read prompts padded on the left, once for all that may follow.
+        """Encode prompts that are padded on the left, for any number of continuations.
 
-        With `known`, which grows, after what it holds; `mask` is then of both, with padding before each.
+        With `known`, which is extended, the prompts follow the cached tokens; `mask` is then that of both.
         """
         output = self.run(self.model, ids, mask, known, use_cache=True, logits_to_keep=1)
         return Prefix(output.past_key_values, mask, output.logits[:, -1])
@@ -218,15 +217,15 @@ class CausalBackbone(Backbone):
     def generate(
         self, read: Reading | shapes.TokenIds, mask: shapes.TokenMask, **decoding: Unpack[Decoding]
     ) -> shapes.AnswerIds:
-        """Generate one answer per row, without its prompt, after prompts padded on the left.
+        """Generate one answer per row after prompts that are padded on the left. The result excludes the prompt.
 
         Args:
-            read: The prompts' token ids, or what `read_inputs` returned.
-            mask: Which of the tokens are not padding.
-            **decoding: How answers are generated.
+            read: The prompts' token ids, or the result of `read_inputs`.
+            mask: Which tokens are not padding.
+            **decoding: Decoding settings.
 
         Raises:
-            InputError: Prompt and answer together are longer than the model can read.
+            InputError: Prompt and answer together exceed the model's context length.
         """
         ids, known = (read.ids, read.known) if isinstance(read, Reading) else (read, None)
         if ids.shape[1] + decoding["max_new_tokens"] > self.max_tokens:
@@ -238,7 +237,7 @@ class CausalBackbone(Backbone):
         special = {"pad_token_id": self.tokenizer.eos_token_id if pad is None else pad, "eos_token_id": self.end_tokens}
         given: dict[str, Any] = {"input_ids": ids, "attention_mask": mask.long()}
         if known is not None:
-            # transformers repeats ids and masks for the beams, but not a cache.
+            # transformers repeats ids and masks for beams, but not a cache.
             given["past_key_values"] = _fork(known, decoding.get("num_beams", 1))
         return decode(self.model, special, given, **decoding)[:, ids.shape[1] :]
 
@@ -246,11 +245,11 @@ class CausalBackbone(Backbone):
 def score_after(
     backbone: CausalBackbone, prefix: Prefix, labels: shapes.ChoiceLabels, reduction: Reduction = "sum"
 ) -> shapes.ChoiceScores:
-    """Log-probability of every choice of every row after what has been read.
+    """Compute the log-probability of every choice of every row after the encoded texts.
 
-    End of sequence included; summed over tokens, or their mean. Every row has the same number of choices; one
-    whose labels are all -100 scores 0. An attachment in force must be laid out for `row * choice` rows, a
-    row's choices together.
+    Includes the end of sequence; sum or mean over tokens. Every row has the same number of choices; a choice with
+    labels of -100 only scores 0. The active attachment must be laid out for `row * choice` rows, with the choices of a
+    row next to each other.
     """
     choices, known = labels.shape[1], labels.flatten(0, 1)[:, :-1]
     logits = prefix.logits.repeat_interleave(choices, 0).unsqueeze(1)
@@ -263,7 +262,7 @@ def score_after(
 
 
 def cache_of(layers: KeysValues) -> DynamicCache:
-    """A cache that holds keys and values already computed."""
+    """Return a cache with the given keys and values."""
     cache = DynamicCache()
     for layer, (keys, values) in enumerate(layers):
         cache.update(keys, values, layer)
@@ -271,9 +270,9 @@ def cache_of(layers: KeysValues) -> DynamicCache:
 
 
 def _fork(cache: Cache, times: int = 1) -> Cache:
-    """Return a cache that may grow beside the given one, with every row `times` times.
+    """Return a copy of a cache, with every row repeated `times` times, that can be extended independently.
 
-    transformers replaces a layer's tensors and never writes into them.
+    transformers replaces the tensors of a layer and does not write into them.
     """
     fork = copy.copy(cache)
     fork.layers = [copy.copy(layer) for layer in cache.layers]
@@ -283,5 +282,5 @@ def _fork(cache: Cache, times: int = 1) -> Cache:
 
 
 def _positions(mask: shapes.TokenMask) -> shapes.TokenIds:
-    """Return the number of tokens before each that are not padding; 0 for padding at the start."""
+    """Return the positions of tokens: the number of preceding tokens that are not padding."""
     return (mask.long().cumsum(1) - 1).clamp(min=0)

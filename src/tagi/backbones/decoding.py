@@ -1,4 +1,4 @@
-"""Greedy and beam decoding by transformers, decided by the call alone."""
+"""Greedy and beam decoding with transformers, independent of the model's generation configuration."""
 
 import copy
 from typing import Any, Unpack
@@ -12,14 +12,14 @@ from tagi.backbones.protocol import Decoding
 def decode(model: Any, special: dict[str, Any], given: dict[str, Any], **decoding: Unpack[Decoding]) -> Tensor:
     """Generate token ids.
 
-    Where a configuration is silent transformers takes the model's own, which on the hub may hold penalties and lengths:
-    this call's view of the model has an empty one.
+    Uses a view of the model with an empty generation configuration, because transformers otherwise applies the model's
+    own, which may have penalties and lengths.
 
     Args:
-        model: One of transformers' models.
+        model: A transformers model.
         special: Ids of special tokens, by their names in a generation configuration.
-        given: Further arguments of `model.generate`: what it reads.
-        **decoding: How answers are generated.
+        given: Further arguments of `model.generate`, such as the inputs.
+        **decoding: Decoding settings.
     """
     beams = decoding.get("num_beams", 1)
     config = GenerationConfig(do_sample=False, use_cache=True, early_stopping=beams > 1, **special, **decoding)

@@ -10,13 +10,13 @@ from tagi.adapters.slices import slice_name
 from tagi.backbones.protocol import Projection, TargetModule
 
 Columns = tuple[tuple[int, int], tuple[int, int], int]
-"""Start and stop of the query and of the value, and the number of columns after which they repeat."""
+"""Start and stop of the query and of the value, and their period in columns."""
 
 
 def fused_target_modules(model: nn.Module) -> tuple[TargetModule, ...]:
-    """The query's and the value's columns of every fused projection, layers numbered in the model's order.
+    """Return query and value columns of every fused projection, with layers numbered in the model's order.
 
-    Empty for a model without any.
+    Empty for models without fused projections.
     """
     target_modules: list[TargetModule] = []
     for path, module in model.named_modules():
@@ -39,7 +39,7 @@ def _thirds(_config: Any, width: int) -> Columns:
 
 
 def _grouped(config: Any, width: int) -> Columns:
-    """As `_thirds`, but key and value may have fewer heads than the query (Phi-3)."""
+    """Like `_thirds`, but key and value may have fewer heads than the query (Phi-3)."""
     heads, pairs = config.num_attention_heads, config.num_key_value_heads
     head = width // (heads + 2 * pairs)
     return (0, heads * head), (width - pairs * head, width), width

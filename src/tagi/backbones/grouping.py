@@ -1,4 +1,4 @@
-"""Rows of a batch in groups of similar length, so that little of what is computed is padding."""
+"""Grouping the rows of a batch by length, to reduce padding."""
 
 from collections.abc import Callable
 
@@ -10,27 +10,26 @@ from tagi.settings.text import IGNORED
 
 _OVERHEADS = {"cpu": 16}
 _OVERHEAD = 8192
-"""What one more pass through the model costs, in tokens: on a CPU reading its weights, on an accelerator the time in
-which its kernels are launched."""
+"""Fixed cost of a forward pass in tokens: reading the weights on a CPU, launching kernels on an accelerator."""
 
 Compute = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Row numbers, their ids, mask and labels without common padding -> their logits."""
+"""Computes the logits of rows from their indices, ids, mask and labels without common padding."""
 
 
 def grouped_logits(ids: TokenIds, mask: TokenMask, labels: Labels, compute: Compute) -> Logits:
-    """Teacher-forced logits of prompts padded on the left, computed group by group.
+    """Compute teacher-forced logits of prompts that are padded on the left, group by group.
 
-    The result differs from that of the whole batch by rounding alone. On a CPU groups are small; on an accelerator,
-    where a pass has a price of its own, only very unlike rows are parted.
+    The result differs from that of the whole batch only by rounding. Groups are small on a CPU; on an accelerator,
+    where each forward pass has a fixed cost, only rows of very different length are separated.
 
     Args:
         ids: Prompts, padded on the left.
         mask: Which tokens are not padding.
         labels: Targets, padded with -100 on the right.
-        compute: Gives the logits of a group.
+        compute: Computes the logits of a group.
 
     Returns:
-        Logits at every target position; at padding they are those of the group, or 0.
+        Logits at every target position. Values at padding have no meaning.
     """
     prompts, targets = mask.sum(1), (labels != IGNORED).sum(1)
     groups = length_groups((prompts + targets).tolist(), pass_overhead(ids.device))
@@ -46,22 +45,22 @@ def grouped_logits(ids: TokenIds, mask: TokenMask, labels: Labels, compute: Comp
 
 
 def pass_overhead(device: torch.device) -> int:
-    """Return what one more pass through a model costs on a device, in tokens."""
+    """Return the fixed cost of a forward pass on a device, in tokens."""
     return _OVERHEADS.get(device.type, _OVERHEAD)
 
 
 def length_groups(lengths: list[int], overhead: int) -> list[list[int]]:
-    """Partition rows into groups so that padded tokens, plus `overhead` per group, are as few as possible.
+    """Partition rows into groups with the minimal number of padded tokens plus `overhead` per group.
 
     Args:
-        lengths: Tokens of every row.
+        lengths: Length of every row in tokens.
         overhead: Cost of a group in tokens.
 
     Returns:
-        Row numbers by group. Groups are contiguous in the order of lengths, where an optimal partition always is.
+        Row indices by group. Groups are contiguous in the order of lengths, as an optimal partition always is.
     """
     order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-    best: list[tuple[int, int]] = [(0, 0)]  # cost of the first rows, and where their last group starts
+    best: list[tuple[int, int]] = [(0, 0)]  # minimal cost of the first rows, and the start of their last group
     for end in range(1, len(order) + 1):
         longest = lengths[order[end - 1]]
         best.append(min((best[start][0] + (end - start) * longest + overhead, start) for start in range(end)))

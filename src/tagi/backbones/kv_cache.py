@@ -1,4 +1,4 @@
-"""Keys and values that are computed once and read again: which rows' they are, and what follows them."""
+"""Operations on cached keys and values: selecting rows, trimming, concatenation."""
 
 from jaxtyping import Bool
 from torch import Tensor, cat
@@ -8,12 +8,12 @@ from tagi.backbones.shapes import TaskRows, TokenMask
 
 
 def select_rows(layers: KeysValues, rows: TaskRows, length: int) -> KeysValues:
-    """Keys and values whose row i is that of `rows[i]`, of the first `length` tokens."""
+    """Select row `rows[i]` as row i, and the first `length` tokens."""
     return [(keys[rows][:, :, :length], values[rows][:, :, :length]) for keys, values in layers]
 
 
 def longest(mask: TokenMask) -> int:
-    """Tokens up to the last that is not padding in every row."""
+    """Return the number of tokens up to the last one that is not padding in some row."""
     return int(mask.any(0).nonzero().max()) + 1 if mask.numel() else 0
 
 
@@ -23,7 +23,7 @@ def join(
     second: KeysValues,
     second_mask: Bool[Tensor, "row second_token"],
 ) -> tuple[KeysValues, TokenMask]:
-    """Two memories one after the other, and the joint mask; a single row of the first stands for all rows."""
+    """Concatenate two caches and their masks. A single row of the first is used for all rows."""
     rows = second_mask.shape[0]
 
     def after(known: Tensor, new: Tensor) -> Tensor:

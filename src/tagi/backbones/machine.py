@@ -1,4 +1,4 @@
-"""The device to work on, and a bar that says how far a long count is."""
+"""The default device, and a progress bar."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,13 +9,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def best_device() -> torch.device:
-    """The GPU if there is one, else the processor."""
+    """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
 def counting(name: str, total: int, progress: bool = True) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left on a terminal's stderr; the body is given what moves it on by a count."""
+    """Show a progress bar on stderr if it is a terminal. Yields the function that advances it."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
@@ -24,7 +24,7 @@ def counting(name: str, total: int, progress: bool = True) -> Iterator[Callable[
 
 
 def machine_dtype() -> torch.dtype:
-    """The fastest type for training here: bfloat16 on accelerators and on CPUs that multiply in it, else float32."""
+    """Return the fastest type for training: bfloat16 on accelerators and CPUs that support it, else float32."""
     if torch.accelerator.is_available():
         return torch.bfloat16
     supported = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86, Arm

@@ -1,4 +1,4 @@
-"""Evaluation mode for the length of a block."""
+"""Temporary evaluation mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Run the body without dropout. Afterwards every part of the module is in the mode it was in.
+    """Run the body in evaluation mode, then restore the mode of every submodule.
 
-    A teacher may share its backbone with a student that is being trained.
+    A teacher may share its backbone with a student in training.
     """
     modes = {part: part.training for part in module.modules()}
     for part in modes:

@@ -1,7 +1,7 @@
-"""Attention that reads the prefix which the attachment in force has for it.
+"""Attention implementations with a prefix from the active attachment.
 
-transformers chooses the arithmetic of an attention by name. Under names of our own stand functions that call
-transformers' own, with the prefix joined to what they are given; where there is none, with nothing changed.
+transformers selects attention implementations by name. This module registers implementations that prepend the prefix,
+if there is one, and call transformers' own implementations.
 """
 
 from collections.abc import Callable
@@ -22,9 +22,9 @@ _Attention = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 def take_prefixes(model: Any) -> None:
-    """From now on the model's attentions read prefixes; without one in force they compute what they did, to the bit.
+    """Make the model's attention modules use prefixes. Without a prefix the results are identical to before.
 
-    Raises `ConfigError` for an implementation of attention that cannot, or a transformers that has no choice of them.
+    Raises `ConfigError` if the attention implementation, or the version of transformers, does not support this.
     """
     found = str(model.config._attn_implementation)
     if found.startswith(_NAME):
@@ -40,7 +40,7 @@ def take_prefixes(model: Any) -> None:
 
 
 def takes_prefixes(*stacks: Any) -> bool:
-    """Whether prefixes would be read by these models; one that was set to another attention since would not."""
+    """Whether these models use prefixes. False if the attention implementation was changed since `take_prefixes`."""
     return all(str(stack.config._attn_implementation).startswith(_NAME) for stack in stacks)
 
 
@@ -81,7 +81,7 @@ def _before(
     keys: Float[Tensor, "row heads token d_kv"],
     values: Float[Tensor, "row heads token d_kv"],
 ) -> tuple[Float[Tensor, "row heads joined d_kv"], Float[Tensor, "row heads joined d_kv"]]:
-    """The prefix, then what the attention has of its own."""
+    """Concatenate the prefix and the attention's own keys or values."""
     rows, laid_out = keys.shape[0], prefix.keys.shape[0]
     if laid_out != rows and not prefix.shared:
         raise row_fault(laid_out, rows)
@@ -99,9 +99,9 @@ def _visible(
     key: Tensor,
     tokens: int,
 ) -> Tensor | None:
-    """The mask with the prefix visible; a causal one that was left to the arithmetic is written out.
+    """Return the mask with a visible prefix. An implicit causal mask is made explicit.
 
-    Masks are boolean (what is visible) or added to the scores.
+    Masks are boolean (True for visible) or are added to the scores.
     """
     if mask is None:
         asked, known = query.shape[2], key.shape[2]

@@ -20,19 +20,19 @@ B = TypeVar("B", bound="Backbone")
 Projection = Literal["q", "v"]
 Reduction = Literal["sum", "mean"]
 KeysValues = list[tuple[Float[Tensor, "_row _heads _token _d_kv"], Float[Tensor, "_row _heads _token _d_kv"]]]
-"""Keys and values of one attention per layer, `(row, heads, token, d_kv)`, whatever the attention."""
+"""Keys and values of one attention module per layer, `(row, heads, token, d_kv)`."""
 Memory = tuple[KeysValues, Bool[Tensor, "#row known"]]
-"""`Backbone.memory` of each row's instruction, or of one for all rows, and which of its tokens are not padding."""
+"""`Backbone.memory` of each row's instruction (or one for all rows), and the mask of its tokens."""
 
 
 class Decoding(TypedDict, total=False):
-    """How answers are generated: greedily, or by beam search.
+    """Decoding settings.
 
     Args:
-        max_new_tokens: Most tokens of an answer.
-        min_new_tokens: No answer ends before so many tokens.
-        num_beams: Beams, 1 for greedy decoding. An attachment in force must be laid out for `row * num_beams` rows, the
-            beams of a row side by side.
+        max_new_tokens: Maximum number of tokens of an answer.
+        min_new_tokens: Minimum number of tokens of an answer.
+        num_beams: Number of beams, 1 for greedy decoding. The active attachment must be laid out for `row * num_beams`
+            rows, with the beams of a row next to each other.
     """
 
     max_new_tokens: Required[int]
@@ -42,11 +42,10 @@ class Decoding(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class TargetModule:
-    """A target module, which receives LoRA: a linear layer, or a slice of the output of one that fuses several.
+    """A target module of LoRA: a linear layer, or a slice of the output of a fused one.
 
-    `path` is the layer's module path; a slice's says besides which columns it is (`tagi.adapters.slices`). `layer`
-    numbers the attention module the target module belongs to: its query and value share one generator MLP
-    (eq. 2).
+    `path` is the layer's module path, for slices with the columns (`tagi.adapters.slices`). `layer` is the index of the
+    attention module that it belongs to: query and value of a layer share one MLP of the hypernetwork (eq. 2).
     """
 
     path: str
@@ -58,11 +57,11 @@ class TargetModule:
 
 @dataclass(frozen=True)
 class Instructions:
-    """What a backbone computed from several instructions, each read once and before any input.
+    """Several encoded instructions.
 
-    `states` are `I_x`, `mask` says which of their tokens are not padding. `layers` are keys and values of every
-    attention over them, if the backbone is decoder-only and shall go on from there. `ids` are the instructions' tokens,
-    kept where the instruction is read again under an adapter.
+    `states` are `I_x`, and `mask` marks the tokens that are not padding. `layers` are the keys and values of every
+    layer, for decoder-only backbones with a KV prefix computed without LoRA. `ids` are the token ids, stored if the KV
+    prefix is computed under the task's LoRA.
     """
 
     states: shapes.InstructionStates
@@ -71,16 +70,16 @@ class Instructions:
     ids: shapes.InstructionIds | None = None
 
     def select(self, rows: shapes.TaskRows) -> "Instructions":
-        """Instruction i is this one's `rows[i]`; rows may repeat."""
+        """Select instruction `rows[i]` as instruction i. Rows may repeat."""
         layers = None if self.layers is None else [(keys[rows], values[rows]) for keys, values in self.layers]
         return Instructions(self.states[rows], self.mask[rows], layers, None if self.ids is None else self.ids[rows])
 
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """Which model a generator or adapter was made for: built-in name, folder or hub name, and its revision.
+    """Identity of the model that a generator or adapter belongs to: built-in name, folder or hub name, and revision.
 
-    The revision is the hub's commit, or `sha256:...` over a folder's weights.
+    The revision is the hub's commit, or `sha256:...` of a folder's weights.
     """
 
     name: str
@@ -91,10 +90,10 @@ class BaseModel:
 
 
 def find_target_modules(model: nn.Module, *, query: str, key: str, value: str) -> tuple[TargetModule, ...]:
-    """Query and value projections of every attention: of every module with three linear layers so named.
+    """Return query and value projections of every attention module, found by the names of its linear layers.
 
-    Layers are numbered in the model's order. T5-base has 36 attentions (encoder self, decoder self, decoder
-    cross), so 72 target modules.
+    Layers are numbered in the model's order. T5-base has 36 attention modules (encoder self, decoder self, decoder
+    cross), and thus 72 target modules.
     """
     target_modules: list[TargetModule] = []
     for path, attention in model.named_modules():
@@ -113,9 +112,9 @@ def find_target_modules(model: nn.Module, *, query: str, key: str, value: str) -
 def initial_factors(
     target_modules: Sequence[TargetModule], rank: int, seed: int
 ) -> dict[str, Float[Tensor, "rank _d_in"]]:
-    """A0 of every target module by path: what all teachers' A, and the generator's, start from (B starts at zero).
+    """Return A0 of every target module by path: the initial A of the generator and of all teachers (B starts at zero).
 
-    PEFT's own start, Kaiming uniform with a = sqrt(5); a function of the target modules, the rank and the seed alone.
+    The same distribution as in PEFT, Kaiming uniform with a = sqrt(5). Depends only on target modules, rank and seed.
     """
     random = torch.Generator().manual_seed(seed)
     return {
@@ -125,10 +124,10 @@ def initial_factors(
 
 
 class Backbone(nn.Module):
-    """A language model with LoRA target modules, that reads instructions once and answers inputs after them.
+    """A language model with LoRA target modules, which encodes instructions once and then answers inputs.
 
-    The model is a submodule and is never modified: what is generated is attached for the length of a call. What is
-    read of inputs is the backbone's own affair: a pair goes from `read_inputs` to `generate` or `scores`.
+    The model is a submodule and is never modified: generated modules are attached during calls. The result of
+    `read_inputs` is specific to the backbone, and is passed to `generate` or `scores`.
     """
 
     model: Any  # a transformers PreTrainedModel
@@ -136,31 +135,31 @@ class Backbone(nn.Module):
     identity: BaseModel
     target_modules: tuple[TargetModule, ...]
     encoder_decoder: ClassVar[bool]
-    """Whether an encoder reads texts and a decoder generates answers, or one stack does both."""
+    """Whether the model is an encoder-decoder (True) or decoder-only."""
     files: BaseFiles | None = None
-    """The files that it was read from. None for a model that was made in memory."""
+    """The files that the model was loaded from. None for a model that was created in memory."""
     attentions: tuple[str, ...] = ()
-    """Paths of all attentions that can read a generated prefix."""
+    """Paths of all attention modules that support generated prefixes."""
     self_attention_outputs: tuple[str, ...] = ()
-    """Paths of modules behind which a bottleneck adapter can stand."""
+    """Paths of modules that support a sequential bottleneck adapter."""
     feed_forwards: tuple[str, ...] = ()
-    """Paths of modules beside which a bottleneck adapter can stand."""
+    """Paths of modules that support a parallel bottleneck adapter."""
     activation: str = ""
-    """The feed-forwards' activation, where they are listed."""
+    """Activation of the feed-forward layers listed above."""
     d_model: int
     """Width of instruction states."""
     width: int
-    """Width of the layers where an instruction is fused."""
+    """Width of the layers with fusion."""
     heads: int
     d_kv: int
     depth: int
-    """Number of layers, the encoder's and the decoder's together."""
+    """Number of layers, of encoder and decoder together."""
     dropout: float
     norm_epsilon: float
     max_tokens: int
-    """Positions of a decoder-only model, which limit prompt and answer together."""
+    """Number of positions of a decoder-only model, the limit of prompt and answer together."""
     window: int | None = None
-    """Tokens that the layer with the smallest sliding window sees; None if all layers see everything."""
+    """Smallest sliding window of a layer in tokens; None without sliding windows."""
 
     def __init__(self, model: Any, tokenizer: Any, identity: BaseModel) -> None:
         super().__init__()
@@ -170,7 +169,7 @@ class Backbone(nn.Module):
 
     @property
     def target_layers(self) -> Mapping[str, nn.Module]:
-        """The target modules' layers by module path, as a bank wants them; looked up anew so that wrappers are seen."""
+        """The target modules' layers by module path. Not cached, so that wrapped modules are found."""
         layers = dict.fromkeys(layer_of(module.path) for module in self.target_modules)
         return {layer: self.model.get_submodule(layer) for layer in layers}
 
@@ -181,7 +180,7 @@ class Backbone(nn.Module):
 
     @property
     def transposed(self) -> bool:
-        """Whether the target modules' layers keep their weights as `(d_in, d_out)`."""
+        """Whether the target modules' layers store their weights as `(d_in, d_out)`."""
         return any(isinstance(module, Conv1D) for module in self.target_layers.values())
 
     @property
@@ -191,7 +190,7 @@ class Backbone(nn.Module):
 
     @property
     def places(self) -> Mapping[str, nn.Module]:
-        """All modules that a bank may act on, by path."""
+        """All modules that a bank can change, by path."""
         return self.target_layers
 
     @property
@@ -201,17 +200,17 @@ class Backbone(nn.Module):
 
     @property
     def fusion_places(self) -> list[nn.Module]:
-        """The modules whose output may attend to an instruction (eq. 1), in the model's order."""
+        """The modules that support fusion (eq. 1), in the model's order."""
         raise NotImplementedError
 
     @property
     def cross_attentions(self) -> list[nn.Module]:
-        """Per decoder layer its attention over the encoder's output; empty for a decoder-only model."""
+        """The cross-attention of each decoder layer; empty for decoder-only models."""
         return []
 
     @property
     def vocabulary(self) -> int:
-        """Tokens that logits are over."""
+        """Number of tokens in the logits."""
         size: int = self.model.config.vocab_size
         return size
 
@@ -222,78 +221,78 @@ class Backbone(nn.Module):
         return device
 
     def viewed(self: B, model: Any) -> B:
-        """Return the same backbone around another view of its model, such as one with merged weights."""
+        """Return the same backbone with another view of its model, such as one with merged weights."""
         return type(self)(model, self.tokenizer, self.identity)
 
     def checkpoint_gradients(self) -> None:
-        """From now on keep no activations of layers while training: they are recomputed in backward.
+        """Enable gradient checkpointing.
 
-        Recomputation happens after the call, under the attachment that was in force in the forward pass.
+        Activations are recomputed under the attachment that was active in the forward pass.
         """
         options = {"use_reentrant": False, "context_fn": reenter}
-        # transformers renamed it in 5.23 and warns of the old name.
+        # renamed in transformers 5.23, which warns of the old name.
         renamed = getattr(self.model, "activation_checkpointing_enable", None)
         (renamed or self.model.gradient_checkpointing_enable)(options)
 
     def hooks(self, bank: Bank, rows: shapes.TaskRows | None = None) -> dict[nn.Module, Attached]:
-        """Return what to attach of a bank: row i of a call gets task `rows[i]`, without `rows` all get its one task."""
+        """Return a bank's attachment: row i uses task `rows[i]`; without `rows` all rows use the only task."""
         return bank.hooks(self.places, rows)
 
     def take_prefixes(self) -> None:
-        """From now on attentions read prefixes; without one they compute the same as before, bit for bit."""
+        """Make attention modules use prefixes. Without a prefix the results are identical to before."""
         raise NotImplementedError
 
     def encode(self, ids: shapes.TokenIds, mask: shapes.TokenMask) -> shapes.TokenStates:
-        """Hidden states of a text under whatever attachment is in force."""
+        """Return the hidden states of a text under the active attachment."""
         raise NotImplementedError
 
     def read_instructions(
         self, ids: shapes.InstructionIds, mask: shapes.InstructionMask, *, keep: bool
     ) -> Instructions:
-        """`I_x` of instructions padded on the right; with `keep` also what inputs read after them need of the pass."""
+        """Encode instructions that are padded on the right; with `keep` also return their keys and values."""
         raise NotImplementedError
 
     def memory(self, read: Instructions) -> KeysValues:
-        """Return the keys and values, per layer, of instructions read with `keep`. The tasks' bank must be attached."""
+        """Return keys and values per layer of instructions encoded with `keep`. The tasks' bank must be attached."""
         raise NotImplementedError
 
     def memory_shapes(self, tokens: int) -> list[tuple[int, int, int]]:
-        """Return per layer the shape of the keys, and of the values, of an instruction of so many tokens."""
+        """Return the shapes of keys and values per layer for an instruction of the given length."""
         raise NotImplementedError
 
     def forced_logits(
         self, ids: shapes.TokenIds, mask: shapes.TokenMask, labels: shapes.Labels, before: Instructions | None = None
     ) -> shapes.Logits:
-        """Teacher-forced logits at each target position after inputs, or after each row's instruction and its input.
+        """Compute teacher-forced logits at each target position after the input, or after instruction and input.
 
-        Labels of -100 are padding. For training: gradients reach what was read before.
+        Labels of -100 are padding. Gradients flow into the encoded instructions.
         """
         raise NotImplementedError
 
     def read_inputs(
         self, ids: shapes.TokenIds, mask: shapes.TokenMask, before: Memory | None = None
     ) -> tuple[Any, shapes.MemoryMask]:
-        """Read inputs, after the instructions in `before` if given. Returns what was read, and the mask of its tokens.
+        """Encode inputs, after the instructions in `before` if given. Returns the result and the mask of its tokens.
 
-        Any number of answers and choices can follow what was read.
+        Any number of answers and choices can be computed from the result.
         """
         raise NotImplementedError
 
     def generate(self, read: Any, mask: shapes.MemoryMask, **decoding: Unpack[Decoding]) -> shapes.AnswerIds:
-        """Generate one answer per row from what `read_inputs` returned."""
+        """Generate one answer per row from the result of `read_inputs`."""
         raise NotImplementedError
 
     def scores(
         self, read: Any, mask: shapes.MemoryMask, labels: shapes.ChoiceLabels, reduction: Reduction = "sum"
     ) -> shapes.ChoiceScores:
-        """Log-probability of every choice of every row from what `read_inputs` gave, end of sequence included.
+        """Compute the log-probability of every choice of every row from the result of `read_inputs`.
 
-        Summed over tokens, or their mean. A choice whose labels are all -100 scores 0. An attachment in force must be
-        laid out for `row * choice` rows, a row's choices together.
+        Includes the end of sequence; sum or mean over tokens. A choice with labels of -100 only scores 0. The active
+        attachment must be laid out for `row * choice` rows, with the choices of a row next to each other.
         """
         raise NotImplementedError
 
 
 def count_parameters(module: nn.Module, trained: bool | None = None) -> int:
-    """Parameters of a module; only those that are (not) trained if `trained` says so."""
+    """Return the number of parameters of a module; with `trained`, only of those that are (not) trained."""
     return sum(p.numel() for p in module.parameters() if trained is None or p.requires_grad is trained)

@@ -1,4 +1,4 @@
-"""Scores of given answers from the logits of their tokens."""
+"""Scores of choices from logits."""
 
 import torch
 from jaxtyping import Float
@@ -12,10 +12,10 @@ from tagi.settings.text import IGNORED
 def choice_scores(
     logits: Float[Tensor, "row_choice target vocabulary"], labels: ChoiceLabels, reduction: Reduction
 ) -> ChoiceScores:
-    """Log-probability of every choice of every row, in nats, summed over its tokens, or their mean.
+    """Compute the log-probability of every choice of every row in nats, as sum or mean over its tokens.
 
-    A row's choices stand together in `logits`. Labels of -100 are padding; a choice of nothing else scores 0.
-    Computed in fp32 or better.
+    The choices of a row are next to each other in `logits`. Labels of -100 are padding; a choice without other labels
+    scores 0. Computed in fp32 or higher precision.
     """
     flat = labels.flatten(0, 1)
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -15,7 +15,7 @@ TokenMask: TypeAlias = Bool[Tensor, "row token"]
 TokenStates: TypeAlias = Float[Tensor, "row token d_model"]
 """Hidden states of texts."""
 MemoryMask: TypeAlias = Bool[Tensor, "row memory"]
-"""Which tokens count of all that answers attend to."""
+"""Which tokens that answers attend to are not padding."""
 Labels: TypeAlias = Int[Tensor, "row target"]
 """Target tokens, -100 for padding."""
 ChoiceLabels: TypeAlias = Int[Tensor, "row choice target"]

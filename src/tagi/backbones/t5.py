@@ -60,26 +60,26 @@ class T5Backbone(Backbone):
 
     @property
     def fusion_places(self) -> list[nn.Module]:
-        """Per encoder layer the module whose output is S_l: self-attention with its residual."""
+        """The module of each encoder layer whose output is S_l: self-attention with its residual connection."""
         return [block.layer[0] for block in self.model.encoder.block]
 
     @property
     def cross_attentions(self) -> list[nn.Module]:
-        """Per decoder layer its attention over the encoder's output."""
+        """The cross-attention of each decoder layer."""
         return [block.layer[1].EncDecAttention for block in self.model.decoder.block]
 
     @property
     def places(self) -> Mapping[str, nn.Module]:
-        """All modules that a bank may act on, by path: target modules, attentions, and places of bottleneck adapters.
+        """All modules that a bank can change, by path: target modules, attention, and places of bottleneck adapters.
 
-        A self-attention's output is taken behind its dropout and before its residual, in each layer of encoder and
-        decoder; a feed-forward is the module that reads the normed state.
+        A self-attention's output is taken after dropout and before the residual connection. A feed-forward layer is
+        the module whose input is the normalised state.
         """
         others = (*self.attentions, *self.self_attention_outputs, *self.feed_forwards)
         return {**self.target_layers, **{path: self.model.get_submodule(path) for path in others}}
 
     def hooks(self, bank: Bank, rows: shapes.TaskRows | None = None) -> dict[nn.Module, Attached]:
-        """As `Backbone.hooks`. Raises `ValueError` for prefixes before `take_prefixes`: they would be overlooked."""
+        """Like `Backbone.hooks`. Raises `ValueError` for prefixes before `take_prefixes`, which would have no effect."""
         hooks = super().hooks(bank, rows)
         prefixed = any(isinstance(attached, AttentionPrefix) for attached in hooks.values())
         if prefixed and not takes_prefixes(self.model.encoder, self.model.decoder):
@@ -87,32 +87,32 @@ class T5Backbone(Backbone):
         return hooks
 
     def take_prefixes(self) -> None:
-        """From now on attentions read prefixes; without one they compute what they did, to the bit."""
+        """Make attention modules use prefixes. Without a prefix the results are identical to before."""
         take_prefixes(self.model)
 
     def encode(self, ids: shapes.TokenIds, mask: shapes.TokenMask) -> shapes.TokenStates:
-        """The encoder's output after its final norm, under whatever attachment is in force."""
+        """Return the encoder's output after its final norm, under the active attachment."""
         states: Tensor = self.model.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state
         return states
 
     def read_instructions(
         self, ids: shapes.InstructionIds, mask: shapes.InstructionMask, *, keep: bool
     ) -> Instructions:
-        """The encoder's states, from which all that inputs need can be made later."""
+        """Return the encoder's states."""
         return Instructions(self.encode(ids, mask), mask)
 
     def memory(self, read: Instructions) -> KeysValues:
-        """The decoder's keys and values over `I_x`."""
+        """Return the decoder's keys and values over `I_x`."""
         return self.cross_keys_values(read.states)
 
     def memory_shapes(self, tokens: int) -> list[tuple[int, int, int]]:
-        """Heads, tokens and their width in every layer of the decoder."""
+        """Return heads, tokens and head width for every decoder layer."""
         return [(self.heads, tokens, self.d_kv)] * len(self.cross_attentions)
 
     def forced_logits(
         self, ids: shapes.TokenIds, mask: shapes.TokenMask, labels: shapes.Labels, before: Instructions | None = None
     ) -> shapes.Logits:
-        """The decoder's over `(I_x; Enc(b))`, or over the encoded input alone."""
+        """Compute the decoder's logits over `(I_x; Enc(b))`, or over the encoded input only."""
         encoded = self.encode(ids, mask)
         if before is not None:
             encoded, mask = torch.cat([before.states, encoded], dim=1), torch.cat([before.mask, mask], dim=1)
@@ -121,7 +121,7 @@ class T5Backbone(Backbone):
     def read_inputs(
         self, ids: shapes.TokenIds, mask: shapes.TokenMask, before: Memory | None = None
     ) -> tuple[KeysValues, shapes.MemoryMask]:
-        """The decoder's keys and values over (I_x ; inputs), and the joint mask."""
+        """Return the decoder's keys and values over (I_x; inputs), and the joint mask."""
         cross = self.cross_keys_values(self.encode(ids, mask))
         return (cross, mask) if before is None else join(*before, cross, mask)
 
@@ -129,11 +129,11 @@ class T5Backbone(Backbone):
     def generate(
         self, read: KeysValues, mask: shapes.MemoryMask, *, processors: Sequence[Any] = (), **decoding: Unpack[Decoding]
     ) -> shapes.AnswerIds:
-        """Generate one answer per row from keys and values already computed.
+        """Generate one answer per row from the decoder's keys and values.
 
-        `processors` are transformers' logits processors: they see the scores of every step.
+        `processors` are transformers' logits processors.
         """
-        # transformers repeats masks and states for the beams, but not a cache that it is given.
+        # transformers repeats masks and states for beams, but not a given cache.
         beams, config = decoding.get("num_beams", 1), self.model.config
         special = {key: getattr(config, key) for key in ("pad_token_id", "eos_token_id", "decoder_start_token_id")}
         given = {
@@ -147,15 +147,15 @@ class T5Backbone(Backbone):
     def scores(
         self, read: KeysValues, mask: shapes.MemoryMask, labels: shapes.ChoiceLabels, reduction: Reduction = "sum"
     ) -> shapes.ChoiceScores:
-        """Return the log-probability of every choice of every row from keys and values already computed."""
+        """Compute the log-probability of every choice of every row from the decoder's keys and values."""
         choices = labels.shape[1]
         spread, wide = _repeated(read, choices), mask.repeat_interleave(choices, 0)
         return choice_scores(self.logits_from_cache(spread, wide, labels.flatten(0, 1)), labels, reduction)
 
     def cross_keys_values(self, states: shapes.TokenStates) -> KeysValues:
-        """Per decoder layer the cross-attention's keys and values over `states`.
+        """Compute the cross-attention's keys and values over `states` for every decoder layer.
 
-        The value projection is a LoRA target module, so this wants the rows' bank attached.
+        The value projection is a target module, so the rows' bank must be attached.
         """
 
         def heads(projected: Tensor) -> Tensor:
@@ -165,7 +165,7 @@ class T5Backbone(Backbone):
         return [(heads(attention.k(states)), heads(attention.v(states))) for attention in attentions]
 
     def logits(self, states: shapes.TokenStates, mask: shapes.TokenMask, labels: shapes.Labels) -> shapes.Logits:
-        """Teacher-forced logits at each target position; labels of -100 are padding."""
+        """Compute teacher-forced logits at each target position. Labels of -100 are padding."""
         output: Tensor = self.model(
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
             attention_mask=mask.long(),
@@ -175,7 +175,7 @@ class T5Backbone(Backbone):
         return output
 
     def logits_from_cache(self, cross: KeysValues, mask: shapes.TokenMask, labels: shapes.Labels) -> shapes.Logits:
-        """Return teacher-forced logits from keys and values already computed."""
+        """Compute teacher-forced logits from the decoder's keys and values."""
         output: Tensor = self.model(
             encoder_outputs=_states_in_cache(mask, cross),
             attention_mask=mask.long(),
@@ -187,12 +187,12 @@ class T5Backbone(Backbone):
 
 
 def _repeated(layers: KeysValues, times: int) -> KeysValues:
-    """Every row `times` times, its copies side by side."""
+    """Repeat every row `times` times, with copies next to each other."""
     return [(keys.repeat_interleave(times, 0), values.repeat_interleave(times, 0)) for keys, values in layers]
 
 
 def _cross_cache(cross: KeysValues) -> EncoderDecoderCache:
-    # EncoderDecoderCache marks layers that hold keys as ready: the model then never projects states itself.
+    # EncoderDecoderCache marks layers with keys as ready, so that the model does not project states itself.
     filled = DynamicCache()
     for layer, (keys, values) in enumerate(cross):
         filled.update(keys, values, layer)
@@ -200,6 +200,6 @@ def _cross_cache(cross: KeysValues) -> EncoderDecoderCache:
 
 
 def _states_in_cache(mask: Tensor, cross: KeysValues) -> BaseModelOutput:
-    # Only the length of these states is read (for the mask): the keys and values come from the cache.
+    # Only the length of these states is used (for the mask); keys and values come from the cache.
     placeholder = torch.zeros(*mask.shape, 1, dtype=cross[0][0].dtype, device=mask.device)
     return BaseModelOutput(last_hidden_state=placeholder)

@@ -1,1 +1,1 @@
-"""From instructions to adapters: generators, fusion, the assembled model and what it keeps of a task."""
+"""Generators: hypernetworks, fusion, the assembled model, and task states."""

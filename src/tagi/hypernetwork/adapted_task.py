@@ -1,4 +1,4 @@
-"""A generator adapted to one task: everything computed once for it, ready to answer inputs."""
+"""Task adapters in memory: everything that is computed once for a task, and answering inputs with it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

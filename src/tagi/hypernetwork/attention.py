@@ -8,7 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 def split_heads(
     projected: Float[Tensor, "*batch token inner"], heads: int
 ) -> Float[Tensor, "*batch heads token d_head"]:
-    """Return projected states with an axis for the heads."""
+    """Split projected states into heads."""
     return projected.unflatten(-1, (heads, -1)).transpose(-2, -3)
 
 
@@ -19,9 +19,9 @@ def attend(
     mask: Bool[Tensor, "#row token"],
     scale: float | None = None,
 ) -> Float[Tensor, "row query inner"]:
-    """Return what each query reads of the tokens that are not padding, the heads side by side.
+    """Compute attention over the tokens that are not padding, and concatenate the heads.
 
-    `scale` multiplies the scores; None stands for 1 / sqrt(d_head), 1 is T5's convention.
+    `scale` multiplies the scores. None means 1 / sqrt(d_head); T5 uses 1.
     """
     read = scaled_dot_product_attention(queries, keys, values, attn_mask=mask[:, None, None, :], scale=scale)
     return read.transpose(1, 2).flatten(2)

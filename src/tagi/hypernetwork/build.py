@@ -1,4 +1,4 @@
-"""Parts of a generator that depend on the kind of its backbone or its settings: text encoder, checks, hypernetwork."""
+"""Construction of the parts of a generator, and checks of its settings against the backbone."""
 
 from tagi.backbones.protocol import Backbone
 from tagi.data.text.encoder import CausalTextEncoder, TextEncoder
@@ -13,12 +13,12 @@ from tagi.settings.text import TextSettings
 
 
 def text_encoder(backbone: Backbone, settings: TextSettings) -> TextEncoder:
-    """Return the encoder of texts for the backbone's kind of model."""
+    """Return the text encoder for the backbone's family."""
     return (TextEncoder if backbone.encoder_decoder else CausalTextEncoder)(backbone.tokenizer, settings)
 
 
 def make_hypernetwork(backbone: Backbone, targets: Targets, settings: GeneratorSettings) -> Hypernetwork:
-    """Return the untrained hypernetwork of a generator's settings."""
+    """Construct the hypernetwork that the settings describe."""
     d_model = backbone.d_model
     if settings.kind == "component":
         return ComponentHypernetwork(targets, d_model, settings, heads=backbone.heads, d_kv=backbone.d_kv)
@@ -26,7 +26,7 @@ def make_hypernetwork(backbone: Backbone, targets: Targets, settings: GeneratorS
 
 
 def check_settings(backbone: Backbone, settings: GeneratorSettings, text: TextSettings) -> None:
-    """Raise `ConfigError` for settings that the backbone cannot serve."""
+    """Raise `ConfigError` for settings that the backbone does not support."""
     name = backbone.identity.name
     if backbone.encoder_decoder:
         if settings.instruction_cache is not None:
@@ -57,7 +57,7 @@ def check_settings(backbone: Backbone, settings: GeneratorSettings, text: TextSe
 
 
 def _check_limits(backbone: Backbone, settings: GeneratorSettings, text: TextSettings) -> None:
-    """Raise `ConfigError` for limits of text that a decoder-only backbone has no positions for."""
+    """Raise `ConfigError` if the length limits exceed the positions of a decoder-only backbone."""
     answered = text.max_input_tokens + text.max_target_tokens
     instruction = text.max_instruction_tokens
     before = settings.concatenates or settings.adapts_prefix

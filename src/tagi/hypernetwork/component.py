@@ -1,4 +1,4 @@
-"""The `component` hypernetwork (HINT): learned components read the instruction, one network per part generates rows."""
+"""The `component` hypernetwork (HINT): learned embeddings attend to the instruction; one network per part."""
 
 import torch
 from jaxtyping import Float
@@ -14,10 +14,10 @@ from tagi.settings.generator import GeneratorSettings
 
 
 class SharedHeads(Heads):
-    """A vector per row -> a bank, by one two-layer MLP per part, shared by all places and layers.
+    """Map one vector per generated row to a bank, with one two-layer MLP per part for all places and layers.
 
-    Rows stand along one axis, those of a part together. What an MLP gives is divided by sqrt(d_model). Of a part whose
-    width differs between places there is an MLP for each width.
+    The rows are on one axis, grouped by part. The output of an MLP is divided by sqrt(d_model). A part whose width
+    differs between places has one MLP per width.
     """
 
     def __init__(self, targets: Targets, *, d_model: int, hidden: int, seed: int = 0) -> None:
@@ -50,16 +50,15 @@ class SharedHeads(Heads):
 
 
 class ComponentHypernetwork(Hypernetwork):
-    """A learned embedding per row attends to `I_x` with T5's attention; a network maps what it reads to the row.
+    """One learned embedding per generated row attends to `I_x`; an MLP maps the result to the row.
 
-    T5's conventions: no biases, scores not scaled, no position bias, a norm before each network. The networks see
-    nothing but what was read of the instruction.
+    The attention follows T5: no biases, unscaled scores, no position bias, and a norm before each MLP.
 
     Args:
-        targets: What is generated.
+        targets: Kinds of modules to generate.
         d_model: Width of instruction states and embeddings.
-        settings: The generator's.
-        heads: Attention heads.
+        settings: Settings of the generator.
+        heads: Number of attention heads.
         d_kv: Width of a head.
     """
 
@@ -80,7 +79,7 @@ class ComponentHypernetwork(Hypernetwork):
             nn.init.normal_(linear.weight, std=std, generator=random)
 
     def features(self, states: InstructionStates, mask: InstructionMask) -> Float[Tensor, "task row d_model"]:
-        """Return what the embedding of every row reads."""
+        """Return the attention output for every row's embedding."""
         states, heads = self.norm(states), self.attention_heads
         queries = split_heads(self.query(self.components), heads).expand(states.shape[0], -1, -1, -1)
         keys, values = split_heads(self.key(states), heads), split_heads(self.value(states), heads)

@@ -1,4 +1,4 @@
-"""Fusion: the input's states attend to the instruction's inside the layers that read it (eq. 1)."""
+"""Fusion: cross-attention from the input's hidden states to the instruction states (eq. 1)."""
 
 from typing import Any, Literal, cast
 
@@ -16,7 +16,7 @@ from tagi.settings.generator import GeneratorSettings
 class FusionLayer(nn.Module):
     """`F = S + gate * Attn(LN(S), I_x)`; with `norm="post"` the paper's literal `F = LN(S + Attn(S, I_x))`.
 
-    T5's conventions: RMSNorm, no biases, scores not scaled (the query's initialisation is), no position bias.
+    As in T5: RMSNorm, no biases, unscaled scores (the query's initialisation is scaled), no position bias.
     """
 
     def __init__(self, backbone: Backbone, norm: Literal["pre", "post"]) -> None:
@@ -40,8 +40,8 @@ class FusionLayer(nn.Module):
     def keys_values(
         self, states: Float[Tensor, "task token d_states"]
     ) -> tuple[Float[Tensor, "task heads token d_kv"], Float[Tensor, "task heads token d_kv"]]:
-        """Return the keys and values that inputs attend to, computed once per task."""
-        states = states.to(self.k.weight.dtype)  # the backbone may be of a narrower type
+        """Compute the keys and values over instruction states, once per task."""
+        states = states.to(self.k.weight.dtype)  # the backbone may have a lower precision
         return split_heads(self.k(states), self.heads), split_heads(self.v(states), self.heads)
 
     def forward(
@@ -51,7 +51,7 @@ class FusionLayer(nn.Module):
         values: Float[Tensor, "#row heads instruction_token d_kv"],
         mask: Bool[Tensor, "#row instruction_token"],
     ) -> TokenStates:
-        """S_l and one task's (or each row's own) keys and values -> F_l."""
+        """Compute F_l from S_l and the keys and values of one task for all rows, or of one task per row."""
         wide = states.to(self.norm.weight.dtype)
         queries = split_heads(self.q(wide if self.post_norm else self.norm(wide)), self.heads)
         keys, values = (part.expand(states.shape[0], -1, -1, -1).to(queries.dtype) for part in (keys, values))
@@ -62,10 +62,10 @@ class FusionLayer(nn.Module):
 
 
 class Fusion(nn.Module):
-    """A fusion layer for every `settings.fusion_every`-th layer of a backbone, of T5's encoder.
+    """One fusion layer for every `settings.fusion_every`-th layer of the backbone (of the encoder, for T5).
 
-    `settings.fusion_init` "cross" copies the weights of the decoder's cross-attention: fusion layer i has those of
-    decoder layer i * decoder layers / fusion layers.
+    With `settings.fusion_init = "cross"`, fusion layer i copies the weights of the cross-attention in decoder layer
+    i * decoder layers / fusion layers.
     """
 
     def __init__(self, backbone: Backbone, settings: GeneratorSettings) -> None:
@@ -89,13 +89,13 @@ class Fusion(nn.Module):
                 getattr(layer, name).weight.copy_(getattr(source, name).weight)
 
     def keys_values(self, states: InstructionStates) -> KeysValues:
-        """Per fused layer the keys and values over the instruction states."""
+        """Compute keys and values over the instruction states for every fusion layer."""
         return [cast(FusionLayer, layer).keys_values(states) for layer in self.layers]
 
     def hooks(
         self, backbone: Backbone, keys_values: KeysValues, mask: Bool[Tensor, "#row token"]
     ) -> dict[nn.Module, OutputHook]:
-        """Return the hooks that fuse the layers of `backbone`, or of a merged view of it."""
+        """Return the hooks that add fusion to the layers of `backbone`, or of a merged view of it."""
         return {
             place: _fuse(cast(FusionLayer, layer), *layer_keys_values, mask)
             for place, layer, layer_keys_values in zip(self._places(backbone), self.layers, keys_values, strict=True)
@@ -104,7 +104,7 @@ class Fusion(nn.Module):
 
 def _fuse(layer: FusionLayer, keys: Tensor, values: Tensor, mask: Tensor) -> OutputHook:
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        if isinstance(output, Tensor):  # as most decoder-only layers give theirs
+        if isinstance(output, Tensor):  # most decoder-only layers return a tuple
             return layer(output, keys, values, mask)
         return layer(output[0], keys, values, mask), *output[1:]
 

@@ -13,7 +13,7 @@ from tagi.hypernetwork.targets import Rows, Slot, Start, Target, Targets, bank_o
 
 
 class _Group(NamedTuple):
-    """Heads of equal shape, stacked over `layers`; in each they write rows from every one of `firsts` on."""
+    """Heads of equal shape, stacked over `layers`. In each layer they generate rows from each of `firsts` on."""
 
     part: str
     width: int
@@ -24,7 +24,7 @@ class _Group(NamedTuple):
 
 
 class Heads(nn.Module):
-    """Features of rows -> a bank. `shape` numbers the rows: axes of features between the task's and the last."""
+    """Map features of rows to a bank. `shape` has the axes of features between the task axis and the last."""
 
     shape: tuple[int, ...]
 
@@ -35,26 +35,26 @@ class Heads(nn.Module):
         self._starting = {(slot.place, slot.part) for slot in slots if slot.start == "small"}
 
     def keep_starts(self, seed: int) -> None:
-        """Register what is added to rows as buffers: A0 of LoRA, the teachers' common start."""
+        """Register offsets of the generated rows as buffers: A0 of LoRA, from which the teachers also start."""
         for target in self.targets:
             for path, start in target.starts(seed).items():
                 self.register_buffer(_buffer_name(path), start)
 
     def start(self, place: str) -> Float[Tensor, "row width"]:
-        """Return what is added to a place's first part: A0 of a target module."""
+        """Return the offset of a place's first part: A0 of a target module."""
         return self.get_buffer(_buffer_name(place))
 
     def with_starts(self, rows: dict[tuple[str, str], Tensor]) -> Rows:
-        """Return the generated rows with their starts added."""
+        """Return the generated rows with their offsets added."""
         return {key: self.start(key[0]) + part if key in self._starting else part for key, part in rows.items()}
 
 
 class RowHeads(Heads):
-    """Features of every row of one target -> its bank.
+    """Map the features of every row of one target to its bank.
 
-    Rows are addressed by layer and the target's own axes; a layer has one MLP for all its rows (of LoRA: one for its
-    query and value) and shares it with no other layer. Its second layer, the head, gives a row; parts have heads of
-    their own, and so have places of one layer where their widths differ.
+    Rows are indexed by layer and the target's own axes. Each layer has one MLP for all its rows (for LoRA: for query
+    and value). The MLP's second linear layer, the head, generates a row. Parts have separate heads, and so have places
+    of one layer with different widths.
     """
 
     def __init__(self, target: Target, *, width: int, hidden: int, seed: int = 0) -> None:
@@ -73,7 +73,7 @@ class RowHeads(Heads):
         self.keep_starts(seed)
 
     def forward(self, features: Float[Tensor, " task #layer #*address width"]) -> Bank:
-        """Features may be the same for all rows (size 1 along an axis): the id embedding tells rows apart."""
+        """Generate a bank. Features may be shared by all rows (size 1 along an axis): each row has an id embedding."""
         return bank_of(self.targets, self.rows(features))
 
     def rows(self, features: Float[Tensor, " task #layer #*address width"]) -> Rows:
@@ -95,11 +95,11 @@ class RowHeads(Heads):
 
 
 class JointHeads(Heads):
-    """Heads of several targets, each with rows and parameters of its own, side by side along one axis of features."""
+    """Heads of several targets, whose features are concatenated along one axis."""
 
     def __init__(self, targets: Targets, *, width: int, hidden: int, seed: int = 0) -> None:
         super().__init__(targets)
-        # Seeds two apart: `QueryHypernetwork` draws by the one between.
+        # Use every second seed: `QueryHypernetwork` uses those in between.
         self.parts = nn.ModuleList(
             RowHeads(target, width=width, hidden=hidden, seed=seed + 2 * at) for at, target in enumerate(targets)
         )
@@ -107,7 +107,7 @@ class JointHeads(Heads):
         self.shape = (sum(self._sizes),)
 
     def forward(self, features: Float[Tensor, " task #row width"]) -> Bank:
-        """Features may be the same for all rows."""
+        """Generate a bank. Features may be equal for all rows."""
         same = features.shape[1] == 1
         shares = [features] * len(self.parts) if same else features.split(self._sizes, dim=1)
         rows: dict[tuple[str, str], Tensor] = {}
@@ -119,20 +119,20 @@ class JointHeads(Heads):
 
 
 def row_heads(targets: Targets, *, width: int, hidden: int, seed: int) -> Heads:
-    """Heads whose layers have MLPs of their own."""
+    """Heads with a separate MLP per layer."""
     if len(targets) == 1:
         return RowHeads(targets[0], width=width, hidden=hidden, seed=seed)
     return JointHeads(targets, width=width, hidden=hidden, seed=seed)
 
 
 def start_std(start: Start, hidden: int, width: int) -> float:
-    """Return the standard deviation of initial weights from `hidden` values of unit size to a row of `width`."""
+    """Return the standard deviation of initial weights that map `hidden` unit-variance values to a row of `width`."""
     length = {"zero": 0.0, "small": 0.1, "unit": 1.0}[start]
     return length * (hidden * width) ** -0.5
 
 
 def _group_by_width(slots: Sequence[Slot]) -> dict[str, _Group]:
-    """Heads of equal shape together, named by part, tags and width."""
+    """Group heads of equal shape, named by part, tags and width."""
     by_layer: dict[int, dict[str, dict[int, list[Slot]]]] = {}
     for slot in slots:
         by_layer.setdefault(slot.layer, {}).setdefault(slot.part, {}).setdefault(slot.width, []).append(slot)

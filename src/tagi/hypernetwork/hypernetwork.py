@@ -1,4 +1,4 @@
-"""What all hypernetworks have in common: instruction states in, a bank out."""
+"""Base class of hypernetworks."""
 
 from abc import ABC, abstractmethod
 
@@ -12,13 +12,13 @@ from tagi.hypernetwork.instruction_norm import InstructionNorm
 
 
 class Hypernetwork(nn.Module, ABC):
-    """Maps instruction states to features of the rows that are generated, and these to a bank (eq. 2).
+    """Maps instruction states to features of the generated rows, and these to a bank (eq. 2).
+
+    The constructor of subclasses takes the targets, `d_model` and the generator's settings.
 
     Args:
         d_model: Width of instruction states.
-        standardize: Whether states are standardised per channel.
-
-    Subclasses take the targets, `d_model` and the generator's settings.
+        standardize: Whether to standardise states per channel.
     """
 
     heads: Heads
@@ -29,10 +29,10 @@ class Hypernetwork(nn.Module, ABC):
 
     @abstractmethod
     def features(self, states: InstructionStates, mask: InstructionMask) -> Float[Tensor, "task *row width"]:
-        """Return the features of the rows, on the axes that `heads` reads. Padding does not count."""
+        """Return the features of the rows, on the axes that `heads` expects. Padding is ignored."""
 
     def forward(self, states: InstructionStates, mask: InstructionMask) -> Bank:
-        """Return a bank with one task per instruction. Every instruction needs a token that is not padding."""
-        states = states.to(self.norm.weight.dtype)  # the backbone may be of a narrower type
+        """Generate a bank with one task per instruction. Every instruction must have a token that is not padding."""
+        states = states.to(self.norm.weight.dtype)  # the backbone may have a lower precision
         bank: Bank = self.heads(self.features(states, mask))
         return bank

@@ -1,4 +1,4 @@
-"""Answers and scores for a batch of inputs of one or several tasks, the instruction's work already done."""
+"""Answers and scores for a batch of inputs, given task states."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,11 +19,10 @@ from tagi.hypernetwork.states import TaskStates
 
 @dataclass(frozen=True)
 class Runner:
-    """A backbone with one task's LoRA merged into it, or with a different adapter for each row of a batch.
+    """A backbone with one task's LoRA merged, or with one adapter per row of a batch attached.
 
-    With `merged`, `backbone` is a view with target module weights of its own (the generator's stays as it is) and
-    `states` holds one task. Otherwise adapters are attached, and `states` holds one task per row, or a single one that
-    all rows share.
+    With `merged`, `backbone` is a view with its own weights of the target modules, and `states` holds one task.
+    Otherwise adapters are attached during each call, and `states` holds one task per row, or one task for all rows.
     """
 
     backbone: Backbone
@@ -32,7 +31,7 @@ class Runner:
     merged: bool
 
     def hooks(self, repeats: int = 1) -> list[Mapping[nn.Module, Attached]]:
-        """Return what to attach when every row stands `repeats` times side by side (beams, choices)."""
+        """Return the attachment for rows that are repeated `repeats` times (for beams or choices)."""
         states = self.states
         attached: list[Mapping[nn.Module, Attached]] = []
         if not self.merged:
@@ -40,7 +39,7 @@ class Runner:
             if states.tasks > 1:
                 rows = torch.arange(states.tasks, device=states.mask.device).repeat_interleave(repeats)
             attached.append(self.backbone.hooks(states.bank, rows))
-        fuses = repeats == 1 or not self.backbone.encoder_decoder  # T5 fuses what reads inputs, not what answers
+        fuses = repeats == 1 or not self.backbone.encoder_decoder  # T5 has fusion in the encoder only
         if self.fusion is not None and states.fusion is not None and fuses:
             keys_values, mask = states.fusion, states.mask
             if repeats > 1 and states.tasks > 1:
@@ -52,27 +51,27 @@ class Runner:
         return attached
 
     def read(self, ids: TokenIds, mask: TokenMask) -> tuple[Any, MemoryMask]:
-        """Read inputs, after the instruction if its own states are kept, and the joint mask: what `decode` wants."""
+        """Encode inputs, after the instruction if its states are stored. Returns the input of `decode`."""
         before = None if self.states.cross is None else (self.states.cross, self.states.mask)
         with Attachment(*self.hooks()).active():
             return self.backbone.read_inputs(ids, mask, before)
 
     def decode(self, read: Any, memory: MemoryMask, **decoding: Unpack[Decoding]) -> AnswerIds:
-        """Return answers as token ids from what `read` returned."""
+        """Generate answers as token ids from the result of `read`."""
         with Attachment(*self.hooks(decoding.get("num_beams", 1))).active():
             return self.backbone.generate(read, memory, **decoding)
 
     def scores(self, read: Any, memory: MemoryMask, labels: ChoiceLabels, reduction: Reduction = "sum") -> ChoiceScores:
-        """Return the log-probability of every choice of every row from what `read` returned."""
+        """Compute the log-probability of every choice of every row from the result of `read`."""
         with Attachment(*self.hooks(labels.shape[1])).active():
             return self.backbone.scores(read, memory, labels, reduction)
 
 
 @torch.no_grad()
 def merged_runner(generator: GeneratorModel, states: TaskStates) -> Runner:
-    """A runner for a single task, without dropout: LoRA merged into separate weights, at no cost per input.
+    """Return a runner for a single task, in evaluation mode, with the LoRA merged into a copy of the weights.
 
-    Only LoRA can be merged: any other module is attached.
+    Modules other than LoRA are attached instead.
     """
     backbone, bank = generator.backbone, states.bank
     merged = isinstance(bank, LoraBank)
@@ -82,7 +81,7 @@ def merged_runner(generator: GeneratorModel, states: TaskStates) -> Runner:
 
 
 def rows_runner(generator: GeneratorModel, states: TaskStates, rows: TaskRows) -> Runner:
-    """A runner for a batch in which row i is of task `rows[i]`; a batch of one task shares its adapter."""
+    """Return a runner for a batch in which row i belongs to task `rows[i]`."""
     distinct = rows.unique()
     chosen = states.select(distinct if len(distinct) == 1 else rows)
     return Runner(generator.backbone, generator.fusion, chosen, merged=False)
@@ -90,7 +89,7 @@ def rows_runner(generator: GeneratorModel, states: TaskStates, rows: TaskRows) -
 
 @torch.no_grad()
 def answer(runner: Runner, ids: TokenIds, mask: TokenMask, **decoding: Unpack[Decoding]) -> AnswerIds:
-    """Read inputs and return answers as token ids."""
+    """Generate answers to inputs as token ids."""
     return runner.decode(*runner.read(ids, mask), **decoding)
 
 
@@ -98,5 +97,5 @@ def answer(runner: Runner, ids: TokenIds, mask: TokenMask, **decoding: Unpack[De
 def score(
     runner: Runner, ids: TokenIds, mask: TokenMask, labels: ChoiceLabels, reduction: Reduction = "sum"
 ) -> ChoiceScores:
-    """Read inputs and return the log-probability of every choice, end of sequence included."""
+    """Compute the log-probability of every choice for every input, including the end of sequence."""
     return runner.scores(*runner.read(ids, mask), labels, reduction)

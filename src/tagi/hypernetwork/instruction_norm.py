@@ -1,4 +1,4 @@
-"""The norm of a hypernetwork's input, which can standardise instruction states."""
+"""The norm of the hypernetwork's input, with optional standardisation of instruction states."""
 
 from collections.abc import Iterable
 
@@ -9,15 +9,15 @@ from torch import Tensor, nn
 from tagi.backbones.shapes import InstructionMask, InstructionStates
 
 _LEAST = 1e-4
-"""Least deviation of a channel, as a share of the largest, so that constant channels are not blown up."""
+"""Minimum standard deviation of a channel relative to the largest, so that constant channels are not amplified."""
 
 
 class InstructionNorm(nn.RMSNorm):
-    """RMS norm over channels, with `standardize` after each channel's mean is taken off and its deviation divided out.
+    """RMS norm over channels; with `standardize`, after standardising each channel.
 
-    States of language models have a large part in common: of SmolLM2 two instructions' features in a fresh hypernetwork
-    have a cosine of 0.85, standardized 0.07. What they share says nothing of a task, and hides what does. Means and
-    deviations are measured once over training instructions and stay; until then they are 0 and 1.
+    Hidden states of language models have a large common part that carries no information about the task: on SmolLM2 the
+    features of two instructions in an untrained hypernetwork have a cosine of 0.85, standardised 0.07. Means and
+    deviations are measured once on training instructions; until then they are 0 and 1.
     """
 
     mean: Tensor
@@ -31,19 +31,19 @@ class InstructionNorm(nn.RMSNorm):
             self.register_buffer("deviation", torch.ones(d_model))
 
     def forward(self, states: Float[Tensor, "*rows d_model"]) -> Float[Tensor, "*rows d_model"]:
-        """The states, each of length sqrt(d_model) times the learned weights."""
+        """Normalise the states to length sqrt(d_model), and multiply them by the learned weights."""
         if self.standardize:
             states = (states - self.mean) / self.deviation
         return super().forward(states)
 
     @property
     def measured(self) -> bool:
-        """Whether means and deviations are known."""
+        """Whether means and deviations have been measured."""
         return not (self.deviation == 1).all()
 
     @torch.no_grad()
     def measure(self, batches: Iterable[tuple[InstructionStates, InstructionMask]]) -> None:
-        """Take means and deviations over all tokens of `(states, mask)` that are not padding."""
+        """Measure means and deviations over the tokens of `(states, mask)` that are not padding."""
         count, total, squares = 0, torch.zeros(()), torch.zeros(())
         for states, mask in batches:
             tokens = states[mask].double()

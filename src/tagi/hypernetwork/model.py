@@ -27,13 +27,13 @@ from tagi.settings.text import TextSettings
 
 
 class GeneratorModel(nn.Module):
-    """A backbone with the parts that adapt it to instructions: hypernetwork, fusion, shared LoRA.
+    """A backbone with hypernetwork, fusion and shared LoRA.
 
-    Every call takes what it needs as arguments and leaves nothing behind: banks and fusion are attached to
-    the backbone for the length of the call. One that generates prefixes sets the backbone's attention to take them,
-    which without one computes what it did.
+    Calls have no side effects: banks and fusion are attached to the backbone only during a call. A generator of
+    prefixes replaces the backbone's attention by one that accepts prefixes and otherwise gives identical results.
 
-    Raises `ConfigError` for settings that the backbone cannot serve, and for limits of text that pass its positions.
+    Raises:
+        ConfigError: The backbone does not support the settings, or the length limits exceed its positions.
     """
 
     def __init__(self, backbone: Backbone, settings: GeneratorSettings, text: TextSettings) -> None:
@@ -43,7 +43,7 @@ class GeneratorModel(nn.Module):
         self.settings = settings
         self.text = text_encoder(backbone, text)
         self.source: str | None = None
-        """A name that finds this generator from any folder, once it is saved or loaded (`formats.finding`)."""
+        """The name under which this generator can be found, once it was saved or loaded (`formats.finding`)."""
         self.targets = targets_of(backbone, settings)
         self.hypernetwork = make_hypernetwork(backbone, self.targets, settings)
         self.shared = None
@@ -58,28 +58,28 @@ class GeneratorModel(nn.Module):
 
     @property
     def own_parts(self) -> list[nn.Module]:
-        """The parts that are not the backbone's: hypernetwork, shared LoRA, fusion, a reader of its own."""
+        """The modules besides the backbone: hypernetwork, shared LoRA, fusion, and a separate instruction encoder."""
         return [part for part in (self.hypernetwork, self.shared, self.fusion, self.reader) if part is not None]
 
     @property
     def keeps_keys_values(self) -> bool:
-        """Whether inputs go on from an instruction's keys and values, which cannot be made anew from its states."""
+        """Whether inputs continue from a KV prefix that cannot be recomputed from the instruction states."""
         return self.settings.concatenates and not self.backbone.encoder_decoder
 
     @property
     def keeps_prefix(self) -> bool:
-        """Whether inputs go on from keys and values of the instruction, however these are computed."""
+        """Whether inputs continue from a KV prefix of the instruction."""
         return self.settings.adapts_prefix or self.keeps_keys_values
 
     def encode_instructions(self, ids: InstructionIds, mask: InstructionMask) -> InstructionStates:
-        """Return `I_x` alone."""
+        """Return the instruction states `I_x`."""
         return self._read(ids, mask, keep=False).states
 
     def read_instructions(self, ids: InstructionIds, mask: InstructionMask) -> Instructions:
-        """`I_x`, and of a decoder-only backbone the keys and values that inputs go on from, in one pass.
+        """Encode instructions: `I_x`, and for a decoder-only backbone the KV prefix, in one forward pass.
 
-        The reader reads with nothing generated and no fusion, also inside another call. Where the instruction is read
-        again under the task's LoRA, its tokens come along.
+        Adapters and fusion are never active here, even inside another call. If the KV prefix is computed under the
+        task's LoRA later, the result contains the token ids instead.
         """
         read = self._read(ids, mask, keep=self.settings.concatenates)
         return replace(read, ids=ids) if self.settings.adapts_prefix else read
@@ -93,13 +93,13 @@ class GeneratorModel(nn.Module):
 
     @property
     def reader_trained(self) -> bool:
-        """Whether the reader of instructions is trained; if not, an instruction's states never change."""
+        """Whether the instruction encoder is trained. If not, the states of an instruction never change."""
         reads = self.backbone.instruction_reader if self.reader is None else self.reader
         return any(parameter.requires_grad for parameter in reads.parameters())
 
     @property
     def wants_measuring(self) -> bool:
-        """Whether instruction states are to be standardised and their statistics are still to be measured."""
+        """Whether statistics for standardising instruction states still have to be measured."""
         return self.settings.standardize and not self.hypernetwork.norm.measured
 
     def measure(
@@ -110,36 +110,36 @@ class GeneratorModel(nn.Module):
         """Measure mean and deviation of every channel of `I_x`, for `standardize`.
 
         Args:
-            batches: Instructions, as token ids and mask.
-            encode: Gives the states of a batch, by default `encode_instructions`.
+            batches: Token ids and masks of instructions.
+            encode: Function that encodes a batch; by default `encode_instructions`.
         """
         with evaluating(self):
             encode = encode or self.encode_instructions
             self.hypernetwork.norm.measure((encode(ids, mask), mask) for ids, mask in batches)
 
     def generate_bank(self, states: InstructionStates, mask: InstructionMask) -> Bank:
-        """`I_x` -> one LoRA, or whatever else is generated, per task (eq. 2); with the shared LoRA if there is one."""
+        """Generate one LoRA (or other module) per task from `I_x` (eq. 2), including the shared LoRA if any."""
         bank: Bank = self.hypernetwork(states, mask)
         return bank if self.shared is None else self.shared_with(bank)
 
     def generate_residual(self, states: InstructionStates, mask: InstructionMask) -> ResidualBank:
-        """`I_x` -> what is generated on top of the shared LoRA. Raises `ValueError` without a shared LoRA."""
+        """Generate the residual on top of the shared LoRA from `I_x`. Raises `ValueError` without a shared LoRA."""
         if self.shared is None:
             raise ValueError("expected a generator with a shared LoRA, got one without")
         residual: ResidualBank = self.hypernetwork(states, mask)
         return residual
 
     def shared_with(self, residual: Bank) -> LoraBank:
-        """The shared LoRA with generated residuals, one LoRA per task."""
+        """Combine the shared LoRA with generated residuals into one LoRA per task."""
         assert self.shared is not None
         assert isinstance(residual, ResidualBank)
         return residual.joined(self.shared.factors())
 
     @torch.no_grad()
     def start_bank(self) -> Bank:
-        """Return what is generated for a task before training: A0 and B = 0, on top of the shared LoRA if there is one.
+        """Return the bank before training: A0 and B = 0, on top of the shared LoRA if there is one.
 
-        It is where LoRA teachers of the same seed started.
+        LoRA teachers with the same seed start from it.
         """
         like = next(self.hypernetwork.parameters())
         slots = [slot for target in self.targets for slot in target.slots]
@@ -149,7 +149,7 @@ class GeneratorModel(nn.Module):
 
     @property
     def blank_bank(self) -> Bank:
-        """A task's adapter without numbers, on torch's meta device: its shapes."""
+        """Return a task's bank on torch's meta device, which has shapes but no values."""
         blank = blank_bank(self.targets)
         if self.shared is None or not isinstance(blank, ResidualBank):
             return blank
@@ -165,9 +165,9 @@ class GeneratorModel(nn.Module):
         input_mask: Bool[Tensor, "row input_token"],
         labels: Labels,
     ) -> tuple[Logits, Bank]:
-        """Teacher-forced logits of a batch of several tasks, and the bank that produced them.
+        """Compute teacher-forced logits of a batch with several tasks, and return the generated bank too.
 
-        `rows[i]` is the task of row i. Each instruction is encoded, and its adapter generated, once.
+        `rows[i]` is the task of row i. Each instruction is encoded and its adapter generated once.
         """
         read = self.read_instructions(instruction_ids, instruction_mask)
         bank = self.generate_bank(read.states, read.mask)
@@ -183,9 +183,9 @@ class GeneratorModel(nn.Module):
         labels: Labels,
         alone: Bool[Tensor, " row"] | None = None,
     ) -> Logits:
-        """Teacher-forced logits from instructions that have been read and a bank already generated.
+        """Compute teacher-forced logits from encoded instructions and a generated bank.
 
-        Rows that are `alone` have nothing of the instruction but the adapter.
+        Rows marked in `alone` use the adapter only, without instruction states or KV prefix.
         """
         visible = self._with_states(read.mask)[rows]
         if alone is not None:
@@ -194,7 +194,7 @@ class GeneratorModel(nn.Module):
             return self._prompted_logits(read, bank, rows, input_ids, input_mask, labels, visible)
         hooks: list[Mapping[nn.Module, Attached]] = [self.backbone.hooks(bank, rows)]
         if self.fusion is not None:
-            # Values of zero read as nothing: fusion has no biases.
+            # Values of zero contribute nothing, since fusion has no biases.
             pairs = self.fusion.keys_values(read.states)
             keys_values = [(k[rows], v[rows] * visible[:, None, None, None]) for k, v in pairs]
             hooks.append(self.fusion.hooks(self.backbone, keys_values, read.mask[rows]))
@@ -215,13 +215,13 @@ class GeneratorModel(nn.Module):
         labels: Tensor,
         visible: Bool[Tensor, " row"],
     ) -> Logits:
-        """Instruction, input and target as one text under the row's own bank, rows of similar length together."""
+        """Compute logits of instruction, input and target as one text under each row's bank, grouped by length."""
         ids, mask = input_ids, input_mask
         if self.settings.adapts_prefix:
             assert read.ids is not None
             ids = torch.cat([read.ids[rows], ids], 1)
             mask = torch.cat([read.mask[rows] & visible[:, None], mask], 1)
-            order = mask.long().argsort(dim=1, stable=True)  # all padding to the left, tokens in their order
+            order = mask.long().argsort(dim=1, stable=True)  # move all padding to the left
             ids, mask = ids.gather(1, order), mask.gather(1, order)
 
         def compute(group: Tensor, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
@@ -231,25 +231,25 @@ class GeneratorModel(nn.Module):
         return grouped_logits(ids, mask, labels, compute)
 
     def _with_states(self, mask: InstructionMask) -> Bool[Tensor, " task"]:
-        """Return which tasks of a batch keep their instruction states: all, but for `state_dropout` in training.
+        """Return which tasks of a batch keep their instruction states: all, except for `state_dropout` in training.
 
-        A task without them has only its adapter, which so learns to do without the states.
+        Tasks without states use the adapter only, which thus learns to work alone.
         """
         rate = self.settings.state_dropout if self.training else 0.0
         return torch.rand(mask.shape[0], device=mask.device) >= rate
 
     @torch.no_grad()
     def prepare(self, ids: InstructionIds, mask: InstructionMask) -> TaskStates:
-        """Return all that inference needs of the instructions, computed in one pass over them."""
+        """Compute the task states of instructions for inference."""
         read = self.read_instructions(ids, mask)
         return self.states_from(read, self.generate_bank(read.states, mask))
 
     @torch.no_grad()
     def states_from(self, read: Instructions, bank: Bank) -> TaskStates:
-        """Return the task states of instructions that have been read, under the given bank.
+        """Compute task states from encoded instructions under the given bank.
 
-        Keys and values over the instructions that depend on the bank are computed again: by T5's decoder, and by a
-        decoder-only backbone that reads the instructions under the task's LoRA.
+        Keys and values that depend on the bank are computed here: those of T5's decoder, and the KV prefix under the
+        task's LoRA of a decoder-only backbone.
         """
         cross: KeysValues | None = None
         if self.settings.adapts_prefix or self.settings.concatenates:
@@ -265,13 +265,13 @@ class GeneratorModel(nn.Module):
         return self.backbone.read_instructions(read.ids, read.mask, keep=True)
 
     def input_encoder(self, *, alone: bool | None = None) -> Callable[..., list[int]]:
-        """Return what turns an input, and `truncate`, into token ids.
+        """Return the function that encodes an input (and takes `truncate`).
 
-        Generators of an older form (no `instruction_cache`) read inputs in the same way with and without instruction.
+        Generators without `instruction_cache` encode inputs in the same way with and without instruction.
 
         Args:
-            alone: Whether no instruction is before the input. None stands for the form that training uses: after the
-                instruction if the generator keeps a prefix of it.
+            alone: Whether the input has no instruction before it. None means the format used in training: with the
+                instruction if the generator uses a KV prefix.
         """
         if self.settings.instruction_cache is None:
             return self.text.input

@@ -1,4 +1,4 @@
-"""The `pooled` hypernetwork: one vector per instruction; learned ids tell the rows apart."""
+"""The `pooled` hypernetwork: one vector per instruction, and a learned id embedding per generated row."""
 
 import torch
 from jaxtyping import Float
@@ -12,13 +12,12 @@ from tagi.settings.generator import GeneratorSettings
 
 
 class PooledHypernetwork(Hypernetwork):
-    """Instruction states -> pooled vector -> MLP_l per layer -> bank (eq. 2).
+    """Maps the pooled instruction states to a bank with one MLP per layer (eq. 2).
 
     Args:
-        targets: What is generated.
+        targets: Kinds of modules to generate.
         d_model: Width of instruction states.
-        settings: The generator's. With `pooling` "mean" the states that are not padding are averaged, with "attention"
-            they are weighted by a learned score.
+        settings: Settings of the generator. `pooling` is "mean", or "attention" for weights from a learned score.
     """
 
     def __init__(self, targets: Targets, d_model: int, settings: GeneratorSettings) -> None:
@@ -29,7 +28,7 @@ class PooledHypernetwork(Hypernetwork):
         self.heads = row_heads(targets, width=d_model, hidden=settings.hidden, seed=settings.seed)
 
     def pool(self, states: InstructionStates, mask: InstructionMask) -> Float[Tensor, "task d_model"]:
-        """Return the weighted mean over the tokens that are not padding."""
+        """Compute the weighted mean over the tokens that are not padding."""
         states = states.to(self.norm.weight.dtype)
         wide = torch.promote_types(states.dtype, torch.float32)
         if self.score is None:

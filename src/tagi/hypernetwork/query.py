@@ -13,12 +13,12 @@ from tagi.settings.generator import GeneratorSettings
 
 
 class QueryHypernetwork(Hypernetwork):
-    """Learned queries, one per row, attend to `I_x`; MLP_l maps what each reads to its row.
+    """One learned query per generated row attends to `I_x`; one MLP per layer maps the result to the row.
 
     Args:
-        targets: What is generated.
+        targets: Kinds of modules to generate.
         d_model: Width of instruction states.
-        settings: The generator's. `width` is that of queries, keys and values.
+        settings: Settings of the generator. `width` is the width of queries, keys and values.
     """
 
     def __init__(self, targets: Targets, d_model: int, settings: GeneratorSettings) -> None:
@@ -35,7 +35,7 @@ class QueryHypernetwork(Hypernetwork):
             nn.init.normal_(linear.weight, std=d_model**-0.5, generator=random)
 
     def features(self, states: InstructionStates, mask: InstructionMask) -> Float[Tensor, "task *row width"]:
-        """Return what the query of every row reads."""
+        """Return the attention output for every row's query."""
         states = self.norm(states)
         keys, values = (split_heads(linear(states), self.attention_heads) for linear in (self.key, self.value))
         queries = split_heads(self.queries.flatten(0, -2), self.attention_heads).to(keys.dtype)

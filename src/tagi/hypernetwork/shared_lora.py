@@ -1,4 +1,4 @@
-"""The shared LoRA: one LoRA for all tasks, part of the generator; residuals are generated on top of it."""
+"""The shared LoRA: one LoRA for all tasks, to which generated residuals are added."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from tagi.backbones.protocol import TargetModule, initial_factors
 
 
 class SharedLora(nn.Module):
-    """One LoRA for all tasks, at scale 1: alpha / rank of the LoRA that it was copied from is folded into B.
+    """One LoRA for all tasks with scale 1: alpha / rank of the trained LoRA is folded into B.
 
     Args:
         target modules: The target modules.
@@ -36,9 +36,9 @@ class SharedLora(nn.Module):
 
     @torch.no_grad()
     def copy_from(self, bank: LoraBank) -> None:
-        """Take over a trained LoRA of one task.
+        """Copy a trained LoRA (a bank with one task).
 
-        Raises `ValueError` if its target modules or its rank are others.
+        Raises `ValueError` if its target modules or its rank differ.
         """
         if bank.tasks != 1 or bank.rank != self.rank or list(bank.factors) != self.paths:
             raise ValueError(

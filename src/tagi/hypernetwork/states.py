@@ -1,4 +1,4 @@
-"""Everything computed once per task, for several tasks at once."""
+"""Task states: everything that is computed once per task, for several tasks."""
 
 from dataclasses import dataclass, replace
 
@@ -12,13 +12,12 @@ from tagi.backbones.shapes import InstructionIds, InstructionMask, InstructionSt
 
 @dataclass(frozen=True)
 class TaskStates:
-    """The tasks' LoRA or other module, their instruction states `I_x` with mask, and keys and values over `I_x`.
+    """Generated bank, instruction states `I_x` with mask, and keys and values over the instructions.
 
-    `fusion` is per fused layer (None without attention fusion), `cross` per layer that writes the answer (None without
-    concatenation): of T5's cross-attentions, of a decoder-only backbone's own attentions. `ids` are the instructions'
-    tokens, kept where their keys and values are computed under the task's own LoRA: another bank needs them again.
-
-    Position i along every first axis is task i.
+    The first axis of every tensor is the task. `fusion` has keys and values per fusion layer (None without attention
+    fusion). `cross` has those per decoder layer: of cross-attention for T5, of self-attention (the KV prefix) for
+    decoder-only backbones; None without concatenation. `ids` are the token ids of the instructions, stored if the KV
+    prefix depends on the bank and must be recomputed for another one.
     """
 
     bank: Bank
@@ -35,21 +34,21 @@ class TaskStates:
 
     @property
     def alone(self) -> bool:
-        """Whether inputs are read by themselves, without the instruction before them."""
+        """Whether inputs are encoded without the instruction before them."""
         return self.cross is None
 
     @property
     def bare(self) -> bool:
-        """Whether there is nothing of the instruction but the adapter: neither fusion nor a prefix."""
+        """Whether there is only the adapter: neither fusion nor a KV prefix."""
         return self.cross is None and self.fusion is None
 
     @property
     def read(self) -> Instructions:
-        """The instructions as they were read, before anything was generated from them."""
+        """The encoded instructions, without the generated bank."""
         return Instructions(self.states, self.mask, self.cross, self.ids)
 
     def select(self, rows: TaskRows) -> "TaskStates":
-        """Return states whose task i is this one's task `rows[i]`; rows may repeat. Padding of all rows is dropped."""
+        """Return states whose task i is task `rows[i]` of this one. Rows may repeat. Common padding is dropped."""
         length = longest(self.mask[rows])
 
         def pick(layers: KeysValues | None) -> KeysValues | None:
@@ -70,13 +69,12 @@ class TaskStates:
         return TaskStates(bank, self.states.to(device), self.mask.to(device), move(self.fusion), move(self.cross), ids)
 
     def without_states(self) -> "TaskStates":
-        """Return states of the adapter alone: neither fusion nor a prefix."""
+        """Return states of the adapter alone, without fusion and KV prefix."""
         return replace(self, fusion=None, cross=None)
 
     def without_lora(self) -> "TaskStates":
-        """Return the instruction states with an adapter that changes nothing.
+        """Return the states with a bank of zero updates.
 
-        Keys and values over the instruction stay as they were computed under the adapter: `GeneratorModel.states_from`
-        computes them under another one.
+        Keys and values over the instruction are not recomputed: use `GeneratorModel.states_from` for that.
         """
         return replace(self, bank=self.bank.zero())

@@ -1,4 +1,4 @@
-"""Instruction states that were computed before: an instruction recurs, and a frozen reader gives it the same states."""
+"""Cache of instruction states for training with a frozen instruction encoder."""
 
 from collections import OrderedDict
 
@@ -14,10 +14,10 @@ _LIMIT = 1 << 30
 
 
 class StatesMemory:
-    """States of instructions by their tokens, kept on the CPU; the least recently used go first.
+    """LRU cache of instruction states by token ids, on the CPU.
 
     Args:
-        limit: Bytes kept at most.
+        limit: Maximum size in bytes.
     """
 
     def __init__(self, limit: int = _LIMIT) -> None:
@@ -26,10 +26,10 @@ class StatesMemory:
         self._kept: OrderedDict[tuple[int, ...], Tensor] = OrderedDict()
 
     def read(self, generator: GeneratorModel, ids: InstructionIds, mask: InstructionMask) -> Instructions:
-        """As `Generator.read_instructions`, without dropout; what is known is not computed again.
+        """Like `GeneratorModel.read_instructions`, without dropout; cached states are reused.
 
-        On a CPU every instruction is read by itself, which costs no more there, so that its states do not depend on
-        what was read before: a resumed run has the same.
+        On a CPU instructions are encoded one by one, which is not slower there, so that their states do not depend on
+        the content of the cache and a resumed run is identical.
         """
         keys = [tuple(row[kept].tolist()) for row, kept in zip(ids.cpu(), mask.cpu(), strict=True)]
         missing = [at for at, key in enumerate(keys) if key not in self._kept]

@@ -1,4 +1,4 @@
-"""What a hypernetwork generates, as rows: of LoRA factors, of a bottleneck's matrices and biases, of a prefix."""
+"""Kinds of generated modules, as rows: rows of LoRA factors, of bottleneck matrices and biases, of prefixes."""
 
 import math
 from abc import ABC, abstractmethod
@@ -20,16 +20,16 @@ from tagi.errors import ConfigError
 from tagi.settings.generator import GeneratorSettings, Placement
 
 Start = Literal["zero", "small", "unit"]
-"""Initial length of rows: 0; a tenth of a row of LoRA's A0, to which they are added; about 1."""
+"""Initial length of generated rows: 0; a tenth of a row of A0, to which they are added; about 1."""
 _PROJECTIONS = ("q", "v")
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Rows of equal width that are written for one place.
+    """Rows of equal width that are generated for one place.
 
-    `layer` numbers the MLP that writes them where layers have MLPs of their own, `first` the first row among that
-    layer's. `tag` tells places of one layer apart.
+    `layer` is the index of the MLP that generates them, if layers have separate MLPs; `first` is the index of the first
+    row in that layer; `tag` distinguishes places of one layer.
     """
 
     place: str
@@ -47,10 +47,10 @@ Rows: TypeAlias = Mapping[tuple[str, str], Float[Tensor, "task _row _width"]]
 
 
 class Target(ABC):
-    """A kind of module that is generated, and where."""
+    """A kind of generated module with its places."""
 
     address: tuple[int, ...]
-    """Axes by which a layer's rows are numbered."""
+    """Axes of the rows of a layer."""
 
     @property
     @abstractmethod
@@ -59,25 +59,25 @@ class Target(ABC):
 
     @abstractmethod
     def bank(self, rows: Rows) -> Bank:
-        """Return the bank that is made of these rows."""
+        """Build the bank from generated rows."""
 
     @property
     @abstractmethod
     def words(self) -> str:
-        """A description of what is generated."""
+        """Short description for tables."""
 
     def starts(self, seed: int) -> Mapping[str, Float[Tensor, "_row _width"]]:
-        """Return by place what is added to its first part: a start that is drawn by the seed and saved."""
+        """Return the random offset of each place's first part, which is stored in checkpoints."""
         return {}
 
     @property
     def layers(self) -> int:
-        """Number of layers, each with an MLP of its own in `RowHeads`."""
+        """Number of layers, each with a separate MLP in `RowHeads`."""
         return 1 + max(slot.layer for slot in self.slots)
 
     @property
     def parameters(self) -> int:
-        """Parameters generated for one task."""
+        """Number of parameters generated per task."""
         return sum(slot.rows * slot.width for slot in self.slots)
 
 
@@ -87,8 +87,7 @@ def _factors(module: TargetModule, rows: Rows) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class LoraTarget(Target):
-    """LoRA on every target module; a layer's query and value share their MLP (eq. 2). A = A0 + dA and B = 0 at the
-    start."""
+    """LoRA on every target module; query and value of a layer share an MLP (eq. 2). Initially A = A0 and B = 0."""
 
     target_modules: tuple[TargetModule, ...]
     rank: int
@@ -101,13 +100,13 @@ class LoraTarget(Target):
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """All generated rows of every target module; a layer's query and value are next to each other."""
+        """All generated rows of every target module, with query and value of a layer next to each other."""
         rows = math.prod(self.address[1:])
         places = [(module, rows * _PROJECTIONS.index(module.projection)) for module in self.target_modules]
         return tuple(slot for module, first in places for slot in self._slots_of(module, first))
 
     def _slots_of(self, module: TargetModule, first: int) -> list[Slot]:
-        """Return rows of A and columns of B of one target module, from the layer's row `first` on."""
+        """Return the rows of A and columns of B of one target module, starting at the layer's row `first`."""
         rank, layer, tag = self.rank, module.layer, module.projection
         return [
             Slot(module.path, "A", layer, first, rank, module.d_in, "small", tag),
@@ -120,17 +119,17 @@ class LoraTarget(Target):
 
     @property
     def words(self) -> str:
-        """A description of what is generated."""
+        """Short description for tables."""
         return f"LoRA of rank {self.rank} (alpha {self.alpha:g}) for {len(self.target_modules)} target modules"
 
     def starts(self, seed: int) -> Mapping[str, Float[Tensor, "_row _width"]]:
-        """Return A0 of every target module, from which the teachers' A start too; nothing without factors."""
+        """Return A0 of every target module, from which the teachers also start; empty without factors."""
         return initial_factors(self.target_modules, self.rank, seed) if self.rank else {}
 
 
 @dataclass(frozen=True)
 class ResidualTarget(LoraTarget):
-    """What is generated on top of a shared LoRA: factors, scales of its ranks, or both; all zero at the start.
+    """The residual on top of a shared LoRA: low-rank factors, scales of its ranks, or both. Initially zero.
 
     Args:
         target_modules: The target modules.
@@ -161,7 +160,7 @@ class ResidualTarget(LoraTarget):
 
     @property
     def words(self) -> str:
-        """A description of what is generated."""
+        """Short description for tables."""
         parts = [f"LoRA of rank {self.rank} (alpha {self.alpha:g})"] if self.rank else []
         parts += [f"scales of a shared LoRA of rank {self.shared_rank}"] if self.shared_rank else []
         return f"{' and '.join(parts)} on top of a shared LoRA, for {len(self.target_modules)} target modules"
@@ -169,7 +168,7 @@ class ResidualTarget(LoraTarget):
 
 @dataclass(frozen=True)
 class BottleneckTarget(Target):
-    """A bottleneck adapter per place. `up` and both biases are 0 at the start, so that nothing changes."""
+    """One bottleneck adapter per place. `up` and both biases are initially 0, so that the output is unchanged."""
 
     places: tuple[str, ...]
     d_model: int
@@ -196,7 +195,7 @@ class BottleneckTarget(Target):
         return tuple(slots)
 
     def bank(self, rows: Rows) -> BottleneckBank:
-        """`up` is written by its columns."""
+        """Build the bank; `up` is generated by columns."""
         factors = {
             place: Bottleneck(
                 down=rows[place, "down"],
@@ -210,17 +209,17 @@ class BottleneckTarget(Target):
 
     @property
     def words(self) -> str:
-        """A description of what is generated."""
+        """Short description for tables."""
         where = "beside feed-forwards" if self.placement == "ffn" else "after self-attentions"
         return f"bottleneck adapters {self.width} wide {where}, {len(self.places)} in all"
 
 
 @dataclass(frozen=True)
 class PrefixTarget(Target):
-    """Keys and values for every attention.
+    """A prefix of keys and values for every attention.
 
-    No prefix of a given length leaves attention as it was, since it takes a share of every softmax. At the start keys
-    and values are small instead, vectors of about unit length over all heads: scores near 0, and little to read.
+    A prefix always changes attention, because it takes part in the softmax. Initially keys and values are small (about
+    unit length over all heads), so that scores are near 0 and the effect is small.
     """
 
     places: tuple[str, ...]
@@ -245,7 +244,7 @@ class PrefixTarget(Target):
         return tuple(slots)
 
     def bank(self, rows: Rows) -> PrefixBank:
-        """Rows are split among the heads."""
+        """Build the bank; rows are split into heads."""
 
         def split(part: Tensor) -> Tensor:
             return part.unflatten(-1, (self.heads, self.d_kv)).transpose(1, 2)
@@ -254,7 +253,7 @@ class PrefixTarget(Target):
 
     @property
     def words(self) -> str:
-        """A description of what is generated."""
+        """Short description for tables."""
         return f"prefixes of {self.tokens} tokens for {len(self.places)} attentions"
 
 
@@ -263,9 +262,9 @@ Targets: TypeAlias = tuple[Target, ...]
 
 
 def targets_of(backbone: Backbone, settings: GeneratorSettings) -> Targets:
-    """Return the targets of a generator's settings for a backbone.
+    """Return the targets that a generator's settings name for a backbone.
 
-    Raises `ConfigError` for what is not LoRA on a decoder-only one, where the other modules have no places.
+    Raises `ConfigError` for modules other than LoRA on decoder-only backbones.
     """
     if settings.shared_rank or settings.module == "lora":
         return (lora_target(backbone.target_modules, settings),)
@@ -286,7 +285,7 @@ def targets_of(backbone: Backbone, settings: GeneratorSettings) -> Targets:
 
 
 def lora_target(target_modules: tuple[TargetModule, ...], settings: GeneratorSettings) -> LoraTarget:
-    """Return the target of a generator of LoRA: the whole LoRA, or a residual on top of its shared LoRA."""
+    """Return the target for LoRA: a full LoRA, or a residual on top of the shared LoRA."""
     if not settings.shared_rank:
         return LoraTarget(target_modules, settings.rank, settings.alpha)
     rank = settings.rank if settings.generates_factors else 0
@@ -295,13 +294,13 @@ def lora_target(target_modules: tuple[TargetModule, ...], settings: GeneratorSet
 
 
 def bank_of(targets: Targets, rows: Rows) -> Bank:
-    """Return the bank made of all generated rows."""
+    """Build the bank from all generated rows."""
     banks = [target.bank(rows) for target in targets]
     return banks[0] if len(banks) == 1 else JointBank(banks)
 
 
 def blank_bank(targets: Targets) -> Bank:
-    """Return a bank of one task on torch's meta device, which has shapes alone."""
+    """Return a bank with one task on torch's meta device, which has shapes but no values."""
     slots = [slot for target in targets for slot in target.slots]
     rows = {(slot.place, slot.part): torch.empty(1, slot.rows, slot.width, device="meta") for slot in slots}
     return bank_of(targets, rows)

@@ -15,7 +15,7 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
 
 
 def set_tuned(model: nn.Module, tune: Tune) -> None:
-    """Set `requires_grad` of every parameter of a backbone's model to what `tune` says."""
+    """Set `requires_grad` of every parameter of the backbone according to `tune`."""
     pattern = _PATTERNS[tune]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(pattern.search(name) is not None)
