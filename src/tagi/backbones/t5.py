@@ -79,7 +79,7 @@ class T5Backbone(Backbone):
         return {**self.target_layers, **{path: self.model.get_submodule(path) for path in others}}
 
     def hooks(self, bank: Bank, rows: shapes.TaskRows | None = None) -> dict[nn.Module, Attached]:
-        """Like `Backbone.hooks`. Raises `ValueError` for prefixes before `take_prefixes`, which would have no effect."""
+        """Like `Backbone.hooks`. Raises `ValueError` for prefixes without `take_prefixes`: they have no effect."""
         hooks = super().hooks(bank, rows)
         prefixed = any(isinstance(attached, AttentionPrefix) for attached in hooks.values())
         if prefixed and not takes_prefixes(self.model.encoder, self.model.decoder):

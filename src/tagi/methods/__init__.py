@@ -1,1 +1,1 @@
-"""Methods: ways to do tasks from instructions, behind one protocol."""
+"""Methods: TAGI and its baselines, with one interface."""

@@ -1,6 +1,6 @@
-"""A decoder-only backbone with the instruction before every input: the "GPT-2 / OPT style" row of the rivals.
+"""A decoder-only backbone with the instruction before every input: the GPT-2 and OPT baselines.
 
-Untrained it is a language model asked with a prompt, fully fine-tuned its counterpart of Tk-Instruct.
+Without training it is a prompted language model; fully fine-tuned it is the decoder-only counterpart of Tk-Instruct.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,22 +23,21 @@ from tagi.settings.generator import LoraShape
 from tagi.settings.text import TextSettings
 
 _UNLIKE = ("x", "the 7 (cat", '"')
-"""Inputs that begin in unlike ways."""
+"""Inputs with different first characters."""
 
 
 @dataclass(frozen=True)
 class CachedPrompts(Prompts):
-    """The tasks, and the keys and values of the start of each task's prompts."""
+    """The tasks, and the KV prefixes that each task's prompts have in common."""
 
     kept: CachedPrefixes
 
 
 class CausalConcatenation(Prompted[CausalBackbone]):
-    """One text of instruction, input and answer, each token read with those before it.
+    """Instruction, input and answer in one text.
 
-    With `prefix_cached` the tokens that all of a task's prompts begin with are read once, and every input goes on from
-    there: the same answers for less. Raises `ConfigError` if the limits of prompt and target together pass the model's
-    positions.
+    With `prefix_cached` the common start of a task's prompts is processed once and every input continues from its KV
+    prefix. Raises `ConfigError` if the limits of prompt and target together exceed the model's positions.
     """
 
     name = "causal-concatenation"
@@ -64,29 +63,29 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         self.prefix_cached = prefix_cached
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments that the method was made with, for JSON."""
+        """Return the constructor's arguments for JSON."""
         return {**super().settings(), "prefix_cached": self.prefix_cached}
 
     @classmethod
     def options(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Whether prefixes are cached; older checkpoints do not say."""
+        """Whether prefixes are cached. Older checkpoints lack this key."""
         return {"prefix_cached": bool(config.get("prefix_cached", False))}
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Prompts:
-        """Keep the tasks' texts; with `prefix_cached` the start of each task's prompts is read once."""
+        """Store the tasks' texts; with `prefix_cached` also compute the KV prefix of each task's prompts."""
         prompts = super().prepare(tasks, truncate=truncate)
         if not self.prefix_cached:
             return prompts
         return CachedPrompts(prompts.tasks, keep_starts(self.backbone, [self._beginning(task) for task in tasks]))
 
     def _beginning(self, task: Task) -> list[int]:
-        """Tokens that prompts with unlike inputs have in common; a prompt that differs sooner goes on from there."""
+        """Return the tokens that prompts with different inputs have in common."""
         prompts = [self._prompt(task, text, truncate=True) for text in _UNLIKE]
         same = next((at for at, pair in enumerate(zip(*prompts, strict=False)) if len(set(pair)) > 1), None)
         return prompts[0][: max(1, len(prompts[0]) - 1 if same is None else same)]
 
     def _read(self, states: Any, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Reading, Tensor]:
-        """Return the prompts, padded as without a cache, and the keys and values known of their first columns."""
+        """Return the prompts, padded as without a cache, and the cached keys and values of their first columns."""
         ids, mask = self._tokens(states, rows, inputs, truncate)
         known = cached_part(states.kept, rows.to(ids.device), ids, mask) if isinstance(states, CachedPrompts) else None
         return Reading(ids, known), mask
@@ -103,7 +102,7 @@ class CausalConcatenation(Prompted[CausalBackbone]):
         return score_after(self.backbone, prefix, labels, reduction)
 
     def cost(self, lengths: Lengths) -> Cost:
-        """FLOPs with the prompt read for every input, or with the instruction read once if `prefix_cached`.
+        """Compute FLOPs with the prompt processed per input, or the instruction once with `prefix_cached`.
 
         A LoRA is not merged. Raises `ConfigError` for a backbone whose FLOPs cannot be computed.
         """

@@ -1,6 +1,6 @@
 """An encoder-decoder backbone with the instruction concatenated to every input.
 
-Untrained it is No FT, fully fine-tuned Tk-Instruct.
+Without training it is No FT; fully fine-tuned it is Tk-Instruct.
 """
 
 from tagi.backbones.t5 import T5Backbone
@@ -9,7 +9,7 @@ from tagi.methods.prompted import Prompted
 
 
 class EncoderDecoder(Prompted[T5Backbone]):
-    """The encoder reads a prompt, the decoder writes the answer."""
+    """Base of methods whose encoder reads a prompt and whose decoder generates the answer."""
 
     family = T5Backbone
     encoder = TextEncoder

@@ -1,4 +1,4 @@
-"""Pretraining a backbone by span corruption on unlabelled text: how the toy family's backbone is made."""
+"""Pretraining a backbone by span corruption on unlabelled text. Used for the toy backbone."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ from tagi.settings.text import TextSettings
 
 
 class Denoiser(Trainable):
-    """T5's own pretraining task on a backbone, everything trained.
+    """T5's pretraining task, training all parameters.
 
-    T5 corrupts 15% of documents of 512 tokens; the default here is for documents of some thirty.
+    T5 corrupts 15% of documents of 512 tokens; the default here is for documents of about 30 tokens.
     """
 
     def __init__(self, backbone: T5Backbone, *, seed: int, density: float = 0.3, mean_length: float = 3.0) -> None:
@@ -37,7 +37,7 @@ class Denoiser(Trainable):
             raise ConfigError("span corruption: expected a tokenizer with sentinels <extra_id_0>, ..., got none")
 
     def collate(self, samples: Sequence[str]) -> Batch:
-        """Documents -> corrupted sources and targets; which spans go depends on seed and text alone."""
+        """Corrupt documents into sources and targets. The spans depend only on seed and text."""
         tokenizer = self.backbone.tokenizer
         pairs = []
         for document in samples:
@@ -60,12 +60,12 @@ class Denoiser(Trainable):
         }
 
     def forward(self, input_ids: TokenIds, input_mask: TokenMask, labels: Labels) -> dict[str, Scalar]:
-        """Cross-entropy of the spans."""
+        """Compute the cross-entropy of the spans."""
         states = self.backbone.encode(input_ids, input_mask)
         return {"loss": prediction_loss(self.backbone.logits(states, input_mask, labels), labels)}
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
-        """Write a plain transformers folder; an earlier one there is replaced."""
+        """Write a transformers folder, replacing an earlier one."""
         with new_folder(folder, overwrite=True) as temporary:
             write_model(temporary, self.backbone.model, self.backbone.tokenizer)
 

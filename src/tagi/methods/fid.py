@@ -1,4 +1,4 @@
-"""FiD-ICL: demonstrations are encoded one by one and joined before the decoder, once for all inputs of a task."""
+"""FiD-ICL: demonstrations are encoded separately and concatenated before the decoder, once per task."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,21 +23,21 @@ from tagi.settings.generator import LoraShape
 from tagi.settings.text import TextSettings
 
 QUERY_MARK = "<extra_id_99>"
-"""Stands before every query, where the tokenizer has it as a token of its own; where it has not, nothing does."""
+"""Precedes every query if the tokenizer has it as a token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demonstrated(Prompts):
-    """The tasks' words, and per decoder layer keys and values over their demonstrations (None for none) with mask."""
+    """The tasks' texts, and per decoder layer keys and values over their demonstrations (or None) with mask."""
 
     cross: KeysValues | None
     mask: Bool[Tensor, "task memory"] | None
 
 
 class FidICL(InContext):
-    """The decoder reads `(demonstrations ; query)`, each encoded alone, padding removed.
+    """The decoder attends to `(demonstrations; query)`, encoded separately, without padding.
 
-    Where no instruction is read that is all of the task; else it stands in the query, with the input.
+    If the instruction is used, it is part of the query.
     """
 
     name = "fid-icl"
@@ -50,7 +50,7 @@ class FidICL(InContext):
         self._mark = [] if found is None else [found]
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """A row for each query; the demonstrations of each episode stand once, `rows` says which row has which."""
+        """Collate one row per query. Demonstrations are included once per episode; `rows` maps rows to episodes."""
         distinct: dict[tuple[Example, ...], int] = {}
         rows = [distinct.setdefault(shots_of(sample.asked), len(distinct)) for sample in samples]
         ids, mask, owners = self._demonstrations(list(distinct))
@@ -63,7 +63,7 @@ class FidICL(InContext):
         }
 
     def forward(self, input_ids: TokenIds, input_mask: TokenMask, labels: Labels, **shown: Tensor) -> dict[str, Scalar]:
-        """Cross-entropy of the targets of an episode's queries; `shown` is what `collate` made of demonstrations."""
+        """Compute the cross-entropy of the targets; `shown` are the collated demonstrations."""
         return self._terms(self.logits(input_ids, input_mask, labels, **shown), labels)
 
     def logits(
@@ -76,14 +76,14 @@ class FidICL(InContext):
         owners: Int[Tensor, " demonstration"],
         rows: TaskRows,
     ) -> Logits:
-        """Teacher-forced logits of the labels after demonstrations and query."""
+        """Compute teacher-forced logits of the labels after demonstrations and query."""
         known, known_mask = self._states(demonstration_ids, demonstration_mask, owners)
         states = torch.cat([known[rows], self.backbone.encode(input_ids, input_mask)], dim=1)
         return self.backbone.logits(states, torch.cat([known_mask[rows], input_mask], dim=1), labels)
 
     @torch.no_grad()
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Demonstrated:
-        """All tasks' demonstrations in one pass, and the decoder's keys and values over them."""
+        """Encode all demonstrations in one pass, and compute the decoder's keys and values over them."""
         prompts = super().prepare(tasks, truncate=truncate)
         shown = (tensor.to(self.backbone.device) for tensor in self._demonstrations([task.shots for task in tasks]))
         states, mask = self._states(*shown)
@@ -94,15 +94,15 @@ class FidICL(InContext):
         return Demonstrated((None,) * len(states.tasks), None, None)
 
     def cost(self, lengths: Lengths) -> Cost:
-        """FLOPs with demonstrations encoded once and the query for every input; a LoRA is not merged."""
+        """Compute FLOPs with demonstrations encoded once per task. A LoRA is not merged."""
         return fid_icl_cost(self.shapes, lengths, self.query_tokens(lengths) + len(self._mark), rank=self.lora_rank)
 
     def _prompt(self, task: Task | None, text: str, *, truncate: bool) -> list[int]:
-        """The mark, which is not counted by the limit, and the query."""
+        """Return the marker token, which does not count towards the limit, and the query."""
         return [*self._mark, *self._query(task, text, truncate=truncate)]
 
     def _read(self, states: Demonstrated, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Any, Tensor]:
-        """The decoder's keys and values over demonstrations and query; the former are not computed again."""
+        """Return the decoder's keys and values over demonstrations (cached) and query."""
         cross, mask = super()._read(states, rows, inputs, truncate)
         if states.cross is None or states.mask is None:
             return cross, mask
@@ -113,7 +113,7 @@ class FidICL(InContext):
         return join(select_rows(states.cross, chosen, known_mask.shape[1]), known_mask, cross, mask)
 
     def _demonstrations(self, shown: Sequence[Sequence[Example]]) -> tuple[Tensor, Tensor, Tensor]:
-        """Token ids and mask of every demonstration, and which task's it is."""
+        """Return token ids and mask of every demonstration, and the index of its task."""
         ids, mask = self.text.batch([self.text.demonstration(one) for shots in shown for one in shots])
         owners = [task for task, shots in enumerate(shown) for _ in shots]
         return ids, mask, torch.tensor(owners)
@@ -124,7 +124,7 @@ class FidICL(InContext):
         mask: Bool[Tensor, "demonstration token"],
         owners: Int[Tensor, " demonstration"],
     ) -> tuple[Float[Tensor, "task memory d_model"], Bool[Tensor, "task memory"]]:
-        """Demonstrations encoded one by one, those of a task joined without the padding between them."""
+        """Encode demonstrations separately and concatenate those of a task without padding between them."""
         tasks = int(owners.max()) + 1
         counts = torch.zeros(tasks, dtype=torch.long, device=mask.device).index_add(0, owners, mask.sum(1))
         parts = self.backbone.encode(ids, mask)[mask].split(counts.tolist())

@@ -1,7 +1,7 @@
 """FLOPs of every method, computed from the shapes of its backbone and the lengths of a task's texts.
 
-Matrix products are counted, m x k by k x n as 2mkn. Norms, softmax, activations, masks and look-ups are not. Every text
-is counted at its own length, without padding, its special tokens included.
+Matrix products are counted, m x k by k x n as 2mkn. Norms, softmax, activations, masks and look-ups are not. Texts are
+counted without padding, including special tokens.
 
 Answers are decoded greedily with a cache, one token per step. A causal attention that reads several tokens at once
 computes all pairs, masked ones included; one that decodes step by step computes only the pairs it needs.
@@ -21,7 +21,7 @@ from tagi.hypernetwork.targets import Target, rows_in
 from tagi.settings.generator import GeneratorSettings
 
 _MAX_LENGTH = 1e9
-"""Larger lengths are refused: the digits of their FLOPs would mean nothing."""
+"""Maximum length, beyond which FLOPs exceed the precision of floats."""
 Number = int | float
 """Tokens or FLOPs: an integer for one text, a fraction for a mean."""
 _D_FF = ("d_ff", "intermediate_size", "ffn_dim", "n_inner")
@@ -35,13 +35,13 @@ class Lengths:
     Args:
         instruction: Tokens of the instruction.
         input: Tokens of an input.
-        output: Tokens of an answer, its end of sequence included.
+        output: Tokens of an answer, including the end of sequence.
         examples: Number of inputs that are answered.
         concatenated: Tokens of instruction and input in one text; by default the sum of both.
-        shots: Number of demonstrations, for methods that learn in context.
+        shots: Number of demonstrations, for in-context methods.
         demonstration: Tokens of one demonstration.
-        rendered: Tokens of a prompt that holds the template's text and the input, for methods that read no instruction;
-            by default those of an input.
+        rendered: Tokens of a prompt with the template's text and the input, for methods that read no instruction; by
+            default those of an input.
     """
 
     instruction: Number
@@ -69,13 +69,13 @@ class Lengths:
 
     @property
     def whole_input(self) -> Number:
-        """Tokens that methods read for an input which read no instruction."""
+        """Tokens of an input for methods that read no instruction."""
         return self.input if self.rendered is None else self.rendered
 
     def with_shots(self, shots: int, query: Number, limit: int) -> "Lengths":
-        """Lengths whose prompt is demonstrations and a query of `query` tokens.
+        """Return lengths for prompts with demonstrations and a query of `query` tokens.
 
-        Of the first `shots` demonstrations the prompt has as many as fit within `limit` tokens.
+        The prompt has as many of the first `shots` demonstrations as fit within `limit` tokens.
         """
         if self.demonstration:
             shots = min(shots, max(0, int((limit - query) // self.demonstration)))
@@ -87,11 +87,11 @@ class Components:
     """FLOPs by purpose.
 
     Args:
-        instruction: Reading the instruction, or demonstrations, on its own.
+        instruction: Encoding the instruction or demonstrations.
         generation: The hypernetwork.
         adapter: Products of LoRA and bottleneck adapters, merging a LoRA, and attention to a generated prefix.
         fusion: Attention of the input over the instruction states, including their keys and values.
-        encoder: The backbone's encoder over what is read for every input.
+        encoder: The backbone's encoder over the text of every input.
         decoder: The decoder, including its keys and values over the encoder's output. A decoder-only model reads its
             inputs here.
         head: Scores of the vocabulary.
@@ -153,8 +153,8 @@ class Shapes:
         d_ff: Width of the feed-forward.
         matrices: Matrices of the feed-forward: 3 if it is gated, else 2.
         vocabulary: Tokens that the head scores.
-        fused: Whether one matrix projects query, key and value. LoRA then covers all of its columns, with the ranks of
-            query and value together.
+        fused: Whether one matrix projects query, key and value. LoRA then covers all of its columns, with the sum of
+            the ranks of query and value.
     """
 
     encoder_layers: int
@@ -202,7 +202,7 @@ class Shapes:
         return self.decoder_layers if self.encoder_layers else 0
 
     def read(self, tokens: Number, before: Number = 0) -> Number:
-        """Read a text at once, after `before` tokens whose keys and values are cached."""
+        """Process a text in one pass, after `before` cached tokens."""
         return (self.encoder_layers or self.decoder_layers) * self._layer(tokens, tokens * (before + tokens))
 
     def cross_keys_values(self, tokens: Number) -> Number:
@@ -226,15 +226,14 @@ class Shapes:
     def answer(
         self, read: Number, output: Number, before: Number = 0, *, rank: int = 0, last_apart: bool = False
     ) -> Components:
-        """Read an input and write its answer.
+        """Process an input and generate its answer.
 
         Args:
-            read: Tokens that are read.
-            output: Tokens that are written.
-            before: Tokens read earlier, whose keys and values are cached.
-            rank: Rank of a LoRA that is not merged.
-            last_apart: Whether a decoder-only model reads the last token of the input with the first step, not with the
-                other tokens.
+            read: Tokens of the input.
+            output: Tokens of the answer.
+            before: Cached tokens before the input.
+            rank: Rank of an unmerged LoRA.
+            last_apart: Whether a decoder-only model processes the last token of the input in the first decoding step.
         """
         encoder, decoder = self.passing(read, output)
         adapter, head = self.lora(rank, encoder, decoder, memory=encoder), self.head(output)
@@ -246,7 +245,7 @@ class Shapes:
         return Components(adapter=adapter, decoder=working, head=head)
 
     def lora(self, rank: int, encoder: Number, decoder: Number, memory: Number = 0) -> Number:
-        """LoRA on queries and values, computed beside the weights.
+        """Unmerged LoRA on queries and values.
 
         `encoder` and `decoder` are the tokens that pass them, `memory` those whose values the cross-attentions project.
         """
@@ -297,8 +296,8 @@ class Shapes:
 def generation_flops(targets: Sequence[Target], shapes: Shapes, settings: GeneratorSettings, tokens: Number) -> Number:
     """FLOPs of the hypernetwork on the states of an instruction of `tokens` tokens.
 
-    The second layers of its MLPs write every row. The first layers read one vector per layer ("pooled") or per row
-    ("query" and "component", whose rows attend to the instruction before).
+    The second layers of its MLPs generate every row. The first layers have one input per layer ("pooled") or per row
+    ("query" and "component", whose rows attend to the instruction).
     """
     rows = sum(rows_in(target) for target in targets)
     second = sum(2 * settings.hidden * target.parameters for target in targets)
@@ -319,10 +318,10 @@ def prompted_cost(shapes: Shapes, lengths: Lengths, *, rank: int = 0, prefix_cac
     """Cost of a task with the whole prompt in one text.
 
     Args:
-        shapes: The backbone's.
+        shapes: Shapes of the backbone.
         lengths: Tokens; `lengths.prompt` are read for every input.
-        rank: Rank of a LoRA that is not merged.
-        prefix_cached: Whether the instruction is read once and its keys and values serve all inputs (decoder-only).
+        rank: Rank of an unmerged LoRA.
+        prefix_cached: Whether the instruction's KV prefix is computed once per task (decoder-only).
     """
     kept = min(lengths.instruction, lengths.prompt) if prefix_cached else 0
     once = Components(instruction=shapes.read(kept), adapter=shapes.lora(rank, 0, kept))
@@ -331,9 +330,9 @@ def prompted_cost(shapes: Shapes, lengths: Lengths, *, rank: int = 0, prefix_cac
 
 
 def fid_icl_cost(shapes: Shapes, lengths: Lengths, query: Number, *, rank: int = 0) -> Cost:
-    """Cost of a task whose demonstrations are encoded one by one, once; the decoder attends to all of them.
+    """Cost of a task whose demonstrations are encoded separately, once per task; the decoder attends to all of them.
 
-    `query` are the tokens of an input with what is read before it, `rank` that of a LoRA that is not merged.
+    `query` is the number of tokens of a query, `rank` that of an unmerged LoRA.
     """
     shown = lengths.shots * lengths.demonstration
     once = Components(
@@ -353,20 +352,19 @@ def tagi_cost(
     merged: bool = True,
     alone: bool = False,
 ) -> Cost:
-    """Cost of a task whose instruction is read once, to generate an adapter with which inputs are answered.
+    """Cost of a task with a generated adapter.
 
-    Keys and values over the instruction, for fusion and for the decoder, are computed once. With `instruction_cache`
-    "adapted" the instruction is read twice: without LoRA for the hypernetwork, and under the task's own LoRA for its
-    keys and values. What is computed of the instruction under the LoRA always has it beside the weights.
+    The instruction is encoded, the adapter generated, and keys and values over the instruction computed once. With
+    `instruction_cache` "adapted" the instruction is processed twice: without LoRA for the hypernetwork, and under the
+    task's LoRA for the KV prefix. The LoRA is always counted as unmerged for the instruction.
 
     Args:
-        shapes: The backbone's.
-        targets: What the hypernetwork generates.
-        settings: The generator's.
+        shapes: Shapes of the backbone.
+        targets: Kinds of generated modules.
+        settings: Settings of the generator.
         lengths: Tokens of instruction, input and output.
-        merged: Whether a LoRA is merged into the weights once, or computed beside them for every token. Bottleneck
-            adapters and prefixes cannot be merged.
-        alone: Whether inputs are answered with the adapter alone: no keys and values of the instruction, no fusion.
+        merged: Whether a LoRA is merged into the weights. Bottleneck adapters and prefixes cannot be merged.
+        alone: Whether inputs are answered with the adapter alone, without KV prefix and fusion.
     """
     if alone:
         settings = replace(settings, fusion="none", instruction_cache=None)

@@ -1,7 +1,7 @@
-"""Methods that learn a task in context, from demonstrations: all in one text with the input, or one at a time.
+"""In-context methods: Concat-ICL and Ensemble-ICL.
 
-The demonstrations are a task's shots, in FiD-ICL's form, each cut at its own limits. Before the input stands the
-instruction, unless the text settings read demonstrations alone, as the paper has it on P3: its inputs are rendered.
+The demonstrations are a task's shots in FiD-ICL's format, each truncated to the limits. The instruction precedes the
+input, unless the text settings read demonstrations only, as in the paper on P3, where inputs are rendered prompts.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from tagi.methods.protocol import Batch
 
 
 class InContext(EncoderDecoder):
-    """Base of methods that read a task's shots. A task without any is an `InputError`."""
+    """Base of methods that read a task's shots. Raises `InputError` for a task without shots."""
 
     @property
     def needs_demonstrations(self) -> bool:
@@ -33,7 +33,7 @@ class InContext(EncoderDecoder):
         return True
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Prompts:
-        """Keep the tasks' texts. Raises `InputError` for an instruction over the limit unless `truncate`."""
+        """Store the tasks' texts. Raises `InputError` for an instruction over the limit unless `truncate`."""
         for task in tasks:
             shots_of(task)
             if self.reads_instruction:
@@ -45,9 +45,7 @@ class InContext(EncoderDecoder):
         return lengths.prompt if self.reads_instruction else lengths.whole_input
 
     def _query(self, task: Task | None, text: str, *, truncate: bool) -> list[int]:
-        """Token ids of an input, after its instruction if that is read; positive examples are not: shots take their
-        place.
-        """
+        """Return the token ids of an input, after its instruction if that is used. Shots replace positive examples."""
         told = replace(task, examples=()) if task is not None and self.reads_instruction else None
         return super()._prompt(told, text, truncate=truncate)
 
@@ -55,8 +53,8 @@ class InContext(EncoderDecoder):
 class ConcatICL(InContext):
     """All demonstrations and the query in one text.
 
-    Demonstrations are left out from the last on until the text is within the limit of inputs; the query is cut only
-    when none is left.
+    Demonstrations are dropped from the end until the text is within the limit of inputs. The query is truncated only if
+    no demonstration is left.
     """
 
     name = "concat-icl"
@@ -72,7 +70,7 @@ class ConcatICL(InContext):
         return [*shown, *query]
 
     def cost(self, lengths: Lengths) -> Cost:
-        """FLOPs with all demonstrations that fit and the query read for every input; a LoRA is not merged."""
+        """Compute FLOPs with all demonstrations that fit and the query, per input. A LoRA is not merged."""
         return self._pass_cost(lengths, lengths.shots)
 
     def _pass_cost(self, lengths: Lengths, shots: int) -> Cost:
@@ -83,42 +81,44 @@ class ConcatICL(InContext):
 
 @dataclass(frozen=True, slots=True)
 class OneShots(Prompts):
-    """Every demonstration of every task as a task of its own; `counts` has the number of them per task."""
+    """Every demonstration of every task as a separate task; `counts` has the number per task."""
 
     counts: tuple[int, ...]
 
 
 class EnsembleICL(ConcatICL):
-    """A pass for each demonstration. A choice's score is the mean of the passes'; answers are greedy under the mean
-    of their log-probabilities at every step. Training minimises the mean of the passes' cross-entropies.
+    """One pass per demonstration.
+
+    The score of a choice is the mean over the passes. Answers are generated greedily by the mean log-probabilities of
+    the passes at every step. Training minimises the mean cross-entropy of the passes.
     """
 
     name = "ensemble-icl"
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """A row for each sample and demonstration."""
+        """Collate one row per sample and demonstration."""
         return super().collate(
             [replace(sample, shots=(shown,)) for sample in samples for shown in shots_of(sample.asked)]
         )
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> OneShots:
-        """Keep the tasks' texts, once per demonstration."""
+        """Store the tasks' texts, once per demonstration."""
         super().prepare(tasks, truncate=truncate)
         alone = tuple(replace(task, shots=(shown,)) for task in tasks for shown in task.shots)
         return OneShots(alone, tuple(len(task.shots) for task in tasks))
 
     def without_instruction(self, states: Prompts) -> OneShots:
-        """The input alone, in one pass."""
+        """Return the query in one pass."""
         assert isinstance(states, OneShots)
         return OneShots((None,) * len(states.counts), (1,) * len(states.counts))
 
     def cost(self, lengths: Lengths) -> Cost:
-        """FLOPs with as many passes per input as there are demonstrations; a LoRA is not merged."""
+        """Compute FLOPs with one pass per input and demonstration. A LoRA is not merged."""
         one = self._pass_cost(lengths, 1)
         return replace(one, each=one.each * lengths.shots)
 
     def _read(self, states: OneShots, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Any, Tensor]:
-        """Keys and values of every pass, a row's passes together, and how many each row has."""
+        """Return keys and values of every pass, grouped by row, and the number of passes per row."""
         starts = [sum(states.counts[:task]) for task in range(len(states.counts))]
         passes = [
             (starts[task] + at, text)
@@ -146,7 +146,7 @@ class EnsembleICL(ConcatICL):
 
 
 class _MeanOfPasses(LogitsProcessor):
-    """Gives all passes of a row the mean of their log-probabilities, so that they go on alike."""
+    """Replaces the log-probabilities of a row's passes by their mean, so that all continue with the same token."""
 
     def __init__(self, counts: TaskRows) -> None:
         self.counts = counts
@@ -157,14 +157,14 @@ class _MeanOfPasses(LogitsProcessor):
 
 
 def mean_of_passes(values: Float[Tensor, "pass value"], counts: TaskRows) -> Float[Tensor, "row value"]:
-    """Means over the passes of each row, which stand together: `counts[i]` of row i."""
+    """Compute means over the passes of each row; row i has `counts[i]` passes, next to each other."""
     owners = torch.arange(len(counts), device=counts.device).repeat_interleave(counts)
     total = values.new_zeros(len(counts), values.shape[1]).index_add(0, owners, values)
     return total / counts[:, None]
 
 
 def shots_of(task: Task) -> tuple[Example, ...]:
-    """A task's shots; `InputError` if it has none."""
+    """Return a task's shots. Raises `InputError` if it has none."""
     if not task.shots:
         raise InputError(f"{task.name}: expected demonstrations (shots) to learn from, got none")
     return task.shots

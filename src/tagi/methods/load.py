@@ -1,4 +1,4 @@
-"""Reading a checkpoint of whatever method it holds."""
+"""Loading the checkpoint of any method."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +29,7 @@ METHODS: dict[str, type[Method]] = {
 
 
 def load_method(folder: Path) -> Method:
-    """Read the method saved in `folder`. Raises `CheckpointError` for an unknown method."""
+    """Load the method saved in `folder`. Raises `CheckpointError` for an unknown method."""
     name = read_config(folder)["method"]
     if name not in METHODS:
         raise CheckpointError(f"{folder}: expected a method among {', '.join(METHODS)}, got {name!r}")
@@ -37,7 +37,7 @@ def load_method(folder: Path) -> Method:
 
 
 def start_from(model: Trainable, folder: Path) -> int:
-    """Copy into `model` every trained parameter and buffer that the checkpoint has too; return how many parameters.
+    """Copy all parameters and buffers that the checkpoint and `model` share; return the number of parameters.
 
     Parts of a generator or a backbone are matched by name, whichever method saved them. Raises `CheckpointError` if
     nothing matches or a shape differs.
@@ -48,9 +48,9 @@ def start_from(model: Trainable, folder: Path) -> int:
     shared = None if method is None else method.generator.shared
     if shared is not None and config.get("lora"):
         return _start_shared(shared, config, folder)
-    buffers = dict(model.named_buffers())  # what generated factors start from belongs to their generator
+    buffers = dict(model.named_buffers())  # A0 belongs to the generator
     trained = model.trained_tensors()
-    if shared is not None:  # a shared LoRA that is frozen is part of what one starts from
+    if shared is not None:  # a frozen shared LoRA is copied too
         trained = {**trained, **{f"shared.{name}": tensor for name, tensor in shared.named_parameters()}}
     wanted = {name.removeprefix("generator."): tensor for name, tensor in {**buffers, **trained}.items()}
     found = {name.removeprefix("generator."): tensor for name, tensor in read_some_tensors(folder).items()}
@@ -68,7 +68,7 @@ def start_from(model: Trainable, folder: Path) -> int:
 
 
 def _start_shared(shared: SharedLora, config: Mapping[str, Any], folder: Path) -> int:
-    """Copy a LoRA that the stage metatrain trained into the shared LoRA; return its number of parameters."""
+    """Copy a LoRA trained by the stage metatrain into the shared LoRA; return its number of parameters."""
     kind = METHODS.get(config["method"])
     if kind is None or not issubclass(kind, Prompted):
         raise CheckpointError(f"{folder}: expected a meta-trained LoRA, got method {config['method']!r}")
@@ -82,7 +82,7 @@ def _start_shared(shared: SharedLora, config: Mapping[str, Any], folder: Path) -
 
 
 def _check_meaning(settings: GeneratorSettings, there: GeneratorSettings, folder: Path) -> None:
-    """Raise `ConfigError` if settings differ that decide what a hypernetwork's parameters mean."""
+    """Raise `ConfigError` if settings differ that change the meaning of a hypernetwork's parameters."""
     for key in ("alpha", "heads", "pooling", "standardize", "shared_rank", "residual"):
         wanted, got = getattr(settings, key), getattr(there, key)
         if wanted != got:

@@ -1,4 +1,4 @@
-"""A PEFT LoRA inside a backbone while it is trained, and out of it as a bank."""
+"""PEFT LoRA layers in a backbone for training, and their conversion to a bank."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,10 +16,9 @@ _ADAPTER = "default"
 
 
 def inject_lora(backbone: Backbone, shape: LoraShape) -> None:
-    """Put PEFT's LoRA layers at every target module, the only trained parameters of the backbone from then on.
+    """Add PEFT's LoRA layers to every target module. Only they are trained afterwards.
 
-    Raises `ConfigError` if the backbone's target modules are no whole layers, or it has such layers already: they
-    would be taken over and reset.
+    Raises `ConfigError` if the backbone's target modules are slices, or if it already has LoRA layers.
     """
     if backbone.fused or not backbone.target_modules:
         raise ConfigError(
@@ -39,7 +38,7 @@ def inject_lora(backbone: Backbone, shape: LoraShape) -> None:
 
 @torch.no_grad()
 def reset_lora(backbone: Backbone, shape: LoraShape) -> None:
-    """A back to its start, B back to zero: the update is nothing again."""
+    """Reset A to its initial values and B to zero."""
     start = initial_factors(backbone.target_modules, shape.rank, shape.seed)
     for path, (a, b) in _factors(backbone).items():
         a.copy_(start[path])
@@ -47,7 +46,7 @@ def reset_lora(backbone: Backbone, shape: LoraShape) -> None:
 
 
 def lora_bank(backbone: Backbone, shape: LoraShape) -> LoraBank:
-    """The injected LoRA as a bank of one task; tensors are copies."""
+    """Return the LoRA layers as a bank with one task. Tensors are copied."""
     factors = {
         path: (a.detach().clone().unsqueeze(0), b.detach().clone().unsqueeze(0))
         for path, (a, b) in _factors(backbone).items()

@@ -1,1 +1,1 @@
-"""Training stages and evaluation: what each needs, how it is built, what it costs; running and sweeping them."""
+"""Training stages and evaluation, and running and sweeping recipes."""

@@ -1,4 +1,4 @@
-"""Task adapters that are evaluated: which tasks they are for, and what they were refined on."""
+"""Folders of task adapters for evaluation: their tasks, and the data they were refined on."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tagi.methods.saved_adapters import SavedAdapters
 from tagi.stages.own_tasks import SEEN
 
 _CONDITIONS = ("right", STOCK, "none", "LoRA alone", "states alone")
-"""Conditions in which nothing is generated from another instruction."""
+"""Conditions that need no adapter of another instruction."""
 _FILES = ("*.safetensors", AdapterRecord.FILE)
 
 
@@ -28,9 +28,9 @@ class AdapterFolders:
 
     @classmethod
     def find(cls, name: str) -> "AdapterFolders | None":
-        """Return the adapters that a folder holds; None if the name is not of such a folder.
+        """Return the adapters in a folder, or None if it has none.
 
-        Raises `InputError` if two are made from one instruction.
+        Raises `InputError` if two have the same instruction.
         """
         folders = find_adapters(Path(name)) if Path(name).is_dir() else {}
         records = {own: AdapterRecord.read(folder) for own, folder in folders.items()}
@@ -42,12 +42,12 @@ class AdapterFolders:
         return cls(folders, records) if folders else None
 
     def revision(self, generator: str) -> str:
-        """Return what decides the answers: the revision of the generator and a digest of the adapters."""
+        """Return the identity for records: the revision of the generator and a digest of the adapters."""
         files = [file for folder in self.folders.values() for kind in _FILES for file in sorted(folder.glob(kind))]
         return f"{generator}+{files_digest(files)}"
 
     def own_tasks(self, tasks: Sequence[Task]) -> list[Task]:
-        """Return the tasks whose instructions adapters were made from. Raises `InputError` if there are none."""
+        """Return the tasks with the adapters' instructions. Raises `InputError` if there are none."""
         known = {record.instruction.strip() for record in self.records.values()}
         own = [task for task in tasks if task.instruction.strip() in known]
         if not own:
@@ -56,11 +56,11 @@ class AdapterFolders:
         return own
 
     def seen(self) -> dict[str, Any]:
-        """Return what was trained on in refinements, in the form of a training record's `data`."""
+        """Return the training data of refinements, in the format of a training record's `data`."""
         return {SEEN: " ".join(one for record in self.records.values() for one in _seen(record.refined))}
 
     def check(self, conditions: Sequence[str]) -> None:
-        """Raise `InputError` for a condition that asks for an adapter of another instruction."""
+        """Raise `InputError` for a condition that needs an adapter of another instruction."""
         odd = [name for name in conditions if name not in _CONDITIONS]
         if odd:
             raise InputError(f"--condition: expected one of {', '.join(_CONDITIONS)} for adapters, got {odd[0]!r}")

@@ -1,4 +1,4 @@
-"""The stage `backbone`: a small T5 from random weights, trained to fill in spans of the built-in family's text."""
+"""The stage `backbone`: pretraining a small T5 by span corruption on text of the toy tasks."""
 
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from tagi.settings.recipe import Recipe
 from tagi.stages.protocol import BackboneStage, Job, Tables, Training
 from tagi.stages.tasks import RecipeData
 
-_CORPUS_STRIDE = 1_000_003  # documents of different micro-batches come from different seeds
+_CORPUS_STRIDE = 1_000_003  # documents of different micro-batches have different seeds
 
 
 class Backbone(BackboneStage):
@@ -23,11 +23,11 @@ class Backbone(BackboneStage):
         return {"data": tables["data"]["source"]}
 
     def content(self, data: RecipeData) -> dict[str, Any]:
-        """Return nothing: the text is built in."""
+        """Return an empty digest: the text is built in."""
         return {}
 
     def build(self, job: Job) -> Training:
-        """Build the backbone and its documents; `ConfigError` if the recipe's tasks are not the built-in family."""
+        """Build the backbone and its documents. Raises `ConfigError` if the recipe does not use the toy tasks."""
         from tagi.methods.denoiser import Denoiser
         from tagi.stages.one_model import OneModel
         from tagi.stages.recipe_models import as_t5, load_recipe_backbone
@@ -42,7 +42,7 @@ class Backbone(BackboneStage):
         return OneModel(self.name, job, model, batches, {"source": "toy corpus", "documents": size * length})
 
     def tuned(self, recipe: Recipe) -> tuple[Literal["all", "lora", "none"], int]:
-        """Return that all of it is trained."""
+        """Return that all parameters are trained."""
         return "all", 0
 
     def row_tokens(self, recipe: Recipe) -> int:

@@ -1,4 +1,4 @@
-"""Every method of the paper's tables on one recipe: trained, scored, costed and timed in the same way."""
+"""Comparison of methods on one recipe: training, scores, FLOPs and time."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -39,26 +39,26 @@ from tagi.training.trainer import fingerprint
 
 TABLE = "methods.md"
 _MEASURED = "measured"
-"""The folder under `out` with a file for every finished method and seed."""
+"""Folder under `out` with a file for every finished method and seed."""
 REFERENCE = "tk-instruct"
-"""The method that every ratio and difference is relative to."""
+"""Reference method of ratios and differences."""
 _BARE = "no-ft"
-"""A method with the reference's arithmetic that needs no trained weights."""
+"""A method with the same computation as the reference that needs no trained weights."""
 _RIGHT = "right"
-"""The condition that methods are compared under: every task with its own instruction."""
+"""The condition for comparing methods: every task with its own instruction."""
 
 
 @dataclass(frozen=True, slots=True)
 class MethodComparison:
-    """What to compare, and how to time it against the reference on the test task of median length.
+    """Methods to compare, and how to time them against the reference on the test task of median length.
 
     Args:
         methods: Names of methods.
-        seeds: Every method is trained under each.
-        steps: The most steps of any stage; None leaves them to the recipe.
-        inputs: The most inputs to time.
-        batch_size: Inputs that are timed at once.
-        pairs: The least pairs of a method and the reference.
+        seeds: Seeds to train every method with.
+        steps: Maximum number of steps per stage; None for the recipe's.
+        inputs: Maximum number of timed inputs.
+        batch_size: Batch size for timing.
+        pairs: Minimum number of timed pairs of a method and the reference.
     """
 
     methods: tuple[str, ...]
@@ -77,19 +77,19 @@ def compare_methods(
     overrides: Sequence[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train what is missing of every method under every seed, score it, and return the record of all that is in `out`.
+    """Train and score every method with every seed, and return the record of everything in `out`.
 
-    Stages that methods have in common are trained once. `out/record.json` and `out/methods.md` hold every method that
-    this call or an earlier one has finished there on the same recipe. Run again, it continues where it was interrupted.
+    Stages that methods share are trained once. `out/record.json` and `out/methods.md` contain every method that was
+    finished in `out` for the same recipe, by this call or earlier ones. An interrupted call can be repeated.
 
     Args:
         name_or_path: The recipe.
-        comparison: Which methods and seeds, and how they are timed.
-        out: The folder for all of them.
+        comparison: Methods and seeds, and how they are timed.
+        out: Folder for all methods.
         overrides: Overrides of the recipe.
-        progress: Print on stderr what is trained and measured.
+        progress: Print progress on stderr.
     """
-    points = {}  # every fault comes before anything is trained
+    points = {}  # check everything before training
     for seed in comparison.seeds:
         for name in comparison.methods:
             point = Point(f"{method_row(name).title}, seed {seed}", (f"seed={seed}",), name)
@@ -98,7 +98,7 @@ def compare_methods(
     sweep(name_or_path, list(points.values()), out, overrides=overrides, progress=progress)
     plain = load_recipe(name_or_path, overrides)
     plain = load_recipe(name_or_path, [*overrides, *_bounds(plain, comparison.steps)])
-    # What all methods and seeds of a comparison have in common.
+    # Shared by all methods and seeds.
     shared = fingerprint(plain.model_dump(mode="json", exclude={"seed"}))
     for (name, seed), point in points.items():
         if progress and is_main_process():
@@ -119,7 +119,7 @@ def shown_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _bounds(recipe: Recipe, steps: int | None) -> list[str]:
-    """Overrides by which no stage of the recipe has more steps than that."""
+    """Return overrides that limit the steps of every stage."""
     if steps is None:
         return []
     tables = {"training": recipe.training, **{f"training.{stage}": getattr(recipe.training, stage) for stage in STAGES}}
@@ -127,7 +127,7 @@ def _bounds(recipe: Recipe, steps: int | None) -> list[str]:
 
 
 def _measure(plain: Recipe, recipe: Recipe, name: str, seed: int, path: Path, comparison: MethodComparison) -> None:
-    """Write what is known of a finished method: its steps' folders, parameters, FLOPs and time; measured once."""
+    """Write the result of a finished method: folders, parameters, FLOPs and time. Measured once."""
     out = path.parent.parent
     steps = planned(recipe, out)
     trained, scored = last_steps(recipe, steps)
@@ -161,7 +161,7 @@ def _measure(plain: Recipe, recipe: Recipe, name: str, seed: int, path: Path, co
 
 
 def _flops_ratio(method: Method, reference: Method, tasks: Sequence[Task]) -> float:
-    """FLOPs of all tasks, each with 100 inputs of its own mean length, over the reference's."""
+    """Return FLOPs relative to the reference, over all tasks with 100 inputs of their mean length."""
     generator = method.generator_model
     input_encoder = None if generator is None else generator.input_encoder(alone=not generator.keeps_prefix)
     own = sum(method.cost(task_lengths(method.text, task, input_encoder=input_encoder)).total for task in tasks)
@@ -179,7 +179,7 @@ def _time(method: Method, reference: Method, tasks: Sequence[Task], comparison: 
 
 
 def _rows(out: Path, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One row per method, its seeds together, in the paper's order."""
+    """Return one row per method, averaged over seeds, in the paper's order."""
     by_method = group_by(sorted(entries, key=lambda entry: entry["seed"]), lambda entry: str(entry["method"]))
     scores = {name: _scores(out, own) for name, own in by_method.items()}
     values = {name: mean_over_seeds(list(runs.values())) for name, (_, runs) in scores.items()}
@@ -213,7 +213,7 @@ def _rows(out: Path, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def _scores(out: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[str, dict[int, ByTask]]:
-    """The metric's name, and every seed's answers scored by it, by task."""
+    """Return the name of the metric, and the scores of every seed by task."""
     runs: dict[int, ByTask] = {}
     metric = ""
     for entry in entries:

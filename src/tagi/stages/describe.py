@@ -1,4 +1,4 @@
-"""Sizes of a backbone and of a recipe's generator on it, from configurations alone."""
+"""Sizes of a backbone with a recipe's generator, computed from configurations."""
 
 from collections import Counter
 from typing import Any
@@ -31,13 +31,13 @@ HUB = {
     "qinyuany/my-t0-large": "t5-large-lm-adapt",
     "qinyuany/my-t0-3b": "t5-xl-lm-adapt",
 }
-"""Models on the hub whose dimensions are known here, so that counting needs no network."""
+"""Hub models with known dimensions, so that no network is needed."""
 
 
 def describe(name: str, recipe: Recipe) -> dict[str, Any]:
-    """Sizes of a model under the recipe's generator: target modules and parameter counts.
+    """Return the sizes of a model with the recipe's generator: target modules and parameter counts.
 
-    No weights are made, and none are loaded but those of a T5 in a folder.
+    Loads no weights, except for a T5 in a folder.
 
     Args:
         name: A published T5, "recipe" for the recipe's own backbone, a built-in backbone, a folder, a GGUF file or a
@@ -45,8 +45,8 @@ def describe(name: str, recipe: Recipe) -> dict[str, Any]:
         recipe: The recipe whose generator is described.
 
     Returns:
-        Counts by name. `rank` is that of the task's whole LoRA, a shared LoRA's included; `trained` includes a shared
-        LoRA only if it is trained with the hypernetwork.
+        Counts by name. `rank` is the rank of a task's LoRA including the shared LoRA. `trained` includes a shared LoRA
+        only if it is trained with the hypernetwork.
     """
     settings = generator_settings(recipe)
     backbone = shapes_of(name, recipe)
@@ -80,9 +80,9 @@ def describe(name: str, recipe: Recipe) -> dict[str, Any]:
 
 
 def shapes_of(name: str, recipe: Recipe) -> Backbone:
-    """A backbone without weights, on torch's meta device; arguments as of `describe`.
+    """Return a backbone without weights on torch's meta device; arguments as for `describe`.
 
-    Raises `ConfigError` if there is no such backbone.
+    Raises `ConfigError` if the backbone does not exist.
     """
     own = recipe.backbone
     wanted = own.name if name == "recipe" else name
@@ -95,7 +95,7 @@ def shapes_of(name: str, recipe: Recipe) -> Backbone:
         return backbone_shapes(wanted, **pinned)
     with torch.device("meta"):
         if "model_type" in fields:
-            # No text is read, but a chat encoding needs the recipe's chat template.
+            # No text is encoded, but a chat encoding needs the recipe's chat template.
             chat = recipe.data.encoding == "chat"
             tokenizer = load_tokenizer(str(own.tokenizer)) if chat else toy_tokenizer()
             return CausalBackbone(build_causal(fields), tokenizer, BaseModel(name, "no weights"))
@@ -103,10 +103,10 @@ def shapes_of(name: str, recipe: Recipe) -> Backbone:
 
 
 class _NoTokenizer:
-    """A tokenizer for a T5 that reads no text."""
+    """A placeholder tokenizer for a T5."""
 
     pad_token_id = 0
 
     def get_vocab(self) -> dict[str, int]:
-        """T5's hundred sentinels, which methods look up."""
+        """Return the ids of T5's hundred sentinels."""
         return {f"<extra_id_{at}>": 32099 - at for at in range(100)}

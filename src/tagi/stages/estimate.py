@@ -1,7 +1,7 @@
-"""What a run would take, estimated from shapes: parameters, tokens, time and memory.
+"""Estimates of the cost of a run from shapes: parameters, tokens, time and memory.
 
 A token costs 2 FLOPs per parameter forward and 4 backward where gradients flow; embeddings are looked up, the head is a
-product. These estimates are for planning, within a factor of two. Records hold what was measured.
+product. The estimates are for planning, within a factor of two. Records contain measured values.
 """
 
 import time
@@ -21,7 +21,7 @@ from tagi.stages.registry import stage_of
 from tagi.stages.run import chosen, plan
 
 _EFFICIENCY = 0.4
-"""Share of a device's matrix-product speed that training reaches."""
+"""Assumed share of a device's speed that training reaches."""
 
 _GIB = 2**30
 
@@ -31,15 +31,15 @@ def estimate(
 ) -> list[dict[str, Any]]:
     """Return a row per step that `run` would do: state, parameters, tokens, hours and GPU memory.
 
-    Tokens are counted as if every text were as long as its limit, an upper bound.
+    Texts are assumed to be as long as their limits, which gives an upper bound.
 
     Args:
         recipe: The recipe.
-        out: The folder of the run, where finished steps are looked for.
+        out: Folder of the run, in which steps may be finished.
         first: The first step.
         last: The last step.
-        tflops: Speed of the device in TFLOP/s, of which training is taken to reach 40%. By default that of matrix
-            products here, measured now.
+        tflops: Speed of the device in TFLOP/s, of which training is assumed to reach 40%. By default the measured speed
+            of matrix products on this machine.
     """
     sizes = _sizes(recipe)
     speed = (tflops or _measured_tflops(recipe)) * 1e12 * _EFFICIENCY
@@ -96,9 +96,9 @@ def _memory(recipe: Recipe, stage: TrainingStage, sizes: Sizes, work: Work, trai
     """Bytes: weights, gradients, optimizer state, activations of one micro-batch; one device, nothing sharded."""
     settings = stage.settings(recipe)
     wide = 2 if recipe.backbone.dtype == "bfloat16" else 4
-    state = 8 if settings.optimizer == "adamw" else 1  # Adafactor keeps rows and columns alone
+    state = 8 if settings.optimizer == "adamw" else 1  # Adafactor stores rows and columns only
     weights = trained * (4 + 4 + state) + frozen * wide
-    kept = 2 if settings.gradient_checkpointing else 34  # numbers per token, layer and channel that backward needs
+    kept = 2 if settings.gradient_checkpointing else 34  # stored values per token, layer and channel
     number = 2 if settings.bf16 else 4
     activations = work.tokens * sizes.layers * sizes.d_model * kept * number
     logits = work.rows * recipe.data.max_target_tokens * (sizes.embeddings // sizes.d_model) * 4 * 2

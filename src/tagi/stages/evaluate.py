@@ -1,4 +1,4 @@
-"""Scoring a checkpoint on a recipe's test tasks."""
+"""Evaluation of a checkpoint on the test tasks of a recipe."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,7 +44,7 @@ from tagi.training.trainer import fingerprint
 
 _METRICS = {"toy": "exact", "sni": "rouge", "p3": "rank", "jsonl": "task", "everyday": "task"}
 PICTURE = "adapters.png"
-"""The picture of the adapters' distances, beside the record."""
+"""File name of the plot of adapter distances."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class EvaluationRequest:
     Args:
         conditions: Names of conditions.
         tasks: Names or patterns (`task1*`) of the recipe's test tasks; all tasks if empty.
-        limit: The most instances of a task.
-        distances: Whether to compare the tasks' generated updates too, where the method generates any.
-        wording: The wording that replaces the tasks' instructions (a name of `Task.texts`).
-        positives: The most examples that a task shows. None is 0 for a recipe with `data.demonstrations`, and otherwise
-            as many as the checkpoint takes.
-        held_out: Whether to score the training tasks that the recipe holds out (`data.validation_categories`,
-            `data.validation_tasks`) instead of the test tasks: models are selected on them.
+        limit: Maximum number of instances per task.
+        distances: Whether to compute distances between the tasks' generated updates, if the method generates any.
+        wording: Wording that replaces the instructions (a key of `Task.texts`).
+        positives: Maximum number of demonstrations. None means 0 for a recipe with `data.demonstrations`, and otherwise
+            as many as the checkpoint was trained with.
+        held_out: Whether to score the held-out training tasks (`data.validation_categories`, `data.validation_tasks`)
+            instead of the test tasks, for model selection.
     """
 
     conditions: tuple[str, ...] = INSTRUCTIONS[:1]
@@ -73,7 +73,7 @@ class EvaluationRequest:
 
     @property
     def split(self) -> Split:
-        """Which of the recipe's tasks are scored."""
+        """The split of the recipe's tasks that is scored."""
         return "validation" if self.held_out else "test"
 
 
@@ -88,25 +88,24 @@ def evaluate(
     progress: bool = True,
     extra: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Score a checkpoint on the recipe's test tasks and return the record.
+    """Evaluate a checkpoint on the recipe's test tasks and return the record.
 
-    Tasks are done one after the other, so that memory does not grow with their number. Several processes that were
-    launched together share them: every process returns the record, which the first one writes.
+    Tasks are evaluated one by one, so that memory does not grow with their number. Several processes that were launched
+    together share the tasks: every process returns the record, and the main process writes it.
 
     Args:
-        checkpoint: A run's folder, a checkpoint, or a built-in name. The folder of a task adapter, or of several: they
-            are scored on the tasks whose instructions they were made from.
-        recipe: Names the test tasks and how they are scored.
-        request: Which conditions and tasks; by default the right instruction on all tasks.
-        data: The recipe's tasks, if other steps share them.
-        out: A folder for `record.json`, the predictions of every condition, and a picture of the distances if they are
-            asked for.
-        resume: Continue an interrupted evaluation in `out` with the next task; a finished one is left alone.
-        progress: Show a bar on a terminal.
+        checkpoint: Folder of a run, checkpoint, built-in name, or folder of one or several task adapters, which are
+            scored on the tasks with their instructions.
+        recipe: Recipe with the test tasks and evaluation settings.
+        request: Conditions and tasks; by default the right instruction on all tasks.
+        data: The recipe's tasks, if they are already loaded.
+        out: Folder for `record.json`, the predictions of every condition, and the plot of distances.
+        resume: Continue an interrupted evaluation in `out`. A finished one is not changed.
+        progress: Show progress.
         extra: Further entries of the record.
 
-    Raises `InputError` if a task lacks the wording asked for, for more positives than the checkpoint was made for, and
-    for held-out tasks of a recipe that holds out none.
+    Raises `InputError` if a task lacks the wording, for more positives than the checkpoint was trained with, and for
+    `held_out` if the recipe holds out no tasks.
     """
     request = request or EvaluationRequest()
     adapters = AdapterFolders.find(checkpoint)
@@ -150,14 +149,14 @@ def _warn_of_unknown(method: Method, tasks: Sequence[Task]) -> None:
 
 
 def _made_by(checkpoint: Path, adapters: AdapterFolders | None) -> dict[str, Any]:
-    """How a checkpoint was trained, or what adapters were made from."""
+    """Return how a checkpoint was trained, or how adapters were generated."""
     return {"trained": trained_by(checkpoint)} if adapters is None else {"trained": None, **adapters.record()}
 
 
 def _tasks(
     checkpoint: Path, revision: str, read: RecipeData, request: EvaluationRequest, adapters: AdapterFolders | None
 ) -> tuple[list[Task], dict[str, Any], str]:
-    """The tasks as they are evaluated, what the record says of them, and the identity of the evaluation."""
+    """Return the tasks to evaluate, their entries in the record, and the identity of the evaluation."""
     recipe = read.recipe
     if request.held_out and not (recipe.data.validation_tasks or recipe.data.validation_categories):
         wanted = "expected a recipe with data.validation_categories or data.validation_tasks"
@@ -168,14 +167,14 @@ def _tasks(
     if adapters is not None:
         adapters.check(request.conditions)
         tasks = adapters.own_tasks(tasks)
-    # What is tested is the same whatever is shown: evaluations that show shots, examples, another wording or a prompt's
-    # fields alone can be compared with those that do not.
+    # The digest covers what is scored, not what is shown: evaluations with shots, examples, another wording or a
+    # prompt's fields can be compared with others.
     digest = tasks_digest(as_prompted(replace(task, shots=())) for task in tasks)
     refined_on = None if adapters is None else adapters.seen()
     shared = shared_instances(tasks, seen, loaded.tasks) or shared_instances(tasks, refined_on)
     trained_on = refuse_shared(shared, tasks, recipe.data)
     tasks, told = _as_told(tasks, request, recipe, checkpoint)
-    shown = tasks_digest(tasks, wordings="paraphrase" in request.conditions)  # which reads the tasks' wordings
+    shown = tasks_digest(tasks, wordings="paraphrase" in request.conditions)  # it reads the tasks' wordings
     further: list[Any] = [*([told] if told else []), *(["held out"] if request.held_out else [])]
     settings = recipe.evaluation.model_dump(mode="json")
     identity = fingerprint(revision, shown, settings, request.conditions, request.distances, recipe.seed, *further)
@@ -205,10 +204,10 @@ def validation_score(method: Method, tasks: Sequence[Task], recipe: Recipe) -> f
 
 
 def scoring_of(recipe: Recipe, tasks: Sequence[Task], split: Split = "test") -> Scoring[Any]:
-    """Return how the recipe's tasks are scored: as it says, else as is usual for their source.
+    """Return the scoring of the recipe's tasks, by default the usual one of their source.
 
-    Tasks are scored by their own metrics if one of them names one. Training tasks of P3 are not all classification:
-    held-out ones are scored by ROUGE.
+    Tasks are scored by their own metrics if one of them names a metric. Held-out training tasks of P3 are scored by
+    ROUGE, because not all are classification.
     """
     settings = recipe.evaluation
     metric = settings.metric or _METRICS[recipe.data.source]
@@ -225,9 +224,9 @@ def scoring_of(recipe: Recipe, tasks: Sequence[Task], split: Split = "test") -> 
 
 
 def select_tasks(tasks: Sequence[Task], patterns: Sequence[str], limit: int | None) -> list[Task]:
-    """Return the tasks whose names fit a pattern (all without patterns), each with its first `limit` instances.
+    """Return the tasks whose names match a pattern (all without patterns), each with its first `limit` instances.
 
-    Raises `InputError` for a pattern that fits none.
+    Raises `InputError` for a pattern that matches no task.
     """
     for pattern in patterns:
         if not any(fnmatchcase(task.name, pattern) for task in tasks):
@@ -237,10 +236,7 @@ def select_tasks(tasks: Sequence[Task], patterns: Sequence[str], limit: int | No
 
 
 def in_wording(tasks: Sequence[Task], name: str) -> list[Task]:
-    """Return the tasks with the wording of this name as their instruction.
-
-    Raises `InputError` if a task has no such wording.
-    """
+    """Return the tasks with this wording as instruction. Raises `InputError` if a task lacks it."""
     for task in tasks:
         if name not in task.texts:
             raise InputError(f"--wording: task {task.name!r} has no wording {name!r}; it has {', '.join(task.texts)}")
@@ -250,9 +246,9 @@ def in_wording(tasks: Sequence[Task], name: str) -> list[Task]:
 def _as_told(
     tasks: list[Task], request: EvaluationRequest, recipe: Recipe, checkpoint: Path
 ) -> tuple[list[Task], dict[str, Any]]:
-    """The tasks in the wording and with the number of examples that they are evaluated with.
+    """Return the tasks with the wording and number of examples for evaluation, and the record's entries on both.
 
-    Also what the record says of both: nothing where neither the request nor the recipe asks for anything special.
+    There are no entries if both are the default.
     """
     told: dict[str, Any] = {}
     if request.wording is not None:
@@ -275,13 +271,13 @@ class TaskScorer:
     """A method's scores on tasks.
 
     Args:
-        method: What answers.
+        method: The method to score.
         tasks: The tasks.
         scoring: How answers are scored.
-        out: A folder that keeps the answers task by task, if any.
-        progress: Show a bar on a terminal.
+        out: Folder that stores the answers of finished tasks, or None.
+        progress: Show progress.
         folder: The method's checkpoint, if it has one.
-        shared: Share the tasks among the processes that were launched together, each of which calls alike.
+        shared: Distribute the tasks over the processes that were launched together.
     """
 
     method: Method
@@ -349,9 +345,9 @@ class TaskScorer:
 def _adapters(
     method: Method, tasks: Sequence[Task], request: EvaluationRequest, out: Path | None, seed: int
 ) -> dict[str, Any]:
-    """How far the adapters of the tasks differ (0 when all tasks get the same); if asked for, all their distances.
+    """Return the relative variance of the tasks' updates, and with `distances` all distances between them.
 
-    Only LoRA has a Delta W to compare: of other methods and modules nothing is said.
+    Returns nothing for methods and modules other than LoRA.
     """
     generator = method.generator_model
     if generator is None or generator.settings.module != "lora":

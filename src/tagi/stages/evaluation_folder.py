@@ -1,4 +1,4 @@
-"""The folder that an evaluation writes into: which evaluation it belongs to, and what an earlier run left there."""
+"""The output folder of an evaluation: its identity, and results of an interrupted run."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -19,13 +19,13 @@ from tagi.formats.records import RECORD, read_record
 
 _LOCK = ".lock"
 _CLAIM = "evaluation.json"
-"""Holds the evaluation's identity from before its first answer, so that only the same one goes on with its files."""
+"""Stores the identity of the evaluation before its first answer, so that only the same one can be resumed."""
 
 
 def claim(out: Path, identity: str, resume: bool) -> dict[str, Any] | None:
-    """Take `out` for this evaluation; return its record if it is finished there.
+    """Prepare `out` for this evaluation. Returns the record if the evaluation is already finished.
 
-    Raises a `TagiError` if the folder holds anything else, or if its record is damaged.
+    Raises a `TagiError` if the folder has other content, or if its record is damaged.
     """
     mark, record = out / _CLAIM, out / RECORD
     if not out.exists() or not any(file.name != _LOCK for file in out.iterdir()):
@@ -51,7 +51,7 @@ def _read_claim(claim: Path) -> dict[str, Any]:
 
 @contextmanager
 def alone(out: Path | None) -> Iterator[None]:
-    """Let no other process evaluate into the folder meanwhile. Raises `ConfigError` if one does already."""
+    """Lock the folder. Raises `ConfigError` if another process evaluates into it."""
     if out is None:
         yield
         return
@@ -65,13 +65,13 @@ def alone(out: Path | None) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if {file.name for file in out.iterdir()} <= {_LOCK}:  # nothing was begun
+        if {file.name for file in out.iterdir()} <= {_LOCK}:  # nothing was started
             (out / _LOCK).unlink(missing_ok=True)
             out.rmdir()
 
 
 def kept_answers(log: TaskLog, task: Task) -> Sequence[Answer | RankedAnswer]:
-    """Return the answers that an earlier run left of a task. Raises `DataError` if they are not to these instances."""
+    """Return a task's answers of an interrupted run. Raises `DataError` if they are for other instances."""
     answers = []
     for line, instance in zip(log.lines(task.name), task.instances, strict=True):
         try:

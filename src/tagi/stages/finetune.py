@@ -17,14 +17,14 @@ from tagi.stages.teachers import Teachers, on_metatrained
 
 
 class Finetune(GeneratingStage):
-    """A generator that learns to do tasks from their instructions."""
+    """Finetuning of the generator."""
 
     name = "finetune"
     description = "TAGI: prediction, distillation from a teacher, alignment with the LoRA teachers"
     evaluation = "evaluate"
 
     def table_faults(self, recipe: Recipe) -> Iterator[Fault]:
-        """Check `[losses]` beside `[generator]`, too."""
+        """Also check `[losses]` against `[generator]`."""
         yield from super().table_faults(recipe)
         generator, losses = recipe.generator, recipe.losses
         for key in [key for key in ("alone", "alone_kl") if getattr(losses, key)][:1]:
@@ -40,7 +40,7 @@ class Finetune(GeneratingStage):
             yield "losses.alignment", f"{wanted} teachers, got {losses.alignment!r}"
 
     def needs(self, recipe: Recipe) -> list[Need]:
-        """Return what is started on, and the teachers that the losses ask for."""
+        """Return the starting model and the teachers that the losses need."""
         losses, needs = recipe.losses, super().needs(recipe)
         if Pretrain.name in recipe.run.stages:
             needs.append(Need(Pretrain.name, "start", "run.stages"))
@@ -55,16 +55,16 @@ class Finetune(GeneratingStage):
         return needs
 
     def sources(self, recipe: Recipe, folders: Mapping[Stage, Path]) -> Sources:
-        """Return what the stage rests on, `run.checkpoint` first."""
+        """Return the sources of the stage, `run.checkpoint` first."""
         return self.from_checkpoint(recipe, super().sources(recipe, folders))
 
     def from_checkpoint(self, recipe: Recipe, sources: Sources) -> Sources:
-        """Return the sources with `run.checkpoint` before what else is begun with."""
+        """Return the sources with `run.checkpoint` first."""
         given = recipe.run.checkpoint
         return sources if given is None else replace(sources, start=(given, *sources.start))
 
     def deciding(self, recipe: Recipe, tables: Tables) -> dict[str, Any]:
-        """Return the training data, `[generator]`, `[losses]` and what is shown of the shots."""
+        """Return the training data, `[generator]`, `[losses]` and the number of shots."""
         shots: dict[str, Any] | None = None
         if recipe.losses.kl and recipe.losses.teacher == "fid-icl":
             shots = {"count": recipe.shots.count, "seed": recipe.shots.seed}
@@ -78,7 +78,7 @@ class Finetune(GeneratingStage):
         }
 
     def episode_shots(self, recipe: Recipe) -> int:
-        """Return `shots.count` for a generator that reads shots."""
+        """Return `shots.count` for generators that read shots."""
         return recipe.shots.count if by_shots(recipe) else 0
 
     def build(self, job: Job) -> Training:
@@ -100,7 +100,7 @@ class Finetune(GeneratingStage):
         return OneModel(self.name, job, TAGI(generator, objective), batches, data)
 
     def traits(self, recipe: Recipe) -> tuple[bool, ...]:
-        """Return those of generated adapters."""
+        """Return the conditions for generated adapters."""
         generator, losses = recipe.generator, recipe.losses
         cached = generator.instruction_cache in ("stock", "adapted")
         return (
@@ -115,7 +115,7 @@ class Finetune(GeneratingStage):
         )
 
     def parameters(self, recipe: Recipe, sizes: Sizes) -> tuple[int, int]:
-        """Add a teacher that is asked while training, unless the student's backbone serves as one."""
+        """Add the parameters of a teacher that runs during training, unless it is the student's backbone."""
         trained, frozen = super().parameters(recipe, sizes)
         losses = recipe.losses
         if losses.kl and not losses.top_k and (losses.teacher != "lora" or sizes.tuned):
@@ -123,10 +123,10 @@ class Finetune(GeneratingStage):
         return trained, frozen
 
     def work(self, recipe: Recipe, sizes: Sizes, trained: int) -> Work:
-        """Count rows, instructions that are read for their states, generated adapters and the teacher's pass.
+        """Count rows, encoded instructions, generated adapters and the teacher's pass.
 
-        With rows in pairs every sample makes two. A row that is asked with the instruction has the instruction's tokens
-        where it is read under the task's own LoRA.
+        With pairs of rows every sample makes two. If the instruction is processed under the task's LoRA, rows with
+        instruction include its tokens.
         """
         settings, data, losses = self.settings(recipe), recipe.data, recipe.losses
         samples, per_token = self.samples(recipe), sizes.backward(trained)
@@ -135,7 +135,7 @@ class Finetune(GeneratingStage):
         pairs = bool(losses.alone or losses.alone_kl)
         given = samples * (prompt + alone + (alone if pairs else 0))
         read = settings.tasks_per_batch * data.max_instruction_tokens
-        # Without a trained reader nothing that is trained lies before an instruction's states.
+        # Without a trained encoder there is no gradient through instruction states.
         per_read = per_token if sizes.tuned or recipe.generator.reader == "own" else 2
         flops = (given * per_token + read * per_read) * sizes.body + settings.tasks_per_batch * 6 * sizes.generated
         if losses.kl and not losses.top_k:  # the teacher reads instruction, or demonstrations, and input, forward only

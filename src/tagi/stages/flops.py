@@ -34,9 +34,9 @@ OPT_13B = Shapes(0, 40, d_model=5120, inner=5120, key_value=5120, d_ff=20480, ma
 
 _REFERENCE = "tk-instruct"
 _CAUSAL = {"causal": False, "causal-cached": True}
-"""Methods on decoder-only models, and whether they cache the instruction's keys and values."""
+"""Methods on decoder-only models, and whether they cache the instruction's KV prefix."""
 _MODELS = {"GPT-2 XL": (GPT2_XL, 0.33), "OPT 13B": (OPT_13B, 0.36)}
-"""The paper's decoder-only models, with its figures. It gives one for each model; here each is read in two ways."""
+"""The paper's decoder-only models with its figures, which are shown for both methods."""
 
 
 @dataclass(frozen=True)

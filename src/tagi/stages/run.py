@@ -1,4 +1,4 @@
-"""A recipe from its first stage to its scores, every stage resumable and skipped when it is done."""
+"""Running all stages of a recipe and their evaluation. Finished steps are skipped."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,11 +25,11 @@ class Step:
     """One step of a run: a stage, or the evaluation of what a stage trained.
 
     Args:
-        name: The step's name.
-        folder: Its own folder.
-        stage: The stage that it trains or scores.
-        sources: What the stage rests on.
-        trained: The stage's folder, if the step scores it.
+        name: Name of the step.
+        folder: Folder of the step.
+        stage: Stage that it trains or evaluates.
+        sources: Sources of the stage.
+        trained: Folder of the stage, if the step evaluates it.
     """
 
     name: str
@@ -40,18 +40,18 @@ class Step:
 
     @property
     def evaluates(self) -> bool:
-        """Whether the step scores what `stage` trained rather than trains it."""
+        """Whether the step evaluates the stage instead of training it."""
         return self.trained is not None
 
 
 FolderOf = Callable[[str, Stage, Sources], Path]
-"""A step's name, its stage and what that rests on -> the step's folder."""
+"""Returns the folder of a step from its name, stage and sources."""
 
 
 def plan(recipe: Recipe, out: Path, folder_of: FolderOf | None = None) -> list[Step]:
-    """Return the steps of a recipe in their order: its stages, then the evaluations of what they trained, by name.
+    """Return the steps of a recipe in order, by name: its stages, then their evaluations.
 
-    A step's folder is `out/NAME` unless `folder_of` has another. Raises `ConfigError` for the everyday benchmark.
+    A step's folder is `out/NAME`, unless `folder_of` is given. Raises `ConfigError` for the everyday benchmark.
     """
     refuse_training(recipe)
     folder_of = folder_of or (lambda name, stage, sources: out / name)
@@ -80,15 +80,14 @@ def run(
 ) -> list[dict[str, Any]]:
     """Run the steps from `first` to `last` (names and folders as in `plan`) and return a row per step.
 
-    A step whose output is complete and of this recipe is skipped; an interrupted one goes on where it stopped; one
-    that was made by another recipe is an error. A step before `first` must be complete. Examples for the shots of test
-    tasks have to be there before the first step begins.
+    Complete steps of this recipe are skipped, and interrupted ones are continued. Output of another recipe is an error.
+    Steps before `first` must be complete. The examples for shots of test tasks are checked before the first step.
     """
     rows, data, steps = [], RecipeData(recipe), chosen(plan(recipe, out, folder_of), first, last)
     trained = [stage for stage in map(stage_of, recipe.run.stages) if stage.models(recipe) and not stage.on_test_tasks]
     if trained and any(step.evaluates for step in steps):
         check_tested(data)
-    data.check_shots(shown_stages(steps))  # before anything is trained
+    data.check_shots(shown_stages(steps))  # check before training
     for step in steps:
         for needed in step.sources.folders if step.trained is None else [step.trained]:
             if str(needed) != recipe.run.checkpoint and not (needed / RECORD).exists():
@@ -100,13 +99,13 @@ def run(
 
 
 def shown_stages(steps: Sequence[Step]) -> list[Stage]:
-    """Return the stages for whose training or scoring, which is still to do, test tasks may have to show shots."""
+    """Return the stages with unfinished training or evaluation that may need shots of test tasks."""
     to_do = [step for step in steps if not (step.folder / RECORD).exists()]
     return [step.stage for step in to_do if step.evaluates or stage_of(step.stage).on_test_tasks]
 
 
 def chosen(steps: Sequence[Step], first: str | None, last: str | None) -> list[Step]:
-    """The steps from `first` to `last`, both included; `ConfigError` for an unknown name or an empty choice."""
+    """Return the steps from `first` to `last`, inclusive. Raises `ConfigError` for an unknown name or no step."""
     names = [step.name for step in steps]
     for option, name in (("--from", first), ("--until", last)):
         if name is not None and name not in names:

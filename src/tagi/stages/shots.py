@@ -1,4 +1,4 @@
-"""Labelled examples of tasks beyond those that are tested: which, from where, and for whom they are drawn."""
+"""Shots: labelled examples of tasks that are not scored."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,20 +19,17 @@ P3_POOL = 1000
 
 
 def in_context(recipe: Recipe) -> bool:
-    """Return whether the meta-trained model is a method that reads demonstrations."""
+    """Return whether the meta-trained model is an in-context method."""
     return _learns_in_context(recipe.metatrain.method)
 
 
 def by_shots(recipe: Recipe) -> bool:
-    """Return whether the generator reads shots, rather than an instruction or the tasks' own examples."""
+    """Return whether the generator reads shots instead of instructions or the tasks' own examples."""
     return recipe.generator.reads == "demonstrations" and not recipe.data.positives
 
 
 def wants_shots(recipe: Recipe, stages: Sequence[str] | None = None) -> bool:
-    """Return whether anything that these stages train reads shots of the tasks that it is scored on.
-
-    By default those of the recipe are meant.
-    """
+    """Return whether a method trained by these stages (by default the recipe's) reads shots of test tasks."""
     trained = recipe.run.stages if stages is None else stages
     return (in_context(recipe) and "metatrain" in trained) or by_shots(recipe)
 

@@ -18,26 +18,26 @@ from tagi.stages.tasks import LoadedTasks, RecipeData
 
 _DIGITS = 8
 _TASKS = {"sni": 119, "p3": 106, "toy": 24}
-"""Test tasks of the whole data sets."""
+"""Number of test tasks of the full data sets."""
 
 
 class Single(BackboneStage):
-    """A model for each test task, trained on nothing that is tested."""
+    """One model per test task, trained on examples that are not scored."""
 
     name = "single"
     description = "one model per test task, on its own shots or on all of its examples that are not tested"
     evaluation = "evaluate-single"
     on_test_tasks = True
-    rewords = False  # the other wordings of test tasks are for evaluation alone
+    rewords = False  # other wordings of test tasks are for evaluation only
 
     def run_faults(self, recipe: Recipe) -> Iterator[Fault]:
-        """Check that there are test tasks, and what the models start on."""
+        """Check that there are test tasks, and check the starting model."""
         if recipe.data.source == "p3" and recipe.data.test_path is None:
             yield "run.stages", f"expected data.test_path (stage single), got {', '.join(recipe.run.stages)}"
         yield from start_faults(recipe, generates=False)
 
     def needs(self, recipe: Recipe) -> list[Need]:
-        """Return what the models start on."""
+        """Return the starting model."""
         return start_needs(recipe)
 
     def deciding(self, recipe: Recipe, tables: Tables) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class Single(BackboneStage):
         whole = concatenated_method(recipe, backbone, "all")
         taken = [start_from(whole, find_checkpoint(name)) for name in job.sources.start]
         start = None
-        if taken and is_main_process():  # what all models begin with, and its digest
+        if taken and is_main_process():  # the initial weights of all models, and their digest
             _write(folder / START, whole)
             start = folder_revision(folder / START)
         method = whole if recipe.single.tune == "all" else concatenated_method(recipe, backbone, recipe.single.tune)
@@ -95,7 +95,7 @@ class Single(BackboneStage):
         return concatenated_method(recipe, backbone, recipe.single.tune)
 
     def traits(self, recipe: Recipe) -> tuple[bool, ...]:
-        """Return those of a model that is made for one task."""
+        """Return the conditions for a model of a single task."""
         return False, False, True, True, recipe.single.tune != "all", False, False, False
 
     def models(self, recipe: Recipe) -> int:
@@ -120,13 +120,13 @@ def _write(folder: Path, model: Any) -> None:
 
 
 def _own(task: Task) -> Task:
-    """Return the task with its shots to train on in place of the instances that are tested."""
+    """Return the task with its shots as training instances."""
     instances = tuple(Instance(str(at), shot.input, (shot.output,)) for at, shot in enumerate(task.shots))
     return replace(task, instances=instances, shots=(), paraphrases=(), wordings=())
 
 
 def _folder(task: str) -> str:
-    """Return a short name that differs for every task: names of prompts may differ in nothing but punctuation."""
+    """Return a short unique name for a task. Names of prompts may differ only in punctuation."""
     from tagi.stages.many_models import folder_name
 
     return f"{folder_name(task)[:60]}-{hashlib.sha256(task.encode()).hexdigest()[:_DIGITS]}"

@@ -1,4 +1,4 @@
-"""A recipe at several points: every stage whose outcome points have in common is done once, for all of them."""
+"""Running a recipe with several settings. Stages that settings share are run once."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from tagi.stages.tasks import RecipeData
 from tagi.training.distributed import is_main_process
 
 SHARED = "shared"
-"""Under a sweep's folder: every step's own, named by what it does and a digest of all that decides its outcome."""
+"""Subfolder with the steps, named by step and a digest of everything that affects their results."""
 TABLE = "sweep.json"
 
 
@@ -37,9 +37,9 @@ def sweep(
     """Run a recipe with `overrides` at every point and return a row for each, in the order of the points.
 
     A row has the point's `label`, `metric`, `value` and its 95% `interval` (low, high) on the test tasks, and the
-    `steps` of the last stage; where there are no test tasks, the metric is the last training `loss`, without interval.
-    `out/shared` holds every step's folder, so that points share what they have in common; `out/sweep.json` holds the
-    rows of all sweeps there. Run again, it goes on where it was interrupted; finished points are not looked at.
+    `steps` of the last stage. Without test tasks the metric is the last training `loss`, without interval. The folders
+    of all steps are in `out/shared`, where points share them; `out/sweep.json` has the rows of all sweeps in `out`. An
+    interrupted sweep can be repeated; finished points are skipped.
     """
     known = _known(out)
     rows = []
@@ -63,7 +63,7 @@ def sweep(
 
 
 def _check_shots(recipes: Sequence[Recipe], out: Path) -> None:
-    """Raise `DataError` if a point has too few examples for shots, before any point is trained."""
+    """Raise `DataError` if a point has too few examples for shots. Called before training."""
     checked = set()
     for recipe in recipes:
         stages = shown_stages(planned(recipe, out))
@@ -94,7 +94,7 @@ def sweep_plan(
 
 def _folder_of(recipe: Recipe, out: Path) -> FolderOf:
     def folder(name: str, stage: Stage, sources: Sources) -> Path:
-        # Earlier stages need not be done yet: their folders' names say all that decides them.
+        # Earlier stages need not be finished: the names of their folders identify them.
         identity = stage_identity(recipe, stage, sources, content=False)
         if name != stage:
             identity = score_identity(recipe, identity)
@@ -104,7 +104,7 @@ def _folder_of(recipe: Recipe, out: Path) -> FolderOf:
 
 
 def planned(recipe: Recipe, out: Path) -> list[Step]:
-    """The steps of a recipe in a sweep's folder, whether they are done or not."""
+    """Return the steps of a recipe in a sweep's folder, finished or not."""
     return plan(recipe, out, _folder_of(recipe, out))
 
 
@@ -120,7 +120,7 @@ def _known(out: Path) -> list[dict[str, Any]]:
 
 
 def last_steps(recipe: Recipe, steps: Sequence[Step]) -> tuple[Step, Step | None]:
-    """The recipe's last stage, and its evaluation if it has test tasks: what a run is about."""
+    """Return the recipe's last stage, and its evaluation if there are test tasks."""
     last = recipe.run.stages[-1]
     trained = next(step for step in steps if step.stage == last and not step.evaluates)
     return trained, next((step for step in steps if step.stage == last and step.evaluates), None)

@@ -1,4 +1,4 @@
-"""The tasks that a recipe asks for."""
+"""Loading the tasks of a recipe."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ from tagi.stages.own_tasks import own_tasks, refuse_shared, seen_record, shared_
 from tagi.stages.shots import P3_POOL, shot_sets, shots_record, wants_shots, with_test_shots, with_validation_shots
 
 _TOY_WORDINGS = 64
-"""Wordings of each toy task: training draws one of them for each batch."""
+"""Number of wordings of each toy task; training samples one per batch."""
 
 _NAMED = 12  # known names that a message lists
 Split = Literal["train", "validation", "test"]
@@ -32,7 +32,7 @@ Split = Literal["train", "validation", "test"]
 
 @dataclass(frozen=True)
 class LoadedTasks:
-    """Tasks as they were read.
+    """Loaded tasks.
 
     Args:
         tasks: The tasks.
@@ -53,12 +53,12 @@ class LoadedTasks:
 
     @property
     def own_training(self) -> bool:
-        """Whether they are training tasks of a user's own."""
+        """Whether they are training tasks from a user's own file."""
         return (self.summary.get("source"), self.summary.get("split")) == ("jsonl", "train")
 
 
 def check_tested(data: "RecipeData") -> None:
-    """Raise `ConfigError` if a recipe of one's own tasks would test on what it trains on, unless it says so."""
+    """Raise `ConfigError` if a recipe for own tasks would test on training data without allowing it."""
     recipe = data.recipe
     if recipe.data.source == "jsonl":
         tested = data.tasks("test", shots=False).tasks
@@ -66,10 +66,7 @@ def check_tested(data: "RecipeData") -> None:
 
 
 def refuse_training(recipe: Recipe) -> None:
-    """Raise `ConfigError` if the recipe's tasks are the everyday benchmark: nothing is trained on it or chosen by it.
-
-    A copy of its file under another name counts too.
-    """
+    """Raise `ConfigError` if the recipe's tasks are the everyday benchmark, or a copy of its file."""
     data = recipe.data
     copied = data.source == "jsonl" and is_everyday_file(Path(str(data.path)))
     if data.source == "everyday" or copied:
@@ -81,28 +78,25 @@ def refuse_training(recipe: Recipe) -> None:
 
 
 class RecipeData:
-    """The tasks of a recipe, each file of them read once however often they are asked for.
-
-    A command makes one of these and shares it among all that it does.
-    """
+    """The tasks of a recipe. Files are read once; a command shares one instance between its steps."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
         self._tests: dict[bool, LoadedTasks] = {}
 
     def tasks(self, split: Split, *, shots: bool | None = None, every: bool = False) -> LoadedTasks:
-        """Return the tasks that are trained on, those held out of them to choose a checkpoint, or the test tasks.
+        """Return the training tasks, the held-out (validation) tasks, or the test tasks.
 
-        `data.task_split` limits training tasks to the largest categories before any are held out:
-        `data.validation_tasks` of them, or all of `data.validation_categories`. Held-out tasks have no examples where
-        `data.demonstrations` is set, so that a checkpoint is chosen by what it does without. A user's own tasks are
+        `data.task_split` limits training tasks to the largest categories. Then tasks are held out:
+        `data.validation_tasks` of them, or all of `data.validation_categories`. Held-out tasks have no examples if
+        `data.demonstrations` is set, so that checkpoints are selected without demonstrations. A user's own tasks are
         split by `own_tasks`. The everyday benchmark has test tasks only.
 
         Args:
             split: Which tasks.
-            shots: Whether test and held-out tasks come with `[shots]`; by default if the recipe trains anything that
-                reads them.
-            every: Make all examples of a test task that are not tested its shots.
+            shots: Whether test and held-out tasks have `[shots]`; by default if the recipe trains a method that reads
+                them.
+            every: Use all examples of a test task that are not scored as shots.
 
         Raises:
             ConfigError: No training task has a wording of `data.wordings` or a category of
@@ -121,17 +115,14 @@ class RecipeData:
         return replace(read, tasks=tasks, summary={**read.summary, "shots": shots_record(recipe, tasks)})
 
     def check_shots(self, stages: Sequence[str]) -> None:
-        """Raise `DataError` if there are too few examples for the shots of what these stages train.
-
-        Nothing is read where none of it reads shots, and where P3 has no test tasks.
-        """
+        """Raise `DataError` if there are too few examples for shots of the methods that these stages train."""
         recipe, alone = self.recipe, "single" in stages
         untested = recipe.data.source == "p3" and recipe.data.test_path is None
         if (alone or wants_shots(recipe, stages)) and not untested:
             self.tasks("test", shots=True, every=alone and recipe.single.examples == "all")
 
     def training_digests(self) -> list[str]:
-        """Return digests of the tasks that are trained on, and of those held out of them if there are any."""
+        """Return digests of the training tasks, and of the held-out tasks if there are any."""
         data = self.recipe.data
         splits: list[Split] = ["train"]
         if data.validation_tasks or data.validation_categories:
@@ -144,11 +135,11 @@ class RecipeData:
 
     @cached_property
     def _listed(self) -> list[Task]:
-        """The tasks of a user's own file, of every split."""
+        """Return all tasks of a user's own file."""
         return read_jsonl(Path(str(self.recipe.data.path)), require_instances=True)
 
     def _read(self, split: Literal["train", "test"], *, further: bool = False) -> LoadedTasks:
-        """Read tasks; with `further` the instances beyond the tested ones too, kept apart."""
+        """Read tasks; with `further` also return the instances that are not tested."""
         recipe, data = self.recipe, self.recipe.data
         count = data.instances_per_task if split == "train" else data.test_instances_per_task
         if data.source == "p3":
@@ -209,7 +200,7 @@ class RecipeData:
         return replace(read, tasks=tasks, summary={**read.summary, **_counts(tasks)})
 
     def _test_tasks(self, further: bool) -> LoadedTasks:
-        """Return the test tasks; instances beyond them are read the first time if the recipe may want them later."""
+        """Return the test tasks. Further instances are also read if the recipe may need them."""
         further = further or wants_shots(self.recipe) or True in self._tests
         if further not in self._tests:
             self._tests[further] = self._read("test", further=further)
@@ -217,17 +208,17 @@ class RecipeData:
 
     @cached_property
     def _shot_sets(self) -> dict[str, tuple[Instance, ...]]:
-        """P3's training sets, in `shots.path` or beside the sets that are tested."""
+        """Return P3's training sets, from `shots.path` or next to the evaluation sets."""
         return shot_sets(self.recipe)
 
 
 def load_tasks(recipe: Recipe, split: Split, *, shots: bool | None = None, every: bool = False) -> LoadedTasks:
-    """Read tasks that are asked for once, as `RecipeData.tasks` does."""
+    """Load tasks once, like `RecipeData.tasks`."""
     return RecipeData(recipe).tasks(split, shots=shots, every=every)
 
 
 def _check_wordings(recipe: Recipe, tasks: Iterable[Task]) -> None:
-    """Raise `ConfigError` for a name in `data.wordings` that is of no task's wordings."""
+    """Raise `ConfigError` for a name in `data.wordings` that no task has."""
     known = list(dict.fromkeys(name for task in tasks for name in task.texts))
     for name in recipe.data.wordings or ():
         if name not in known:
@@ -237,7 +228,7 @@ def _check_wordings(recipe: Recipe, tasks: Iterable[Task]) -> None:
 
 
 def _by_validation_categories(names: Sequence[str], tasks: Sequence[Task], *, held_out: bool) -> tuple[Task, ...]:
-    """The tasks of these categories if `held_out`, else all others.
+    """Return the tasks of these categories if `held_out`, else all others.
 
     Raises `ConfigError` for an unknown category, and if no task would be left to train on.
     """
@@ -253,14 +244,14 @@ def _by_validation_categories(names: Sequence[str], tasks: Sequence[Task], *, he
 
 
 def _cut(tasks: Iterable[Task], count: int) -> tuple[tuple[Task, ...], dict[str, tuple[Instance, ...]]]:
-    """The tasks with their first `count` instances, and the others by task."""
+    """Return the tasks with their first `count` instances, and the remaining instances by task."""
     tasks = tuple(tasks)
     kept = tuple(replace(task, instances=task.instances[:count]) for task in tasks)
     return kept, {task.name: task.instances[count:] for task in tasks}
 
 
 def _read_p3_tests(recipe: Recipe, beyond: int) -> LoadedTasks:
-    """`beyond`: how many rows of a prompt are read after those that are tested."""
+    """`beyond` is the number of rows of a prompt to read after the tested ones."""
     data = recipe.data
     if data.test_path is None:
         raise ConfigError("data.test_path: expected a folder of P3's evaluation sets to score on, got nothing")

@@ -1,4 +1,4 @@
-"""The stage `teachers`: one PEFT LoRA per category, all from one start, on one backbone that is loaded once."""
+"""The stage `teachers`: one PEFT LoRA per category, all with the same initialisation."""
 
 import json
 from collections import defaultdict
@@ -13,7 +13,7 @@ from tagi.stages.protocol import BackboneStage, Job, Need, Tables, Training, apa
 from tagi.stages.recipe_settings import concatenated_text, lora_shape
 
 _CATEGORIES = {"sni": 60, "p3": 36, "toy": 6}
-"""Training categories of the whole data sets."""
+"""Number of training categories of the full data sets."""
 
 
 class Teachers(BackboneStage):
@@ -71,19 +71,19 @@ class Teachers(BackboneStage):
         return recipe.data.task_split or _CATEGORIES.get(recipe.data.source, 1)
 
     def tuned(self, recipe: Recipe) -> tuple[Literal["all", "lora", "none"], int]:
-        """Return that a LoRA of the generator's rank is trained."""
+        """Return that a LoRA with the generator's rank is trained."""
         return "lora", recipe.generator.rank
 
 
 def on_metatrained(recipe: Recipe) -> list[Need]:
-    """Return what LoRA teachers rest on: the meta-trained model if `teacher.base` says so."""
+    """Return the sources of LoRA teachers: the meta-trained model if `teacher.base` says so."""
     if recipe.teacher.base == "backbone":
         return []
     return [Need(Metatrain.name, "metatrained", "teacher.base = 'metatrained'", method="concatenation")]
 
 
 def teacher_backbone(recipe: Recipe, out: Path, metatrained: str | None) -> Any:
-    """Load what LoRA teachers are trained on: the recipe's backbone, or the meta-trained model."""
+    """Load the model that LoRA teachers are trained on: the recipe's backbone or the meta-trained model."""
     from tagi.stages.recipe_models import concatenation, load_metatrained, load_recipe_backbone
 
     if recipe.teacher.base == "backbone":

@@ -57,13 +57,13 @@ class TimingRequest:
         metatrained: A checkpoint of a meta-trained model; by default the generator's own backbone reads the instruction
             concatenated, or of P3 the rendered prompt alone.
         tasks: Names of the recipe's test tasks; by default the task of median length.
-        lengths: Tokens of a made-up instruction and of made-up inputs, the end of each included, instead of tasks. Both
-            or neither are given.
+        lengths: Tokens of a synthetic instruction and of synthetic inputs, including their ends, instead of tasks. Both
+            or neither must be given.
         output: Tokens of an answer; by default the mean of the task's own.
-        inputs: The most inputs of a task.
-        clock: What seconds are: of the wall clock, or of the process on its processors.
-        batch_sizes: By default 1, and 32 where there are as many inputs.
-        pairs: The least pairs of each comparison.
+        inputs: Maximum number of inputs per task.
+        clock: Wall-clock time, or processor time of the process.
+        batch_sizes: Batch sizes; by default 1, and 32 if there are enough inputs.
+        pairs: Minimum number of pairs per comparison.
     """
 
     backbone: str | None = None
@@ -90,10 +90,10 @@ def time_methods(
     """Time TAGI in pairs with the meta-trained model and return the record.
 
     Args:
-        recipe: Names the generator, the backbone and the test tasks.
-        request: Which models, texts, batch sizes and clock.
-        out: A folder for `record.json`, which holds every pair, and the tables.
-        progress: Print on stderr what is timed.
+        recipe: Recipe with generator, backbone and test tasks.
+        request: Models, texts, batch sizes and clock.
+        out: Folder for `record.json`, which has every pair, and the tables.
+        progress: Print progress on stderr.
 
     Raises `InputError` for requests that contradict each other, and `ConfigError` for models that cannot be timed.
     """
@@ -148,7 +148,7 @@ def tables(record: dict[str, Any]) -> str:
 
 
 def headline(record: dict[str, Any], timing: dict[str, Any]) -> str:
-    """Return what was timed, on one line."""
+    """Return a one-line description of what was timed."""
     lengths, machine = timing["lengths"], record["machine"]
     return (
         f"{timing['task']}, batch size {timing['batch_size']}: "
@@ -183,7 +183,7 @@ def _check(request: TimingRequest) -> None:
 
 
 def _models(recipe: Recipe, request: TimingRequest) -> tuple[Concatenation, TAGI, dict[str, str]]:
-    """The meta-trained model, TAGI, and what the weights of each are."""
+    """Return the meta-trained model, TAGI, and the source of their weights."""
     if request.tagi is None:
         backbone, weights = _backbone(recipe, request)
         settings, read = concatenated_text(recipe), text_settings(recipe)
@@ -221,7 +221,7 @@ def _trained(option: str, checkpoint: str, kind: type[M], wanted: str) -> M:
 
 
 def _backbone(recipe: Recipe, request: TimingRequest) -> tuple[T5Backbone, str]:
-    """A backbone, and what its weights are: random unless the recipe names a folder of this machine."""
+    """Return a backbone and the source of its weights: random, unless the recipe names a local folder."""
     wanted = recipe.backbone
     if wanted.family != "t5":
         raise ConfigError(f"backbone.family: expected 't5' to time TAGI on, got {wanted.family!r}")
@@ -252,7 +252,7 @@ def _backbone(recipe: Recipe, request: TimingRequest) -> tuple[T5Backbone, str]:
 
 
 def _tasks(recipe: Recipe, request: TimingRequest, text: TextEncoder) -> tuple[list[Task], dict[str, Any] | None]:
-    """The tasks to time, each with its inputs, and what a record says of the data."""
+    """Return the tasks to time with their inputs, and the record's entry on the data."""
     if request.made_up is not None:
         return [_made_up(*request.made_up, request.output or 1, request.inputs)], None
     loaded = load_tasks(recipe, "test")
@@ -267,7 +267,7 @@ def _tasks(recipe: Recipe, request: TimingRequest, text: TextEncoder) -> tuple[l
 
 
 def _made_up(instruction: int, length: int, output: int, inputs: int) -> Task:
-    """Return a task with an instruction, inputs and answers of so many tokens."""
+    """Return a synthetic task with an instruction, inputs and answers of given lengths."""
     vocabulary = sorted(lexicon_words())
 
     def words(start: int, count: int) -> str:
@@ -283,7 +283,7 @@ def _shape(backbone: T5Backbone) -> str:
 
 
 def _load() -> list[float] | None:
-    """The system's load over 1, 5 and 15 minutes, where it counts it."""
+    """Return the system load over 1, 5 and 15 minutes, if available."""
     return [round(value, 2) for value in os.getloadavg()] if hasattr(os, "getloadavg") else None
 
 

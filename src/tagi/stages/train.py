@@ -1,4 +1,4 @@
-"""Training one stage of a recipe: a checkpoint, or many, and a record of how they came about."""
+"""Training one stage of a recipe."""
 
 from pathlib import Path
 from typing import Any
@@ -28,19 +28,18 @@ def train_stage(
 ) -> dict[str, Any]:
     """Train one stage of a recipe into `out` and return its record.
 
-    `out/model` is the finished checkpoint (of `teachers`, `out` itself is the catalogue), `out/record.json` says how it
-    came about, and `out/checkpoints` is what a resumed run starts from.
+    Writes the checkpoint to `out/model` (`teachers`: the catalogue to `out`), a record to `out/record.json`, and
+    checkpoints for resuming to `out/checkpoints`.
 
     Args:
         recipe: The recipe.
         stage: The stage's name.
         out: The folder.
-        sources: What the stage rests on: checkpoints whose parameters it begins with (all that both have), the LoRA
-            teachers, the meta-trained model. Where it begins with nothing, the stage begins with `run.checkpoint` if it
-            is the one for that.
-        data: The recipe's tasks, if they are shared with other steps.
-        resume: Take up an interrupted run from its newest complete checkpoint and leave a finished one alone. Without
-            it, `out` must hold no run.
+        sources: Sources of the stage: checkpoints to initialise from (all parameters that both have), the LoRA
+            teachers, the meta-trained model. Finetuning without a checkpoint starts from `run.checkpoint`, if set.
+        data: The recipe's tasks, if they are already loaded.
+        resume: Continue an interrupted run from its latest complete checkpoint. A finished run is not changed. Without
+            it, `out` must not contain a run.
         progress: Show progress on standard error.
 
     Raises:
@@ -61,13 +60,13 @@ def train_stage(
     training = asked.build(job)
     outcome = training.train(identity=identity, resume=resume, progress=progress)
     content = {"kind": "training", "stage": stage, "identity": identity, **outcome}
-    # The last of a stage's files: no process goes on to another stage before it is there.
+    # Written last: no process starts another stage before it exists.
     once((out / RECORD).exists, lambda: write_record(out / RECORD, recipe, content))
     return read_record(out / RECORD)
 
 
 def _earlier_run(out: Path, identity: str, resume: bool) -> dict[str, Any] | None:
-    """Return the record of a finished run of the same identity in `out`, if it is to be taken up, else None."""
+    """Return the record of a finished run with the same identity in `out` when resuming, else None."""
     begun = (out / RECORD).exists() or (out / CHECKPOINTS).exists()
     if not resume and out.exists() and any(out.iterdir()):
         holds = "a run: take it up with --resume" if begun else "files"

@@ -1,1 +1,1 @@
-"""One trainer for any method."""
+"""Training, with one trainer for all methods."""

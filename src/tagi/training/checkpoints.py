@@ -1,4 +1,4 @@
-"""Checkpoints of a run: which are complete, and which run they belong to."""
+"""Checkpoints of a training run: completeness and identity."""
 
 import errno
 import json
@@ -15,25 +15,25 @@ from tagi.errors import TrainingError
 from tagi.files import write_text
 
 MARKER = "complete.json"
-"""Written last, and by rename: a checkpoint without it was cut short."""
+"""Written last and atomically. A checkpoint without it is incomplete."""
 
 WEIGHTS = "model.safetensors"
-"""The trained tensors alone, in one piece."""
+"""The trained tensors, unsharded."""
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_LITTLE = 1 << 20  # bytes: torch's own writer does not say why it failed, but so little room does
+_LITTLE = 1 << 20  # bytes: torch's writer does not report a full disk, but less free space than this suggests it
 
 
 def checkpoint_at(folder: Path, step: int) -> Path:
-    """The checkpoint of a step, whether it exists or not."""
+    """Return the path of the checkpoint of a step, which need not exist."""
     return folder / f"checkpoint-{step}"
 
 
 def mark_complete(checkpoint: Path, identity: str, *, seconds: float = 0.0, processes: int = 1) -> None:
-    """Declare a checkpoint whole: every file it holds, by size, its run's identity, and what led to it.
+    """Mark a checkpoint as complete, and store the sizes of its files, the run's identity and its history.
 
-    `seconds` is how long its steps took, `processes` how many took them.
+    `seconds` is the training time so far, `processes` the number of processes.
     """
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARKER)
     sizes = {path.relative_to(checkpoint).as_posix(): path.stat().st_size for path in files}
@@ -42,10 +42,10 @@ def mark_complete(checkpoint: Path, identity: str, *, seconds: float = 0.0, proc
 
 
 def newest_complete(folder: Path, identity: str, *, processes: int = 1) -> Path | None:
-    """The newest checkpoint that is whole, or None if there is none.
+    """Return the latest complete checkpoint, or None.
 
-    Raises `TrainingError` if it belongs to a run of another identity (recipe, data or stage), or of another number of
-    processes: their order of batches and their dropout would not be those of one run.
+    Raises `TrainingError` if it belongs to a run with another identity (recipe, data or stage) or another number of
+    processes, which would change the order of batches and dropout.
     """
     for _, path in reversed(_by_step(folder)):
         marker = read_marker(path)
@@ -66,17 +66,17 @@ def newest_complete(folder: Path, identity: str, *, processes: int = 1) -> Path 
 
 
 def read_marker(checkpoint: Path) -> dict[str, Any] | None:
-    """Return what `mark_complete` wrote, or None if the checkpoint is not whole."""
+    """Return what `mark_complete` wrote, or None if the checkpoint is incomplete."""
     try:
         marker: dict[str, Any] = json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
         whole = all((checkpoint / name).stat().st_size == size for name, size in marker["files"].items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # cut short: not a checkpoint yet
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # incomplete
         return None
     return {"processes": 1, "seconds": 0.0, **marker} if whole and "identity" in marker else None
 
 
 def drop_old(folder: Path, step: int, keep: int, kept: Collection[int] = ()) -> None:
-    """Delete old checkpoints before `step`, so that `keep` are left, `step` and `kept` in any case among them."""
+    """Delete checkpoints before `step` so that `keep` are left. `step` and `kept` are never deleted."""
     before = [(number, path) for number, path in _by_step(folder) if number < step and number not in kept]
     room = max(keep - len({step, *kept}), 0)
     for _, path in before[: max(len(before) - room, 0)]:
@@ -85,7 +85,7 @@ def drop_old(folder: Path, step: int, keep: int, kept: Collection[int] = ()) -> 
 
 @contextmanager
 def writing(checkpoint: Path) -> Iterator[None]:
-    """Say in one line why a checkpoint could not be written, a full disk above all; what there is of it is deleted."""
+    """Delete an incomplete checkpoint and raise an error that says why it could not be written."""
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as fault:

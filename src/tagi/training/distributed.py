@@ -1,4 +1,4 @@
-"""Training in several processes: who writes, and whole tensors out of sharded ones."""
+"""Training in several processes: the main process, communication, and gathering sharded tensors."""
 
 import atexit
 import copy
@@ -20,13 +20,13 @@ from tagi.methods.protocol import Trainable
 
 T = TypeVar("T")
 R = TypeVar("R")
-# Whatever launches processes (accelerate, torchrun, an MPI) names them in one of these.
+# Set by launchers (accelerate, torchrun, MPI).
 _RANK = ["RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"]
 _SIZE = ["WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"]
 
 
 def process_index() -> int:
-    """Return the number of this process, from 0; known before anything is set up."""
+    """Return the rank of this process. Works before the process group is set up."""
     return max(get_int_from_env(_RANK, 0), 0)
 
 
@@ -36,15 +36,15 @@ def process_count() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes files; true where there is only one."""
+    """Whether this is the main process, which writes files."""
     return process_index() == 0
 
 
 def once(done: Callable[[], bool], make: Callable[[], object]) -> None:
-    """Have the main process make what is not there yet; the others wait until it is.
+    """Let the main process create something while the others wait for it.
 
-    For files that every process reads before processes know of each other; `done` must turn true at once, as a rename
-    does. If the main process fails, the launcher ends those that wait.
+    For files that are read before the process group is set up. `done` must change atomically, as with a rename. If the
+    main process fails, the launcher ends the others.
     """
     if is_main_process():
         if not done():
@@ -55,12 +55,12 @@ def once(done: Callable[[], bool], make: Callable[[], object]) -> None:
 
 
 def is_sharded() -> bool:
-    """Whether the launcher asked for FSDP or DeepSpeed, which take a model's tensors apart."""
+    """Whether the launcher uses FSDP or DeepSpeed, which shard the model's tensors."""
     return _asked_for("FSDP") or _asked_for("DEEPSPEED")
 
 
 def leave_at_exit() -> None:
-    """Have this process leave the group before it ends: its threads would abort it, and the launcher all others."""
+    """Leave the process group at exit. Otherwise its threads abort the process, and the launcher ends all others."""
     if torch.distributed.is_initialized():
         atexit.unregister(_leave)
         atexit.register(_leave)
@@ -76,7 +76,7 @@ def _asked_for(name: str) -> bool:
 
 
 def settle_launch(bf16: bool) -> None:
-    """Let the settings decide about bf16, and find our own DeepSpeed configurations, whatever folder this is."""
+    """Let the settings decide on bf16, and find the package's DeepSpeed configurations from any folder."""
     if "ACCELERATE_MIXED_PRECISION" in os.environ:
         os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if bf16 else "no"
     named = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
@@ -86,7 +86,7 @@ def settle_launch(bf16: bool) -> None:
 
 
 def shardable(model: Trainable) -> Trainable:
-    """A copy that FSDP and DeepSpeed can take apart: they need every tensor to have a dimension."""
+    """Return a copy for FSDP and DeepSpeed, in which every tensor has at least one dimension."""
     taken = copy.deepcopy(model)
     for module in taken.modules():
         for name, parameter in module._parameters.items():
@@ -108,19 +108,19 @@ def prepare_fsdp(accelerator: Any, bf16: bool) -> None:
         return
     if plugin.fsdp_version != 2:
         raise TrainingError(f"FSDP: expected fsdp_version: 2 in the launch configuration, got {plugin.fsdp_version}")
-    # Every process has the weights already, and making them anew would part embeddings that are one.
+    # Every process has the weights already, and recreating them would untie embeddings.
     plugin.cpu_ram_efficient_loading = False
-    if bf16:  # gradients are summed in fp32, and the loss is not rounded on its way out
+    if bf16:  # sum gradients in fp32, and do not round the loss
         plugin.mixed_precision_policy = torch.distributed.fsdp.MixedPrecisionPolicy(
             param_dtype=torch.bfloat16, reduce_dtype=torch.float32
         )
 
 
 def keep_gathered(model: nn.Module) -> None:
-    """Have ZeRO 3 hold, for the length of a step, what is in no layer of a backbone, as FSDP does.
+    """Keep parameters outside of the backbone's layers gathered during a step under ZeRO 3, as FSDP does.
 
-    It gathers a module's weights again when the gradient reaches the module's output, and does not see into a bank.
-    Nothing without ZeRO 3.
+    ZeRO 3 gathers a module's weights again when the gradient reaches the module's output, but does not look into banks.
+    Has no effect without ZeRO 3.
     """
     if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         return
@@ -134,7 +134,7 @@ def keep_gathered(model: nn.Module) -> None:
 
 
 def full_tensors(model: Trainable, whole: Trainable) -> dict[str, Tensor]:
-    """The trained tensors, shaped as in `whole`, on the CPU; every process must ask at the same time."""
+    """Return the trained tensors, shaped as in `whole`, on the CPU. All processes must call this together."""
     shapes = {name: tensor.shape for name, tensor in whole.trained_tensors().items()}
     return {
         name: _full(tensor).detach().cpu().reshape(shapes[name]).contiguous()
@@ -146,7 +146,7 @@ def _full(tensor: Tensor) -> Tensor:
     if hasattr(tensor, "full_tensor"):  # FSDP's
         whole: Tensor = tensor.full_tensor()
         return whole
-    if hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping"):  # DeepSpeed's: the fp32 that it keeps is the truth
+    if hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping"):  # DeepSpeed: its fp32 copy is authoritative
         from deepspeed.utils import safe_get_full_fp32_param  # type: ignore[import-not-found]
 
         return safe_get_full_fp32_param(tensor)
@@ -154,29 +154,29 @@ def _full(tensor: Tensor) -> Tensor:
 
 
 def forget_launch() -> None:
-    """Let models that are loaded after training be in one piece: transformers would take them apart for ZeRO 3, too."""
+    """Load further models unsharded after training, which transformers would otherwise shard for ZeRO 3."""
     if _asked_for("DEEPSPEED"):
         unset_hf_deepspeed_config()
 
 
 def of_all_processes(value: Any) -> list[Any]:
-    """A picklable value of every process, in order; every process must ask at the same time."""
+    """Return a picklable value from every process, in order. All processes must call this together."""
     if process_count() == 1:
         return [value]
-    PartialState(cpu=not torch.accelerator.is_available())  # sets up the group, where no trainer has
+    PartialState(cpu=not torch.accelerator.is_available())  # sets up the process group, if no trainer did
     leave_at_exit()
     return list(gather_object([value]))
 
 
 def of_main_process(value: Any) -> Any:
-    """The main process's value on every process, which must all ask at the same time."""
+    """Return the main process's value on every process. All processes must call this together."""
     return of_all_processes(value)[0]
 
 
 def shared_among_processes(work: Callable[[T], R], items: Sequence[T]) -> Iterator[tuple[T, R]]:
-    """Do the work of many items, an item per process at a time; every process gets every result, in order.
+    """Distribute work on items over processes. Every process gets all results, in order.
 
-    Results have to be picklable, and every process must go through all of them.
+    Results must be picklable, and every process must iterate over all of them.
     """
     count = process_count()
     for first in range(0, len(items), count):

@@ -1,4 +1,4 @@
-"""transformers' Trainer as methods need it: batches in order, tokens weighed, checkpoints that are whole."""
+"""transformers' Trainer with ordered batches, token-weighted losses and complete checkpoints."""
 
 import math
 import shutil
@@ -26,10 +26,10 @@ from tagi.training.validation import undisturbed
 
 
 class MethodTrainer(Trainer):
-    """Takes micro-batches in their order, weights them by their tokens, and logs every named loss term.
+    """Trains on micro-batches in order, weights them by tokens, and logs every loss term.
 
-    `whole` is the model in one piece: the trained model itself, or if FSDP or DeepSpeed shards that, its original, into
-    which weights are copied for validation.
+    `whole` is the unsharded model: the trained model itself, or under FSDP and DeepSpeed its original, into which
+    weights are copied for validation.
     """
 
     control: Any
@@ -45,7 +45,7 @@ class MethodTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.model_accepts_loss_kwargs = True  # have target tokens counted over micro-batches and processes
+        self.model_accepts_loss_kwargs = True  # count target tokens over micro-batches and processes
         self.whole = whole
         self.identity = identity
         self.settings = settings
@@ -57,12 +57,12 @@ class MethodTrainer(Trainer):
 
     @property
     def seconds(self) -> float:
-        """Seconds that the steps so far took, in all parts of a resumed run."""
+        """Training time in seconds so far, over all parts of a resumed run."""
         return time.monotonic() - self._began
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        # The data set is a function of the index already: its order is the training order. Of R processes, r takes
-        # micro-batches r, r + R, ...: a step sees what one process with R times the accumulation sees.
+        # The data set is in training order. Process r of R takes micro-batches r, r + R, ...: a step has the same
+        # micro-batches as in one process with R times the accumulation.
         dataset: Sized = self.train_dataset if train_dataset is None else train_dataset
         return SequentialSampler(dataset)
 
@@ -72,7 +72,7 @@ class MethodTrainer(Trainer):
         return prepared
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """A step's micro-batches and how many target tokens they have on all processes; tokens are counted."""
+        """Return a step's micro-batches and their number of target tokens on all processes; also counts tokens."""
         samples, items = super().get_batch_samples(epoch_iterator, num_batches, device)
         for batch in samples:
             self._tokens = self._tokens + _count_tokens(batch)
@@ -85,14 +85,14 @@ class MethodTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | None = None,
     ) -> Any:
-        """The loss of a micro-batch, weighted so that a step's sum is the mean over all of its target tokens.
+        """Compute the loss of a micro-batch, weighted so that a step's sum is the mean over its target tokens.
 
-        All of the computation is in the method's forward. Batches without labels weigh the same.
+        Batches without labels have equal weights.
         """
         terms: dict[str, Tensor] = model(**inputs)
         loss = terms["loss"].to(torch.promote_types(terms["loss"].dtype, torch.float32))
         processes = self.accelerator.num_processes
-        if num_items_in_batch is None:  # the Trainer itself divides by the number of micro-batches
+        if num_items_in_batch is None:  # the Trainer divides by the number of micro-batches
             share: Any = 1.0 / (self.current_gradient_accumulation_steps * processes)
         else:
             share = inputs["labels"].ne(IGNORED).sum() / num_items_in_batch
@@ -109,7 +109,7 @@ class MethodTrainer(Trainer):
         return (loss, terms) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of every loss term since the last log of the loss, over all processes, weighted as it is."""
+        """Log the mean of every loss term since the last log, over all processes, weighted like the loss."""
         if "loss" in logs:
             terms_here = {name: (float(total), float(weight)) for name, (total, weight) in self._terms.items()}
             gathered = distributed.of_all_processes(terms_here)
@@ -128,7 +128,7 @@ class MethodTrainer(Trainer):
             self.whole.to(self.accelerator.device)
         with undisturbed(self.whole):
             score = float(self.validate())
-        if sharded:  # a second model would take the memory that sharding saves
+        if sharded:  # a second model would use the memory that sharding saves
             self.whole.to("cpu")
         score = broadcast_object_list([score])[0]
         if not math.isfinite(score):
@@ -146,20 +146,20 @@ class MethodTrainer(Trainer):
         return best
 
     def patience_is_over(self) -> bool:
-        """Whether the last `patience` validations brought nothing better; read off the log, which checkpoints keep."""
+        """Whether the last `patience` validations had no improvement, from the log, which checkpoints store."""
         best, patience = self.state.best_global_step, self.settings.patience
         if best is None or patience is None:
             return False
         return sum("validation" in entry and entry["step"] > best for entry in self.state.log_history) >= patience
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        if self.patience_is_over():  # a run that had stopped is taken up: not a step more
+        if self.patience_is_over():  # a resumed run that had stopped early takes no further step
             self.control.should_training_stop = True
         else:
             super()._run_epoch(**kwargs)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the trained tensors alone, whole, whatever they are spread over."""
+        """Write the trained tensors, unsharded."""
         folder = self.folder if output_dir is None else Path(output_dir)
         tensors = distributed.full_tensors(self.accelerator.unwrap_model(self.model), self.whole)
         if self.args.should_save:
@@ -167,13 +167,13 @@ class MethodTrainer(Trainer):
             save_file(tensors, folder / WEIGHTS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Do nothing: the weights were read before the model was sharded."""
+        """Do nothing: the weights were loaded before the model was sharded."""
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_fsdp_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        # The Trainer would write the whole model a second time, frozen parts included.
+        # The Trainer would also write the whole model with frozen parts.
         state = self.accelerator.state
         save_fsdp_optimizer(state.fsdp_plugin, self.accelerator, self.optimizer, self.model, output_dir)
         if self.args.should_save:
@@ -184,7 +184,7 @@ class MethodTrainer(Trainer):
         step, processes = self.state.global_step, self.accelerator.num_processes
         checkpoint = checkpoint_at(self.folder, step)
         if self.args.should_save:
-            shutil.rmtree(checkpoint, ignore_errors=True)  # of a part cut short: no file of it may seem to be of this
+            shutil.rmtree(checkpoint, ignore_errors=True)  # left by an interrupted part: do not mix files
         self.accelerator.wait_for_everyone()
         with writing(checkpoint):
             super()._save_checkpoint(model, trial)
@@ -196,12 +196,12 @@ class MethodTrainer(Trainer):
             drop_old(self.folder, step, self.settings.keep_checkpoints, () if best is None else (best,))
 
     def count_tokens(self) -> None:
-        """Add what was counted here and elsewhere to the state, where checkpoints keep it."""
+        """Store the token counts of all processes in the state, which checkpoints save."""
         self.state.num_input_tokens_seen += sum(distributed.of_all_processes(int(self._tokens)))
         self._tokens = 0
 
 
 def _count_tokens(batch: dict[str, Tensor]) -> Tensor | int:
-    """Tokens of a micro-batch that are no padding, read and predicted."""
+    """Return the number of tokens of a micro-batch without padding, inputs and targets."""
     read = sum(value.ne(0).sum() for name, value in batch.items() if name.endswith("_mask"))
     return read + batch["labels"].ne(IGNORED).sum() if "labels" in batch else read

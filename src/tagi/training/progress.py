@@ -11,12 +11,12 @@ from rich.progress import Progress as Bar
 from transformers import TrainerCallback
 
 Report = Callable[[int, int], None]
-"""Is told the steps that are done and those that there are; what it raises ends the training."""
+"""Called with the number of steps done and the total. An exception ends the training."""
 _LINE_EVERY_SECONDS = 30.0
 _WATCHED_STEPS = 1000
-"""L_ins is to have fallen after so many steps, or after half of a shorter training."""
+"""Number of steps after which L_ins is checked, or half of a shorter training."""
 _FALL = 0.05
-"""By this share of its first value."""
+"""Minimum relative decrease of L_ins."""
 
 
 class Progress(TrainerCallback):
@@ -33,14 +33,14 @@ class Progress(TrainerCallback):
         self._alignment_watched = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the bar at the step that training starts from."""
+        """Start the bar at the first step."""
         self._began = self._last = time.monotonic()
         self._first_step = state.global_step
         self._bar.start()
         self._task = self._bar.add_task("training", total=state.max_steps, completed=state.global_step, losses="")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Move the bar, or print a line if the last is old."""
+        """Advance the bar, or print a line if the last one is old."""
         self._bar.update(self._task, completed=state.global_step, losses=self._losses)
         if self._bar.disable and time.monotonic() - self._last >= _LINE_EVERY_SECONDS:
             self._last = time.monotonic()
@@ -50,7 +50,7 @@ class Progress(TrainerCallback):
             print(f"step {state.global_step}/{state.max_steps}  {rate}  {self._losses}", file=sys.stderr, flush=True)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        """Keep the newest losses for display."""
+        """Store the latest losses for display."""
         skipped = {"grad_norm", "learning_rate", "epoch"}
         shown = {name: value for name, value in (logs or {}).items() if name not in skipped and "train_" not in name}
         self._losses = "  ".join(f"{name} {value:.4f}" for name, value in shown.items() if isinstance(value, float))
@@ -67,7 +67,7 @@ class Progress(TrainerCallback):
 
 
 def alignment_fault(history: Sequence[Mapping[str, Any]]) -> str | None:
-    """Return a sentence if L_ins has fallen by less than 5% from the first entry that has it to the last, else None."""
+    """Return a warning if L_ins has fallen by less than 5% between its first and last entry, else None."""
     values = [(int(entry["step"]), entry["ins"]) for entry in history if "ins" in entry]
     if len(values) < 2:
         return None
@@ -82,18 +82,18 @@ def alignment_fault(history: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 class _Reported(TrainerCallback):
-    """Tells somebody of every step."""
+    """Calls a function after every step."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Tell of the step."""
+        """Call the function."""
         self._report(state.global_step, state.max_steps)
 
 
 def progress_callbacks(progress: bool | Report) -> list[TrainerCallback]:
-    """Return what shows or reports a training's progress."""
+    """Return the callback that shows or reports progress."""
     if isinstance(progress, bool):
         return [Progress()] if progress else []
     return [_Reported(progress)]

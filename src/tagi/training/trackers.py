@@ -1,4 +1,4 @@
-"""Trackers of losses and scores, and the peak memory of a run."""
+"""Experiment trackers, and peak memory."""
 
 import resource
 import sys
@@ -14,9 +14,9 @@ from tagi.errors import TrainingError
 
 
 def trackers(names: Sequence[str], logs: Path, step: int) -> list[TrainerCallback]:
-    """One callback per name; TensorBoard writes to `logs`, where what it was told after `step` no longer counts.
+    """Return one callback per tracker. TensorBoard writes to `logs`, where entries after `step` are discarded.
 
-    Raises `TrainingError` if a name is not known or its package is not installed.
+    Raises `TrainingError` if a tracker is unknown or its package is not installed.
     """
     callbacks: list[TrainerCallback] = []
     for name in names:
@@ -35,15 +35,15 @@ def trackers(names: Sequence[str], logs: Path, step: int) -> list[TrainerCallbac
 
 
 class TensorBoard(TensorBoardCallback):
-    """transformers' own, in a folder of our choice; where that cannot be written, training goes on without it."""
+    """transformers' TensorBoard callback with another folder. If it cannot be written, training continues."""
 
     def __init__(self, logs: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         super().__init__()
         self.logging_dir = str(logs)
-        # Called when training begins, on the main process alone. A resumed run takes up at `step`: what an earlier
-        # part logged beyond it is logged again.
+        # Called when training begins, on the main process only. A resumed run starts at `step`; later entries of an
+        # earlier part are logged again.
         purge = step + 1 if step else None
         self._SummaryWriter: Any = lambda log_dir: SummaryWriter(log_dir, purge_step=purge)
 
@@ -52,15 +52,15 @@ class TensorBoard(TensorBoardCallback):
         self._try(super().on_train_begin, *args, **kwargs)
 
     def on_log(self, *args: Any, **kwargs: Any) -> None:
-        """Write what is logged."""
+        """Write log entries."""
         self._try(super().on_log, *args, **kwargs)
 
     def close(self) -> None:
-        """Write what is still to be written, also after a failure; a second time does nothing."""
+        """Flush and close, also after a failure. Can be called repeatedly."""
         self._try(self.on_train_end, None, None, None)
 
     def _try(self, act: Callable[..., None], *args: Any, **kwargs: Any) -> None:
-        if self._SummaryWriter is None:  # said once
+        if self._SummaryWriter is None:  # warn once
             return
         try:
             act(*args, **kwargs)
@@ -70,7 +70,7 @@ class TensorBoard(TensorBoardCallback):
 
 
 def peak_memory() -> int:
-    """The most bytes held so far: on the GPU where there is one, else by the process."""
+    """Return peak memory in bytes: of the GPU if there is one, else of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""Training of any `Trainable`: resumable bit for bit, on any number of processes."""
+"""Training of any `Trainable`: exactly resumable, on any number of processes."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ _WORKERS = 8
 
 
 def fingerprint(*parts: Any) -> str:
-    """A digest of what decides a run's outcome: a resumed run must have the same."""
+    """Return a digest of everything that affects the result of a run."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -46,22 +46,22 @@ def train(
     progress: bool | Report = True,
     validate: Callable[[], float] | None = None,
 ) -> dict[str, Any]:
-    """Train to the end, leave the weights in `model`, and return the record, also written to `folder/training.json`.
+    """Train `model` in place and return the record, which is also written to `folder/training.json`.
 
-    Several processes call this in the same way and must share the folder: the main process writes the files, its score
-    from `validate` counts, and every process has the weights in its `model` afterwards. Under FSDP and DeepSpeed a copy
-    is trained, and `model` is on the CPU except while it is validated.
+    All processes must call this in the same way and share the folder. The main process writes the files, its score from
+    `validate` is used, and afterwards every process has the weights in its `model`. Under FSDP and DeepSpeed a copy is
+    trained, and `model` is on the CPU except during validation.
 
     Args:
-        model: What is trained.
-        batches: Micro-batches, steps x accumulation x `process_count()` of them.
-        settings: The stage's settings.
-        folder: Gets `checkpoint-STEP`, TensorBoard's `logs` and `training.json`.
-        identity: What decides the outcome; a checkpoint of another identity is not resumed.
-        resume: Continue from the newest complete checkpoint. The result is the same as without the interruption.
-        progress: Show progress on stderr, or what is told after every step.
-        validate: Returns how good `model` is, higher being better. It is called every `settings.validate_every` steps
-            and after the last, and does not change training. `model` is left with the weights of the best step, whose
+        model: The model.
+        batches: Micro-batches: steps x accumulation x `process_count()`.
+        settings: Training settings of the stage.
+        folder: Folder for `checkpoint-STEP`, TensorBoard's `logs` and `training.json`.
+        identity: Identity of the run. Checkpoints with another identity are not resumed.
+        resume: Continue from the latest complete checkpoint. The result is the same as without the interruption.
+        progress: Show progress on stderr, or a function that is called after every step.
+        validate: Returns a score of `model`, higher is better. It is called every `settings.validate_every` steps and
+            after the last step, and does not affect training. `model` ends with the weights of the best step, whose
             checkpoint is kept.
 
     Record: `steps`, `seconds` and `tokens` (read and predicted) of all parts of a resumed run, `tokens_per_second`,
@@ -95,7 +95,7 @@ def train(
 
 
 def _trained_form(model: Trainable, settings: TrainingSettings) -> Trainable:
-    """Return what is trained: the model, or where FSDP or DeepSpeed takes it apart a copy."""
+    """Return the model, or a copy for sharding by FSDP or DeepSpeed."""
     if settings.gradient_checkpointing:
         for module in model.modules():
             if isinstance(module, Backbone):
@@ -108,7 +108,7 @@ def _run(trainer: MethodTrainer, checkpoint: str | None) -> None:
         trainer.remove_callback(callback)
     distributed.leave_at_exit()
     distributed.prepare_fsdp(trainer.accelerator, trainer.settings.bf16)
-    torch.manual_seed(trainer.settings.seed + distributed.process_index())  # each process has dropout of its own
+    torch.manual_seed(trainer.settings.seed + distributed.process_index())  # each process has its own dropout
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
@@ -137,7 +137,7 @@ def _check(settings: TrainingSettings, batches: Sequence[Any], validate: Callabl
 
 
 def _take_up(checkpoint: Path, model: Trainable) -> tuple[int, float]:
-    """Read a checkpoint's weights into the model. Returns its step and the seconds that its steps took."""
+    """Load a checkpoint's weights into the model. Returns its step and training time in seconds."""
     state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
     best = state.best_global_step
     if best is not None and read_marker(checkpoint_at(checkpoint.parent, best)) is None:
@@ -151,7 +151,7 @@ def _take_up(checkpoint: Path, model: Trainable) -> tuple[int, float]:
 
 
 def _leave_weights(trainer: MethodTrainer, model: Trainable) -> None:
-    """Copy the best weights, or without validation the last, into the model, and unwrap it."""
+    """Copy the best weights (without validation, the last) into the model, and unwrap it."""
     trainer.accelerator.unwrap_model(trainer.model_wrapped, keep_fp32_wrapper=False)
     trainer.accelerator.wait_for_everyone()
     best = trainer.state.best_global_step
@@ -185,7 +185,7 @@ def _record(trainer: MethodTrainer) -> dict[str, Any]:
 
 
 def _optimizer(settings: TrainingSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """The optimizer's class and arguments; which parameters decay is the Trainer's own rule."""
+    """Return the optimizer's class and arguments. The Trainer decides which parameters decay."""
     if settings.optimizer == "adamw":
         return torch.optim.AdamW, {"lr": settings.learning_rate}
     scaled = settings.optimizer == "adafactor-scaled"
@@ -197,7 +197,7 @@ def _arguments(settings: TrainingSettings, folder: Path) -> TrainingArguments:
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
-        per_device_train_batch_size=1,  # one item of the data set is a whole micro-batch
+        per_device_train_batch_size=1,  # an item of the data set is a micro-batch
         gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.learning_rate,
         weight_decay=settings.weight_decay,
@@ -211,11 +211,11 @@ def _arguments(settings: TrainingSettings, folder: Path) -> TrainingArguments:
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=settings.save_every,
-        save_total_limit=None,  # the Trainer would delete an older checkpoint before the new one is whole
+        save_total_limit=None,  # the Trainer would delete an older checkpoint before the new one is complete
         report_to="none",
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
-        # Making a batch is tokenizing: a GPU would wait for it.
+        # Collating includes tokenization, which a GPU would wait for.
         dataloader_num_workers=min(_WORKERS, os.cpu_count() or 1) if torch.cuda.is_available() else 0,
         disable_tqdm=True,
         eval_strategy="no" if settings.validate_every is None else "steps",
@@ -223,6 +223,6 @@ def _arguments(settings: TrainingSettings, folder: Path) -> TrainingArguments:
         metric_for_best_model="validation",
         greater_is_better=True,
     )
-    if arguments.n_gpu > 1:  # one process takes one GPU: the Trainer would split micro-batches over all it sees
+    if arguments.n_gpu > 1:  # one GPU per process: the Trainer would split micro-batches over all visible GPUs
         arguments._n_gpu = 1
     return arguments

@@ -1,4 +1,4 @@
-"""Evaluating a model in the midst of training, without a trace."""
+"""Validation during training without side effects."""
 
 import random
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tagi.backbones.modes import evaluating
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Run the body in evaluation mode without gradients; afterwards modes and random states are what they were."""
+    """Run the body in evaluation mode without gradients, then restore modes and random states."""
     python, numpy = random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
