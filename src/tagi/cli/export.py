@@ -49,5 +49,5 @@ def export(
 
     row = run(adapter, out, format, generator=generator, base=base, lossy=lossy)
     if lost := row.pop("lost"):
-        print(f"left behind: {', '.join(lost)}", file=sys.stderr)
+        print(f"not included in the export: {', '.join(lost)}", file=sys.stderr)
     print_table([row], as_json=as_json)

@@ -1,4 +1,4 @@
-"""Model cards: what a generator's folder and an export say of themselves to people, with the hub's front matter."""
+"""Model cards of generators and exports, with front matter for the hub."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ CARD = "README.md"
 
 
 def generator_card(generator: GeneratorModel, provenance: Mapping[str, Any]) -> str:
-    """Return a generator's card: base model, what the generator makes, how it was trained."""
+    """Return the card of a generator: base model, kind of module, and training."""
     return _rendered(
         "generator_card.md.j2",
         settings=generator.settings,
@@ -32,13 +32,13 @@ def generator_card(generator: GeneratorModel, provenance: Mapping[str, Any]) -> 
 
 
 def export_card(record: ExportRecord) -> str:
-    """Return an export's card: what it was made from, what it lacks, how it is used."""
+    """Return the card of an export: its origin, its limits and its use."""
     told = [] if record.instruction is None else [record.instruction]
     told += [f"{example.input} -> {example.output}" for example in record.examples]
     name = record.base_model.name
-    ours = name in BUILT_IN or name in WHEELS or name.endswith(SUFFIX)  # transformers does not know these names
+    ours = name in BUILT_IN or name in WHEELS or name.endswith(SUFFIX)  # names that transformers does not know
     local = not ours and isinstance(locate(name), Path)
-    shown = Path(name).name if local or name.endswith(SUFFIX) else name  # where it lies is nobody's business
+    shown = Path(name).name if local or name.endswith(SUFFIX) else name  # do not publish local paths
     auto = f"AutoPeftModelFor{'Seq2SeqLM' if record.model.endswith('ConditionalGeneration') else 'CausalLM'}"
     kind = {"ours": ours, "hub": not ours and not local, "shown": shown, "auto": auto}
     return _rendered("export_card.md.j2", record=record, told=told, input=INPUT, **kind)
@@ -54,5 +54,5 @@ def _rendered(template: str, **values: Any) -> str:
 
 
 def _block(text: str) -> str:
-    """The text as a block of code in Markdown."""
+    """Format text as a code block in Markdown."""
     return "\n".join(f"    {line}" for line in text.splitlines())
