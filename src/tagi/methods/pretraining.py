@@ -1,4 +1,4 @@
-"""Pretraining a hypernetwork on unlabelled text: one piece of a document stands for the instruction (eq. 3)."""
+"""Pretraining a hypernetwork on unlabelled text, with a part of the document as instruction (eq. 3)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ from tagi.methods.tagi import TAGI
 
 
 class Pretraining(Trainable):
-    """Any method that is trained on (instruction, input, target), on pieces of documents in their place.
+    """Trains a method on parts of documents in place of instruction, input and target.
 
-    With three parts a, b, c the hypernetwork reads a and the backbone predicts c after b; with four A, B, C, D
-    (HyperTuning) the hypernetwork reads A and D and the backbone predicts C after B. A document is cut where the seed
-    and its number say; what it has beyond `max_tokens` is left out.
+    With three parts a, b, c the hypernetwork reads a and the backbone predicts c after b. With four parts A, B, C, D
+    (HyperTuning) the hypernetwork reads A and D and the backbone predicts C after B. The split points depend on the
+    seed and the document's index. Documents are truncated to `max_tokens`.
     """
 
     def __init__(self, method: Method, *, max_tokens: int, parts: int = 3, seed: int = 0) -> None:
@@ -29,7 +29,7 @@ class Pretraining(Trainable):
         self.seed = seed
 
     def collate(self, samples: Sequence[Document]) -> Batch:
-        """Every document is a task of its own."""
+        """Collate documents, each as a separate task."""
         text, tokenizer = self.method.text, self.method.text.tokenizer
         instructions, inputs, targets = [], [], []
         for document in samples:
@@ -53,7 +53,7 @@ class Pretraining(Trainable):
         }
 
     def forward(self, **batch: Tensor) -> dict[str, Scalar]:
-        """The method's own loss, which without a teacher is cross-entropy of the target piece."""
+        """Compute the method's loss, which without a teacher is the cross-entropy of the target part."""
         terms: dict[str, Scalar] = self.method(**batch)
         return terms
 
@@ -63,6 +63,6 @@ class Pretraining(Trainable):
 
 
 def generating(model: Trainable) -> TAGI | None:
-    """The method with a generator that is trained: the model itself, or what it pretrains; None if there is none."""
+    """Return the method with a generator: the model itself, or the one that it pretrains, or None."""
     method = model.method if isinstance(model, Pretraining) else model
     return method if isinstance(method, TAGI) else None

@@ -1,6 +1,6 @@
 """Base of methods that read the instruction and the input in one text.
 
-With text settings that read nothing of a task, the input is read alone: a control that shows what instructions add.
+If the text settings read nothing of a task, only the input is used: a control without instructions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,16 +31,16 @@ B = TypeVar("B", bound=Backbone)
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """Tasks whose texts are read again with every input; None means no instruction."""
+    """Tasks whose texts are part of every prompt; None means no instruction."""
 
     tasks: tuple[Task | None, ...]
 
 
 class Prompted(Method, Generic[B]):
-    """Instruction and input in one text, read anew for every input.
+    """Instruction and input in one text, processed for every input.
 
-    All of the backbone is trained, with `lora` a PEFT LoRA on its target modules alone, or if `frozen` nothing. A
-    subclass names the backbones it can use and how text becomes their batches, and has them compute.
+    Trains the whole backbone, with `lora` only a PEFT LoRA on its target modules, or with `frozen` nothing. Subclasses
+    define the supported backbones and the collation of their batches.
     """
 
     family: ClassVar[type[Backbone]]
@@ -71,14 +71,14 @@ class Prompted(Method, Generic[B]):
         return self.backbone.scores(read, mask, labels, reduction)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """One row per sample."""
+        """Collate one row per sample."""
         texts = [self._prompt(sample.asked, self.input_of(sample), truncate=True) for sample in samples]
         return batch_of(self.text, texts, samples)
 
     def forward(
         self, input_ids: shapes.TokenIds, input_mask: shapes.TokenMask, labels: shapes.Labels
     ) -> dict[str, shapes.Scalar]:
-        """Cross-entropy of the target alone."""
+        """Compute the cross-entropy of the target."""
         return self._terms(self._logits(input_ids, input_mask, labels), labels)
 
     def _terms(self, logits: shapes.Logits, labels: shapes.Labels) -> dict[str, shapes.Scalar]:
@@ -86,13 +86,13 @@ class Prompted(Method, Generic[B]):
         return {"loss": prediction, "prediction": prediction.detach()}
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Prompts:
-        """Keep the tasks' texts. Raises `InputError` for an instruction over the limit unless `truncate`."""
+        """Store the tasks' texts. Raises `InputError` for an instruction over the limit unless `truncate`."""
         for task in tasks if self.reads_instruction else ():
             self.text.instruction(task.instruction, task.examples, truncate=truncate)
         return Prompts(tuple(tasks))
 
     def without_instruction(self, states: Prompts) -> Prompts:
-        """The input alone."""
+        """Return states without instruction."""
         return Prompts((None,) * len(states.tasks))
 
     def _read(self, states: Any, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Any, Tensor]:
@@ -105,14 +105,14 @@ class Prompted(Method, Generic[B]):
         return ids.to(self.backbone.device), mask.to(self.backbone.device)
 
     def _prompt(self, task: Task | None, text: str, *, truncate: bool) -> list[int]:
-        """Token ids of what is read for an input of the task; without a task that is the input alone."""
+        """Return the token ids of the prompt for an input; without a task, of the input only."""
         if task is None:
             return self.text.input(text, truncate=truncate)
         return self.text.concatenated(task.instruction, task.examples, text, truncate=truncate)
 
     @cached_property
     def shapes(self) -> Shapes:
-        """The backbone's shapes. Raises `ConfigError` for a backbone whose FLOPs cannot be computed."""
+        """The backbone's shapes. Raises `ConfigError` if its FLOPs cannot be computed."""
         return Shapes.of(self.backbone)
 
     @property
@@ -121,14 +121,14 @@ class Prompted(Method, Generic[B]):
         return 0 if self.lora is None else self.lora.rank
 
     def cost(self, lengths: Lengths) -> Cost:
-        """FLOPs with the whole prompt read for every input; a LoRA is not merged.
+        """Compute FLOPs with the whole prompt processed per input. A LoRA is not merged.
 
-        Raises `ConfigError` for a backbone whose FLOPs cannot be computed.
+        Raises `ConfigError` if the FLOPs of the backbone cannot be computed.
         """
         return prompted_cost(self.shapes, self._read_of(lengths), rank=self.lora_rank)
 
     def _read_of(self, lengths: Lengths) -> Lengths:
-        """Return the lengths of what is read of a task."""
+        """Return the lengths of a task's texts."""
         if self.text.settings.reads != "nothing":
             return lengths
         return replace(lengths, instruction=0, concatenated=lengths.whole_input)
@@ -139,7 +139,7 @@ class Prompted(Method, Generic[B]):
         return {**identity_of(self.name, base), **self.settings(), "provenance": {}}
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments that the method was made with, for JSON."""
+        """Return the constructor's arguments for JSON."""
         return {
             "text": self.text.settings.as_dict(),
             "lora": None if self.lora is None else self.lora.as_dict(),
@@ -147,7 +147,7 @@ class Prompted(Method, Generic[B]):
         }
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
-        """Write the trained tensors; the base model by name and revision."""
+        """Write the trained tensors, and name and revision of the base model."""
         write_checkpoint(
             folder,
             method=self.name,
@@ -159,7 +159,7 @@ class Prompted(Method, Generic[B]):
 
     @classmethod
     def load(cls, folder: Path) -> "Prompted[B]":
-        """Read a checkpoint of this method."""
+        """Load a checkpoint of this method."""
         config = read_config(folder)
         if config["method"] != cls.name:
             raise CheckpointError(f"{folder}: expected method {cls.name!r}, got {config['method']!r}")
@@ -169,19 +169,19 @@ class Prompted(Method, Generic[B]):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path) -> "Prompted[B]":
-        """The method on its base model, as a checkpoint's configuration in `folder` says, without what was trained."""
+        """Construct the method from a checkpoint's configuration, without the trained tensors."""
         base, lora = base_of(config), config.get("lora")
         backbone = cast(B, load_backbone(base.name, cls.family, revision=base.revision, relative_to=folder))
         method = cls(
             backbone,
             TextSettings.from_dict(config["text"]),
             None if lora is None else LoraShape.from_dict(lora),
-            frozen=bool(config.get("frozen", False)),  # older checkpoints do not say
+            frozen=bool(config.get("frozen", False)),  # not in older checkpoints
             **cls.options(config),
         )
         return method.eval()
 
     @classmethod
     def options(cls, config: Mapping[str, Any]) -> dict[str, Any]:
-        """Further arguments of the constructor that a configuration holds."""
+        """Return further constructor arguments from a configuration."""
         return {}

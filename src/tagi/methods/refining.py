@@ -1,4 +1,4 @@
-"""A generated adapter as the start of ordinary LoRA training, for tasks that have labelled examples."""
+"""LoRA training that starts from a generated adapter, for tasks with labelled examples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,10 +21,10 @@ A = TypeVar("A", bound=AdaptedTask)
 
 
 class Refined(Trainable, Generic[A]):
-    """The LoRA of one task adapter, trained on the task's inputs alone as the adapter answers them.
+    """Trains the LoRA of one task adapter.
 
-    Backbone, hypernetwork, fusion and what was read of the instruction stay as they are, without dropout. Raises
-    `ValueError` for an adapter that is not LoRA.
+    Backbone, hypernetwork, fusion and instruction states are frozen, without dropout. Raises `ValueError` for an
+    adapter that is not LoRA.
     """
 
     def __init__(self, adapter: A) -> None:

@@ -1,4 +1,4 @@
-"""Task adapters from folders, asked in place of those that their generator would make."""
+"""A method that uses saved task adapters instead of generating them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +15,11 @@ from tagi.methods.tagi import TAGI
 
 
 class SavedAdapters(TAGI):
-    """A generator whose adapters are read from folders, refined ones too.
+    """A generator with saved adapters, which may be refined.
 
     Args:
-        generator: The generator that made them.
-        saved: Each adapter's states, by the instruction that it was made from.
+        generator: Generator of the adapters.
+        saved: States of the adapters by instruction.
     """
 
     name = "task adapters"
@@ -29,9 +29,9 @@ class SavedAdapters(TAGI):
         self.saved = dict(saved)
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> TaskStates:
-        """Return the states of the adapter that was made from the instruction of one task.
+        """Return the states of the adapter with the instruction of one task.
 
-        Raises `InputError` for several tasks, and for an instruction that no adapter was made from.
+        Raises `InputError` for several tasks, and for an instruction without adapter.
         """
         if len(tasks) != 1:
             raise InputError(f"expected one task at a time for saved adapters, got {len(tasks)}")
@@ -42,9 +42,9 @@ class SavedAdapters(TAGI):
 
     @classmethod
     def of_folders(cls, folders: Mapping[str, Path]) -> "SavedAdapters":
-        """Read adapters of one generator, which is loaded once; names of the adapters -> folders.
+        """Load adapters from their folders. The generator is loaded once.
 
-        Raises `CheckpointError` if a folder is damaged or of another generator.
+        Raises `CheckpointError` if a folder is damaged or belongs to another generator.
         """
         generator = load_generator(generator_of(next(iter(folders.values())))).to(best_device())
         saved = {}

@@ -1,4 +1,4 @@
-"""One model for each task, behind the protocol of a method: a task's inputs go to the task's own weights."""
+"""One model per task as a method: the inputs of a task are answered with the task's weights."""
 
 import json
 import shutil
@@ -34,14 +34,14 @@ _PROMPTED: dict[str, type[Prompted[Any]]] = {kind.name: kind for kind in (Concat
 
 
 class SingleTask(Method):
-    """Fine-tuned models, one for each task they were trained on; other tasks cannot be answered.
+    """Fine-tuned models, one per training task. Other tasks cannot be answered.
 
-    One task's weights at a time are in memory beside the backbone's, in a view: no parameter is overwritten.
+    Besides the backbone, the weights of one task at a time are in memory, in a view of the model.
 
     Args:
-        prompted: The model that training of all tasks started from, with the instruction concatenated.
+        prompted: The initial model of all tasks, with the instruction concatenated.
         folder: The checkpoint.
-        members: Folder and digest of the weights, by task.
+        members: Folder and digest of the weights by task.
     """
 
     name = "single-task"
@@ -59,12 +59,12 @@ class SingleTask(Method):
         return self.prompted.collate(samples)
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """Return the loss of the model that training of all tasks started from."""
+        """Return the loss of the initial model."""
         terms: dict[str, Tensor] = self.prompted(**batch)
         return terms
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> Prompts:
-        """Keep the tasks' texts. Raises `InputError` for a task that no model was trained for."""
+        """Store the tasks' texts. Raises `InputError` for a task without model."""
         for task in tasks:
             if task.name not in self.members:
                 known = ", ".join(sorted(self.members)[:3])
@@ -75,7 +75,7 @@ class SingleTask(Method):
         return self.prompted.prepare(tasks, truncate=truncate)
 
     def without_instruction(self, states: Prompts) -> Prompts:
-        """Return states with the input alone, answered by the model that training started from."""
+        """Return states without instruction, for the initial model."""
         return self.prompted.without_instruction(states)
 
     def predict(
@@ -87,7 +87,7 @@ class SingleTask(Method):
         truncate: bool = False,
         **decoding: Unpack[Decoding],
     ) -> list[str]:
-        """Answer a batch that may mix tasks: each task's inputs by the task's own model."""
+        """Answer a batch with several tasks, each with its own model."""
 
         def answer(model: Prompted[Any], of_task: Tensor, at: list[int]) -> list[str]:
             return model.predict(states, of_task, [inputs[index] for index in at], truncate=truncate, **decoding)
@@ -104,7 +104,7 @@ class SingleTask(Method):
         reduction: Reduction = "sum",
         truncate: bool = False,
     ) -> list[list[float]]:
-        """Score the choices of a batch that may mix tasks: each task's by the task's own model."""
+        """Score the choices of a batch with several tasks, each with its own model."""
 
         def score(model: Prompted[Any], of_task: Tensor, at: list[int]) -> list[list[float]]:
             texts, offered = [inputs[index] for index in at], [choices[index] for index in at]
@@ -113,7 +113,7 @@ class SingleTask(Method):
         return self._by_task(states, rows, score)
 
     def cost(self, lengths: Lengths) -> Cost:
-        """Return the cost of the prompted backbone; a LoRA is not merged."""
+        """Return the cost of the prompted backbone. A LoRA is not merged."""
         return self.prompted.cost(lengths)
 
     def save(self, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
@@ -122,7 +122,7 @@ class SingleTask(Method):
 
     @classmethod
     def load(cls, folder: Path) -> "SingleTask":
-        """Read a checkpoint. The weights of a task are read when its first input is answered."""
+        """Load a checkpoint. The weights of a task are loaded with its first input."""
         config = read_config(folder)
         kind, members = config.get("prompted"), config.get("members")
         if config["method"] != cls.name or kind not in _PROMPTED or not isinstance(members, dict):
@@ -136,7 +136,7 @@ class SingleTask(Method):
     ) -> list[R]:
         """Return the results of a batch, in its order.
 
-        `compute` is called for every task, with the task's model, its rows, and their places in the batch.
+        `compute` is called per task with the task's model, its rows, and their indices in the batch.
         """
         results: dict[int, R] = {}
         for row in rows.unique().tolist():
@@ -147,9 +147,9 @@ class SingleTask(Method):
     def _model(self, task: Task | None) -> Prompted[Any]:
         if task is None:
             return self.prompted
-        current = self._current  # another thread may ask of another task meanwhile
+        current = self._current  # another thread may use another task
         if current is None or current[0] != task.name:
-            self._current = current = None  # before the next is read
+            self._current = current = None  # free it before loading the next
             member, revision = self.members[task.name]
             device = self.prompted.backbone.device
             tensors = _read(self.folder / MEMBERS / member, revision, self.prompted.trained_tensors())
@@ -159,7 +159,7 @@ class SingleTask(Method):
 
 
 def _starting_model(kind: type[Prompted[Any]], config: Mapping[str, Any], folder: Path) -> Prompted[Any]:
-    """Return the model that training of all tasks started from; its LoRA, if any, is untrained."""
+    """Return the initial model of all tasks, with an untrained LoRA if any."""
     whole = kind.from_config({**config, "lora": None}, folder)
     start, lora = config.get("start"), config.get("lora")
     if start is not None:
@@ -170,7 +170,7 @@ def _starting_model(kind: type[Prompted[Any]], config: Mapping[str, Any], folder
 
 
 def _read(folder: Path, revision: str, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a folder's tensors. Raises `CheckpointError` if they are not those that were trained."""
+    """Load a folder's tensors. Raises `CheckpointError` if they have changed since training."""
     tensors = read_tensors(folder, expected)
     found = folder_revision(folder)
     if found != revision:
@@ -181,13 +181,13 @@ def _read(folder: Path, revision: str, expected: Mapping[str, Tensor]) -> dict[s
 def write_single(
     folder: Path, prompted: Prompted[Any], members: Mapping[str, str], *, start: str | None = None
 ) -> None:
-    """Write the configuration of a checkpoint whose weights are written already.
+    """Write the configuration of a checkpoint after its weights.
 
     Args:
         folder: The checkpoint.
-        prompted: The model that training of all tasks started from.
-        members: Folder of the weights, by task.
-        start: Digest of the weights that training started from; None for the backbone's.
+        prompted: The initial model of all tasks.
+        members: Folders of the weights by task.
+        start: Digest of the initial weights; None for those of the backbone.
     """
     found = {
         task: {"folder": member, "revision": folder_revision(folder / MEMBERS / member)}

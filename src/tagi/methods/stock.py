@@ -1,4 +1,4 @@
-"""The stock model: the base model of a checkpoint as it is, asked with the instruction in its prompt."""
+"""The stock model: the unchanged base model of a checkpoint, with the instruction in its prompt."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +15,13 @@ from tagi.settings.text import TextSettings
 
 
 def stock_model(method: Method, folder: Path | None = None) -> Method | None:
-    """Return the base model of a method, with a prompt as long as the method's instruction and input together.
+    """Return the base model of a method, with the method's limits of instruction and input together for the prompt.
 
-    Weights are shared with a generator that leaves its backbone as it is, and otherwise read again.
+    Shares the weights of a generator with a frozen backbone; otherwise the weights are loaded again.
 
     Args:
         method: The method.
-        folder: Its checkpoint. None for a generator in memory, whose base model is known only if it is left as it is.
+        folder: Its checkpoint. None for a generator in memory, whose base model is known only if it is frozen.
 
     Returns None if the base model is not known.
     """

@@ -1,4 +1,4 @@
-"""TAGI: a generator trained to read instructions, and asked through task states computed once."""
+"""TAGI: training of a generator, and inference with task states."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -26,11 +26,10 @@ from tagi.methods.protocol import Batch, Method, batch_of
 
 
 class TAGI(Method):
-    """Instruction -> LoRA, or another module, and instruction states; input alone -> answer.
+    """Generates a LoRA (or other module) and instruction states per task; inputs are then answered without instruction.
 
-    Hypter, HyperTuning and HINT are configurations of it: what is generated, from what, and how states are fused.
-    Raises `ValueError` for an objective with L_ins on what is not LoRA, and for pairs of rows together with
-    `state_dropout`.
+    Hypter, HyperTuning and HINT are configurations of this class. Raises `ValueError` for an objective with L_ins if
+    the module is not LoRA, and for pairs of rows together with `state_dropout`.
     """
 
     name = "tagi"
@@ -47,9 +46,9 @@ class TAGI(Method):
         self.memory = StatesMemory()
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Each distinct instruction of the batch stands once; `rows` says which row has which.
+        """Collate a batch, with each distinct instruction once; `rows` maps rows to instructions.
 
-        With rows in pairs the samples come twice: first all with the instruction before the input, then all alone.
+        With pairs of rows, all samples with instruction come first, then all samples with the adapter alone.
         """
         distinct: dict[tuple[str, str, tuple[Example, ...], tuple[Example, ...] | None], int] = {}
         rows: list[int] = []
@@ -87,10 +86,10 @@ class TAGI(Method):
         labels: shapes.Labels,
         **given: Tensor,
     ) -> dict[str, shapes.Scalar]:
-        """The finetuning loss (eq. 6) and its terms, each before its weight.
+        """Compute the finetuning loss (eq. 6) and its unweighted terms.
 
-        `given` is what the objective's terms need, as its `collate` makes it. With rows in pairs every term but those
-        of the rows that are alone is of the prompted rows.
+        `given` is the result of the objective's `collate`. With pairs of rows, all terms except `alone` and `alone_kl`
+        are computed on the rows with instruction.
         """
         weights, alone = self.objective.weights, given.get("alone")
         read = self._read_instructions(instruction_ids, instruction_mask)
@@ -124,18 +123,18 @@ class TAGI(Method):
         return {"loss": loss, **{name: term.detach() for name, term in terms.items()}}
 
     def _read_instructions(self, ids: Tensor, mask: Tensor) -> Instructions:
-        """Read instructions; in training the states that a frozen reader gives are remembered."""
+        """Encode instructions. In training, states of a frozen encoder are cached."""
         remembers = self.training and self.remembers
         return self.memory.read(self.generator, ids, mask) if remembers else self.generator.read_instructions(ids, mask)
 
     @property
     def remembers(self) -> bool:
-        """Whether training keeps the states of instructions that it has read: their reader is frozen."""
+        """Whether training caches instruction states, because the encoder is frozen."""
         generator = self.generator
         return generator.settings.instruction_cache in ("none", "adapted") and not generator.reader_trained
 
     def measure(self, batches: Iterable[Batch]) -> None:
-        """Measure what the hypernetwork standardizes instruction states by, over batches as `collate` makes them."""
+        """Measure the statistics for standardising instruction states on collated batches."""
         device = self.generator.backbone.device
 
         def remembered(ids: Tensor, mask: Tensor) -> Tensor:
@@ -145,23 +144,23 @@ class TAGI(Method):
         self.generator.measure(read, remembered if self.remembers else None)
 
     def prepare(self, tasks: Sequence[Task], *, truncate: bool = False) -> TaskStates:
-        """Return the states of all tasks, computed in one pass over their instructions."""
+        """Compute the states of all tasks in one pass over their instructions."""
         ids, mask = self.text.batch_instructions([self.text.of_task(task, truncate=truncate) for task in tasks])
         device = self.generator.backbone.device
         return self.generator.prepare(ids.to(device), mask.to(device))
 
     @property
     def generated_per_task(self) -> int:
-        """Parameters that the hypernetwork generates for a task."""
+        """Number of generated parameters per task."""
         return sum(target.parameters for target in self.generator.targets)
 
     @property
     def generator_model(self) -> GeneratorModel:
-        """The generator itself."""
+        """The generator."""
         return self.generator
 
     def without_instruction(self, states: TaskStates) -> TaskStates:
-        """Return states of the bare backbone: nothing generated, no fusion, no prefix."""
+        """Return states of the unchanged backbone, without adapter, fusion and prefix."""
         return states.without_lora().without_states()
 
     def _read(self, states: TaskStates, rows: Tensor, inputs: Sequence[str], truncate: bool) -> tuple[Any, Tensor]:
@@ -186,21 +185,19 @@ class TAGI(Method):
 
     @cached_property
     def shapes(self) -> Shapes:
-        """The backbone's shapes. Raises `ConfigError` for a backbone whose FLOPs cannot be computed."""
+        """The backbone's shapes. Raises `ConfigError` if its FLOPs cannot be computed."""
         return Shapes.of(self.generator.backbone)
 
     def cost(self, lengths: Lengths, *, merged: bool = True, alone: bool = False) -> Cost:
-        """FLOPs with the instruction read once and then every input.
+        """Compute FLOPs with the instruction processed once per task.
 
         Args:
-            lengths: Tokens of instruction, input and output. The tokens around an input that is asked alone may differ
-                from those around one that follows the instruction; its length includes them.
-            merged: Whether a LoRA is merged into the weights, as in `TaskAdapter`, or computed beside them, as in
-                `predict`.
-            alone: Whether inputs are answered with the adapter alone: the instruction's keys and values are then
-                neither computed nor read.
+            lengths: Tokens of instruction, input and output. The length of an input includes the tokens of the format
+                around it, which may differ with and without instruction.
+            merged: Whether the LoRA is merged into the weights, as in `TaskAdapter`, or not, as in `predict`.
+            alone: Whether inputs are answered with the adapter alone, without KV prefix.
 
-        Raises `ConfigError` for a backbone whose FLOPs cannot be computed.
+        Raises `ConfigError` if the FLOPs of the backbone cannot be computed.
         """
         generator = self.generator
         if not self.reads_instruction:

@@ -1,4 +1,4 @@
-"""What the stages have in common that train a generator."""
+"""Base class of stages that train a generator."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ class GeneratingStage(TrainingStage):
     """A stage that trains a generator on the backbone."""
 
     def table_faults(self, recipe: Recipe) -> Iterator[Fault]:
-        """Check `[generator]` beside `[backbone]`."""
+        """Check `[generator]` against `[backbone]`."""
         family, cache, fusion = recipe.backbone.family, recipe.generator.instruction_cache, recipe.generator.fusion
         if family != "causal" and cache is not None:
             wanted = f"expected no value with backbone.family = {family!r}, whose encoder reads a text in both"
@@ -22,11 +22,11 @@ class GeneratingStage(TrainingStage):
             yield "generator.fusion", f"expected 'none' with generator.instruction_cache = 'adapted', got {fusion!r}"
 
     def run_faults(self, recipe: Recipe) -> Iterator[Fault]:
-        """Check what the generator starts on, and that a decoder-only backbone can serve it."""
+        """Check the starting model, and that a decoder-only backbone supports the generator."""
         yield from start_faults(recipe, generates=True)
         generator, run = recipe.generator, recipe.run
         frozen = generator.shared_rank and not generator.shared_tune
-        # A recipe of one stage may be trained from a checkpoint that is named on the command line.
+        # A recipe with one stage may start from a checkpoint given on the command line.
         if frozen and run.start != "metatrained" and len(run.stages) > 1:
             reason = "since the shared LoRA is the meta-trained one"
             wanted = f"expected 'metatrained' with generator.shared_rank and generator.shared_tune = false, {reason}"
@@ -49,7 +49,7 @@ class GeneratingStage(TrainingStage):
             yield "run.stages", f"{wanted}, which it would drop, got true"
 
     def needs(self, recipe: Recipe) -> list[Need]:
-        """Return what the generator starts on."""
+        """Return the starting model."""
         return start_needs(recipe)
 
     def untrained(self, recipe: Recipe, backbone: Any) -> Any:
@@ -60,5 +60,5 @@ class GeneratingStage(TrainingStage):
         return TAGI(GeneratorModel(backbone, generator_settings(recipe), generator_text(recipe)))
 
     def parameters(self, recipe: Recipe, sizes: Sizes) -> tuple[int, int]:
-        """Count the generator and what is tuned of the backbone as trained."""
+        """Count the generator and tuned backbone parameters as trained."""
         return sizes.generator + sizes.tuned, sizes.backbone - sizes.tuned + sizes.shared

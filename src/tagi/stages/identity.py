@@ -1,4 +1,4 @@
-"""What decides a stage's outcome, as a digest: its own tables of the recipe, what it reads and what it rests on."""
+"""Identity of a stage: a digest of its recipe tables, its inputs and the stages it depends on."""
 
 from pathlib import Path
 from typing import Any
@@ -13,24 +13,24 @@ from tagi.stages.tasks import RecipeData
 from tagi.training.trainer import fingerprint
 
 _NOT_OUTCOME = {"keep_checkpoints", "report_to"}
-"""Keys of a stage's table that change nothing in what it trains."""
+"""Keys of a stage's table that do not affect its result."""
 _TOKENIZER = ("tokenizer*", "spiece.model", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt")
 
 
 def stage_identity(
     recipe: Recipe, stage: str, sources: Sources, *, data: RecipeData | None = None, content: bool = True
 ) -> str:
-    """Return a digest of all that decides a stage's outcome.
+    """Return a digest of everything that affects a stage's result.
 
-    Two recipes that differ elsewhere share the stage's output. Tasks, texts, a backbone's and a tokenizer's folder
-    count by what is in them, so that a change behind the same name is seen.
+    Recipes that differ elsewhere share the stage's output. Tasks, texts, and folders of backbones and tokenizers are
+    identified by content, so that changes are noticed.
 
     Args:
         recipe: The recipe.
-        stage: The stage's name.
-        sources: What it rests on.
-        data: The recipe's tasks. They are read for this call if they are not given.
-        content: With False everything counts by its name alone, for a plan that is made where nothing need be there.
+        stage: Name of the stage.
+        sources: Sources of the stage.
+        data: The recipe's tasks, loaded if they are not given.
+        content: With False inputs are identified by name, for plans without the files.
     """
     asked = stage_of(stage)
     tables = recipe.model_dump(mode="json")
@@ -40,20 +40,20 @@ def stage_identity(
         _forget_places(tables, read["backbone"])
     settings = asked.settings(recipe)
     chosen = settings.model_dump(mode="json", exclude=_NOT_OUTCOME)
-    scored = tables["evaluation"] if settings.validate_every else None  # chooses the best step
+    scored = tables["evaluation"] if settings.validate_every else None  # selects the best step
     deciding = asked.deciding(recipe, tables)
     rests_on = sources.revisions() if content else sources.names()
     return fingerprint(stage, tables["seed"], tables["backbone"], chosen, scored, deciding, read, rests_on)
 
 
 def score_identity(recipe: Recipe, trained: str) -> str:
-    """Return a digest of all that decides the scores of a stage whose own identity is `trained`."""
+    """Return a digest of everything that affects the scores of a stage with identity `trained`."""
     tables = {"data", "evaluation", *(["shots"] if wants_shots(recipe) else [])}
     return fingerprint("evaluate", trained, recipe.model_dump(mode="json", include=tables))
 
 
 def _forget_places(tables: dict[str, Any], backbone: dict[str, Any]) -> None:
-    """Take the paths of what is known by its content out of the recipe's tables: moved, it is the same."""
+    """Remove paths of inputs that are identified by content from the recipe's tables."""
     tables["data"] |= {"path": None, "test_path": None, "templates": None}
     tables["shots"]["path"] = None
     if tables["pretraining"] is not None:
@@ -64,7 +64,7 @@ def _forget_places(tables: dict[str, Any], backbone: dict[str, Any]) -> None:
 
 
 def _backbone(recipe: Recipe) -> dict[str, Any]:
-    """Return digests of weights and tokenizer that are in a folder; the hub's are pinned by their revision."""
+    """Return digests of weights and tokenizers in folders. Those on the hub have a revision."""
     name, tokenizer = recipe.backbone.name, recipe.backbone.tokenizer
     found = None if name == "config" else locate(name)
     tokens = locate(tokenizer) if tokenizer and (Path(tokenizer) / "config.json").is_file() else tokenizer or found

@@ -1,4 +1,4 @@
-"""A stage that trains many models, one after the other, each from the same start."""
+"""Training of many models, one after the other, from the same initial weights."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from tagi.training.distributed import is_main_process
 from tagi.training.trainer import fingerprint, train
 
 STATE = "trained.json"
-"""The last file in a model's folder: what is known of a finished one."""
+"""Record of a finished model, written last."""
 _LAST = 50
 """Steps over which the final loss is averaged."""
 _KEPT = {"identity", "path", "tasks", "steps", "seconds", "tokens", "peak_memory", "final_loss"}
@@ -33,9 +33,9 @@ class Member:
     """One of the models.
 
     Args:
-        name: The category or task that it is for.
-        folder: Its folder, relative to the stage's.
-        tasks: What it is trained on.
+        name: Category or task of the model.
+        folder: Folder of the model, relative to the stage's.
+        tasks: Training tasks.
     """
 
     name: str
@@ -45,18 +45,18 @@ class Member:
 
 @dataclass(frozen=True)
 class ManyModels:
-    """A method that is trained anew for each member of a group.
+    """A method that is trained separately for each member of a group.
 
     Args:
-        stage: The stage that they are of.
-        job: The stage's recipe, folder and sources.
-        method: What is trained; every member begins with its parameters of now.
-        data: What the record says of the data.
-        members: The models, in the order in which they are trained.
-        key: What a member's name is ("category" or "task").
-        noun: What a model is called. Its plural is the record's key for all of them.
+        stage: The stage.
+        job: Recipe, folder and sources of the stage.
+        method: The method to train. Every member starts with its current parameters.
+        data: The record's entry on the data.
+        members: The models, in order of training.
+        key: Meaning of a member's name ("category" or "task").
+        noun: Noun for a model. Its plural is the record's key for all of them.
         save: Writes the trained method into a folder.
-        announce: Is told of all finished models after each.
+        announce: Called after each model with all finished models.
     """
 
     stage: TrainingStage
@@ -72,7 +72,7 @@ class ManyModels:
     def train(self, *, identity: str, resume: bool, progress: bool) -> dict[str, Any]:
         """Train every member into its folder.
 
-        One that is finished is left alone. One that was interrupted goes on from its newest complete checkpoint.
+        Finished members are skipped. Interrupted ones continue from their latest complete checkpoint.
         """
         start = {name: tensor.detach().clone() for name, tensor in self.method.trained_tensors().items()}
         entries: list[dict[str, Any]] = []
@@ -142,11 +142,11 @@ class ManyModels:
         return entry
 
     def _finished(self, member: Member, identity: str) -> dict[str, Any] | None:
-        """Return what is known of a member that this run has finished, else None."""
+        """Return the record of a member that this run has finished, else None."""
         path = self.job.out / member.folder / STATE
         try:
             state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # written last: without it the member is not finished
+        except (OSError, ValueError):  # written last, marks the member as finished
             return None
         if not isinstance(state, dict) or not state.keys() >= {self.key, *_KEPT}:
             raise TrainingError(f"{path}: expected what is known of a finished {self.noun}, got {state!r:.80}")
@@ -157,12 +157,12 @@ class ManyModels:
 
 
 def folder_name(name: str) -> str:
-    """Return the name in small letters, with hyphens for what is neither letter nor digit."""
+    """Return the name in lower case, with hyphens for characters other than letters and digits."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "unnamed"
 
 
 def refuse_clashes(names: Iterable[str], kind: str) -> None:
-    """Raise `DataError` if two names would share a folder."""
+    """Raise `DataError` if two names have the same folder."""
     owners: dict[str, str] = {}
     for name in sorted(names):
         other = owners.setdefault(folder_name(name), name)

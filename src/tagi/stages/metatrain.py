@@ -21,14 +21,14 @@ from tagi.stages.shots import in_context
 
 
 class Metatrain(BackboneStage):
-    """One model for all tasks that reads the instruction with every input."""
+    """One model for all tasks, which reads the instruction with every input."""
 
     name = "metatrain"
     description = "the backbone, whole or by a LoRA, with the instruction concatenated (Tk-Instruct, T0)"
     evaluation = "evaluate-metatrain"
 
     def table_faults(self, recipe: Recipe) -> Iterator[Fault]:
-        """Check `[metatrain]` beside `[backbone]`."""
+        """Check `[metatrain]` against `[backbone]`."""
         table, family = recipe.metatrain, recipe.backbone.family
         if not table.instruction and recipe.data.source == "p3":
             wanted = "expected true with data.source = 'p3', whose prompts hold the template's text"
@@ -59,7 +59,7 @@ class Metatrain(BackboneStage):
         }
 
     def episode_shots(self, recipe: Recipe) -> int:
-        """Return `shots.count` for a method that learns in context."""
+        """Return `shots.count` for in-context methods."""
         return recipe.shots.count if in_context(recipe) else 0
 
     def build(self, job: Job) -> Training:
@@ -91,7 +91,7 @@ class Metatrain(BackboneStage):
         return kind(as_t5(recipe, backbone), text, shape if tune == "lora" else None, frozen=tune == "none")
 
     def traits(self, recipe: Recipe) -> tuple[bool, ...]:
-        """Return those of a model that reads the instruction with every input, or not at all."""
+        """Return the conditions for a model that reads the instruction with every input, or not at all."""
         table = recipe.metatrain
         trained, reads = table.tune != "none", table.instruction
         cached = table.method == "fid-icl" or table.prefix_cached
@@ -106,25 +106,25 @@ class Metatrain(BackboneStage):
         return recipe.metatrain.tune, metatrain_lora(recipe).rank
 
     def row_tokens(self, recipe: Recipe) -> int:
-        """Return the limits of what is read and of the target."""
+        """Return the length limits of prompt and target."""
         if recipe.metatrain.method == "concatenation" and recipe.metatrain.instruction:
             return super().row_tokens(recipe)
         return recipe.data.max_input_tokens + recipe.data.max_target_tokens
 
     def shown_tokens(self, recipe: Recipe) -> int:
-        """Return the tokens of demonstrations that are read in texts of their own."""
+        """Return the tokens of demonstrations that are encoded separately."""
         settings, data, count = self.settings(recipe), recipe.data, self.episode_shots(recipe)
         texts = {"fid-icl": settings.tasks_per_batch * count, "ensemble-icl": self.samples(recipe) * (count - 1)}
         return texts.get(recipe.metatrain.method, 0) * (data.max_input_tokens + data.max_target_tokens)
 
 
 def start_needs(recipe: Recipe) -> list[Need]:
-    """Return the meta-trained model if `run.start` says to begin with it."""
+    """Return the meta-trained model if `run.start` names it."""
     return [] if recipe.run.start == "backbone" else [Need(Metatrain.name, "start", "run.start")]
 
 
 def start_faults(recipe: Recipe, *, generates: bool) -> Iterator[Fault]:
-    """Check what a stage with `run.start = "metatrained"` asks of the meta-trained model.
+    """Check the meta-trained model for a stage with `run.start = "metatrained"`.
 
     Args:
         recipe: The recipe.

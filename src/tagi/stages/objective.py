@@ -1,4 +1,4 @@
-"""The objective of finetuning: the weights of its terms, and the teachers that they need."""
+"""Construction of the finetuning objective with its teachers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -30,13 +30,13 @@ def build_objective(job: Job, student: GeneratorModel, batches: TaskBatches) -> 
     """Build the losses of the stage finetune.
 
     Args:
-        job: The stage's recipe, folder and sources.
-        student: The generator that is trained.
+        job: Recipe, folder and sources of the stage.
+        student: The generator.
         batches: All micro-batches of the stage.
 
     Raises:
-        ConfigError: A teacher that the recipe asks for is not among the sources, no task has a LoRA teacher to be
-            aligned with, or `losses.top_k` is larger than the vocabulary.
+        ConfigError: A teacher is missing, no task has a LoRA teacher for alignment, or `losses.top_k` exceeds the
+            vocabulary.
     """
     recipe, losses = job.recipe, job.recipe.losses
     catalogue, base = None, None
@@ -56,12 +56,12 @@ def build_objective(job: Job, student: GeneratorModel, batches: TaskBatches) -> 
         teacher = _teacher(job, student, base, catalogue)
         teacher = _cached(recipe, teacher, student, batches, job.out) if losses.top_k else teacher
     if catalogue is not None and losses.ins and catalogue.seed not in (None, recipe.seed):
-        student.hypernetwork.heads.keep_starts(catalogue.seed)  # A0 is what the teachers began with
+        student.hypernetwork.heads.keep_starts(catalogue.seed)  # A0 is the teachers' initial A
     aligned = None
     if (size := losses.alignment_split) is not None:
         aligned = sni_categories(size) if recipe.data.source == "sni" else p3_datasets(size)
     objective = Objective(losses, teacher=teacher, catalogue=catalogue if losses.ins else None, aligned=aligned)
-    if losses.ins and not objective.aligned_tasks(batches.tasks):  # the term would be 0 for ever
+    if losses.ins and not objective.aligned_tasks(batches.tasks):  # the term would always be 0
         categories = ", ".join(sorted({task.category for task in batches.tasks})[:3])
         wanted = f"expected a LoRA teacher for at least one category that is trained on ({categories}, ...)"
         raise ConfigError(f"losses.ins: {wanted}, got none")
@@ -84,7 +84,7 @@ def _teacher(job: Job, student: GeneratorModel, base: Backbone | None, catalogue
     assert base is not None
     assert catalogue is not None
     untouched = recipe.generator.tune == "none" and recipe.teacher.base == "backbone"
-    # A backbone that nothing tunes is the student's own as well: one copy in memory serves both.
+    # A frozen backbone is shared with the student, so that it is in memory once.
     backbone = student.backbone if untouched else base
     if not untouched:
         freeze(backbone)
@@ -93,7 +93,7 @@ def _teacher(job: Job, student: GeneratorModel, base: Backbone | None, catalogue
 
 
 def _check_tokens(teacher: Backbone, student: GeneratorModel) -> None:
-    """Raise `ConfigError` if a teacher's tokens are not the student's: their distributions are of different things."""
+    """Raise `ConfigError` if teacher and student have different tokenizers."""
     if teacher.tokenizer.get_vocab() != student.backbone.tokenizer.get_vocab():
         raise ConfigError(
             "losses.teacher: expected a teacher with the tokens of the student's tokenizer "
@@ -102,9 +102,9 @@ def _check_tokens(teacher: Backbone, student: GeneratorModel) -> None:
 
 
 def _cached(recipe: Recipe, teacher: Teacher, student: GeneratorModel, batches: TaskBatches, out: Path) -> TeacherCache:
-    """Ask the teacher once for every sample of all batches, before training starts.
+    """Compute the teacher's distributions for all samples before training.
 
-    What an interrupted call left is kept. The main process asks; others wait for what it writes.
+    Continues an interrupted call. The main process computes them while the others wait.
     """
     folder = out / CACHE
     complete = folder / _COMPLETE

@@ -1,4 +1,4 @@
-"""A stage that trains one model: from its start to a checkpoint."""
+"""Training of one model."""
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -24,21 +24,21 @@ from tagi.training.trainer import train
 
 CHECKPOINTS = "checkpoints"
 _UNTRAINED: dict[str, Any] = {"steps": 0, "seconds": 0.0, "tokens": 0, "peak_memory": 0, "history": []}
-"""The outcome of a stage that has nothing to train (metatrain.tune = "none")."""
+"""Result of a stage without training (metatrain.tune = "none")."""
 _MEASURED = 32
-"""Micro-batches whose instructions tell how instruction states are spread."""
+"""Number of micro-batches for measuring the statistics of instruction states."""
 
 
 @dataclass(frozen=True)
 class OneModel:
-    """A model with its data, ready to be trained.
+    """A model with its training data.
 
     Args:
-        stage: The stage that it is of.
-        job: The stage's recipe, folder and sources.
-        model: What is trained.
+        stage: The stage.
+        job: Recipe, folder and sources of the stage.
+        model: The model.
         batches: All micro-batches.
-        data: What the record says of the data.
+        data: The record's entry on the data.
     """
 
     stage: Stage
@@ -48,7 +48,7 @@ class OneModel:
     data: dict[str, Any]
 
     def train(self, *, identity: str, resume: bool, progress: bool) -> dict[str, Any]:
-        """Start from the sources' parameters, train, and write the checkpoint."""
+        """Initialise from the sources, train, and write the checkpoint."""
         recipe, out, sources = self.job.recipe, self.job.out, self.job.sources
         taken = [start_from(self.model, find_checkpoint(name)) for name in sources.start]
         check_shared_lora(self.model)
@@ -89,7 +89,7 @@ class OneModel:
 
 
 def check_shared_lora(model: Trainable) -> None:
-    """Raise `ConfigError` if a shared LoRA is neither trained nor copied from one: it would stay zero."""
+    """Raise `ConfigError` if a shared LoRA is neither trained nor copied, and so would stay zero."""
     method = generating(model)
     shared = None if method is None else method.generator.shared
     if shared is None or any(parameter.requires_grad for parameter in shared.parameters()):
@@ -102,9 +102,9 @@ def check_shared_lora(model: Trainable) -> None:
 
 
 def check_common_start(model: Trainable) -> None:
-    """Raise `ConfigError` if L_ins would compare factors with those of teachers that began with another A.
+    """Raise `ConfigError` if L_ins would compare factors with teachers that started from another A.
 
-    A generator that begins anew takes the teachers' A as its own A0. One that goes on from a checkpoint brings its own.
+    A new generator uses the teachers' A as A0. A generator from a checkpoint has its own A0.
     """
     if not isinstance(model, TAGI) or not model.objective.weights.ins or model.objective.weights.alignment != "factors":
         return
@@ -123,18 +123,17 @@ def check_common_start(model: Trainable) -> None:
 
 
 def measure_instructions(model: Trainable, batches: Sequence[Any], *, progress: bool = False) -> None:
-    """Measure what a hypernetwork has to know of instruction states before it is trained, on the first micro-batches.
+    """Measure the statistics of instruction states for standardisation on the first micro-batches.
 
-    The backbone that reads them has to be the one that it is trained on. Nothing happens if the states have been
-    measured before, or if the model does not ask for it.
+    The backbone must be the one for training. Does nothing if they are already measured or not needed.
     """
     method = generating(model)
     if method is None or not method.generator.wants_measuring:
         return
     if process_count() == 1:
-        model.to(best_device())  # where it is trained
+        model.to(best_device())  # on the device for training
     count = min(len(batches), _MEASURED)
-    if progress and not sys.stderr.isatty():  # where no bar is drawn
+    if progress and not sys.stderr.isatty():  # if there is no progress bar
         print(f"measuring instructions: {count} batches", file=sys.stderr, flush=True)
     with counting("measuring instructions", count, progress) as advance:
 

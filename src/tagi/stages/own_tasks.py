@@ -1,4 +1,4 @@
-"""Which of a user's own tasks are trained on and which are tested, and whether a test looks at training data."""
+"""Splitting a user's own tasks into training and test tasks, and finding test instances in training data."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +12,11 @@ from tagi.errors import ConfigError
 from tagi.settings.data import DataSettings
 
 SEEN = "seen"
-"""Key of a training record's `data`: digests of the instances that were trained on, in one text."""
+"""Key of a training record's `data`: digests of the training instances, in one string."""
 TRAINED_ON = "trained_on"
-"""Key of an evaluation record's `data`: how much of what was tested had been trained on."""
+"""Key of an evaluation record's `data`: number of test instances in the training data."""
 _DRAW = 0
-"""Seed of `data.test_tasks`: every seed of a recipe is tested on the same tasks."""
+"""Fixed seed of `data.test_tasks`, so that all seeds of a recipe have the same test tasks."""
 _REMEDY = (
     'name a file of test tasks in data.test_path, mark tasks of the file with "split": "test", hold out tasks with '
     "data.test_tasks = N, or allow it with data.test_on_training = true"
@@ -26,12 +26,12 @@ _REMEDY = (
 def own_tasks(data: DataSettings, split: Literal["train", "test"], listed: Sequence[Task]) -> list[Task]:
     """Return the training or the test tasks among a user's own.
 
-    Test tasks are those of `data.test_path`, those of the file that are marked, or `data.test_tasks` that are drawn.
-    With none of these, training and test tasks are the whole file.
+    Test tasks are those of `data.test_path`, those marked in the file, or `data.test_tasks` random ones. Without any of
+    these, training and test tasks are the whole file.
 
     Args:
-        data: Where the tasks are.
-        split: Which of them.
+        data: Data settings.
+        split: "train" or "test".
         listed: The tasks of `data.path`, in file order.
 
     Raises `ConfigError` if the tasks are split in two ways, or if a part would be empty.
@@ -55,22 +55,22 @@ def own_tasks(data: DataSettings, split: Literal["train", "test"], listed: Seque
 
 
 def seen_record(tasks: Sequence[Task]) -> dict[str, Any]:
-    """Return what a training record says of the instances of a user's own tasks: a text of digests."""
+    """Return a training record's entry on the instances of a user's own tasks: digests in one string."""
     return {SEEN: " ".join(sorted(instance_digests(tasks)))}
 
 
 def shared_instances(
     tested: Sequence[Task], seen: Mapping[str, Any] | None, every: Sequence[Task] = ()
 ) -> dict[str, Any]:
-    """Return how many `tasks` and `instances` of a test were trained on, and which task is the `first`.
+    """Return the number of test `tasks` and `instances` in the training data, and the `first` such task.
 
     Args:
         tested: The test tasks.
         seen: The `data` of a training record.
-        every: All test tasks if `tested` are some of them. A training record of an older form, which has no digests of
-            instances, tells whether it was trained on these.
+        every: All test tasks, if `tested` is a part of them. Needed for records of earlier versions, which have a
+            digest of all tasks instead of digests of instances.
 
-    Returns nothing if none were trained on.
+    Returns an empty result if there are none.
     """
     seen, own = seen or {}, instance_digests(tested)
     if SEEN in seen:
@@ -84,9 +84,9 @@ def shared_instances(
 
 
 def refuse_shared(shared: Mapping[str, Any], tested: Sequence[Task], data: DataSettings) -> dict[str, Any]:
-    """Return what an evaluation's record says of instances that were trained on.
+    """Return an evaluation record's entry on test instances in the training data.
 
-    Raises `ConfigError` for any unless `data.test_on_training`.
+    Raises `ConfigError` if there are any, unless `data.test_on_training` is set.
     """
     if not shared:
         return {}

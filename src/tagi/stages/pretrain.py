@@ -1,4 +1,4 @@
-"""The stage `pretrain`: the generator trained on pieces of unlabelled text (eq. 3 of the paper)."""
+"""The stage `pretrain`: training the generator on parts of unlabelled documents (eq. 3 of the paper)."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,24 +17,24 @@ from tagi.stages.protocol import Fault, Job, Sizes, Tables, Training, Work
 from tagi.stages.tasks import RecipeData
 
 _TEXT_KEYS = ("encoding", "positives", "template_arguments")
-"""Keys of `[data]` that decide how text becomes tokens, beside the limits."""
+"""Keys of `[data]` that affect tokenization, besides the limits."""
 
 
 class Pretrain(GeneratingStage):
-    """A generator that learns what a text tells about the text around it."""
+    """Pretraining of the generator."""
 
     name = "pretrain"
     description = "the hypernetwork on unlabelled text"
 
     def run_faults(self, recipe: Recipe) -> Iterator[Fault]:
-        """Check that there is a table `[pretraining]`."""
+        """Check that the recipe has `[pretraining]`."""
         if recipe.pretraining is None:
             stages = ", ".join(recipe.run.stages)
             yield "run.stages", f"expected a table [pretraining] (stage pretrain), got {stages}"
         yield from super().run_faults(recipe)
 
     def deciding(self, recipe: Recipe, tables: Tables) -> dict[str, Any]:
-        """Return how text becomes tokens, `[generator]` and `[pretraining]`."""
+        """Return the keys for tokenization, `[generator]` and `[pretraining]`."""
         data = tables["data"]
         text = {key: value for key, value in data.items() if key.startswith("max_") or key in _TEXT_KEYS}
         return {"text": text, "generator": tables["generator"], "pretraining": tables["pretraining"]}
@@ -65,15 +65,15 @@ class Pretrain(GeneratingStage):
         return OneModel(self.name, job, model, batches, data)
 
     def work(self, recipe: Recipe, sizes: Sizes, trained: int) -> Work:
-        """Count every document once, its instruction again where it is read under the LoRA, and its generated adapter.
+        """Count each document, its generated adapter, and its instruction again if processed under the LoRA.
 
-        Cuts are uniform: of 3 parts one is the instruction, of 4 parts two are.
+        Split points are uniform: one of 3 parts is the instruction, or two of 4.
         """
         rows, wanted, generator = self.samples(recipe), _table(recipe), recipe.generator
         backward = sizes.backward(trained)
         told = rows * wanted.max_tokens * (wanted.parts - 2) // wanted.parts
         read = rows * wanted.max_tokens - (0 if generator.instruction_cache == "adapted" else told)
-        of_instruction = backward if sizes.tuned or generator.reader == "own" else 2  # a frozen reader has no backward
+        of_instruction = backward if sizes.tuned or generator.reader == "own" else 2  # a frozen encoder: no backward
         flops = (told * of_instruction + read * backward) * sizes.body + rows * 6 * sizes.generated
         return Work(told + read, flops, rows)
 

@@ -1,7 +1,7 @@
-"""A training stage as an object: what it rests on, what decides its outcome, how it is trained and what it costs.
+"""The interface of training stages.
 
-Every stage is one module beside this one. None of them imports torch before something is built, so that recipes are
-checked fast.
+Every stage is a module in this package. Stages import torch only when they build something, so that checking recipes is
+fast.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ from tagi.stages.recipe_settings import concatenated_text
 from tagi.stages.tasks import LoadedTasks, RecipeData
 
 Fault = tuple[str, str]
-"""A dotted key of a recipe, and what was expected of it and given."""
+"""A dotted key of a recipe with an error message."""
 Tables = Mapping[str, Any]
 """A recipe's tables as JSON values."""
 Role = Literal["start", "teachers", "metatrained"]
@@ -27,12 +27,12 @@ Role = Literal["start", "teachers", "metatrained"]
 
 @dataclass(frozen=True)
 class Sources:
-    """What a stage rests on.
+    """Results of earlier stages that a stage uses.
 
     Args:
-        start: Checkpoints whose parameters it begins with, in this order.
-        teachers: The folder of the LoRA teachers.
-        metatrained: The checkpoint of the meta-trained model.
+        start: Checkpoints to initialise from, in this order.
+        teachers: Folder of the LoRA teachers.
+        metatrained: Checkpoint of the meta-trained model.
     """
 
     start: tuple[str, ...] = ()
@@ -41,11 +41,11 @@ class Sources:
 
     @property
     def folders(self) -> list[Path]:
-        """All of them."""
+        """All sources."""
         return [Path(name) for name in (self.teachers, *self.start, self.metatrained) if name is not None]
 
     def revisions(self) -> dict[str, Any]:
-        """Return digests of what is in them: a stage that rests on other weights is another one."""
+        """Return digests of the sources' content."""
         from tagi.backbones.load import folder_revision
         from tagi.formats.finding import find_checkpoint
         from tagi.methods.objective.teachers import catalogue_revision
@@ -53,7 +53,7 @@ class Sources:
         return self._each(lambda name: folder_revision(find_checkpoint(name)), catalogue_revision)
 
     def names(self) -> dict[str, Any]:
-        """Return their folders' names, for a plan that is made where they need not be."""
+        """Return the names of the sources' folders, for plans without the files."""
         return self._each(lambda name: Path(name).name, lambda folder: folder.name)
 
     def _each(self, checkpoint: Callable[[str], str], catalogue: Callable[[Path], str]) -> dict[str, Any]:
@@ -66,13 +66,13 @@ class Sources:
 
 @dataclass(frozen=True)
 class Need:
-    """An earlier stage that a stage rests on.
+    """An earlier stage that a stage depends on.
 
     Args:
         stage: The earlier stage.
-        role: What it is for: its parameters to start from, its LoRA teachers, or its meta-trained model.
-        reason: The keys of the recipe that ask for it.
-        method: What the stage metatrain has to train for it (`metatrain.method`). None if that does not matter.
+        role: What is used of it: initial parameters, LoRA teachers, or the meta-trained model.
+        reason: The recipe keys that require it.
+        method: Required `metatrain.method`, or None.
     """
 
     stage: Stage
@@ -83,14 +83,14 @@ class Need:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers of parameters by part, and the shape of activations, from which a stage's cost is estimated.
+    """Numbers of parameters by part, and the shape of activations, for estimating a stage's cost.
 
     Args:
         backbone: The whole backbone.
-        embeddings: Its input embeddings, which are looked up and cost no FLOPs.
-        generator: What is trained of the generator beside the backbone.
+        embeddings: Input embeddings of the backbone, which cost no FLOPs.
+        generator: Trained parameters of the generator, without the backbone.
         shared: A frozen shared LoRA.
-        tuned: What is trained of the backbone with the generator.
+        tuned: Backbone parameters that are trained with the generator.
         lora: A LoRA of rank 1 on all target modules.
         generated: One generated adapter.
         d_model: Width of the activations.
@@ -109,22 +109,22 @@ class Sizes:
 
     @property
     def body(self) -> int:
-        """Parameters that every token is multiplied by."""
+        """Parameters that take part in matrix products."""
         return self.backbone - self.embeddings
 
     def backward(self, trained: int) -> int:
-        """FLOPs per parameter and token with `trained` parameters: a frozen layer still passes gradients back."""
+        """Return FLOPs per parameter and token with `trained` parameters. Frozen layers still propagate gradients."""
         return 6 if trained >= self.backbone else 4
 
 
 @dataclass(frozen=True)
 class Work:
-    """What one micro-batch costs, with every text as long as its limit.
+    """Cost of one micro-batch with texts as long as their limits.
 
     Args:
-        tokens: Tokens that enter the model.
+        tokens: Tokens that the model processes.
         flops: FLOPs of the forward and backward pass.
-        rows: Rows that the loss is computed on.
+        rows: Rows in the loss.
     """
 
     tokens: int
@@ -134,7 +134,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Job:
-    """A stage that is to be trained: the recipe, the folder, what the stage rests on, and the recipe's data."""
+    """Arguments of training a stage: recipe, folder, sources and data."""
 
     recipe: Recipe
     out: Path
@@ -143,20 +143,20 @@ class Job:
 
     @classmethod
     def of(cls, recipe: Recipe, out: Path, sources: Sources | None = None, data: RecipeData | None = None) -> "Job":
-        """Make a job that rests on nothing and reads its own data unless they are given."""
+        """Create a job, by default without sources and with its own data."""
         return cls(recipe, out, sources or Sources(), data or RecipeData(recipe))
 
 
 @runtime_checkable
 class Training(Protocol):
-    """What a stage has built: one model or many, ready to be trained."""
+    """One or many models, ready for training."""
 
     def train(self, *, identity: str, resume: bool, progress: bool) -> dict[str, Any]:
-        """Train into the job's folder and return what the record says of it.
+        """Train into the job's folder and return entries for the record.
 
         Args:
-            identity: Digest of all that decides the outcome. A resumed run must have the same.
-            resume: Take up what an interrupted run left in the folder.
+            identity: Identity of the run, which must be the same when resuming.
+            resume: Continue an interrupted run.
             progress: Show progress on standard error.
         """
         ...
@@ -168,9 +168,9 @@ class TrainingStage(ABC):
     Class attributes:
         name: The name in `run.stages` and `[training.<name>]`.
         description: One line for the help of `tagi train`.
-        evaluation: Name of the step that scores what the stage trained. None if that cannot be asked anything.
-        rewords: Whether training draws among the tasks' wordings.
-        on_test_tasks: Whether it is trained on examples of the test tasks, which are not tested.
+        evaluation: Name of the step that evaluates the trained model. None if it cannot be evaluated.
+        rewords: Whether training samples wordings of the instructions.
+        on_test_tasks: Whether it is trained on examples of the test tasks (which are not scored).
     """
 
     name: ClassVar[Stage]
@@ -180,19 +180,19 @@ class TrainingStage(ABC):
     on_test_tasks: ClassVar[bool] = False
 
     def table_faults(self, recipe: Recipe) -> Iterator[Fault]:
-        """Check the stage's tables beside the others, whether or not the recipe runs the stage."""
+        """Check the stage's tables against the others, even if the recipe does not run the stage."""
         yield from ()
 
     def run_faults(self, recipe: Recipe) -> Iterator[Fault]:
-        """Check what a recipe that runs the stage has to say."""
+        """Check a recipe that runs the stage."""
         yield from ()
 
     def needs(self, recipe: Recipe) -> list[Need]:
-        """Return the earlier stages that this one rests on."""
+        """Return the earlier stages that this one depends on."""
         return []
 
     def sources(self, recipe: Recipe, folders: Mapping[Stage, Path]) -> Sources:
-        """Return what the stage rests on, with every stage's folder given."""
+        """Return the sources of the stage, given the folders of all stages."""
         needs = self.needs(recipe)
         first = {need.role: folders[need.stage] for need in reversed(needs)}
         return Sources(
@@ -202,27 +202,27 @@ class TrainingStage(ABC):
         )
 
     def from_checkpoint(self, recipe: Recipe, sources: Sources) -> Sources:
-        """Return the sources with `run.checkpoint`, if the stage begins with it: most do not."""
+        """Return the sources, with `run.checkpoint` if the stage starts from it."""
         return sources
 
     @abstractmethod
     def deciding(self, recipe: Recipe, tables: Tables) -> dict[str, Any]:
-        """Return what of the recipe's tables decides the outcome, beside seed, backbone and the stage's training."""
+        """Return the recipe tables that affect the result, besides seed, backbone and the stage's training."""
 
     def content(self, data: RecipeData) -> dict[str, Any]:
-        """Return digests of what the stage reads: by default the training tasks."""
+        """Return digests of the stage's data, by default of the training tasks."""
         return {"tasks": data.training_digests()}
 
     def episode_shots(self, recipe: Recipe) -> int:
-        """Return how many demonstrations every sample comes with in training."""
+        """Return the number of demonstrations per training sample."""
         return 0
 
     @abstractmethod
     def build(self, job: Job) -> Training:
-        """Build what the stage trains, with its data."""
+        """Build the model or models of the stage with their data."""
 
     def untrained(self, recipe: Recipe, backbone: Any) -> Any:
-        """Return the method that the stage trains, before it is trained; `ConfigError` if it trains none."""
+        """Return the untrained method. Raises `ConfigError` if the stage trains none."""
         raise self._no_method()
 
     def traits(self, recipe: Recipe) -> tuple[bool, ...]:
@@ -233,28 +233,28 @@ class TrainingStage(ABC):
         return ConfigError(f"run.stages: expected a last stage that trains a method, got {self.name!r}")
 
     def models(self, recipe: Recipe) -> int:
-        """Return how many models the stage trains."""
+        """Return the number of models that the stage trains."""
         return 1
 
     @abstractmethod
     def parameters(self, recipe: Recipe, sizes: Sizes) -> tuple[int, int]:
-        """Return how many parameters are trained and how many frozen ones are in memory, teachers included."""
+        """Return the numbers of trained parameters and of frozen ones in memory, including teachers."""
 
     @abstractmethod
     def work(self, recipe: Recipe, sizes: Sizes, trained: int) -> Work:
-        """Return what a micro-batch costs while `trained` parameters are trained."""
+        """Return the cost of a micro-batch with `trained` parameters."""
 
     def settings(self, recipe: Recipe) -> TrainingSettings:
         """Return the stage's table of `[training]`."""
         return recipe.training_for(self.name)
 
     def samples(self, recipe: Recipe) -> int:
-        """Return how many samples a micro-batch has."""
+        """Return the number of samples in a micro-batch."""
         settings = self.settings(recipe)
         return settings.tasks_per_batch * settings.queries_per_task
 
     def micro_batches(self, recipe: Recipe) -> int:
-        """Return how many micro-batches all processes take together."""
+        """Return the number of micro-batches over all processes."""
         from tagi.training.distributed import process_count
 
         settings = self.settings(recipe)
@@ -278,11 +278,11 @@ class TrainingStage(ABC):
 
 
 class BackboneStage(TrainingStage):
-    """A stage that trains the backbone itself, whole or by a LoRA, on instruction and input in one text."""
+    """Base class of stages that train the backbone, fully or by LoRA, on instruction and input in one text."""
 
     @abstractmethod
     def tuned(self, recipe: Recipe) -> tuple[Literal["all", "lora", "none"], int]:
-        """Return what of the backbone is trained, and the rank of its LoRA."""
+        """Return which backbone parameters are trained, and the rank of the LoRA."""
 
     def row_tokens(self, recipe: Recipe) -> int:
         """Return the tokens of a row: instruction, input and target."""
@@ -293,7 +293,7 @@ class BackboneStage(TrainingStage):
         return 0
 
     def parameters(self, recipe: Recipe, sizes: Sizes) -> tuple[int, int]:
-        """Count the backbone as trained, or a LoRA beside it, or nothing."""
+        """Count the backbone, a LoRA or nothing as trained."""
         tune, rank = self.tuned(recipe)
         trained = {"all": sizes.backbone, "lora": rank * sizes.lora, "none": 0}[tune]
         return trained, 0 if tune == "all" else sizes.backbone
@@ -306,18 +306,18 @@ class BackboneStage(TrainingStage):
 
 
 def training_data(tables: Tables) -> dict[str, Any]:
-    """Return the keys of `[data]` that are about training, not about test tasks alone."""
+    """Return the keys of `[data]` that affect training."""
     left_out = {key for key in tables["data"] if key.startswith("test_") and key != "test_tasks"} | {"prompts"}
-    if tables["data"]["templates"] is None:  # once they were read for evaluation alone
+    if tables["data"]["templates"] is None:  # earlier versions used them for evaluation only
         left_out.add("templates")
     return {key: value for key, value in tables["data"].items() if key not in left_out}
 
 
 def lora_table(tables: Tables) -> dict[str, Any]:
-    """Return rank and alpha of the LoRA that is generated, and so of the teachers'."""
+    """Return rank and alpha of the generated LoRA and the teachers."""
     return {key: tables["generator"][key] for key in ("rank", "alpha")}
 
 
 def apart_table(recipe: Recipe) -> dict[str, Any]:
-    """Return what identities say of limits in one text; nothing for the older form with one limit."""
+    """Return the identity's entry on limits within one text; empty for the earlier form with one limit."""
     return {"apart": True} if concatenated_text(recipe).apart else {}

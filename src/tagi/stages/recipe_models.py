@@ -1,4 +1,4 @@
-"""Models that a recipe names: its backbone, alone or with the instruction in its prompt, and a meta-trained model."""
+"""Loading the models of a recipe: backbone, concatenation method, and meta-trained model."""
 
 import json
 from pathlib import Path
@@ -27,20 +27,20 @@ from tagi.training.distributed import once
 
 _BACKBONE = "backbone"
 _MADE_OF = "made_of.json"
-"""The last file in the folder of a backbone that was made here: configuration, tokenizer and seed."""
+"""Record of a backbone that was created from a configuration, written last."""
 P = TypeVar("P", bound=Prompted[Any])
 
 
 def load_recipe_backbone(recipe: Recipe, out: Path, dropout: float | None = None) -> Backbone:
-    """Load the recipe's backbone; one that is made from a configuration is written to `out/backbone` first.
+    """Load the recipe's backbone. One that is created from a configuration is written to `out/backbone` first.
 
     Args:
         recipe: The recipe.
-        out: The folder of the stage.
-        dropout: Dropout probability while it is trained. None keeps the model's own.
+        out: Folder of the stage.
+        dropout: Dropout probability in training. None keeps the model's own.
 
     Raises:
-        ConfigError: `out/backbone` was made by another recipe.
+        ConfigError: `out/backbone` belongs to another recipe.
     """
     wanted = recipe.backbone
     family: type[Backbone] = CausalBackbone if wanted.family == "causal" else T5Backbone
@@ -52,12 +52,12 @@ def load_recipe_backbone(recipe: Recipe, out: Path, dropout: float | None = None
     folder = out / _BACKBONE
     once((folder / _MADE_OF).exists, lambda: _make_backbone(recipe, out, folder))
     _check_made_of(recipe, folder)
-    # Named as the finished checkpoint beside it will find it, wherever both are moved.
+    # Relative to the checkpoint next to it, so that both can be moved.
     return load_backbone(f"../{_BACKBONE}", family, relative_to=out / MODEL, **options)
 
 
 def as_t5(recipe: Recipe, backbone: Backbone) -> T5Backbone:
-    """Return the backbone if it is a T5, which the recipe's rules have made sure of; else raise `ConfigError`."""
+    """Return the backbone if it is a T5, else raise `ConfigError`."""
     if not isinstance(backbone, T5Backbone):
         raise ConfigError(f"backbone.family: expected 't5' for this stage, got {recipe.backbone.family!r}")
     return backbone
@@ -75,9 +75,9 @@ def concatenated_method(
     Args:
         recipe: The recipe.
         backbone: The recipe's backbone.
-        tune: What of it is trained.
+        tune: What is trained.
         reads: What is read of a task.
-        shape: Shape of the LoRA with `tune` "lora". By default that of the generator's LoRA.
+        shape: Shape of the LoRA if `tune` is "lora". By default that of the generated LoRA.
     """
     text = concatenated_text(recipe, reads)
     lora, frozen = ((shape or lora_shape(recipe)) if tune == "lora" else None), tune == "none"
@@ -96,9 +96,9 @@ def load_metatrained(kind: type[P], checkpoint: str | None, reason: str) -> P:
     """Load a meta-trained model under its own identity.
 
     Args:
-        kind: The method that it has to be.
-        checkpoint: Where it is.
-        reason: The keys of the recipe that ask for it.
+        kind: Required method.
+        checkpoint: The checkpoint.
+        reason: The recipe keys that require it.
 
     Raises:
         ConfigError: There is no checkpoint, or one of another method.
@@ -127,7 +127,7 @@ def _made_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def _check_made_of(recipe: Recipe, folder: Path) -> None:
-    """Raise `ConfigError` if this recipe would make another backbone than an earlier run left."""
+    """Raise `ConfigError` if an earlier run created another backbone."""
     path = folder / _MADE_OF
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

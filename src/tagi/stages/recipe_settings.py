@@ -1,4 +1,4 @@
-"""A recipe's tables as the settings of texts, generators and LoRA."""
+"""Conversion of recipe tables to the settings of texts, generators and LoRA."""
 
 from dataclasses import fields, replace
 
@@ -13,22 +13,22 @@ def text_settings(recipe: Recipe) -> TextSettings:
 
 
 def generator_text(recipe: Recipe) -> TextSettings:
-    """Return what the recipe's generator reads. Teachers and rivals read instructions whatever it does."""
+    """Return what the recipe's generator reads. Teachers and baselines always read instructions."""
     return replace(text_settings(recipe), reads=recipe.generator.reads)
 
 
 def in_context_text(recipe: Recipe) -> TextSettings:
-    """Return what methods read that learn in context: of P3 the rendered input alone, else the instruction as well."""
+    """Return what in-context methods read: on P3 the rendered input only, else also the instruction."""
     reads: Reads = "demonstrations" if recipe.data.source == "p3" else "instruction"
     return replace(text_settings(recipe), positives=0, reads=reads)
 
 
 def concatenated_text(recipe: Recipe, reads: Reads = "instruction") -> TextSettings:
-    """Return what methods read that have instruction and input in one text.
+    """Return text settings of methods with instruction and input in one text.
 
-    P3's rendered prompts are such texts: of them nothing else is read, or the template's text would stand there twice.
-    With `instruction_cache` each of them has its own limit, as in the generator's prompts. Else the limit of the input
-    is that of both.
+    P3's rendered prompts already contain the template's text, so no instruction is added. With `instruction_cache`,
+    instruction and input have separate limits, as in the generator's prompts. Otherwise the limit of the input is that
+    of both.
     """
     if recipe.data.source == "p3":
         reads = "nothing"
@@ -38,11 +38,11 @@ def concatenated_text(recipe: Recipe, reads: Reads = "instruction") -> TextSetti
 
 def generator_settings(recipe: Recipe) -> GeneratorSettings:
     """Return the settings of the recipe's generator."""
-    return replace(recipe.generator, reads="instruction", seed=recipe.seed)  # `reads` goes with the text settings
+    return replace(recipe.generator, reads="instruction", seed=recipe.seed)  # `reads` is part of the text settings
 
 
 def lora_shape(recipe: Recipe) -> LoraShape:
-    """Return the shape of the LoRA that is generated, and so of the teachers' LoRA."""
+    """Return the shape of the generated LoRA and of the teachers."""
     return LoraShape(recipe.generator.rank, recipe.generator.alpha, recipe.seed)
 
 
@@ -50,5 +50,5 @@ def metatrain_lora(recipe: Recipe) -> LoraShape:
     """Return the shape of the meta-trained LoRA: by default that of the generator's LoRA or of its shared LoRA."""
     generator, wanted = recipe.generator, recipe.metatrain
     rank = wanted.rank or generator.shared_rank or generator.rank
-    # Another rank keeps alpha / rank, the scale of the update.
+    # With another rank the scale alpha / rank is kept.
     return LoraShape(rank, wanted.alpha or generator.alpha * rank / generator.rank, recipe.seed)

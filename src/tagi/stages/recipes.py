@@ -1,4 +1,4 @@
-"""Loading recipes with every rule checked: those of each table, and those of the stages between tables."""
+"""Loading recipes with all checks: those of tables, and those of stages between tables."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
@@ -20,19 +20,27 @@ _TABLES = list(Recipe.model_fields)
 
 
 def load_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Load a recipe with overrides (`training.steps=10`) applied; one `ConfigError` names all its faults."""
+    """Load and check a recipe.
+
+    Args:
+        name_or_path: Name of a built-in recipe, or a TOML file.
+        overrides: Changed keys, such as "training.steps=10".
+
+    Raises:
+        ConfigError: The recipe is invalid. The message names all errors by key.
+    """
     tables, faults = read_tables(name_or_path, overrides)
     return _validated(tables, faults, recipe_label(name_or_path))
 
 
 def check_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> list[str]:
-    """Return all faults of a recipe by dotted key, none if it is valid; `ConfigError` if it cannot be read."""
+    """Return all errors of a recipe by dotted key. Raises `ConfigError` if it cannot be read."""
     tables, faults = read_tables(name_or_path, overrides)
     return faults + _validate(tables)[1]
 
 
 def as_method(recipe: Recipe, name: str) -> Recipe:
-    """Make a recipe another method; one `ConfigError` names all reasons why it cannot be."""
+    """Apply a method to a recipe. Raises a `ConfigError` with all reasons if that is impossible."""
     return _validated(with_method(recipe.model_dump(), method_row(name)), [], f"{recipe.name}{MARK}{name}")
 
 
@@ -44,7 +52,7 @@ def _validated(tables: dict[str, Any], faults: list[str], label: str) -> Recipe:
 
 
 def _validate(tables: dict[str, Any]) -> tuple[Recipe, list[str]]:
-    """Return the recipe and its faults in the order of its tables; if there are any, the recipe may lack tables."""
+    """Return the recipe and its errors in the order of its tables. With errors, the recipe may lack tables."""
     faults: list[str] = []
     faulty: set[Any] = set()
     try:
@@ -56,7 +64,7 @@ def _validate(tables: dict[str, Any]) -> tuple[Recipe, list[str]]:
     run = recipe.run.stages if hasattr(recipe, "run") else []
     of_run = [stage.run_faults for stage in STAGES if stage.name in run]
     for rule in [*(stage.table_faults for stage in STAGES), _need_faults, *of_run]:
-        # A rule that asks for a table with faults of its own is not checked.
+        # Skip rules that need a table with errors.
         with suppress(AttributeError) if faulty else nullcontext():
             for key, message in rule(recipe):
                 faults.append(f"{key}: {message}")
@@ -64,7 +72,7 @@ def _validate(tables: dict[str, Any]) -> tuple[Recipe, list[str]]:
 
 
 def _without(faulty: set[Any], tables: dict[str, Any]) -> Recipe:
-    """Return a recipe of the tables that are valid by themselves; it has no attribute for the others."""
+    """Return a recipe with the valid tables only."""
     values = {}
     for name, field in Recipe.model_fields.items():
         if name not in faulty:
@@ -82,7 +90,7 @@ def _table_number(fault: str) -> int:
 
 
 def _need_faults(recipe: Recipe) -> Iterator[Fault]:
-    """Check that the stages which others rest on are there, and that metatrain trains what they ask for."""
+    """Check that all required earlier stages are in the run, and that metatrain trains the required method."""
     stages, metatrain = recipe.run.stages, recipe.metatrain
     needs = [need for name in reversed(stages) for need in stage_of(name).needs(recipe) if need.role != "start"]
     missing: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""All training stages, in the order in which a run does them, and the characteristics of what they train."""
+"""All training stages in the order of a run, and the characteristics of methods."""
 
 from importlib import import_module
 
@@ -23,7 +23,7 @@ CHARACTERISTICS = (
 
 
 def stage_of(name: str) -> TrainingStage:
-    """Return a stage by its name; `ConfigError` if there is none."""
+    """Return a stage by name. Raises `ConfigError` for an unknown name."""
     for stage in STAGES:
         if stage.name == name:
             return stage
@@ -31,23 +31,23 @@ def stage_of(name: str) -> TrainingStage:
 
 
 def last_stage(recipe: Recipe) -> TrainingStage:
-    """Return a recipe's last stage: what it trains is what the recipe is about."""
+    """Return the last stage of a recipe."""
     return stage_of(recipe.run.stages[-1])
 
 
 def characteristics(recipe: Recipe) -> dict[str, bool]:
-    """Return each characteristic of what the recipe's last stage trains, by the paper's name for it.
+    """Return the characteristics of the method that the recipe's last stage trains, by the paper's names.
 
-    - Meta-Train: something is trained on the training tasks.
-    - Pre-Train: a hypernetwork is trained on unlabelled text before.
-    - Instr. Concat.: the instruction's states, or its tokens, precede the input's where the answer is written.
-    - Instr. Fus.: the input's states attend to the instruction while they are computed.
-    - Low Up. Params: some of the backbone's parameters stay as they are.
-    - Low Infer. Cost: the instruction, or the demonstrations, are read once for all inputs of a task.
+    - Meta-Train: it is trained on the training tasks.
+    - Pre-Train: a hypernetwork is pretrained on unlabelled text.
+    - Instr. Concat.: the decoder sees the instruction's states or tokens before those of the input.
+    - Instr. Fus.: the input's hidden states attend to the instruction in the encoder.
+    - Low Up. Params: some of the backbone's parameters are frozen.
+    - Low Infer. Cost: the instruction or the demonstrations are processed once per task.
     - Instr. Learning: a teacher that reads the instruction with the input supervises the hypernetwork. With
       `losses.alone_kl` the model itself is this teacher.
-    - Unseen Task: what is trained is made for tasks that training has not seen.
+    - Unseen Task: the method is intended for tasks that are not in training.
 
-    The paper grades the last by ticks, from results; here it is a matter of how a method is made.
+    The paper grades the last one from results; here it follows from the design of the method.
     """
     return dict(zip(CHARACTERISTICS, last_stage(recipe).traits(recipe), strict=True))

@@ -1,4 +1,4 @@
-"""FiD-ICL as a teacher: the student learns from its instruction what the teacher has from demonstrations."""
+"""FiD-ICL as teacher: it reads demonstrations, while the student reads the instruction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,10 +18,10 @@ from tagi.methods.protocol import Batch
 
 
 class FidTeacher(Teacher):
-    """Reads `count` demonstrations of the sample's task, then its input.
+    """Reads `count` demonstrations of the sample's task and its input.
 
-    These are the task's first in the order that `seed` draws, without the sample's own input: always the same for a
-    sample, and nearly the same for all samples of a task, so that a batch encodes them once.
+    The demonstrations are the task's first ones in a random order given by `seed`, without the sample itself. They are
+    fixed for a sample and nearly the same for all samples of a task, so that a batch encodes them once.
     """
 
     def __init__(self, method: FidICL, *, count: int, seed: int = 0) -> None:
@@ -32,14 +32,14 @@ class FidTeacher(Teacher):
         self._first: dict[str, list[Example]] = {}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Return what FiD-ICL reads of the samples. Raises `DataError` for a task with a single input."""
+        """Collate samples for FiD-ICL. Raises `DataError` for a task with a single input."""
         batch = self.method.collate([replace(sample, shots=self._shots(sample)) for sample in samples])
         del batch["labels"]
         return batch
 
     @torch.no_grad()
     def logits(self, batch: Batch, labels: Labels) -> Logits:
-        """Return logits of P_teacher(. | demonstrations; b), without dropout and without the student's attachment."""
+        """Compute logits of P_teacher(. | demonstrations; b), without dropout and the student's attachment."""
         with detached(), evaluating(self.method):
             return self.method.logits(labels=labels, **batch)
 
@@ -54,7 +54,7 @@ class FidTeacher(Teacher):
 
     def _shots(self, sample: Sample) -> tuple[Example, ...]:
         task = sample.task
-        if task.name not in self._first:  # one more than is shown, since the sample itself may be among them
+        if task.name not in self._first:  # one more, since the sample itself may be among them
             self._first[task.name] = draw_examples(task.name, task.instances, self.seed)[: self.count + 1]
         others = [one for one in self._first[task.name] if one.input != sample.prompt]
         if not others:

@@ -1,8 +1,8 @@
 """Losses, each one equation.
 
-Losses of logits are means over target tokens whose label is not -100 (padding), in nats; what is at the other
-positions, be it not finite, changes neither value nor gradient. All are summed in fp32 or better. Nothing sends a
-gradient to a teacher.
+Losses of logits are means over target tokens whose label is not -100 (padding), in nats. Other positions affect
+neither value nor gradient, even if they are not finite. Sums are computed in fp32 or higher precision. Teachers get no
+gradient.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from tagi.settings.text import IGNORED
 def prediction_loss(logits: Logits, labels: Labels) -> Scalar:
     """`L_pred = -mean log P(c | b; generator(a))` over target tokens, in nats (eq. 3, with its missing sign).
 
-    Labels of -100 are padding and count for nothing.
+    Labels of -100 are padding.
     """
     counted = labels != IGNORED
     return cross_entropy(logits[counted].float(), labels[counted])
@@ -52,7 +52,7 @@ def distillation_loss(
 
 @dataclass(frozen=True)
 class TopLogits:
-    """The k likeliest tokens of a teacher's distributions at one temperature.
+    """The k most likely tokens of a teacher's distributions at one temperature.
 
     `values` are log-probabilities in nats and `indices` their tokens. Values kept narrower than fp32 shift the
     remainder by their rounding, and the loss with it.
@@ -89,7 +89,7 @@ def top_distillation_loss(student_logits: Logits, top: TopLogits, labels: Labels
     student = _log_probabilities(student_logits[counted], temperature)
     indices, teacher = top.indices[counted].long(), _wide(top.values[counted].detach())
     events = student.gather(-1, indices)
-    if indices.shape[-1] < student.shape[-1]:  # else nothing remains: its logarithm would make NaN of the gradient
+    if indices.shape[-1] < student.shape[-1]:  # otherwise the remainder is 0, and the gradient of its logarithm is NaN
         others = student.scatter(-1, indices, float("-inf")).logsumexp(-1, keepdim=True)
         events = torch.cat([events, others], -1)
         teacher = torch.cat([teacher, top.remainder[counted].detach().unsqueeze(-1)], -1)
@@ -99,7 +99,7 @@ def top_distillation_loss(student_logits: Logits, top: TopLogits, labels: Labels
 def factor_alignment(generated: LoraBank, teacher: LoraBank, start: LoraBank | None = None) -> Scalar:
     """`L_ins = MSE(Delta_i, Hypernetwork(a))` over the factors (eq. 4). Task i is compared with task i.
 
-    Scales are not looked at, and equal updates `BA = (BM)(M^-1 A)` are apart here: see `product_alignment`.
+    Scales are ignored, and equal updates `BA = (BM)(M^-1 A)` have a distance here: see `product_alignment`.
 
     Args:
         generated: The generated LoRA of every task.
@@ -152,7 +152,7 @@ def _alignment(
         return torch.stack([squares.mean() / elements for squares, elements in found.values()]).mean()
     with torch.no_grad():
         whole = _total(distances(start, teacher))
-    # A teacher that has learnt nothing is where the generated LoRA starts: it teaches nothing.
+    # A teacher at the common start gives no signal.
     return (_total(found) / whole.where(whole > 0, torch.inf)).mean()
 
 
@@ -183,7 +183,7 @@ def _product_distances(generated: LoraBank, teacher: LoraBank) -> Distances:
 
 
 def contrast_loss(right: Float[Tensor, " row"], wrong: Float[Tensor, " row"], margin: float = 0.0) -> Scalar:
-    """`mean log(1 + exp(margin + right - wrong))` over rows, in nats (ours: not in the paper).
+    """`mean log(1 + exp(margin + right - wrong))` over rows, in nats (not in the paper).
 
     `right` and `wrong` are `row_losses` of the same rows, in nats per token, under the right instruction's adapter and
     under another task's: small where the right instruction makes the target likelier by more than `margin`.

@@ -1,4 +1,4 @@
-"""The finetuning objective: weights of its terms, and what the terms need besides the student (eq. 6)."""
+"""The finetuning objective (eq. 6)."""
 
 from collections.abc import Sequence
 
@@ -22,10 +22,10 @@ _TEACHER = "teacher_"
 
 
 class Objective(nn.Module):
-    """Weights, the teacher of L_kl (or a cache of its distributions) and the LoRA teachers of L_ins.
+    """Weights, the teacher of L_kl (or a cache of its distributions), and the LoRA teachers of L_ins.
 
-    `aligned` names the categories whose tasks are aligned, all that have a teacher if None. A term that is switched
-    off needs nothing, and with the default weights cross-entropy alone is left.
+    `aligned` are the categories whose tasks are aligned; None means all with a teacher. With the default weights only
+    cross-entropy is used.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Objective(nn.Module):
         self.aligned = None if aligned is None else frozenset(aligned)
 
     def collate(self, samples: Sequence[Sample], tasks: Sequence[Task]) -> Batch:
-        """Return what the terms need of a batch whose distinct instructions are of `tasks`, in that order."""
+        """Collate the inputs of the terms for a batch with the distinct instructions of `tasks`, in that order."""
         batch: Batch = {}
         if self.weights.kl and self.teacher is not None:
             batch |= {_TEACHER + name: tensor for name, tensor in self.teacher.collate(samples).items()}
@@ -66,18 +66,18 @@ class Objective(nn.Module):
         return 0 if self.catalogue is None else sum(self._index(task) >= 0 for task in tasks)
 
     def distillation(self, logits: Tensor, labels: Tensor, given: Batch) -> Tensor:
-        """L_kl (eq. 5) from the teacher itself or from what a cache kept of it."""
+        """Compute L_kl (eq. 5) with the teacher or its cached distributions."""
         assert self.teacher is not None
         read = {name.removeprefix(_TEACHER): value for name, value in given.items() if name.startswith(_TEACHER)}
         return self.teacher.distillation(read, logits, labels, self.weights.temperature)
 
     def alignment(self, bank: Bank, categories: Tensor, start: Bank | None = None) -> Tensor:
-        """L_ins (eq. 4) of the batch's tasks that have a teacher to be aligned with; 0 if none has.
+        """Compute L_ins (eq. 4) over the batch's tasks with a teacher; 0 if there is none.
 
         Args:
-            bank: What was generated for every task.
-            categories: Every task's number in the catalogue, -1 for none.
-            start: What the generator gives before it is trained, for one task, to normalize by; None does not.
+            bank: The generated bank.
+            categories: Index of every task's teacher in the catalogue, -1 for none.
+            start: The bank of the untrained generator, for normalization; None for no normalization.
 
         Raises `ValueError` for a bank that is not LoRA: teachers are.
         """

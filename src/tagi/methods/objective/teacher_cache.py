@@ -1,4 +1,4 @@
-"""A teacher's distributions, computed before training so that the teacher need not be in memory during it."""
+"""Cache of a teacher's distributions, so that the teacher is not needed during training."""
 
 import hashlib
 import json
@@ -67,7 +67,7 @@ class TeacherCache:
         Raises `CheckpointError` for a sample that is not in the cache.
         """
         found = [self.entry(sample) for sample in samples]
-        # The loss leaves out padding: its labels say where it is.
+        # The loss ignores padding according to the labels.
         values = pad_sequence([values.float() for values, _ in found], batch_first=True)
         return {"values": values, "indices": pad_sequence([ids.long() for _, ids in found], batch_first=True)}
 

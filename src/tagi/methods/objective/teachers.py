@@ -1,4 +1,4 @@
-"""Teachers: frozen models that read instruction and input together, and the LoRA each category was taught by."""
+"""Teachers: frozen models that read instruction and input, and the LoRA teachers of categories."""
 
 import hashlib
 import json
@@ -25,17 +25,17 @@ from tagi.methods.protocol import Batch
 from tagi.settings.text import Reads, TextSettings
 
 CATALOGUE = "catalogue.json"
-"""Beside the teachers' folders: which category each was trained on, how long, and with what loss."""
+"""File next to the teachers' folders, with category, steps and loss of each teacher."""
 
 
 class Catalogue(nn.Module):
     """LoRA teachers of several categories as one bank: teacher i is that of `categories[i]`. Never trained.
 
     Args:
-        categories: What each teacher is of.
-        bank: Their factors.
-        seed: Seed of the A that all of them began with; None if their catalogue does not say.
-        reads: What they were trained to read.
+        categories: Category of each teacher.
+        bank: Factors of the teachers.
+        seed: Seed of their initial A; None if the catalogue does not have it.
+        reads: What they read of a task.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Catalogue(nn.Module):
         self.reads = reads
         self._index = {category: at for at, category in enumerate(categories)}
         self._shapes = bank.map(lambda tensor: tensor.to("meta"))
-        for name, tensor in bank.tensors().items():  # in no checkpoint: they have their own folders
+        for name, tensor in bank.tensors().items():  # not in checkpoints: they have their own folders
             self.register_buffer(name.replace(".", "/"), tensor.detach(), persistent=False)
 
     @property
@@ -58,7 +58,7 @@ class Catalogue(nn.Module):
         return self._shapes.like({name: self.get_buffer(name.replace(".", "/")) for name in self._shapes.tensors()})
 
     def index(self, category: str) -> int:
-        """Return the number of a category's teacher; -1 if it has none."""
+        """Return the index of a category's teacher, or -1."""
         return self._index.get(category, -1)
 
 
@@ -84,7 +84,7 @@ def read_catalogue(folder: Path, base: BaseModel, *, rank: int, scale: float) ->
         made_for = BaseModel(**content["base_model"])
         entries = [(str(entry["category"]), folder / entry["path"]) for entry in content["teachers"]]
         planned, seed = int(content["planned"]), content.get("lora", {}).get("seed")
-        reads = content.get("reads", "instruction")  # older catalogues do not say
+        reads = content.get("reads", "instruction")  # not in older catalogues
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: expected a catalogue of LoRA teachers, got: {error}") from error
     if len(entries) != planned:
@@ -108,21 +108,20 @@ def read_catalogue(folder: Path, base: BaseModel, *, rank: int, scale: float) ->
 
 
 class Teacher(nn.Module, ABC):
-    """A frozen model whose distributions a student learns."""
+    """A frozen model for distillation."""
 
     @abstractmethod
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Return what the teacher reads of the samples, in their order."""
+        """Collate the samples for the teacher, in their order."""
 
     @abstractmethod
     def logits(self, batch: Batch, labels: Labels) -> Logits:
-        """Return logits of what `collate` made, teacher-forced on the labels, without gradient."""
+        """Compute teacher-forced logits of a collated batch, without gradient."""
 
     def distillation(self, batch: Batch, logits: Tensor, labels: Tensor, temperature: float) -> Scalar:
-        """Return L_kl of a student's logits (eq. 5) from what `collate` made.
+        """Compute L_kl of a student's logits (eq. 5) on a collated batch.
 
-        Both are of the same tokens, but one vocabulary may be padded to a larger size: what is beyond the other's is
-        left out.
+        If one vocabulary is padded to a larger size, the additional entries are ignored.
         """
         own = self.logits(batch, labels)
         size = min(own.shape[-1], logits.shape[-1])
@@ -130,15 +129,14 @@ class Teacher(nn.Module, ABC):
 
     @abstractmethod
     def identity(self) -> Mapping[str, Any]:
-        """Return what the teacher's distributions depend on, for a cache of them."""
+        """Return everything that the teacher's distributions depend on, for the cache."""
 
 
 class ConcatenatedTeacher(Teacher):
-    """A backbone that reads `(a; b)`, or of P3 the rendered prompt, as its text settings say.
+    """A backbone that reads `(a; b)`, or on P3 the rendered prompt, according to its text settings.
 
-    With a catalogue each row is read with the LoRA teacher of its category (eq. 5).
-
-    Without one the backbone itself is the teacher: the meta-trained model.
+    With a catalogue each row uses the LoRA teacher of its category (eq. 5). Without one the backbone itself, the
+    meta-trained model, is the teacher.
     """
 
     def __init__(
@@ -151,7 +149,7 @@ class ConcatenatedTeacher(Teacher):
         self.revision = revision or backbone.identity.revision
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Return one row per sample, with the number of its teacher in `rows` if there is a catalogue.
+        """Collate one row per sample, with the index of its teacher in `rows` if there is a catalogue.
 
         Raises `CheckpointError` for a category without a teacher.
         """
@@ -174,10 +172,10 @@ class ConcatenatedTeacher(Teacher):
 
     @torch.no_grad()
     def logits(self, batch: Batch, labels: Labels) -> Logits:
-        """Return logits of P_teacher(. | a; b), without dropout and without what is attached for the student."""
+        """Compute logits of P_teacher(. | a; b), without dropout and the student's attachment."""
         hooks, mask = [], batch["input_mask"]
         if self.catalogue is not None:
-            # Factors are copied per row only for the categories that a batch has, which are few.
+            # Copy factors only for the categories in the batch.
             present, inverse = torch.unique(batch["rows"], return_inverse=True)
             hooks.append(self.backbone.hooks(self.catalogue.bank.select(present), inverse))
         with Attachment(*hooks).active(), evaluating(self.backbone):
@@ -190,5 +188,5 @@ class ConcatenatedTeacher(Teacher):
 
 
 def freeze(module: nn.Module) -> nn.Module:
-    """Return the module, in evaluation mode and with parameters that are not trained."""
+    """Return the module in evaluation mode with frozen parameters."""
     return module.requires_grad_(False).eval()
