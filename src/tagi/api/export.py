@@ -26,7 +26,7 @@ def export(
         folder: A new or empty folder.
         format: "peft" (PEFT, vLLM), "merged" (a transformers model with tokenizer) or "gguf" (a LoRA for llama.cpp).
         generator: The name of the generator that made the adapter; by default the one that its folder names.
-        base: The base model of a plain LoRA; by default the one that it names.
+        base: The base model of a plain LoRA, by default the one that it names; or where that of a generator is now.
         lossy: Write the LoRA although the adapter acts by more than that.
 
     Raises `InputError`, before anything is written, if something would be lost, unless `lossy`, and `CheckpointError`

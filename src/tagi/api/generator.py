@@ -69,6 +69,7 @@ class AdapterGenerator(GeneratorModel, Uploadable):
         name: str | Path = DEFAULT,
         *,
         revision: str | None = None,
+        base: str | Path | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> "AdapterGenerator":
@@ -78,12 +79,13 @@ class AdapterGenerator(GeneratorModel, Uploadable):
             name: A built-in name ("smollm2", "toy"), the folder of a checkpoint, of a run, of a stage or of an
                 adapter (which names its generator), or a repository on the hub.
             revision: Branch, tag or commit on the hub.
+            base: Where the base model is now, if not where the generator says. It must be the same model.
             device: Where to compute; by default the GPU if there is one.
             dtype: The type of the backbone's weights; by default the one in which the checkpoint loads it.
 
         Raises `CheckpointError` if it is damaged, foreign or made for another base model.
         """
-        generator = load_generator(name, revision=revision, kind=cls)
+        generator = load_generator(name, revision=revision, base=None if base is None else str(base), kind=cls)
         generator.backbone.to(dtype=dtype)
         return generator.to(best_device() if device is None else device)
 

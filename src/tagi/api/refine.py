@@ -47,6 +47,7 @@ def refine(
     settings: Refinement | None = None,
     *,
     generator: str | Path | None = None,
+    base: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def refine(
         out: A new folder.
         settings: How to train.
         generator: The name of the generator that made the adapter; by default the one that its folder names.
+        base: Where the generator's base model is now, if not where the generator says.
         resume: Go on with the interrupted refinement in `out`, or leave a finished one as it is.
         progress: Show a bar on a terminal.
 
@@ -73,7 +75,7 @@ def refine(
     adapter, out, settings = Path(adapter), Path(out), settings or Refinement()
     _refuse_used(out, adapter, resume)
     given = read_labelled(examples) if isinstance(examples, str | Path) else labelled(examples)
-    opened = TaskAdapter.from_pretrained(adapter, generator)
+    opened = TaskAdapter.from_pretrained(adapter, generator, base=base)
     return _Job.of(adapter, opened, _of_task(given, opened.instruction), out, settings).done(resume, progress)
 
 
@@ -85,6 +87,7 @@ def refine_all(
     *,
     only: Sequence[str] = (),
     generator: str | Path | None = None,
+    base: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -97,6 +100,7 @@ def refine_all(
         only: Names or patterns of adapters; all if there are none.
         settings: How to train. Where nothing says what is to be held out, it is a quarter of a task's examples.
         generator: As of `refine`.
+        base: As of `refine`.
         resume: As of `refine`.
         progress: As of `refine`.
 
@@ -109,13 +113,14 @@ def refine_all(
     out, settings, given = Path(out), settings or Refinement(), read_labelled(examples)
     jobs: dict[str, _Job | None] = {}
     made: GeneratorModel | str | Path | None = generator
-    for name, folder in find_adapters(Path(adapters)).items():
-        if only and not any(fnmatchcase(name, pattern) for pattern in only):
-            continue
-        opened = TaskAdapter.from_pretrained(folder, made)
+    found = find_adapters(Path(adapters))
+    chosen = {name: at for name, at in found.items() if not only or any(fnmatchcase(name, one) for one in only)}
+    for name, folder in chosen.items():
+        _refuse_used(out / name, folder, resume)
+    for name, folder in chosen.items():
+        opened = TaskAdapter.from_pretrained(folder, made, base=base)
         made = opened.generator
         own = [one for one in given if one.instruction == opened.instruction.strip()]
-        _refuse_used(out / name, folder, resume)
         quarter = len(own) // 4 or int(len(own) > 1)
         said = settings.held_out or not settings.steps or any(one.task and one.task.split == "test" for one in own)
         how = settings if said else replace(settings, held_out=quarter)

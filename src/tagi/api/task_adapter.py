@@ -1,6 +1,5 @@
 """A task adapter: everything computed once for one task, ready to answer inputs, in memory or in a folder."""
 
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,8 +16,8 @@ from tagi.api.examples import Demonstration
 from tagi.api.hub import Uploadable
 from tagi.api.lora_training import Refinement, check_lora, labelled, split_examples, train_lora
 from tagi.backbones.machine import best_device
-from tagi.errors import DataError, InputError
-from tagi.files import new_folder
+from tagi.errors import InputError
+from tagi.files import adapter_folders, new_folder
 from tagi.formats.export import Format, export, exportable_of
 from tagi.formats.peft import write_lora
 from tagi.formats.task_adapter import open_adapter, read_adapter, write_adapter
@@ -53,6 +52,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
         folder: str | Path,
         generator: GeneratorModel | str | Path | None = None,
         *,
+        base: str | Path | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> "TaskAdapter":
@@ -62,6 +62,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
             folder: The adapter's folder.
             generator: The generator that made it, or its name; by default it is read by the name in the folder.
                 Adapters that share one generator share its weights.
+            base: Where the generator's base model is now, if not where the generator says. It must be the same model.
             device: Where to compute; by default where the given generator is, else the GPU if there is one. A given
                 generator is moved along.
             dtype: The type of the backbone's weights; by default the one it has.
@@ -73,7 +74,8 @@ class TaskAdapter(AdaptedTask, Uploadable):
             states, instruction, examples, refined = read_adapter(folder, generator)
             adapter = cls(generator, states, instruction, examples, refined=refined)
         else:
-            adapter = open_adapter(folder, None if generator is None else str(generator), kind=cls)
+            source, at = (None if name is None else str(name) for name in (generator, base))
+            adapter = open_adapter(folder, source, base=at, kind=cls)
             device = best_device() if device is None else device
         return adapter.to(device, dtype)
 
@@ -185,12 +187,9 @@ def save_adapters(adapters: Mapping[str, TaskAdapter], folder: str | Path) -> li
     """Write several adapters, all or none, each into a folder of its name; return these folders.
 
     Characters that are no letters, digits, dots or hyphens become hyphens. Raises `DataError` if two names then share
-    a folder.
+    a folder, and for a name that is too long for one.
     """
-    names = [re.sub(r"[^\w.-]+", "-", name).strip("-.") or "adapter" for name in adapters]
-    clash = next((name for name in names if names.count(name) > 1), None)
-    if clash is not None:
-        raise DataError(f"task names: expected names that differ as folders, got {clash!r} more than once")
+    names = adapter_folders(list(adapters))
     with new_folder(Path(folder)) as temporary:
         for name, adapter in zip(names, adapters.values(), strict=True):
             adapter.save_pretrained(temporary / name)

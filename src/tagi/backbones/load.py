@@ -30,7 +30,7 @@ from tagi.backbones.model_files import CONFIG, BaseFiles, write_model
 from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.backbones.t5 import T5Backbone
 from tagi.errors import CheckpointError, ConfigError, first_line
-from tagi.files import new_folder
+from tagi.files import new_folder, refuse_pointers
 
 BUILT_IN = {"toy": "toy-backbone"}
 """Backbones shipped inside the package: name -> folder under `tagi/assets`."""
@@ -89,7 +89,8 @@ def load_backbone(
     """
     source, file_revision = _source(name, relative_to)
     if isinstance(source, str) and revision is not None and revision.startswith(_CONTENT):
-        raise CheckpointError(f"expected the folder of base model {BaseModel(name, revision)}, got no such folder")
+        wanted = f"expected the folder of base model {BaseModel(name, revision)}, got no such folder"
+        raise CheckpointError(f"{wanted}: if it was moved, say where it is (--base on the command line)")
     config = _read_config(name, source, revision)
     backbone, architecture = _usable(name, config, family)
     found = file_revision or (folder_revision(source) if isinstance(source, Path) else str(config._commit_hash))
@@ -105,8 +106,7 @@ def load_backbone(
         model, report = architecture.from_pretrained(
             source, dtype=dtype, revision=at, output_loading_info=True, **_where(source), **changed
         )
-        words = locate(tokenizer) if tokenizer else source
-        tokens = AutoTokenizer.from_pretrained(words, revision="main" if tokenizer else at, **_where(words))
+        own = None if tokenizer else AutoTokenizer.from_pretrained(source, revision=at, **_where(source))
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"{name}: cannot load the backbone: {first_line(error)}") from error
     except (SafetensorError, RuntimeError) as error:
@@ -114,7 +114,8 @@ def load_backbone(
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise CheckpointError(f"{name}: expected all weights, got none for {missing[0]!r} ({len(missing)} such)")
-    made = backbone(model, _with_vocabulary(tokens, tokenizer or name), BaseModel(name, found))
+    tokens = load_tokenizer(tokenizer) if tokenizer else _with_vocabulary(own, name)
+    made = backbone(model, tokens, BaseModel(name, found))
     made.files = _base_files(source, at, own_tokenizer=tokenizer is None)
     return made
 
@@ -192,8 +193,9 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
     """
     try:
         source = _source(name)[0]
+        refuse_pointers(Path(source))
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", **_where(source))
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except (OSError, ValueError, ImportError, StrictDataclassError) as error:
         raise ConfigError(f"backbone.tokenizer: cannot load {name!r}: {first_line(error)}") from error
     return _with_vocabulary(tokenizer, name)
 
@@ -290,6 +292,7 @@ def _usable(name: str, config: Any, family: type[B]) -> tuple[type[B], Any]:
 def _read_config(name: str, source: Path | str, revision: str | None) -> Any:
     if isinstance(source, Path) and not source.exists():
         raise CheckpointError(f"{name}: expected a model folder, got nothing at {source}")
+    refuse_pointers(Path(source))
     try:
         hub: dict[str, Any] = {} if isinstance(source, Path) else {"revision": revision or "main"}
         return AutoConfig.from_pretrained(source, **hub, **_where(source))

@@ -16,7 +16,7 @@ FormatName = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A new folder.")]
 Base = Annotated[
     str | None,
-    typer.Option("--base", metavar="NAME", help="The base model of a plain LoRA. Default: the one it names."),
+    typer.Option("--base", metavar="NAME", help="The base model, if not the one that is named."),
 ]
 Lossy = Annotated[bool, typer.Option("--lossy", help="Export the LoRA although the adapter acts by more than that.")]
 

@@ -7,6 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from tagi.errors import InputError
+from tagi.files import refuse_long_names
+
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or TOML file, or a file of tasks.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Overrides = Annotated[
@@ -48,11 +51,15 @@ def print_record(record: Any, print_text: Callable[[Any], None], *, as_json: boo
 
 
 def refuse_used(out: Path | None) -> None:
-    """Raise `InputError` if `--out` names a file or a folder that is not empty."""
-    from tagi.errors import InputError
-
-    if out is not None and out.exists() and (out.is_file() or any(out.iterdir())):
-        raise InputError(f"--out: expected a new folder, got {out}, which is a file or holds files")
+    """Raise `TagiError` if `--out` is a folder that holds files, is or lies in a file, or has too long a name."""
+    if out is None:
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out: expected a new folder, got one that holds files: {out}")
+    file = next((place for place in (out, *out.parents) if place.is_file()), None)
+    if file is not None:
+        raise InputError(f"--out: expected a new folder, got a file: {file}")
+    refuse_long_names(out.parts, "--out")
 
 
 def print_json(value: Any) -> None:

@@ -7,16 +7,40 @@ and that module are all that a method takes.
 import tomllib
 from functools import lru_cache
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Strict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Strict, ValidationError
 
 from tagi.errors import ConfigError
-from tagi.settings.faults import shown
+from tagi.settings.faults import fault_sentence, shown, toml_fault
 
 CONCATENATION = "concatenation"
 """The method of the stage metatrain by default: one text of instruction and input."""
 _ORDER = "order.toml"
+
+
+class MethodFile(BaseModel):
+    """What a method's file says; every further entry is a table of keys for one source of tasks or one recipe.
+
+    Args:
+        title: Name in tables.
+        source: The paper that the method is from.
+        flops: FLOPs relative to the meta-trained model (Tables 2 and 3), if the paper has them.
+        time: Time relative to the meta-trained model (Tables 2 and 3), if the paper has it.
+        families: Families of backbones that can do it.
+        implementation: The class that does it, as "MODULE:CLASS", if it is not a configuration alone.
+        recipe: Dotted keys of a recipe and the values that make it this method.
+    """
+
+    model_config = ConfigDict(strict=True, extra="allow")
+    __pydantic_extra__: dict[str, dict[str, Any]]
+    title: str
+    source: str
+    flops: float | None = None
+    time: float | None = None
+    families: list[Literal["t5", "causal"]] = ["t5", "causal"]
+    implementation: str | None = None
+    recipe: dict[str, Any] = {}
 
 
 def method_names() -> list[str]:
@@ -26,16 +50,20 @@ def method_names() -> list[str]:
     return [*order, *sorted({name.removesuffix(".toml") for name in files} - set(order))]
 
 
-def method_table(name: str) -> dict[str, Any]:
-    """Return what a shipped method's file says. Raises `ConfigError` if it is no TOML."""
-    return _toml(f"{name}.toml")
+def method_file(name: str) -> MethodFile:
+    """Return what a shipped method's file says. Raises `ConfigError`, naming file and key, if it is not valid."""
+    try:
+        return MethodFile(**_toml(f"{name}.toml"))
+    except ValidationError as error:
+        faults = "; ".join(map(fault_sentence, error.errors(include_url=False)))
+        raise ConfigError(f"{name}.toml: {faults}") from error
 
 
 @lru_cache
 def implementations() -> dict[str, str]:
     """Return by name where the methods are implemented that have a class of their own: "MODULE:CLASS"."""
-    tables = {name: method_table(name) for name in method_names()}
-    return {name: table["implementation"] for name, table in tables.items() if "implementation" in table}
+    files = {name: method_file(name) for name in method_names()}
+    return {name: file.implementation for name, file in files.items() if file.implementation is not None}
 
 
 def _known_method(name: str) -> str:
@@ -52,7 +80,8 @@ _FOLDER = resources.files("tagi") / "recipes" / "methods"
 
 
 def _toml(name: str) -> dict[str, Any]:
+    text = (_FOLDER / name).read_text(encoding="utf-8")
     try:
-        return tomllib.loads((_FOLDER / name).read_text(encoding="utf-8"))
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name}: expected TOML: {error}") from error
+        raise ConfigError(f"{name}: expected TOML, got: {toml_fault(text, error)}") from error
