@@ -4,17 +4,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel
 
 from tagi.adapters.bank import LoraBank, as_lora
 from tagi.adapters.merge import merge, view_with_parameters
 from tagi.api.examples import Demonstration
 from tagi.api.hub import Uploadable
-from tagi.api.lora_training import Refinement, check_lora, labelled, split_examples, train_lora
 from tagi.backbones.machine import best_device
 from tagi.errors import InputError
 from tagi.files import adapter_folders, new_folder
@@ -23,7 +21,12 @@ from tagi.formats.peft import write_lora
 from tagi.formats.task_adapter import open_adapter, read_adapter, write_adapter
 from tagi.hypernetwork.adapted_task import AdaptedTask
 from tagi.hypernetwork.model import GeneratorModel
-from tagi.training.progress import Report
+
+if TYPE_CHECKING:  # PEFT and the trainer take seconds to import, and answers need neither
+    from peft import PeftModel
+
+    from tagi.api.lora_training import Refinement
+    from tagi.training.progress import Report
 
 
 class TaskAdapter(AdaptedTask, Uploadable):
@@ -104,7 +107,11 @@ class TaskAdapter(AdaptedTask, Uploadable):
         return TaskAdapter(self.generator, states, self.instruction, self.examples, refined=self.refined)
 
     def refine(
-        self, examples: Sequence[Demonstration], settings: Refinement | None = None, *, progress: bool | Report = False
+        self,
+        examples: Sequence[Demonstration],
+        settings: Optional["Refinement"] = None,
+        *,
+        progress: "bool | Report" = False,
     ) -> "TaskAdapter":
         """Train the adapter's LoRA further on labelled examples; this adapter and its generator stay as they are.
 
@@ -121,6 +128,8 @@ class TaskAdapter(AdaptedTask, Uploadable):
         Raises `InputError` for no example to train on, for one that is empty or over the generator's limits, and for an
         adapter that is not LoRA.
         """
+        from tagi.api.lora_training import Refinement, check_lora, labelled, split_examples, train_lora
+
         settings = settings or Refinement()
         check_lora(self)
         given, _ = split_examples(labelled(examples), self.generator.text, settings)
@@ -128,7 +137,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
         with tempfile.TemporaryDirectory() as folder:
             return train_lora(self, shown, settings, Path(folder), progress=progress)[0]
 
-    def to_peft(self) -> PeftModel:
+    def to_peft(self) -> "PeftModel":
         """Return a PEFT model in memory whose logits are the adapter's: the backbone with the LoRA.
 
         It shares the backbone's weights with the generator and has parameters of its own for the LoRA. It is given what
@@ -136,6 +145,8 @@ class TaskAdapter(AdaptedTask, Uploadable):
 
         Raises `InputError` for an adapter that acts by more than a LoRA: `alone()` leaves the rest out.
         """
+        from peft import PeftModel
+
         bank, backbone = self._lora(), self.generator.backbone
         shared = {name: parameter.detach() for name, parameter in backbone.model.named_parameters()}
         with tempfile.TemporaryDirectory() as folder:
@@ -171,11 +182,11 @@ class TaskAdapter(AdaptedTask, Uploadable):
 
     def _lora(self) -> LoraBank:
         """The LoRA of an adapter that acts by nothing else."""
-        check_lora(self)
+        bank = as_lora(self.bank, "adapters")
         if self._beside and not self.is_alone:
             lost = ", ".join(self._beside)
             raise InputError(f"expected an adapter that is a LoRA alone, got one with {lost}: alone() drops that")
-        return as_lora(self.bank, "adapters")
+        return bank
 
     @property
     def _beside(self) -> tuple[str, ...]:

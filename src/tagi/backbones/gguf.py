@@ -9,6 +9,9 @@ import json
 import os
 import shutil
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from filelock import FileLock
 from platformdirs.unix import Unix
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from tagi.activity import activity
 from tagi.errors import CheckpointError, ConfigError, first_line
 from tagi.files import new_folder, refuse_pointers
 
@@ -101,12 +105,30 @@ def _convert(name: str, file: Path, folder: Path) -> None:
         raise ConfigError(
             f"{name}: expected a GGUF file of architecture {', '.join(_READABLE)}, got {architecture!r} ({ANOTHER})"
         )
-    model, tokenizer = _read(name, file)
+    with activity(f"Converting {file.name} (once: the result is kept in {folder.parent})"), _without_its_bar():
+        model, tokenizer = _read(name, file)
+        _write(folder, model, tokenizer)
+
+
+def _write(folder: Path, model: Any, tokenizer: Any) -> None:
     with new_folder(folder, overwrite=True) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         sizes = {part.name: part.stat().st_size for part in sorted(temporary.iterdir())}
         (temporary / _SIZES).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _without_its_bar() -> Iterator[None]:
+    """Keep the bar of transformers' conversion, which none of its settings reaches, out of what is no terminal."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = reader.tqdm
+    reader.tqdm = partial(bar, disable=None)  # on terminals alone
+    try:
+        yield
+    finally:
+        reader.tqdm = bar
 
 
 def _read(name: str, file: Path) -> tuple[Any, Any]:

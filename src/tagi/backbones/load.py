@@ -4,25 +4,22 @@ import hashlib
 import json
 import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    MT5ForConditionalGeneration,
-    T5Config,
-    T5ForConditionalGeneration,
-)
-from transformers.utils import cached_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.utils import cached_file, logging
 from typing_extensions import TypeVar
 
+from tagi.activity import activity
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import ANOTHER, SUFFIX, WHEELS, converted, file_digest, find_gguf
 from tagi.backbones.hub import hub_is_unreachable
@@ -31,6 +28,9 @@ from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.backbones.t5 import T5Backbone
 from tagi.errors import CheckpointError, ConfigError, first_line
 from tagi.files import new_folder, refuse_pointers
+
+if TYPE_CHECKING:  # imported where they are used: a decoder-only model needs none of them
+    from transformers import T5Config, T5ForConditionalGeneration
 
 BUILT_IN = {"toy": "toy-backbone"}
 """Backbones shipped inside the package: name -> folder under `tagi/assets`."""
@@ -42,8 +42,7 @@ CAUSAL = (
 """Types of decoder-only models that are tested to give every row of a padded batch what it gets alone."""
 
 _ARCHITECTURES: dict[str, tuple[type[Backbone], Any]] = {
-    "t5": (T5Backbone, T5ForConditionalGeneration),
-    "mt5": (T5Backbone, MT5ForConditionalGeneration),
+    **dict.fromkeys(("t5", "mt5"), (T5Backbone, AutoModelForSeq2SeqLM)),
     **dict.fromkeys(CAUSAL, (CausalBackbone, AutoModelForCausalLM)),
 }
 _DROPOUTS = (
@@ -103,9 +102,10 @@ def load_backbone(
     if attention is not None:
         changed["attn_implementation"] = attention
     try:
-        model, report = architecture.from_pretrained(
-            source, dtype=dtype, revision=at, output_loading_info=True, **_where(source), **changed
-        )
+        with activity(f"Loading {name}"), _bars_on_terminals():
+            model, report = architecture.from_pretrained(
+                source, dtype=dtype, revision=at, output_loading_info=True, **_where(source), **changed
+            )
         own = None if tokenizer else AutoTokenizer.from_pretrained(source, revision=at, **_where(source))
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"{name}: cannot load the backbone: {first_line(error)}") from error
@@ -118,6 +118,19 @@ def load_backbone(
     made = backbone(model, tokens, BaseModel(name, found))
     made.files = _base_files(source, at, own_tokenizer=tokenizer is None)
     return made
+
+
+@contextmanager
+def _bars_on_terminals() -> Iterator[None]:
+    """Keep transformers' progress bars out of what is no terminal, where they are hundreds of characters."""
+    hidden = not sys.stderr.isatty() and logging.is_progress_bar_enabled()
+    if hidden:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            logging.enable_progress_bar()
 
 
 def _base_files(source: Path | str, revision: str, *, own_tokenizer: bool) -> BaseFiles:
@@ -212,12 +225,14 @@ def _with_vocabulary(tokenizer: Any, name: str) -> Any:
     return tokenizer
 
 
-def build_t5(fields: dict[str, Any]) -> T5ForConditionalGeneration:
+def build_t5(fields: dict[str, Any]) -> "T5ForConditionalGeneration":
     """A randomly initialised T5 of the given `T5Config` fields, untied if `tie_word_embeddings` is false.
 
     transformers unties a head only when it loads one that differs; a model made from a configuration it
     always ties.
     """
+    from transformers import T5ForConditionalGeneration
+
     model = T5ForConditionalGeneration(t5_config(fields))
     if fields.get("tie_word_embeddings") is False:
         head = torch.randn(model.lm_head.weight.shape, dtype=model.dtype) * model.config.d_model**-0.5
@@ -225,11 +240,13 @@ def build_t5(fields: dict[str, Any]) -> T5ForConditionalGeneration:
     return model
 
 
-def t5_config(fields: dict[str, Any]) -> T5Config:
+def t5_config(fields: dict[str, Any]) -> "T5Config":
     """A `T5Config` whose start, end and padding tokens are T5's unless the fields say otherwise.
 
     Raises `ConfigError` for a field of the wrong type or value.
     """
+    from transformers import T5Config
+
     special = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
     try:
         return T5Config(**{**special, **fields})

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from tagi.activity import activity
 from tagi.adapters.bank import LoraBank
 from tagi.adapters.merge import merge
 from tagi.backbones.load import load_backbone, locate
@@ -139,7 +140,7 @@ def export(
         raise InputError(f"expected an adapter that is its LoRA alone, got one with {', '.join(lost)}: {_LOSSY}")
     write = {"peft": _write_peft, "merged": _write_merged, "gguf": _write_gguf}[format]
     bank = source.bank.whole()
-    with new_folder(out, overwrite=overwrite) as temporary, torch.no_grad():
+    with activity(f"Writing {out}"), new_folder(out, overwrite=overwrite) as temporary, torch.no_grad():
         record = ExportRecord(
             **{name: getattr(source.origin, name) for name in Origin.model_fields},
             format=1,

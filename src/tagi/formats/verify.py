@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tagi.activity import activity
 from tagi.adapters.attach import Attachment
 from tagi.backbones.load import load_backbone
 from tagi.backbones.protocol import Backbone
@@ -72,7 +73,8 @@ def verify(folder: Path, *, base: str | None = None, inputs: Sequence[str] = INP
             checks[name] = Check(name, None, f"not checked: {missing[0]} failed")
             continue
         try:
-            checks[name] = Check(name, True, look(export))
+            with activity(f"Checking the export: {name}"):
+                checks[name] = Check(name, True, look(export))
         except TagiError as error:
             checks[name] = Check(name, False, " ".join(str(error).split()))
     return list(checks.values())
