@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from tagi.cli.output import JsonFlag, Overrides, RecipeName, interval_text, print_table
+from tagi.cli.run import Speed
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="A folder for all points and what they share.")]
 Grids = Annotated[
@@ -15,7 +16,7 @@ Over = Annotated[
     list[str] | None, typer.Option("--over", metavar="KEY=VALUE,...", help="A recipe's key and its values. Repeatable.")
 ]
 Cross = Annotated[bool, typer.Option("--cross", help="Every combination, not one key varied at a time.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the points and which steps they share; run nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the points, the steps they share and hours.")]
 
 
 def sweep(
@@ -25,6 +26,7 @@ def sweep(
     cross: Cross = False,
     out: Out = Path("runs/sweep"),
     dry_run: DryRun = False,
+    tflops: Speed = None,
     overrides: Overrides = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -53,7 +55,7 @@ def sweep(
     from tagi.stages import sweep as sweeps
 
     if dry_run:
-        rows = sweeps.sweep_plan(recipe, points, out, overrides=changes)
+        rows = sweeps.sweep_plan(recipe, points, out, overrides=changes, tflops=tflops)
     else:
         rows = sweeps.sweep(recipe, points, out, overrides=changes)
     print_table(rows if as_json or dry_run else [_shown(row) for row in rows], as_json=as_json)
