@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-EVERYONE_MAY = {"errors", "files"}
+EVERYONE_MAY = {"activity", "errors", "files"}
 SETTINGS = {"settings"}
 MODELS = {*SETTINGS, "data", "adapters", "backbones", "hypernetwork", "formats"}
 STAGES = {*MODELS, "config", "methods", "training", "evaluation"}
 MAY_IMPORT: dict[str, set[str]] = {
+    "activity": set(),
     "errors": set(),
     "files": set(),
     "settings": set(),

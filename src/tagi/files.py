@@ -1,13 +1,43 @@
 """Files and folders that are either whole or absent: written under a temporary name, then renamed."""
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tagi.errors import TagiError
+from tagi.errors import DataError, TagiError
+
+LONGEST_NAME = 200
+"""The longest name of a file or folder, in bytes: file systems take 255, and temporary names are longer."""
+_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def refuse_pointers(*paths: Path) -> None:
+    """Raise `TagiError` if a file, or one of a folder's files, is a Git LFS pointer in place of its content."""
+    for path in paths:
+        for file in sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []:
+            if not file.is_file():
+                continue
+            with file.open("rb") as content:
+                start = content.read(len(_POINTER))
+            if start == _POINTER:
+                raise TagiError(
+                    f"{file}: expected the file itself, got a Git LFS pointer to it: download it with "
+                    f"`git lfs pull` in {file.parent}"
+                )
+
+
+def refuse_long_names(names: Iterable[str], what: str) -> None:
+    """Raise `DataError` for a name that is too long for a folder. `what` says in the message whose names they are."""
+    for name in names:
+        if len(name.encode()) > LONGEST_NAME:
+            raise DataError(
+                f"{what}: expected names of at most {LONGEST_NAME} bytes, since a folder is named after each, "
+                f"got {len(name.encode())}: {name[:40]!r}..."
+            )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -22,6 +52,20 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def adapter_folders(names: Sequence[str]) -> list[str]:
+    """Return the names of the folders that adapters of tasks with these names are written to.
+
+    Characters that are no letters, digits, dots or hyphens become hyphens. Raises `DataError` if two names then share
+    a folder, and for a name that is too long for one.
+    """
+    refuse_long_names(names, "task names")
+    folders = [re.sub(r"[^\w.-]+", "-", name).strip("-.") or "adapter" for name in names]
+    clash = next((name for name in folders if folders.count(name) > 1), None)
+    if clash is not None:
+        raise DataError(f"task names: expected names that differ as folders, got {clash!r} more than once")
+    return folders
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Methods as changes to recipes: every one loads on every shipped recipe that trains tasks, and says what it is."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -82,10 +83,31 @@ def test_a_file_that_names_a_class_is_a_method_of_metatrain(tmp_path: Path, monk
 
 
 def test_a_method_file_that_is_no_toml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "odd.toml").write_text("title = Odd\n", encoding="utf-8")
+    (tmp_path / "odd.toml").write_text('source = "ours"\ntitle = Odd\n', encoding="utf-8")
     monkeypatch.setattr(methods, "_FOLDER", tmp_path)
-    with pytest.raises(ConfigError, match=r"^odd.toml: expected TOML: Invalid value \(at line 1, column 9\)$"):
-        methods.method_table("odd")
+    fault = "odd.toml: expected TOML, got: title: Invalid value (at line 2, column 9): text needs quotes"
+    with pytest.raises(ConfigError, match=f"^{re.escape(fault)}$"):
+        methods.method_file("odd")
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ("title = 3", "title: expected text, got 3"),
+        ('flops = "0.37"', "flops: expected a number, got '0.37'"),
+        ('families = "t5"', "families: expected a list, got 't5'"),
+        ('familes = ["t5"]', "familes: expected a table, got ['t5']"),
+        ("recipe = 1", "recipe: expected a table, got 1"),
+    ],
+)
+def test_a_wrong_value_of_a_method_file_is_named_with_its_key(
+    line: str, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    title = "" if line.startswith("title") else 'title = "Odd"\n'
+    (tmp_path / "odd.toml").write_text(f'{title}source = "ours"\n{line}\n', encoding="utf-8")
+    monkeypatch.setattr(methods, "_FOLDER", tmp_path)
+    with pytest.raises(ConfigError, match=f"^odd.toml: {re.escape(fault)}$"):
+        methods.method_file("odd")
 
 
 def test_characteristics_are_the_papers_but_for_what_hint_trains() -> None:

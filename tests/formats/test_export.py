@@ -11,8 +11,9 @@ import torch
 from gguf import GGUFReader
 from peft import PeftModel
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.pytorch_utils import Conv1D
 
 from tagi.adapters.attach import Attachment
 from tagi.adapters.bank import LoraBank
@@ -22,12 +23,12 @@ from tagi.backbones.load import folder_revision, load_backbone
 from tagi.data.text.encoder import CausalTextEncoder
 from tagi.errors import CheckpointError, ConfigError, InputError
 from tagi.formats.export import GGUF_FILE, export, open_exportable
-from tagi.formats.gguf_lora import gguf_factors, interleaved
+from tagi.formats.gguf_lora import ARCHITECTURES, gguf_factors, interleaved
 from tagi.formats.peft import read_peft, write_lora
 from tagi.formats.records import ExportRecord
 from tests.causal_models import HEAD_DIM, HEADS, HIDDEN, KV_HEADS, LAYERS, causal_tokenizer, close, tiny_causal_model
 from tests.commands import Run
-from tests.gguf_files import write_gguf_model
+from tests.gguf_files import gguf_model, write_gguf_model
 from tests.models import INPUTS, INSTRUCTIONS, RANK, random_bank, rounding, text_settings, tiny_generator
 
 # PEFT 0.21 asks transformers 5.23 under a name that it deprecates.
@@ -327,7 +328,7 @@ def test_rows_follow_llama_cpps_rotation() -> None:
 def test_llama_cpps_names_and_shapes(tmp_path: Path) -> None:
     backbone = load_backbone(str(save("llama", tmp_path / "base")), CausalBackbone)
     bank = random_bank(backbone.target_modules, tasks=1)
-    found = gguf_factors(bank, HEADS)
+    found = gguf_factors(bank, backbone.model.config)
     assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {
         f"blk.{layer}.{name}.weight.lora_{factor}": shape
         for layer in range(LAYERS)
@@ -359,14 +360,55 @@ def test_a_file_for_llama_cpp_holds_the_lora(run_tagi: Run, tmp_path: Path, monk
         "adapter.type": "lora",
         "adapter.lora.alpha": 2.5 * RANK,
     }
-    wanted = gguf_factors(read_peft(lora), HEADS)
+    wanted = gguf_factors(read_peft(lora), gguf_model().config)
     found = {tensor.name: torch.from_numpy(tensor.data.copy()) for tensor in reader.tensors}
     assert found.keys() == wanted.keys()
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
 
 
+def all_linear(model: Any) -> LoraBank:
+    """A LoRA of every linear layer but the output head, as PEFT's "all-linear" is."""
+    torch.manual_seed(5)
+    factors = {}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear | Conv1D) and path != "lm_head":
+            d_out, d_in = module.weight.T.shape if isinstance(module, Conv1D) else module.weight.shape
+            factors[path] = (torch.randn(1, RANK, d_in) * 0.05, torch.randn(1, d_out, RANK) * 0.05)
+    return LoraBank(factors, 2.5)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_every_linear_layer_is_where_llama_cpp_has_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The factors added to a GGUF file of the model, which transformers reads back in its own order."""
+    monkeypatch.setenv("TAGI_CACHE", str(tmp_path / "cache"))
+    base = gguf_model(kind=kind)
+    bank = all_linear(base)
+    factors = gguf_factors(bank, base.config)
+    layers = sorted({name.rpartition(".lora_")[0] for name in factors})
+    updates = {name: bank.scale * factors[f"{name}.lora_b"] @ factors[f"{name}.lora_a"] for name in layers}
+    assert len(updates) == len(bank.factors)
+    found = load_backbone(str(write_gguf_model(tmp_path / "merged.gguf", kind=kind, updates=updates)), CausalBackbone)
+    ids = torch.tensor([[40, 71, 9, 100, 7, 7, 31]])
+    with torch.no_grad():
+        with Attachment(bank.hooks({path: base.get_submodule(path) for path in bank.factors})).active():
+            wanted = base(input_ids=ids).logits
+        # Two weights of a Llama's layers are quantised in the file, the update with them.
+        assert rounding(found.model(input_ids=ids).logits, wanted) < (0.05 if kind == "llama" else 1e-4)
+        assert rounding(base(input_ids=ids).logits, wanted) > 0.1
+
+
 def test_what_llama_cpp_cannot_have_is_one_line(tmp_path: Path) -> None:
-    source = open_exportable(adapter(save("gpt2", tmp_path / "base"), tmp_path / "lora"))
-    with pytest.raises(ConfigError, match=r"a base model of type llama, .* got 'gpt2' \(another one: CONTRIB"):
+    source = open_exportable(adapter(save("opt", tmp_path / "base"), tmp_path / "lora"))
+    with pytest.raises(ConfigError, match=r"a base model of type gpt2, llama, .* got 'opt' \(another one: CONTRIB"):
         export(source, "gguf", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_tied_head_has_no_lora_in_llama_cpp() -> None:
+    bank = LoraBank({"lm_head": (torch.ones(1, 2, 3), torch.ones(1, 4, 2))}, 1.0)
+    tied, untied = (tiny_causal_model("llama", tie_word_embeddings=tied).config for tied in (True, False))
+    with pytest.raises(ConfigError, match=r"expected LoRA on layers that llama.cpp has .* got one on 'lm_head'"):
+        gguf_factors(bank, tied)
+    assert set(gguf_factors(bank, untied)) == {"output.weight.lora_a", "output.weight.lora_b"}

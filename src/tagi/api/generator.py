@@ -80,6 +80,7 @@ class AdapterGenerator(GeneratorModel, Uploadable):
         name: str | Path = DEFAULT,
         *,
         revision: str | None = None,
+        base: str | Path | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> "AdapterGenerator":
@@ -89,13 +90,14 @@ class AdapterGenerator(GeneratorModel, Uploadable):
             name: A built-in name ("smollm2", "toy"), a hub repository, or the folder of a checkpoint, a run, a stage,
                 or an adapter, which names its generator.
             revision: Branch, tag or commit on the hub.
+            base: Base model, if it is not where the generator says. It must be the same model.
             device: Device; by default a GPU if there is one.
             dtype: Data type of the backbone's weights; by default the one the checkpoint names.
 
         Raises:
             CheckpointError: The checkpoint is damaged, of another format, or made for another base model.
         """
-        generator = load_generator(name, revision=revision, kind=cls)
+        generator = load_generator(name, revision=revision, base=None if base is None else str(base), kind=cls)
         generator.backbone.to(dtype=dtype)
         return generator.to(best_device() if device is None else device)
 

@@ -47,6 +47,7 @@ def refine(
     settings: Refinement | None = None,
     *,
     generator: str | Path | None = None,
+    base: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def refine(
         out: New folder.
         settings: Training settings; by default `Refinement()`.
         generator: Generator of the adapter; by default the one that the adapter names.
+        base: Base model, if it is not where the generator says. It must be the same model.
         resume: Continue the interrupted refinement in `out`. A finished one is not changed.
         progress: Show progress.
 
@@ -76,7 +78,7 @@ def refine(
     adapter, out, settings = Path(adapter), Path(out), settings or Refinement()
     _refuse_used(out, adapter, resume)
     given = read_labelled(examples) if isinstance(examples, str | Path) else labelled(examples)
-    opened = TaskAdapter.from_pretrained(adapter, generator)
+    opened = TaskAdapter.from_pretrained(adapter, generator, base=base)
     return _Job.of(adapter, opened, _of_task(given, opened.instruction), out, settings).done(resume, progress)
 
 
@@ -88,6 +90,7 @@ def refine_all(
     *,
     only: Sequence[str] = (),
     generator: str | Path | None = None,
+    base: str | Path | None = None,
     resume: bool = False,
     progress: bool = False,
 ) -> dict[str, Any]:
@@ -101,6 +104,7 @@ def refine_all(
             examples is held out.
         only: Names or patterns of adapters; by default all.
         generator: As in `refine`.
+        base: As in `refine`.
         resume: As in `refine`.
         progress: As in `refine`.
 
@@ -117,13 +121,14 @@ def refine_all(
     out, settings, given = Path(out), settings or Refinement(), read_labelled(examples)
     jobs: dict[str, _Job | None] = {}
     made: GeneratorModel | str | Path | None = generator
-    for name, folder in find_adapters(Path(adapters)).items():
-        if only and not any(fnmatchcase(name, pattern) for pattern in only):
-            continue
-        opened = TaskAdapter.from_pretrained(folder, made)
+    found = find_adapters(Path(adapters))
+    chosen = {name: at for name, at in found.items() if not only or any(fnmatchcase(name, one) for one in only)}
+    for name, folder in chosen.items():
+        _refuse_used(out / name, folder, resume)
+    for name, folder in chosen.items():
+        opened = TaskAdapter.from_pretrained(folder, made, base=base)
         made = opened.generator
         own = [one for one in given if one.instruction == opened.instruction.strip()]
-        _refuse_used(out / name, folder, resume)
         quarter = len(own) // 4 or int(len(own) > 1)
         said = settings.held_out or not settings.steps or any(one.task and one.task.split == "test" for one in own)
         how = settings if said else replace(settings, held_out=quarter)

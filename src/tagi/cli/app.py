@@ -9,6 +9,7 @@ import typer
 from typer.exceptions import TyperException
 
 from tagi import __version__
+from tagi.activity import telling
 from tagi.cli import recipes
 from tagi.cli.compare import compare
 from tagi.cli.demo import demo
@@ -76,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.update({**_QUIET, **os.environ})
     try:
         _check_text(sys.argv[1:] if arguments is None else arguments)
-        code = app(args=arguments, prog_name="tagi", standalone_mode=False)
+        with telling():
+            code = app(args=arguments, prog_name="tagi", standalone_mode=False)
     except TagiError as fault:
         _end(" ".join(str(fault).splitlines()))
     except TyperException as fault:

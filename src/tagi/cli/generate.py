@@ -6,9 +6,10 @@ from typing import Annotated
 
 import typer
 
-from tagi.cli.output import JsonFlag, print_table
+from tagi.cli.output import JsonFlag, print_table, refuse_used
 from tagi.data.task import Example, Task
 from tagi.errors import InputError
+from tagi.files import adapter_folders
 
 GeneratorName = Annotated[
     str, typer.Option("--generator", "-g", metavar="NAME", help="Built-in generator, folder or hub name.")
@@ -17,6 +18,11 @@ OwnGenerator = Annotated[
     str | None,
     typer.Option("--generator", "-g", metavar="NAME", help="Generator. Default: the one the adapter names."),
 ]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", metavar="NAME", help="Base model. Default: where the generator says."),
+]
+Instruction = Annotated[str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="The task's instruction.")]
 Instruction = Annotated[str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="The task's instruction.")]
 From = Annotated[
     Path | None, typer.Option("--from", metavar="FILE", help="File of tasks (JSON Lines or CSV): one adapter per task.")
@@ -40,6 +46,7 @@ def generate(
     instruction: Instruction = None,
     from_file: From = None,
     generator: GeneratorName = "smollm2",
+    base: Base = None,
     example: Examples = None,
     truncate: Truncate = False,
     as_json: JsonFlag = False,
@@ -64,16 +71,18 @@ def generate(
         raise InputError("expected one of -i and --from, got both")
     if instruction is None and from_file is None and not examples:
         raise InputError("expected one of -i and --from, got neither")
+    refuse_used(out)
     tasks = [Task("", "", instruction or "", ())]
     if from_file is not None:
         from tagi.data.readers.jsonl import instructions_of, read_jsonl
 
         tasks = instructions_of(read_jsonl(from_file, require_instances=False))
+        adapter_folders([task.name for task in tasks])
     from tagi.api.generator import AdapterGenerator
     from tagi.api.task_adapter import save_adapters
 
     tasks = [replace(task, examples=(*task.examples, *examples)) for task in tasks]
-    adapters = AdapterGenerator.from_pretrained(generator).adapt_tasks(tasks, truncate=truncate)
+    adapters = AdapterGenerator.from_pretrained(generator, base=base).adapt_tasks(tasks, truncate=truncate)
     if from_file is None:
         folders = [out]
         adapters[0].save_pretrained(out)

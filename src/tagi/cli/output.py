@@ -1,11 +1,15 @@
 """Options that commands share, and printing tables as text or JSON."""
 
 import json
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from tagi.errors import InputError
+from tagi.files import refuse_long_names
 
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Recipe name, recipe file (TOML), or a file of tasks.")
@@ -19,28 +23,70 @@ Overrides = Annotated[
 ]
 
 _PIPED_WIDTH = 10_000
+_HEADING = 8
+"""Headings are not wrapped below this width."""
+_WRAPPED = 28
+"""Columns of longer texts are wrapped, down to this width; names without a space from twice that length on."""
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> None:
-    """Print rows that share their keys, as a table with the keys as header or as a JSON list."""
+    """Print rows that share their keys, as a table with the keys as header or as a JSON list.
+
+    Nothing is truncated. If columns do not fit on a terminal, long texts are wrapped, and further columns follow in
+    separate tables that repeat the first column.
+    """
     if as_json:
         print_json(rows)
         return
-    from rich import box
     from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:  # there is no screen to fit
+        console.width = _PIPED_WIDTH
+    unbounded = console.options.update(max_width=_PIPED_WIDTH)
+
+    def fits(table: Any) -> bool:
+        return console.measure(table, options=unbounded).minimum <= console.width
+
+    whole = _table(rows, list(rows[0]) if rows else [])
+    if not rows or fits(whole):
+        console.print(whole)
+        return
+    first, *others = rows[0]
+    shown = [first]
+    for key in others:
+        if len(shown) > 1 and not fits(_table(rows, [*shown, key], narrow=True)):
+            console.print(_table(rows, shown, narrow=True))
+            shown = [first]
+        shown.append(key)
+    console.print(_table(rows, shown, narrow=True))
+
+
+def _table(rows: Sequence[Mapping[str, Any]], keys: Sequence[str], *, narrow: bool = False) -> Any:
+    """Return a table of some columns: long texts are wrapped, and with `narrow` headings too."""
+    from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for key in rows[0] if rows else ():
+    for key in keys:
         numeric = all(isinstance(row[key], int | float) for row in rows)
-        table.add_column(key.replace("_", " "), justify="right" if numeric else "left")
+        cells = [str(row[key]) for row in rows]
+        longest = max(map(cell_len, cells))
+        wrapped = longest > _WRAPPED and (longest > 2 * _WRAPPED or any(" " in cell for cell in cells))
+        words = key.replace("_", " ").split() or [""]
+        width = max(_WRAPPED if wrapped else longest, min(len(key), _HEADING), *map(cell_len, words))
+        table.add_column(
+            "\n".join(textwrap.wrap(" ".join(words), width)) if narrow else " ".join(words),
+            justify="right" if numeric else "left",
+            no_wrap=not wrapped,
+            overflow="fold",
+            min_width=width if narrow else max(width, cell_len(" ".join(words))),
+        )
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))
-    console = Console()
-    if not console.is_terminal:  # no screen width to fit: do not truncate numbers
-        console.width = _PIPED_WIDTH
-    console.print(table)
+        table.add_row(*(Text(str(row[key])) for key in keys))
+    return table
 
 
 def print_record(record: Any, print_text: Callable[[Any], None], *, as_json: bool) -> None:
@@ -52,11 +98,15 @@ def print_record(record: Any, print_text: Callable[[Any], None], *, as_json: boo
 
 
 def refuse_used(out: Path | None) -> None:
-    """Raise `InputError` if `--out` is a file or a folder that is not empty."""
-    from tagi.errors import InputError
-
-    if out is not None and out.exists() and (out.is_file() or any(out.iterdir())):
-        raise InputError(f"--out: expected a new folder, got {out}, which is a file or holds files")
+    """Raise `TagiError` if `--out` is a folder with files, a file or below one, or if its name is too long."""
+    if out is None:
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out: expected a new folder, got one that holds files: {out}")
+    file = next((place for place in (out, *out.parents) if place.is_file()), None)
+    if file is not None:
+        raise InputError(f"--out: expected a new folder, got a file: {file}")
+    refuse_long_names(out.parts, "--out")
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tagi.cli.generate import Examples, OwnGenerator, example_of
+from tagi.cli.generate import Base, Examples, OwnGenerator, example_of
 from tagi.data.readers.lines import read_lines
 from tagi.errors import InputError
 
@@ -35,6 +35,7 @@ def predict(
     adapter: Adapter = None,
     instruction: Instruction = None,
     generator: OwnGenerator = None,
+    base: Base = None,
     example: Examples = None,
     file: File = None,
     beams: Beams = 1,
@@ -62,9 +63,9 @@ def predict(
     from tagi.api.task_adapter import TaskAdapter
 
     if adapter is not None:
-        task = TaskAdapter.from_pretrained(adapter, generator)
+        task = TaskAdapter.from_pretrained(adapter, generator, base=base)
     else:
-        made = AdapterGenerator.from_pretrained(generator or "smollm2")
+        made = AdapterGenerator.from_pretrained(generator or "smollm2", base=base)
         task = made.adapt(instruction or "", examples, truncate=truncate)
     answers = task.predict(texts, max_new_tokens=max_new_tokens, num_beams=beams, truncate=truncate)
     for text, answer in zip(texts, answers, strict=True):

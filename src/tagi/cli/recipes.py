@@ -1,13 +1,25 @@
 """`tagi recipes`: list, show, copy and check."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from tagi.cli.output import JsonFlag, Overrides, RecipeName, print_json, print_table
 
-app = typer.Typer(help="List, show, copy and check recipes.", no_args_is_help=True, rich_markup_mode=None)
+
+class _Listing(TyperGroup):
+    """Commands that list the recipes where none of them is named."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Take no arguments for the command `list`."""
+        return super().parse_args(ctx, args or ["list"])
+
+
+app = typer.Typer(
+    cls=_Listing, help="List, show, copy and check recipes; without a command list them.", rich_markup_mode=None
+)
 
 Names = Annotated[list[str], typer.Argument(metavar="RECIPE", help="Recipe names or TOML files.")]
 Destination = Annotated[Path, typer.Argument(metavar="DEST", help="New file, or a folder to copy into.")]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tagi.cli.generate import OwnGenerator
+from tagi.cli.generate import Base, OwnGenerator
 from tagi.cli.output import JsonFlag, print_record, print_table
 from tagi.errors import InputError
 
@@ -52,6 +52,7 @@ def refine(
     held_out: HeldOut = 0,
     tasks: Tasks = None,
     generator: OwnGenerator = None,
+    base: Base = None,
     truncate: Truncate = False,
     resume: Resume = False,
     as_json: JsonFlag = False,
@@ -82,7 +83,7 @@ def refine(
     from tagi.formats.finding import find_adapters
 
     settings = Refinement(steps, learning_rate, batch_size, seed, held_out, truncate)
-    how: Any = {"generator": generator, "resume": resume, "progress": True}
+    how: Any = {"generator": generator, "base": base, "resume": resume, "progress": True}
     if list(find_adapters(adapter).values()) not in ([], [adapter]):
         several = refine_all(adapter, examples, out, settings, only=tasks or (), **how)
         print_record(several, _print_all, as_json=as_json)

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from tagi.cli.output import JsonFlag, Overrides, RecipeName, interval_text, print_table
+from tagi.cli.run import Speed
 
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for all points of the sweep.")]
 Grids = Annotated[
@@ -17,7 +18,7 @@ Over = Annotated[
     typer.Option("--over", metavar="KEY=VALUE,...", help="Recipe key and its values. Can be given several times."),
 ]
 Cross = Annotated[bool, typer.Option("--cross", help="Run every combination instead of varying one key at a time.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the points and the steps they share, and run nothing.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the points, shared steps and hours, and run nothing.")]
 
 
 def sweep(
@@ -27,6 +28,7 @@ def sweep(
     cross: Cross = False,
     out: Out = Path("runs/sweep"),
     dry_run: DryRun = False,
+    tflops: Speed = None,
     overrides: Overrides = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -56,7 +58,7 @@ def sweep(
     from tagi.stages import sweep as sweeps
 
     if dry_run:
-        rows = sweeps.sweep_plan(recipe, points, out, overrides=changes)
+        rows = sweeps.sweep_plan(recipe, points, out, overrides=changes, tflops=tflops)
     else:
         rows = sweeps.sweep(recipe, points, out, overrides=changes)
     print_table(rows if as_json or dry_run else [_shown(row) for row in rows], as_json=as_json)

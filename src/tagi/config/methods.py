@@ -10,7 +10,7 @@ from typing import Any
 
 from tagi.config.faults import did_you_mean
 from tagi.errors import ConfigError
-from tagi.settings.methods import method_names, method_table
+from tagi.settings.methods import method_file, method_names
 
 MARK = "+"
 """Between a recipe and a method."""
@@ -91,11 +91,6 @@ def with_method(tables: dict[str, Any], row: MethodRow) -> dict[str, Any]:
 
 
 def _read(name: str) -> MethodRow:
-    table = method_table(name)
-    table.pop("implementation", None)
-    keys = dict(table.pop("recipe", {}))
-    own = {where: dict(value) for where, value in table.items() if isinstance(value, dict)}
-    facts = {key: value for key, value in table.items() if key not in own}
-    if "families" in facts:
-        facts["families"] = tuple(facts["families"])
-    return MethodRow(name, keys=keys, own=own, **facts)
+    file = method_file(name)
+    facts = file.model_dump(include={"title", "source", "flops", "time"})
+    return MethodRow(name, **facts, keys=file.recipe, own=dict(file.model_extra or {}), families=tuple(file.families))

@@ -17,6 +17,7 @@ from tagi.config.overrides import apply_overrides
 from tagi.errors import ConfigError
 from tagi.files import write_text
 from tagi.settings.data import TASK_FILES
+from tagi.settings.faults import toml_fault
 from tagi.settings.recipe import Recipe
 
 OWN_TASKS = "own-tasks"
@@ -105,10 +106,11 @@ def read_tables(name_or_path: str | Path, overrides: Sequence[str] = ()) -> tupl
 
 def _tables(name_or_path: str | Path) -> dict[str, Any]:
     plain, row = _split(name_or_path)
+    text = recipe_text(plain)
     try:
-        tables = tomllib.loads(recipe_text(plain))
+        tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{recipe_label(plain)}: expected TOML, got: {error}") from error
+        raise ConfigError(f"{recipe_label(plain)}: expected TOML, got: {toml_fault(text, error)}") from error
     return tables if row is None else with_method(tables, row)
 
 

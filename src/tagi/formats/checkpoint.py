@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tagi.backbones.protocol import BaseModel
 from tagi.errors import CheckpointError
-from tagi.files import new_folder
+from tagi.files import new_folder, refuse_pointers
 from tagi.formats.records import Record
 
 CONFIG = "config.json"
@@ -118,6 +118,7 @@ def read_some_tensors(folder: Path, file: str = WEIGHTS) -> dict[str, Tensor]:
     path = folder / file
     if not path.is_file():
         raise CheckpointError(f"{folder}: expected {file}, got no such file")
+    refuse_pointers(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

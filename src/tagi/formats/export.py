@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from tagi.activity import activity
 from tagi.adapters.bank import LoraBank
 from tagi.adapters.merge import merge
 from tagi.backbones.load import load_backbone, locate
@@ -20,7 +21,7 @@ from tagi.formats.checkpoint import content_digest, read_some_tensors
 from tagi.formats.export_prompts import prompts_of
 from tagi.formats.finding import find_checkpoint
 from tagi.formats.gguf_lora import ARCHITECTURES, gguf_factors, write_gguf_lora
-from tagi.formats.peft import WEIGHTS, LoraConfiguration, layer_shape, read_peft, write_lora
+from tagi.formats.peft import CONFIG, WEIGHTS, LoraConfiguration, layer_shape, read_peft, write_lora
 from tagi.formats.records import AdapterRecord, ExportRecord, Origin
 from tagi.formats.task_adapter import generator_digest, open_adapter
 from tagi.hypernetwork.adapted_task import AdaptedTask
@@ -59,25 +60,26 @@ def open_exportable(adapter: Path, *, generator: str | None = None, base: str | 
     Args:
         adapter: The folder.
         generator: The generator of an adapter folder; by default the one that the folder names.
-        base: The base model of a plain LoRA; by default the one that it names.
+        base: The base model of a plain LoRA, by default the one that it names; or where that of a generator is now.
 
     Raises:
         CheckpointError: The folder is damaged, or of another generator or base model.
-        InputError: An adapter folder's module is not LoRA, or an argument is of the other kind of folder.
+        InputError: An adapter folder's module is not LoRA, there is a generator for a plain LoRA, or a plain LoRA names
+            no base model and none is given.
     """
     if (adapter / AdapterRecord.FILE).is_file():
-        if base is not None:
-            raise InputError(f"--base: expected none for an adapter of a generator, which has its own, got {base}")
         try:
-            return exportable_of(open_adapter(adapter, generator))
+            return exportable_of(open_adapter(adapter, generator, base=base))
         except InputError as error:
             raise InputError(f"{adapter}: {error}") from error
     if generator is not None:
         raise InputError(f"--generator: expected an adapter of a generator, got {adapter} without {AdapterRecord.FILE}")
     bank, config = read_peft(adapter), LoraConfiguration.read(adapter)
     known = ExportRecord.read(adapter) if (adapter / ExportRecord.FILE).is_file() else None
-    revision = known.base_model.revision if known else config.revision
-    backbone = load_backbone(base or config.base_model_name_or_path, revision=revision)
+    name, revision = base or config.base_model_name_or_path, known.base_model.revision if known else config.revision
+    if name is None:
+        raise InputError(f"{adapter}: expected the name of its base model in {CONFIG}, got none: give it with --base")
+    backbone = load_backbone(name, revision=revision)
     _check_layers(bank, backbone, adapter)
     facts: dict[str, Any] = {"instruction": None, "examples": (), "generator": None, "seed": None}
     facts |= {name: getattr(known, name) for name in Origin.model_fields} if known else {}
@@ -138,7 +140,7 @@ def export(
         raise InputError(f"expected an adapter that is its LoRA alone, got one with {', '.join(lost)}: {_LOSSY}")
     write = {"peft": _write_peft, "merged": _write_merged, "gguf": _write_gguf}[format]
     bank = source.bank.whole()
-    with new_folder(out, overwrite=overwrite) as temporary, torch.no_grad():
+    with activity(f"Writing {out}"), new_folder(out, overwrite=overwrite) as temporary, torch.no_grad():
         record = ExportRecord(
             **{name: getattr(source.origin, name) for name in Origin.model_fields},
             format=1,
@@ -205,7 +207,7 @@ def _write_gguf(folder: Path, source: Exportable) -> None:
         )
     write_gguf_lora(
         folder / GGUF_FILE,
-        gguf_factors(bank, config.num_attention_heads),
+        gguf_factors(bank, config),
         architecture=ARCHITECTURES[config.model_type],
         alpha=bank.scale * bank.rank,
         name=f"LoRA for {base.name}",

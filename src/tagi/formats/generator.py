@@ -56,6 +56,7 @@ def load_generator(
     name: str | Path,
     *,
     revision: str | None = None,
+    base: str | None = None,
     backbone: Backbone | None = None,
     kind: type[G] = GeneratorModel,  # type: ignore[assignment]
 ) -> G:
@@ -64,6 +65,7 @@ def load_generator(
     Args:
         name: Whatever `find_checkpoint` takes.
         revision: Branch, tag or commit of a hub repository.
+        base: Where the base model is now, if not where the checkpoint says. It must be the same model.
         backbone: The backbone, which must be the one that the generator was made for.
         kind: The class to make.
 
@@ -74,11 +76,12 @@ def load_generator(
     config = read_config(folder)
     if config["method"] != METHOD or "generator" not in config:
         raise CheckpointError(f"{folder}: expected a generator, got a checkpoint of method {config['method']!r}")
-    base = base_of(config)
+    pinned = base_of(config)
     if backbone is None:
-        backbone = load_backbone(base.name, revision=base.revision, relative_to=folder)
-    elif backbone.identity.revision != base.revision:
-        raise CheckpointError(f"{folder}: expected base model {base}, got {backbone.identity}")
+        beside = folder if base is None else None
+        backbone = load_backbone(base or pinned.name, revision=pinned.revision, relative_to=beside)
+    elif backbone.identity.revision != pinned.revision:
+        raise CheckpointError(f"{folder}: expected base model {pinned}, got {backbone.identity}")
     generator = kind(backbone, GeneratorSettings.from_dict(config["generator"]), TextSettings.from_dict(config["text"]))
     expected = generator_tensors(generator)
     with torch.no_grad():

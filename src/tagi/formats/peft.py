@@ -16,6 +16,7 @@ from tagi.formats.records import Record
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+_PICKLE = "adapter_model.bin"
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 
@@ -36,11 +37,12 @@ class LoraConfiguration(Record):
     until it is understood.
 
     Args:
-        base_model_name_or_path: Name or folder of the base model.
+        base_model_name_or_path: Name or folder of the base model, if the configuration says it.
         revision: The base model's commit on the hub.
         r: The rank.
         lora_alpha: Alpha; the scale is alpha / rank.
-        target_modules: Names of the adapted layers, in full or their last parts.
+        target_modules: Names of the adapted layers, in full or their last parts, or a regular expression that matches
+            whole paths. Which layers are adapted is read from the tensors.
         init_lora_weights: How training began. "pissa", "olora" and others take something out of the base's weights,
             which a saved adapter does not hold.
     """
@@ -49,11 +51,11 @@ class LoraConfiguration(Record):
     FILE = CONFIG
     WHAT = "the configuration of a plain LoRA adapter"
     peft_type: Literal["LORA"]
-    base_model_name_or_path: str
+    base_model_name_or_path: str | None = None
     revision: str | None = None
     r: int = Field(ge=1)
     lora_alpha: float
-    target_modules: list[str] = Field(min_length=1)
+    target_modules: str | list[str] = Field(min_length=1)
     bias: Literal["none"] | None = None
     init_lora_weights: bool | str | None = None
 
@@ -70,7 +72,9 @@ class LoraConfiguration(Record):
 
     @property
     def short_targets(self) -> list[str]:
-        """The last parts of the layers' names, without duplicates."""
+        """The last parts of the layers' names, without duplicates; of a regular expression the expression."""
+        if isinstance(self.target_modules, str):
+            return [self.target_modules]
         return sorted({name.rsplit(".", 1)[-1] for name in self.target_modules})
 
 
@@ -112,7 +116,14 @@ def read_peft(folder: Path) -> LoraBank:
 
     Raises `CheckpointError` for a missing or damaged file and for anything that a bank cannot hold.
     """
-    config, tensors, path = LoraConfiguration.read(folder), read_some_tensors(folder, WEIGHTS), folder / WEIGHTS
+    config, path = LoraConfiguration.read(folder), folder / WEIGHTS
+    if not path.is_file() and (folder / _PICKLE).is_file():
+        raise CheckpointError(
+            f"{folder}: expected {WEIGHTS}, got {_PICKLE}, a pickle, which can run code when it is read and is never "
+            f"loaded: if you trust it, convert it with PEFT, PeftModel.from_pretrained(base, {str(folder)!r})"
+            ".save_pretrained(new_folder)"
+        )
+    tensors = read_some_tensors(folder, WEIGHTS)
     rank, factors = config.r, {}
     for layer in sorted({_layer(key, path) for key in tensors}):
         a, b = (tensors.get(name) for name in tensor_names(layer))

@@ -14,7 +14,7 @@ from tagi import __version__
 from tagi.backbones.protocol import BaseModel
 from tagi.data.task import Example
 from tagi.errors import CheckpointError
-from tagi.files import write_text
+from tagi.files import refuse_pointers, write_text
 from tagi.settings.recipe import Recipe
 
 RECORD = "record.json"
@@ -47,6 +47,7 @@ class Record(pydantic.BaseModel):
 
 def read_json(path: Path, model: type[R]) -> R:
     """Read a JSON file. Raises `CheckpointError`, one line with file and key, if it is not what `model` says."""
+    refuse_pointers(path)
     try:
         return model.model_validate_json(path.read_bytes())
     except OSError as error:

@@ -99,12 +99,19 @@ def read_adapter(
     return states, record.instruction, record.examples, record.refined
 
 
-def open_adapter(folder: Path, generator: str | None = None, *, kind: type[A] = AdaptedTask) -> A:  # type: ignore[assignment]
+def open_adapter(
+    folder: Path,
+    generator: str | None = None,
+    *,
+    base: str | None = None,
+    kind: type[A] = AdaptedTask,  # type: ignore[assignment]
+) -> A:
     """Read an adapter folder with its generator.
 
     Args:
         folder: The adapter's folder.
         generator: Name of the generator; by default the one that the folder names.
+        base: Where the generator's base model is now, if not where the generator says.
         kind: The class to make.
 
     Raises:
@@ -112,7 +119,7 @@ def open_adapter(folder: Path, generator: str | None = None, *, kind: type[A] = 
     """
     source = generator_of(folder) if generator is None else generator
     try:
-        loaded = load_generator(source)
+        loaded = load_generator(source, base=base)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: cannot read its generator: {error}") from error
     states, instruction, examples, refined = read_adapter(folder, loaded)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tagi.activity import activity
 from tagi.adapters.attach import Attachment
 from tagi.backbones.load import load_backbone
 from tagi.backbones.protocol import Backbone
@@ -72,7 +73,8 @@ def verify(folder: Path, *, base: str | None = None, inputs: Sequence[str] = INP
             checks[name] = Check(name, None, f"not checked: {missing[0]} failed")
             continue
         try:
-            checks[name] = Check(name, True, look(export))
+            with activity(f"Checking the export: {name}"):
+                checks[name] = Check(name, True, look(export))
         except TagiError as error:
             checks[name] = Check(name, False, " ".join(str(error).split()))
     return list(checks.values())
@@ -106,12 +108,12 @@ class _Export:
         wanted, name = self.record.base_model, self.named_base or self.configuration.base_model_name_or_path
         if self.named_base is None and name != wanted.name:
             raise CheckpointError(f"{CONFIG}: expected base model {wanted.name!r}, got {name!r}")
-        return load_backbone(name, revision=wanted.revision)
+        return load_backbone(self.named_base or wanted.name, revision=wanted.revision)
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, int]]:
         """Names and shapes of A and B of all layers that PEFT will adapt."""
-        suffixes = tuple(f".{name}" for name in self.configuration.target_modules)
+        suffixes = tuple(f".{name}" for name in self.configuration.target_modules)  # a list, as was checked
         paths = [path for path in self.backbone.linears if f".{path}".endswith(suffixes)]
         rank, shapes = self.configuration.r, dict[str, tuple[int, int]]()
         for path in paths:

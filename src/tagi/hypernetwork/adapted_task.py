@@ -7,6 +7,7 @@ from typing import Any, TypedDict, TypeVar, Unpack, overload
 import torch
 from torch import Tensor
 
+from tagi.activity import activity, counted
 from tagi.adapters.protocol import Bank
 from tagi.backbones.modes import evaluating
 from tagi.backbones.protocol import Decoding, Reduction
@@ -203,10 +204,12 @@ class AdaptedTask:
                 raise InputError(f"input {number} of {len(texts)}: {error}") from error
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
         results: dict[int, R] = {}
-        for start in range(0, len(order), batch_size):
-            batch, device = order[start : start + batch_size], self.generator.backbone.device
-            ids, mask = self.generator.text.batch([tokens[i] for i in batch])
-            results.update(zip(batch, compute(ids.to(device), mask.to(device), batch), strict=True))
+        with activity(f"Answering {counted(len(order), 'input')}") as tell:
+            for start in range(0, len(order), batch_size):
+                batch, device = order[start : start + batch_size], self.generator.backbone.device
+                ids, mask = self.generator.text.batch([tokens[i] for i in batch])
+                results.update(zip(batch, compute(ids.to(device), mask.to(device), batch), strict=True))
+                tell(f"Answered {len(results)} of {counted(len(order), 'input')}")
         return [results[i] for i in range(len(tokens))]
 
 
@@ -242,7 +245,7 @@ def adapted_states(
     ]
     ids, mask = generator.text.batch_instructions(sequences)
     device = generator.backbone.device
-    with evaluating(generator):
+    with activity(f"Generating {counted(len(instructions), 'adapter')}"), evaluating(generator):
         states = generator.prepare(ids.to(device), mask.to(device))
     return [states.select(torch.tensor([task], device=device)) for task in range(len(instructions))]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import uvicorn
 
+from tagi.activity import be_quiet
 from tagi.api.generator import AdapterGenerator
 from tagi.errors import ConfigError, InputError
 from tagi.formats.finding import DEFAULT, find_checkpoint
@@ -85,6 +86,7 @@ def serve(settings: ServerSettings) -> None:
         print(f"Loading {settings.generator} ...", file=sys.stderr, flush=True)
         dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
         generator = AdapterGenerator.from_pretrained(settings.generator, device=device, dtype=dtype)
+        be_quiet()  # from here on the log tells what happens
         maker, engine = GeneratorMaker(generator), _engine(settings, generator)
         store = AdapterStore(settings.store, maker.identity)
         try:

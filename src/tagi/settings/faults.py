@@ -1,5 +1,7 @@
 """Error messages of settings: what was expected, and what was given."""
 
+import re
+import tomllib
 from typing import Any
 
 _EXPECTED = {
@@ -43,6 +45,20 @@ def fault_sentence(fault: Any) -> str:
             return f"{key}: expected {_EXPECTED[kind].format(**context)}, got {shown(fault['input'])}"
         case _:
             return f"{key}: {fault['msg']}, got {shown(fault['input'])}"
+
+
+def toml_fault(text: str, error: tomllib.TOMLDecodeError) -> str:
+    """Return what is wrong with a TOML text, with the key of the line where reading stopped.
+
+    What most often ends there is text without quotes.
+    """
+    at = re.search(r"line (\d+)", str(error))
+    line = text.splitlines()[int(at[1]) - 1] if at else ""
+    key, mark, value = line.partition("=")
+    if not mark:
+        return str(error)
+    hint = ": text needs quotes" if re.match(r"\s*[A-Za-z]", value) else ""
+    return f"{key.strip()}: {error}{hint}"
 
 
 def shown(value: object) -> str:

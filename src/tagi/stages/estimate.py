@@ -1,37 +1,53 @@
 """Estimates of the cost of a run from shapes: parameters, tokens, time and memory.
 
-A token costs 2 FLOPs per parameter forward and 4 backward where gradients flow; embeddings are looked up, the head is a
-product. The estimates are for planning, within a factor of two. Records contain measured values.
+In training a token costs 2 FLOPs per parameter forward and 4 backward where gradients flow; embeddings are looked up,
+the head is a product. The cost of scoring is that of the method's answers. The estimates are for planning, within a
+factor of two, and lower for texts shorter than their limits. Records contain measured values.
 """
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers.initialization import no_init_weights
 
+from tagi.activity import activity
 from tagi.backbones.machine import best_device
 from tagi.backbones.protocol import count_parameters
+from tagi.evaluation.conditions import INSTRUCTIONS
 from tagi.formats.records import RECORD
+from tagi.methods.flops import Lengths
 from tagi.settings.recipe import Recipe
 from tagi.stages.describe import shapes_of
 from tagi.stages.generating import GeneratingStage
 from tagi.stages.protocol import Sizes, TrainingStage, Work
 from tagi.stages.registry import stage_of
-from tagi.stages.run import chosen, plan
+from tagi.stages.run import FolderOf, Step, chosen, plan
+from tagi.stages.single import TEST_TASKS
 
 _EFFICIENCY = 0.4
 """Assumed share of a device's speed that training reaches."""
 
+_INSTANCES = 100
+"""Instances of a test task, if the recipe does not say how many."""
 _GIB = 2**30
 
 
 def estimate(
-    recipe: Recipe, out: Path, *, first: str | None = None, last: str | None = None, tflops: float | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    first: str | None = None,
+    last: str | None = None,
+    tflops: float | None = None,
+    folder_of: FolderOf | None = None,
 ) -> list[dict[str, Any]]:
     """Return a row per step that `run` would do: state, parameters, tokens, hours and GPU memory.
 
-    Texts are assumed to be as long as their limits, which gives an upper bound.
+    Texts are assumed to be as long as their limits, which gives an upper bound. All test tasks of a data set are
+    counted, with 100 instances each unless the recipe has a limit; for your own tasks one.
 
     Args:
         recipe: The recipe.
@@ -40,17 +56,24 @@ def estimate(
         last: The last step.
         tflops: Speed of the device in TFLOP/s, of which training is assumed to reach 40%. By default the measured speed
             of matrix products on this machine.
+        folder_of: Folders of the steps; by default subfolders of `out` by name.
     """
-    sizes = _sizes(recipe)
-    speed = (tflops or _measured_tflops(recipe)) * 1e12 * _EFFICIENCY
+    with activity(f"Estimating {recipe.name}"):
+        return _rows(recipe, chosen(plan(recipe, out, folder_of), first, last), tflops or measured_tflops(recipe))
+
+
+def _rows(recipe: Recipe, steps: Sequence[Step], tflops: float) -> list[dict[str, Any]]:
+    sizes, speed = _sizes(recipe), tflops * 1e12 * _EFFICIENCY
     rows = []
-    for step in chosen(plan(recipe, out), first, last):
+    for step in steps:
         done = (step.folder / RECORD).exists()
         row: dict[str, Any] = {"step": step.name, "state": "complete" if done else "to do"}
-        if step.evaluates:
-            rows.append({**row, **dict.fromkeys(("steps", "trained", "frozen", "tokens", "hours", "memory_gib"), "")})
-            continue
         stage = stage_of(step.stage)
+        if step.evaluates:
+            tokens, flops = _scoring(recipe, stage)
+            counts = {"tokens": f"{tokens:.3g}", "hours": f"{flops / speed / 3600:.3g}", "memory_gib": ""}
+            rows.append({**row, "steps": "", "trained": "", "frozen": "", **counts})
+            continue
         settings, (trained, frozen) = stage.settings(recipe), stage.parameters(recipe, sizes)
         work = stage.work(recipe, sizes, trained)
         batches = settings.steps * settings.accumulation * stage.models(recipe)
@@ -66,6 +89,25 @@ def estimate(
             }
         )
     return rows
+
+
+def _scoring(recipe: Recipe, stage: TrainingStage) -> tuple[float, float]:
+    """Tokens and FLOPs of answering all test instances under every instruction that `run` scores."""
+    data, tasks = recipe.data, TEST_TASKS.get(recipe.data.source, 1)
+    instances = recipe.evaluation.limit or data.test_instances_per_task or _INSTANCES
+    lengths = Lengths(
+        data.max_instruction_tokens,
+        data.max_input_tokens,
+        recipe.evaluation.max_new_tokens,
+        instances,
+        shots=recipe.shots.count,
+        demonstration=data.max_input_tokens + data.max_target_tokens,
+    )
+    backbone = shapes_of("recipe", recipe)  # its own: a LoRA of PEFT's stays inside it
+    with torch.device("meta"), no_init_weights():
+        cost = stage.untrained(recipe, backbone).cost(lengths)
+    tokens = lengths.instruction + instances * (lengths.input + lengths.output)
+    return tasks * len(INSTRUCTIONS) * tokens, tasks * len(INSTRUCTIONS) * cost.total
 
 
 def _sizes(recipe: Recipe) -> Sizes:
@@ -105,8 +147,8 @@ def _memory(recipe: Recipe, stage: TrainingStage, sizes: Sizes, work: Work, trai
     return float(weights + activations + logits)
 
 
-def _measured_tflops(recipe: Recipe, size: int = 1024) -> float:
-    """Speed of square matrix products on the device at hand, in TFLOP/s."""
+def measured_tflops(recipe: Recipe, size: int = 1024) -> float:
+    """Return the speed of square matrix products on the device at hand, in TFLOP/s."""
     device = best_device()
     narrow = device.type == "cuda" or recipe.backbone.dtype == "bfloat16"
     dtype = torch.bfloat16 if narrow else torch.float32

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers.initialization import no_init_weights
 
+from tagi.activity import activity
 from tagi.backbones.load import load_tokenizer
 from tagi.backbones.protocol import Backbone
 from tagi.config.methods import method_row, method_rows
@@ -131,7 +132,8 @@ def table(
     summaries: list[dict[str, Any]] = [{} for _ in rows]
     for name in names:
         wanted = [(told, reference), *((recipe, row) for row in rows)]
-        to_reference, *costs = _costs(name, wanted, list(tasks.values()), merged=merged, alone=alone)
+        with activity(f"Counting FLOPs on {name}") as tell:
+            to_reference, *costs = _costs(name, wanted, list(tasks.values()), tell, merged=merged, alone=alone)
         for summary, by_task in zip(summaries, costs, strict=True):
             summary[name] = _summary(by_task, to_reference)
     return [
@@ -147,12 +149,19 @@ def table(
 
 
 def _costs(
-    name: str, rows: Sequence[tuple[Recipe, Row]], tasks: Sequence[Lengths], *, merged: bool, alone: bool
+    name: str,
+    rows: Sequence[tuple[Recipe, Row]],
+    tasks: Sequence[Lengths],
+    tell: Callable[[str], None],
+    *,
+    merged: bool,
+    alone: bool,
 ) -> Iterator[list[Cost]]:
     """Costs of all tasks on one backbone, for each row as it is made of its recipe."""
     backbone: Backbone | None = None
     cost: Callable[[Lengths], Cost]
     for recipe, row in rows:
+        tell(f"Counting FLOPs of {row.title} on {name}, {len(tasks)} tasks")
         if row.model is not None:
             cached = _CAUSAL[row.method] and recipe.data.source != "p3"  # whose prompts have no common beginning
             cost = partial(prompted_cost, row.model, prefix_cached=cached)
@@ -199,7 +208,8 @@ def _measured(recipe: Recipe, examples: int, alone: bool) -> tuple[dict[str, Len
     text = encoder(load_tokenizer(backbone.tokenizer or backbone.name, revision=revision), settings)
     cache = recipe.generator.instruction_cache  # it decides which tokens stand around an input
     input_encoder = text.input if cache is None else text.alone if alone or cache == "none" else text.continuation
-    measured = {task.name: task_lengths(text, task, examples, input_encoder=input_encoder) for task in loaded.tasks}
+    with activity(f"Measuring the texts of {len(loaded.tasks)} tasks"):
+        measured = {task.name: task_lengths(text, task, examples, input_encoder=input_encoder) for task in loaded.tasks}
     if recipe.data.source == "p3":
         measured = {name: replace(lengths, concatenated=lengths.whole_input) for name, lengths in measured.items()}
     return {name: _with_shots(lengths, recipe) for name, lengths in measured.items()}, loaded.record()

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from tagi.data.task import Task
 from tagi.errors import DataError, TrainingError
-from tagi.files import write_text
+from tagi.files import refuse_long_names, write_text
 from tagi.methods.protocol import Method
 from tagi.stages.one_model import CHECKPOINTS
 from tagi.stages.protocol import Job, TrainingStage
@@ -162,9 +162,11 @@ def folder_name(name: str) -> str:
 
 
 def refuse_clashes(names: Iterable[str], kind: str) -> None:
-    """Raise `DataError` if two names have the same folder."""
+    """Raise `DataError` if two names have the same folder, or if one is too long for a folder."""
     owners: dict[str, str] = {}
-    for name in sorted(names):
+    ordered = sorted(names)
+    refuse_long_names(ordered, kind)
+    for name in ordered:
         other = owners.setdefault(folder_name(name), name)
         if other != name:
             raise DataError(

@@ -17,7 +17,7 @@ from tagi.stages.protocol import BackboneStage, Fault, Job, Need, Tables, Traini
 from tagi.stages.tasks import LoadedTasks, RecipeData
 
 _DIGITS = 8
-_TASKS = {"sni": 119, "p3": 106, "toy": 24}
+TEST_TASKS = {"sni": 119, "p3": 106, "toy": 24}
 """Number of test tasks of the full data sets."""
 
 
@@ -100,7 +100,7 @@ class Single(BackboneStage):
 
     def models(self, recipe: Recipe) -> int:
         """Return the number of test tasks."""
-        return _TASKS.get(recipe.data.source, 1)
+        return TEST_TASKS.get(recipe.data.source, 1)
 
     def tuned(self, recipe: Recipe) -> tuple[Literal["all", "lora", "none"], int]:
         """Return `single.tune` and the generator's rank."""

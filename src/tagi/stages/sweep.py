@@ -14,6 +14,7 @@ from tagi.files import write_text
 from tagi.formats.records import RECORD, read_record
 from tagi.settings.recipe import Recipe
 from tagi.settings.stages import Stage
+from tagi.stages.estimate import estimate, measured_tflops
 from tagi.stages.identity import score_identity, stage_identity
 from tagi.stages.protocol import Sources
 from tagi.stages.recipes import load_recipe
@@ -74,21 +75,35 @@ def _check_shots(recipes: Sequence[Recipe], out: Path) -> None:
 
 
 def sweep_plan(
-    name_or_path: str | Path, points: Sequence[Point], out: Path, *, overrides: Sequence[str] = ()
+    name_or_path: str | Path,
+    points: Sequence[Point],
+    out: Path,
+    *,
+    overrides: Sequence[str] = (),
+    tflops: float | None = None,
 ) -> list[dict[str, Any]]:
-    """A numbered row for each point: per step `complete`, `to do`, `as N` if point N does it before, or nothing."""
-    plans = [planned(point.recipe(name_or_path, overrides, load_recipe), out) for point in points]
+    """Return a numbered row for each point.
+
+    A row says per step `complete`, `to do`, `as N` if point N does it before, or nothing, and the `hours` of the steps
+    that are to do. `tflops` is the device's speed, by default measured (`estimate`).
+    """
+    recipes = [point.recipe(name_or_path, overrides, load_recipe) for point in points]
+    plans = [planned(recipe, out) for recipe in recipes]
+    speed = tflops or (measured_tflops(recipes[0]) if recipes else 1.0)
     longest = max(plans, key=len, default=[])
     names = dict.fromkeys(step.name for steps in (longest, *plans) for step in steps)
     first: dict[Path, int] = {}
     rows = []
-    for number, (point, steps) in enumerate(zip(points, plans, strict=True), start=1):
+    for number, (point, recipe, steps) in enumerate(zip(points, recipes, plans, strict=True), start=1):
         states = {}
         for step in steps:
             own = "complete" if (step.folder / RECORD).exists() else "to do"
             states[step.name] = f"as {first[step.folder]}" if step.folder in first else own
             first.setdefault(step.folder, number)
-        rows.append({"n": number, "point": point.label, **{name: states.get(name, "") for name in names}})
+        costs = estimate(recipe, out, tflops=speed, folder_of=_folder_of(recipe, out))
+        hours = sum(float(row["hours"]) for row in costs if states[row["step"]] == "to do")
+        own = {name: states.get(name, "") for name in names}
+        rows.append({"n": number, "point": point.label, **own, "hours": f"{hours:.3g}"})
     return rows
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from tagi.activity import activity
 from tagi.data.batches import hold_out, with_shuffled_inputs
 from tagi.data.digest import tasks_digest
 from tagi.data.everyday import everyday_tasks, is_everyday_file
@@ -84,6 +85,7 @@ class RecipeData:
         self.recipe = recipe
         self._tests: dict[bool, LoadedTasks] = {}
 
+    @activity("Reading tasks")
     def tasks(self, split: Split, *, shots: bool | None = None, every: bool = False) -> LoadedTasks:
         """Return the training tasks, the held-out (validation) tasks, or the test tasks.
 

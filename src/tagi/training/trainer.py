@@ -15,6 +15,7 @@ from transformers.optimization import Adafactor
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
+from tagi.activity import activity
 from tagi.backbones.protocol import Backbone
 from tagi.errors import TrainingError
 from tagi.files import write_text
@@ -112,7 +113,8 @@ def _run(trainer: MethodTrainer, checkpoint: str | None) -> None:
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with activity(None):
+            trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         for report in trainer.callback_handler.callbacks:
             if isinstance(report, TensorBoard):
