@@ -28,7 +28,6 @@ _BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE
 )
 _EVERY = re.compile(r"^<!-- every block: (.*?) -->$", re.MULTILINE)
-_SNIPPET = re.compile(r'^--8<-- "(.*)"$', re.MULTILINE)
 _SEPARATORS = {"|", "&", "&&", ";", "||"}
 
 
@@ -64,9 +63,8 @@ def blocks(page: Path) -> list[Block]:
             continue
         mark = match["mark"] or (every[1] if every else "")
         kind = next((one for one in sorted(KINDS, key=len, reverse=True) if re.match(rf"{one}\b", mark)), "")
-        code = _SNIPPET.sub(lambda at: (ROOT / at[1]).read_text(encoding="utf-8"), match["code"])
         line = text.count("\n", 0, match.start("code")) + 1
-        found.append(Block(page, line, match["language"], code, kind, mark.removeprefix(kind).lstrip(": ")))
+        found.append(Block(page, line, match["language"], match["code"], kind, mark.removeprefix(kind).lstrip(": ")))
     return found
 
 
