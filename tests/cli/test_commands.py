@@ -218,7 +218,7 @@ def test_describe_matches_the_published_sizes(run_tagi: Run) -> None:
     ran = run_tagi("describe", "--json")
     assert ran.code == 0, ran.err
     base, xl, xxl = json.loads(ran.out)
-    assert base["sites"] == 72
+    assert base["target_modules"] == 72
     assert base["generated_per_adapter"] == 72 * 32 * (768 + 768)
     assert [one["backbone_parameters"] for one in (base, xl, xxl)] == [247_577_856, 2_849_757_184, 11_135_332_352]
     assert all(one["hypernetwork"] <= 0.1 * one["backbone_parameters"] for one in (base, xl, xxl))

@@ -95,7 +95,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
         """Return size, number of parameters and instruction of the adapter."""
         bank = self.bank
         if isinstance(bank, LoraBank):
-            size: dict[str, Any] = {"rank": bank.rank, "sites": len(bank.factors)}
+            size: dict[str, Any] = {"rank": bank.rank, "target_modules": len(bank.factors)}
         else:
             size = {"module": bank.module, "places": len(bank.places)}
         return {**size, "parameters": bank.parameters_per_task, "instruction": self.instruction}

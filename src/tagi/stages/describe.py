@@ -60,7 +60,7 @@ def describe(name: str, recipe: Recipe) -> dict[str, Any]:
     return {
         "backbone": name,
         "backbone_parameters": total,
-        "sites": len(backbone.target_modules),
+        "target_modules": len(backbone.target_modules),
         "site_shapes": ", ".join(f"{count} of {shape}" for shape, count in shapes.items()),
         "generator": settings.kind,
         "module": settings.module,
