@@ -38,8 +38,8 @@ def test_libraries_are_told_to_be_quiet_unless_the_user_says_otherwise(
         (
             KeyboardInterrupt(),
             130,
-            "interrupted: what is whole is kept; the same command goes on with it, "
-            "train, refine and evaluate with --resume\n",
+            "interrupted: finished parts are kept. To continue, run the same command again "
+            "(train, refine and evaluate need --resume)\n",
         ),
     ],
 )

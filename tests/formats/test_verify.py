@@ -182,7 +182,7 @@ def test_a_peft_that_does_otherwise_is_caught(what: str, good: Path, monkeypatch
         monkeypatch.setattr(layer.Linear, "forward", lambda self, x, *_, **__: self.base_layer(x) * 1.01)
     failed = {check.name: check.detail for check in verify(good, inputs=("w1 w2",)) if check.passed is False}
     assert failed.keys() == {"PEFT"}
-    assert ("load every tensor as it is" if what == "loads" else "of our bank's, got") in failed["PEFT"]
+    assert ("load every tensor as it is" if what == "loads" else "of TAGI's, got") in failed["PEFT"]
 
 
 def test_the_largest_rank_is_what_servers_take(good: Path) -> None:

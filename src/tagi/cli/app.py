@@ -91,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _end(f"{fault.filename}: expected a path that can be used, got: {fault.strerror}")
     if code == INTERRUPTED:  # typer handles Ctrl-C itself and prints nothing
         print(
-            "interrupted: what is whole is kept; the same command goes on with it, "
-            "train, refine and evaluate with --resume",
+            "interrupted: finished parts are kept. To continue, run the same command again "
+            "(train, refine and evaluate need --resume)",
             file=sys.stderr,
         )
     sys.exit(code if isinstance(code, int) else 0)

@@ -123,7 +123,7 @@ class _Export:
 
 
 def _files(export: _Export) -> str:
-    return f"{len(export.tensors)} tensors, {sum(t.numel() for t in export.tensors.values()):,} numbers"
+    return f"{len(export.tensors)} tensors, {sum(t.numel() for t in export.tensors.values()):,} parameters"
 
 
 def _configuration(export: _Export) -> str:
@@ -150,14 +150,14 @@ def _type(export: _Export) -> str:
 
 def _finite(export: _Export) -> str:
     check_finite(Path(WEIGHTS), export.tensors)
-    return f"largest number {max(float(tensor.abs().max()) for tensor in export.tensors.values()):.3g}"
+    return f"largest value {max(float(tensor.abs().max()) for tensor in export.tensors.values()):.3g}"
 
 
 def _not_zero(export: _Export) -> str:
     zero = [name for name, tensor in export.tensors.items() if not tensor.any()]
     if zero:
         found = f"{len(zero)} of {len(export.tensors)} that are all zero, such as {zero[0]!r}"
-        raise CheckpointError(f"expected tensors that hold something, got {found}")
+        raise CheckpointError(f"expected tensors that are not all zero, got {found}")
     return f"{len(export.tensors)} tensors"
 
 
@@ -203,11 +203,13 @@ def _peft(export: _Export) -> str:
     apart, effect = _largest(attached, loaded), _largest(loaded, bare)
     size = max(float(logits.abs().max()) for logits in loaded)
     if not apart <= _ROUNDING * size:
-        raise CheckpointError(f"expected logits within {_ROUNDING * size:.2g} of our bank's, got {apart:.2g} apart")
+        raise CheckpointError(
+            f"expected logits within {_ROUNDING * size:.2g} of TAGI's, got a difference of {apart:.2g}"
+        )
     if not effect > _ROUNDING * size:
         found = f"{effect:.2g} of {size:.3g}, which is rounding"
         raise CheckpointError(f"expected an adapter that changes logits, got {found}")
-    return f"on {len(export.inputs)} inputs logits within {apart:.2g} of our bank's, {effect:.3g} from the base model's"
+    return f"on {len(export.inputs)} inputs logits within {apart:.2g} of TAGI's, {effect:.3g} from the base model's"
 
 
 @torch.no_grad()

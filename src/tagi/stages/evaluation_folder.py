@@ -80,5 +80,7 @@ def kept_answers(log: TaskLog, task: Task) -> Sequence[Answer | RankedAnswer]:
                 if key in line and line[key] != value:
                     raise DataError(f"{key}: expected {value!r:.60}, got {line[key]!r:.60}")
         except DataError as error:
-            raise DataError(f"{log.path}: task {task.name!r}: {error}: remove the file to ask anew") from error
+            raise DataError(
+                f"{log.path}: task {task.name!r}: {error}: remove the file to score the task again"
+            ) from error
     return answers

@@ -133,14 +133,14 @@ def _environments(records: Sequence[Record]) -> Section:
 
 def _left_out(left_out: Sequence[LeftOut]) -> Section:
     if not left_out:
-        return Section("Left out", ("Nothing: every record is in the numbers above.",))
+        return Section("Left out", ("No record was left out.",))
     rows = tuple((one.path, (Cell(one.reason), Cell(one.detail))) for one in left_out)
     counts = Counter(one.reason for one in left_out)
     words = ", ".join(f"{count} {reason}" for reason, count in sorted(counts.items()))
     table = Table("Records that are not used", "", ("reason", "detail"), rows)
-    return Section("Left out", (f"Not in the numbers above: {words}.",), (table,))
+    return Section("Left out", (f"Not used above: {words}.",), (table,))
 
 
 def _how_to_read() -> Section:
     text = resources.files(__package__).joinpath("how_to_read.txt").read_text(encoding="utf-8")
-    return Section("How to read the numbers", tuple(text.strip().split("\n\n")))
+    return Section("How to read the tables", tuple(text.strip().split("\n\n")))
