@@ -1,1 +1,1 @@
-"""Everything on disk: generators, task adapters, PEFT, merged models, GGUF, cards and records."""
+"""File formats: generators, task adapters, PEFT, merged models, GGUF, cards and records."""

@@ -1,4 +1,4 @@
-"""A method's checkpoint: `config.json` and `model.safetensors`, the hub's own layout; never pickle."""
+"""Checkpoints of methods: `config.json` and `model.safetensors`, as on the hub, without pickle."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ FORMAT = 1
 
 
 class CheckpointConfig(Record):
-    """What every checkpoint's configuration says; methods add keys of their own."""
+    """Keys that every checkpoint's configuration has. Methods add further keys."""
 
     model_config = pydantic.ConfigDict(extra="allow")
     FILE = CONFIG
@@ -47,16 +47,16 @@ def write_checkpoint(
     extra: Mapping[str, Any] | None = None,
     files: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a checkpoint's folder as a whole or not at all. The same content gives the same bytes.
+    """Write a checkpoint atomically. The same content gives identical files.
 
     Args:
-        folder: The folder; an earlier checkpoint there is replaced.
+        folder: The folder. An earlier checkpoint in it is replaced.
         method: Name of the method.
-        base: The base model, whose name and revision are pinned.
-        settings: The method's keys of the configuration.
+        base: Name and revision of the base model.
+        settings: Configuration keys of the method.
         tensors: The trained tensors, by name.
-        extra: How the checkpoint came about.
-        files: Further texts by file name, such as a model card.
+        extra: Information about the training.
+        files: Further text files by name, such as a model card.
     """
     config = {**identity_of(method, base), **settings, "provenance": dict(extra or {})}
     texts = {CONFIG: json.dumps(config, indent=2, sort_keys=True) + "\n", **(files or {})}
@@ -67,7 +67,7 @@ def write_checkpoint(
 
 
 def identity_of(method: str, base: BaseModel) -> dict[str, Any]:
-    """Return the keys that every checkpoint's configuration begins with: its kind, method and base model."""
+    """Return the common keys of configurations: kind, method and base model."""
     return {
         "model_type": "tagi",
         "format": FORMAT,
@@ -93,14 +93,14 @@ def write_tensors(folder: Path, tensors: Mapping[str, Tensor], file: str = WEIGH
         folder: The folder.
         tensors: The tensors by name.
         file: The file's name.
-        marked: Whether the file says that PyTorch wrote it, which transformers asks for.
+        marked: Whether to mark the file as written by PyTorch, which transformers requires.
 
-    Raises `OSError` if the disk does not take the file.
+    Raises `OSError` if the file cannot be written.
     """
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     try:
         save_file(whole, folder / file, metadata={"format": "pt"} if marked else None)
-    except SafetensorError as error:  # the only sign of a full disk is in its text
+    except SafetensorError as error:  # a full disk is only recognisable by the message
         if (number := re.search(r"os error (\d+)", str(error))) is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder / file)) from error

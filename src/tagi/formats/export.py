@@ -1,4 +1,4 @@
-"""Adapters for other software: a PEFT folder, a merged model, a LoRA file for llama.cpp."""
+"""Export of adapters: as a PEFT folder, a merged model, or a LoRA file for llama.cpp."""
 
 from copy import copy
 from dataclasses import dataclass, replace
@@ -38,9 +38,9 @@ class Exportable:
     Args:
         bank: The LoRA.
         backbone: The backbone.
-        origin: What the LoRA was made from.
-        beside: What the task rests on besides the LoRA.
-        tuned: What of the backbone its generator tuned, if anything. Merged weights hold it.
+        origin: Origin of the LoRA.
+        beside: Parts of the task adapter besides the LoRA.
+        tuned: Tuned backbone parameters of the generator, if any. Merged exports contain them.
     """
 
     bank: LoraBank
@@ -50,7 +50,7 @@ class Exportable:
     tuned: str | None = None
 
     def lost(self, format: Format) -> tuple[str, ...]:
-        """Return what an export in this format does not hold."""
+        """Return the parts that an export in this format does not contain."""
         return self.beside if self.tuned is None or format == "merged" else (*self.beside, self.tuned)
 
 
@@ -87,9 +87,9 @@ def open_exportable(adapter: Path, *, generator: str | None = None, base: str | 
 
 
 def exportable_of(adapter: AdaptedTask) -> Exportable:
-    """Return what is exported of a task adapter in memory. Raises `InputError` for a module that is not LoRA.
+    """Return the source of an export for a task adapter in memory. Raises `InputError` if it is not a LoRA.
 
-    A base model that lies beside the saved generator is named by its full path.
+    A base model next to the saved generator is named by its full path.
     """
     generator, bank, backbone = adapter.generator, adapter.bank, copy(adapter.generator.backbone)
     if not isinstance(bank, LoraBank):
@@ -119,20 +119,20 @@ def exportable_of(adapter: AdaptedTask) -> Exportable:
 def export(
     source: Exportable, format: Format, out: Path, *, lossy: bool = False, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Write an export as a whole or not at all. The same adapter gives the same bytes.
+    """Write an export atomically. The same adapter gives identical files.
 
     Args:
-        source: What is exported.
-        format: PEFT's folder, a merged model, or a LoRA file for llama.cpp.
-        out: A new folder.
-        lossy: Whether to export a LoRA without what the task rests on besides.
-        overwrite: Whether `out` may hold files, which are replaced.
+        source: The LoRA with its backbone.
+        format: "peft", "merged" or "gguf".
+        out: New folder.
+        lossy: Whether to export the LoRA even if other parts are lost.
+        overwrite: Whether files in `out` are replaced.
 
     Returns:
         Folder, format, rank, alpha, layers, dtype, base model and size in bytes.
 
     Raises:
-        InputError: Something of the task would be lost, and not `lossy`. Nothing is written.
+        InputError: Parts of the adapter would be lost and `lossy` is False. Nothing is written.
         ConfigError: llama.cpp's LoRA is not known for this type of base model.
     """
     lost = source.lost(format)
@@ -169,13 +169,13 @@ def _origin(backbone: Backbone, **facts: Any) -> Origin:
 
 
 def _prompt(text: TextEncoder) -> str:
-    """What generators without `instruction_cache` write around an input, which stands as `{input}`."""
+    """Return the prompt of generators without `instruction_cache`, with `{input}` for the input."""
     written = text.encoding.input("{input}")
     return written if text.closes else text.encoding.cued(written)
 
 
 def _check_layers(bank: LoraBank, backbone: Backbone, folder: Path) -> None:
-    """Raise `CheckpointError` unless every factor is of a linear layer of the backbone and of its shape."""
+    """Raise `CheckpointError` unless every factor belongs to a linear layer of the backbone and fits its shape."""
     linears = set(backbone.linears)
     for layer, (a, b) in bank.whole().factors.items():
         if layer not in linears:

@@ -1,4 +1,4 @@
-"""The prompts that an engine must give an exported adapter so that it reads what it was trained to read."""
+"""Prompts for exported adapters in other software."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from tagi.data.text.chat import JOIN, ChatEncoding
 from tagi.data.text.encoder import TextEncoder
 
 INPUT = "{input}"
-"""Stands for an input."""
+"""Placeholder for an input."""
 
 
 def prompts_of(text: TextEncoder, instruction: str | None, examples: Sequence[Example] = ()) -> dict[str, Any]:
@@ -18,16 +18,15 @@ def prompts_of(text: TextEncoder, instruction: str | None, examples: Sequence[Ex
 
     Args:
         text: The text encoder of the adapter's generator.
-        instruction: The adapter's instruction. None for an adapter that answers without one.
-        examples: The adapter's demonstrations.
+        instruction: Instruction of the adapter. None for an adapter alone.
+        examples: Demonstrations of the adapter.
 
     Returns:
         `instruction`: the prompt with the instruction, if there is one.
-        `alone`: the prompt without it. Each prompt has the rendered `text`, with all special tokens that the template
-            writes, and the `messages` from which the tokenizer's chat template makes exactly this text. Without a chat
-            template, or where its result is another, there are no messages.
-        `template_arguments`: further arguments of the chat template, if it gets any.
-        `dated`: true if the template writes today's date. Its result is then the text on one day only.
+        `alone`: the prompt without it. Each prompt has the rendered `text` with all special tokens, and the `messages`
+            that the tokenizer's chat template renders to exactly this text, if there are any.
+        `template_arguments`: further arguments of the chat template, if any.
+        `dated`: true if the template contains the current date. Rendering then gives the same text on one day only.
     """
     prompts: dict[str, Any] = {}
     if instruction is not None:
@@ -41,7 +40,7 @@ def prompts_of(text: TextEncoder, instruction: str | None, examples: Sequence[Ex
 
 
 def _instructed(text: TextEncoder, instruction: str, examples: Sequence[Example]) -> dict[str, Any]:
-    """The prompt with the instruction, truncated as it was when it was read."""
+    """Return the prompt with the instruction, truncated as for the generator."""
     encoding = text.encoding
     told = text.instruction_text(instruction, examples, truncate=True)
     written = told + encoding.separator + encoding.cued(encoding.input(INPUT))
@@ -54,7 +53,7 @@ def _instructed(text: TextEncoder, instruction: str, examples: Sequence[Example]
 
 
 def _alone(text: TextEncoder) -> dict[str, Any]:
-    """The prompt without any instruction."""
+    """Return the prompt without instruction."""
     encoding = text.encoding
     if isinstance(encoding, ChatEncoding):
         return _prompt(text, encoding.alone_text(INPUT), ([_user(INPUT)],))
@@ -66,7 +65,7 @@ def _user(content: str) -> dict[str, str]:
 
 
 def _prompt(text: TextEncoder, written: str, conversations: Sequence[list[dict[str, str]]]) -> dict[str, Any]:
-    """The prompt, with the first conversation from which the chat template makes it, if there is one."""
+    """Return the prompt, with the first conversation that the chat template renders to it, if any."""
     arguments = text.settings.template_arguments or {}
     for messages in conversations:
         try:
@@ -75,6 +74,6 @@ def _prompt(text: TextEncoder, written: str, conversations: Sequence[list[dict[s
             )
         except TemplateError:  # a template may refuse a system message
             continue
-        if rendered == written or text.settings.frame is not None:  # a frame was written on another day
+        if rendered == written or text.settings.frame is not None:  # the frame was rendered on another day
             return {"messages": messages, "text": written}
     return {"text": written}

@@ -1,4 +1,4 @@
-"""Which checkpoint a name means: a built-in generator, a folder that leads to one, or a hub repository."""
+"""Finding checkpoints and adapters by built-in name, folder or hub repository."""
 
 from importlib import resources
 from pathlib import Path
@@ -10,19 +10,19 @@ from tagi.formats.records import AdapterRecord
 from tagi.settings.stages import MODELS
 
 BUILT_IN = {"toy": "toy-generator", "smollm2": "smollm2-generator"}
-"""Generators shipped inside the package: name -> folder under `tagi/assets`."""
+"""Built-in generators: folders under `tagi/assets` by name."""
 DEFAULT = "smollm2"
 """The generator that commands use by default."""
 MODEL = "model"
 """The finished checkpoint inside a stage's folder."""
 REFINED, CHECKPOINTS = "adapter", "checkpoints"
-"""In the folder of a refinement, the adapter and what an interrupted training goes on from."""
+"""In the folder of a refinement: the adapter, and the checkpoints for resuming."""
 GENERATOR = "generator.txt"
-"""In older adapter folders, the name of the generator."""
+"""File with the name of the generator in older adapter folders."""
 
 
 def find_checkpoint(name: str, revision: str | None = None) -> Path:
-    """Return the checkpoint folder that a name means. Only an unknown `owner/name` is looked up on the hub.
+    """Return the checkpoint folder for a name. Only an unknown `owner/name` is looked up on the hub.
 
     Args:
         name: A built-in generator, a folder, or a hub repository (`owner/name` or `owner/name@revision`). The folder
@@ -31,7 +31,7 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
         revision: Branch, tag or commit of a hub repository.
 
     Raises:
-        CheckpointError: Nothing is found. The message lists what was looked for.
+        CheckpointError: Nothing was found. The message lists what was searched.
     """
     if name in BUILT_IN:
         return _built_in(name)
@@ -53,10 +53,10 @@ def find_checkpoint(name: str, revision: str | None = None) -> Path:
 
 
 def find_adapters(folder: Path) -> dict[str, Path]:
-    """Return the task adapters that a folder holds, at any depth, by name: an adapter itself, or several.
+    """Return the task adapters in a folder by name, at any depth. The folder may be an adapter itself.
 
-    An adapter's name is its folder's below `folder`; of a refined one it is the name of the refinement. Checkpoints of
-    refinements are passed over, and nothing is found in the folder of a checkpoint or of a run.
+    The name of an adapter is its path below `folder`; for a refined one, that of the refinement. Checkpoints of
+    refinements are skipped. The folder of a checkpoint or a run contains no adapters.
     """
     if any((folder / place / CONFIG).is_file() for place in ("", MODEL, *(f"{stage}/{MODEL}" for stage in MODELS))):
         return {}
@@ -67,7 +67,7 @@ def find_adapters(folder: Path) -> dict[str, Path]:
 
 
 def source_of(name: str, folder: Path) -> str:
-    """Return a name that finds the same checkpoint from any working folder; of a hub repository with its commit.
+    """Return a name of the same checkpoint that works from any folder; for a hub repository, with the commit.
 
     Args:
         name: The name that was given to `find_checkpoint`.
@@ -76,14 +76,14 @@ def source_of(name: str, folder: Path) -> str:
     if name in BUILT_IN:
         return name
     if not Path(name).exists():
-        return f"{name.partition('@')[0]}@{folder.name}"  # the hub's cache names folders by commit
+        return f"{name.partition('@')[0]}@{folder.name}"  # folders in the hub's cache are named by commit
     return next((own for own in BUILT_IN if _built_in(own) == folder), str(folder.resolve()))
 
 
 def generator_of(adapter: Path) -> str:
-    """Return the name of the generator that a task adapter's folder states.
+    """Return the name of the generator in a task adapter's folder.
 
-    Raises `CheckpointError` if the folder is not a task adapter or states none.
+    Raises `CheckpointError` if the folder is not a task adapter or names none.
     """
     source, older = AdapterRecord.read(adapter).source, adapter / GENERATOR
     try:

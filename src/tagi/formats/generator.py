@@ -1,4 +1,4 @@
-"""Saving and loading a generator: trained tensors alone, the base model by name and revision."""
+"""Saving and loading generators: trained tensors, with name and revision of the base model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,7 +36,7 @@ def generator_tensors(generator: GeneratorModel) -> dict[str, Tensor]:
 
 
 def save_generator(generator: GeneratorModel, folder: Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Write a generator's checkpoint with its card. The same generator gives the same bytes.
+    """Write a generator's checkpoint with its card. The same generator gives identical files.
 
     `extra` is kept as provenance. From then on the generator's adapters name this folder as their generator's.
     """

@@ -1,4 +1,4 @@
-"""PEFT's adapter folder: its names and keys live in this module alone, readable in both directions."""
+"""Reading and writing PEFT's adapter folders. All of PEFT's names and keys are in this module."""
 
 import json
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ _UNDERSTOOD = {
     *("task_type", "auto_mapping", "peft_version", "inference_mode", "lora_dropout", "fan_in_fan_out"),
     *("layers_to_transform", "layers_pattern", "exclude_modules", "eva_config", "megatron_core", "qalora_group_size"),
 }
-"""Further keys that change nothing in what the saved factors do, whatever their value."""
+"""Keys that do not affect the saved factors, whatever their value."""
 _STARTS = ("gaussian", "eva", "orthogonal")
-"""Ways to begin training that take nothing out of the base's weights."""
+"""Initialisations that do not change the base model's weights."""
 
 
 class LoraConfiguration(Record):
     """The configuration of a plain LoRA: the keys that say what a bank needs.
 
-    Every other key must be known to change nothing, or be off: null, false or empty. What a newer PEFT adds is refused
-    until it is understood.
+    Every other key must be known to have no effect, or must be off: null, false or empty. Unknown keys of newer
+    versions of PEFT are an error.
 
     Args:
         base_model_name_or_path: Name or folder of the base model, if the configuration says it.
@@ -43,8 +43,8 @@ class LoraConfiguration(Record):
         lora_alpha: Alpha; the scale is alpha / rank.
         target_modules: Names of the adapted layers, in full or their last parts, or a regular expression that matches
             whole paths. Which layers are adapted is read from the tensors.
-        init_lora_weights: How training began. "pissa", "olora" and others take something out of the base's weights,
-            which a saved adapter does not hold.
+        init_lora_weights: Initialisation. "pissa", "olora" and others change the base model's weights, which a saved
+            adapter does not contain.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -79,7 +79,7 @@ class LoraConfiguration(Record):
 
 
 def write_lora(folder: Path, bank: LoraBank, backbone: Backbone) -> None:
-    """Write a bank of one task as a PEFT adapter into an existing folder. The same bank gives the same bytes.
+    """Write a bank with one task as a PEFT adapter into an existing folder. The same bank gives identical files.
 
     Layers are named by their last parts where these name no other linear layer of the backbone, else in full. Tensors
     keep their type. PEFT adapts whole layers, so slices of one are joined (`LoraBank.whole`), which gives them the sum

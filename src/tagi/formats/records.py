@@ -1,4 +1,4 @@
-"""JSON files that say what a folder holds: reading, writing, and the records of runs, task adapters and exports."""
+"""Records of runs, task adapters and exports as JSON files."""
 
 import json
 import platform
@@ -18,21 +18,21 @@ from tagi.files import refuse_pointers, write_text
 from tagi.settings.recipe import Recipe
 
 RECORD = "record.json"
-"""The record in a run's folder, the last of its files."""
+"""Record in the folder of a run, written last."""
 FORMAT = 1
-"""Version of the record's form: records of another cannot be compared with these."""
+"""Version of the record's format. Records of other versions are not compared with these."""
 _PACKAGES = ("torch", "transformers", "peft", "safetensors", "tokenizers", "rouge-score", "numpy")
 R = TypeVar("R", bound="Record")
 
 
 class Record(pydantic.BaseModel):
-    """What a JSON file must hold. Values are not converted."""
+    """Base class of records. Values are not converted."""
 
     model_config = pydantic.ConfigDict(strict=True, frozen=True)
     FILE: ClassVar[str]
-    """The file's name in its folder."""
+    """Name of the file."""
     WHAT: ClassVar[str]
-    """What the file is, for messages."""
+    """Description of the file for messages."""
 
     @classmethod
     def read(cls: type[R], folder: Path) -> R:
@@ -40,13 +40,13 @@ class Record(pydantic.BaseModel):
         return read_json(folder / cls.FILE, cls)
 
     def write(self, folder: Path) -> None:
-        """Write the record into an existing folder, without optional fields that have their default."""
+        """Write the record into an existing folder, without optional fields that have their default value."""
         content = self.model_dump(mode="json", exclude_defaults=True)
         (folder / self.FILE).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path, model: type[R]) -> R:
-    """Read a JSON file. Raises `CheckpointError`, one line with file and key, if it is not what `model` says."""
+    """Read a JSON file. Raises `CheckpointError`, one line with file and key, if it does not fit `model`."""
     refuse_pointers(path)
     try:
         return model.model_validate_json(path.read_bytes())
@@ -65,7 +65,7 @@ def read_json(path: Path, model: type[R]) -> R:
 
 
 class RunRecord(Record):
-    """What a training stage or an evaluation was and gave; keys depend on its kind."""
+    """Record of a training stage or an evaluation. Keys depend on its kind."""
 
     model_config = pydantic.ConfigDict(extra="allow")
     FILE = RECORD
@@ -74,19 +74,19 @@ class RunRecord(Record):
 
 
 class AdapterRecord(Record):
-    """What a task adapter was made from.
+    """Record of a task adapter.
 
     Args:
-        format: Version of the record's form.
-        instruction: The instruction it was generated from.
-        examples: The demonstrations that were shown with it.
-        generator: Digest of the generator that made it.
+        format: Version of the record's format.
+        instruction: Instruction of the adapter.
+        examples: Demonstrations with the instruction.
+        generator: Digest of the generator.
         base_model: Name and revision of the backbone.
         source: A name that finds the generator from any folder. None in older folders, which have it in a file of its
             own, and for a generator that was never saved.
         module: What was generated.
-        refined: How it was trained further; empty if it was not.
-        alone: Whether inputs are answered without the instruction's keys and values.
+        refined: Record of the refinement; empty without one.
+        alone: Whether the adapter works without KV prefix.
     """
 
     FILE = "task_adapter.json"
@@ -103,7 +103,7 @@ class AdapterRecord(Record):
 
 
 class Origin(Record):
-    """What an exported LoRA was made from; unknown parts are None.
+    """Origin of an exported LoRA. Unknown parts are None.
 
     Args:
         base_model: Name and revision of the backbone.
@@ -112,9 +112,9 @@ class Origin(Record):
         examples: The task's demonstrations.
         generator: Digest of the generator.
         seed: The generator's seed.
-        refined: How the LoRA was trained further after it was generated.
-        prompt: What is written around an input, which `{input}` stands for; of generators without `instruction_cache`.
-        prompts: The prompts that `export_prompts.prompts_of` returns; of generators with `instruction_cache`.
+        refined: Record of the refinement.
+        prompt: Prompt with `{input}` for the input, for generators without `instruction_cache`.
+        prompts: Result of `export_prompts.prompts_of`, for generators with `instruction_cache`.
     """
 
     base_model: BaseModel
@@ -129,17 +129,17 @@ class Origin(Record):
 
 
 class ExportRecord(Origin):
-    """What an export is.
+    """Record of an export.
 
     Args:
         format: Version of the record's form.
-        kind: What was written: PEFT's folder, a merged model, a GGUF file.
-        rank: The LoRA's rank.
-        alpha: The LoRA's alpha.
+        kind: "peft", "merged" or "gguf".
+        rank: Rank of the LoRA.
+        alpha: Alpha of the LoRA.
         layers: Number of layers with LoRA.
-        targets: The last parts of these layers' names.
-        dtype: Type of the LoRA's numbers.
-        lost: What the task rests on and the export does not hold.
+        targets: Last parts of the names of these layers.
+        dtype: Data type of the LoRA.
+        lost: Parts of the adapter that the export does not contain.
         tensors: Digest of the tensors in the folder. None where `tagi verify` does not compare it.
     """
 

@@ -1,7 +1,7 @@
-"""A task adapter's folder: what was generated, the instruction states and a record of what it was made from.
+"""Folders of task adapters: the generated module, the instruction states and a record.
 
-LoRA is in PEFT's two files. PEFT's formats of other modules do not say where these act: such a module is in one file of
-tagi's own, and the record names it.
+A LoRA is stored in PEFT's two files. PEFT's formats cannot describe where other modules act, so these are stored in a
+file of tagi's own.
 """
 
 import json
@@ -29,7 +29,7 @@ from tagi.hypernetwork.states import TaskStates
 A = TypeVar("A", bound=AdaptedTask, default=AdaptedTask)
 STATES = "instruction_states.safetensors"
 MODULE = "generated_module.safetensors"
-"""All tensors of a module that is not LoRA, by place and part, without the task's axis."""
+"""File with the tensors of modules other than LoRA, by place and part, without the task axis."""
 _SIDES = ("keys", "values")
 
 
@@ -42,15 +42,15 @@ def write_adapter(
     *,
     refined: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write one task's adapter into an existing folder. The same adapter gives the same bytes.
+    """Write one task's adapter into an existing folder. The same adapter gives identical files.
 
     Args:
         folder: The folder.
-        generator: The generator that made it, named in the record by its digest and by where it is saved.
-        states: The task's states, with what was generated.
+        generator: Generator of the adapter. The record has its digest and location.
+        states: The task states.
         instruction: The instruction.
-        examples: The demonstrations that were shown with it.
-        refined: How it was trained further, if it was.
+        examples: Demonstrations with the instruction.
+        refined: Record of the refinement, if any.
     """
     if isinstance(states.bank, LoraBank):
         write_lora(folder, states.bank, generator.backbone)
@@ -127,12 +127,12 @@ def open_adapter(
 
 
 def digest_of(bank: Bank) -> str:
-    """Return `sha256:` and 16 digits over all that was generated."""
+    """Return `sha256:` and 16 digits over a generated bank."""
     return content_digest(bank.tensors())
 
 
 def generator_digest(generator: GeneratorModel) -> str:
-    """Return `sha256:` and 16 digits over a generator's settings and tensors: which generator made an adapter."""
+    """Return `sha256:` and 16 digits over a generator's settings and tensors."""
     settings = [generator.settings.as_dict(), generator.text.settings.as_dict()]
     return content_digest(generator_tensors(generator), start=json.dumps(settings, sort_keys=True))
 
@@ -151,7 +151,7 @@ def _read_bank(folder: Path, generator: GeneratorModel) -> Bank:
 
 
 def _read_states(folder: Path, generator: GeneratorModel) -> Instructions:
-    """What was read of the instruction, on the generator's device."""
+    """Return the encoded instruction on the generator's device."""
     tensors, device = read_some_tensors(folder, STATES), generator.backbone.device
     tokens = tensors["mask"].shape[0] if "mask" in tensors else 0
     expected: dict[str, tuple[int, ...]] = {"states": (tokens, generator.backbone.d_model), "mask": (tokens,)}

@@ -1,4 +1,4 @@
-"""An export read back by PEFT alone on its base model, and compared with what it was when it was written."""
+"""Verification of exports by loading them with PEFT."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -25,10 +25,10 @@ INPUTS = (
     "List three fruits that start with the letter A, in alphabetical order:",
 )
 LARGEST_RANK = 512
-"""The largest that vLLM can be started for."""
+"""Largest rank that vLLM supports."""
 _TYPES = ("float32", "float16", "bfloat16")
 _ROUNDING = 4096 * torch.finfo(torch.float32).eps
-"""Share of the largest logit by which another order of summation may be off in fp32."""
+"""Tolerance of logits in fp32, relative to the largest logit, for another order of summation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,9 @@ class Check:
     """One check of an export.
 
     Args:
-        name: What was checked.
-        passed: Whether it is as it should be. None if a check that it needs has failed.
-        detail: What was found.
+        name: Name of the check.
+        passed: Whether it passed. None if it was skipped because another check failed.
+        detail: Details of the result.
     """
 
     name: str
@@ -51,8 +51,8 @@ def verify(folder: Path, *, base: str | None = None, inputs: Sequence[str] = INP
 
     Args:
         folder: The export.
-        base: The base model, where the name in the export does not lead to it. It must be the same model.
-        inputs: Texts on which logits are compared.
+        base: Base model, if it is not where the export says. It must be the same model.
+        inputs: Texts to compare logits on.
 
     Returns:
         All checks in order. A check that needs a failed one is not made.
@@ -88,7 +88,7 @@ def as_rows(checks: Sequence[Check]) -> list[dict[str, str]]:
 
 @dataclass(frozen=True)
 class _Export:
-    """The folder and what is read of it, once and only when a check needs it."""
+    """The folder, with lazily loaded content."""
 
     folder: Path
     record: ExportRecord
@@ -183,7 +183,7 @@ def _shapes(export: _Export) -> str:
 
 
 def _peft(export: _Export) -> str:
-    """PEFT holds exactly the file's tensors, and our bank gives the logits that PEFT gives."""
+    """Check that PEFT loads exactly the file's tensors, and that its logits are those of our bank."""
     from peft import PeftModel, get_peft_model_state_dict
 
     backbone, bank = export.backbone, read_peft(export.folder)
@@ -191,10 +191,10 @@ def _peft(export: _Export) -> str:
     bare = _logits(backbone.model, export)
     with Attachment(bank.hooks(layers)).active():
         attached = _logits(backbone.model, export)
-    with warnings.catch_warnings(record=True):  # what PEFT would warn of is compared here
+    with warnings.catch_warnings(record=True):  # checked here, so that PEFT need not warn
         warnings.simplefilter("always")
         model = PeftModel.from_pretrained(backbone.model, str(export.folder)).eval()
-        held = get_peft_model_state_dict(model, save_embedding_layers=False)  # else it asks the hub for the base
+        held = get_peft_model_state_dict(model, save_embedding_layers=False)  # otherwise it asks the hub
     odd = sorted(held.keys() ^ export.tensors.keys())
     changed = [name for name in held if name in export.tensors and not torch.equal(held[name], export.tensors[name])]
     if odd or changed:
@@ -224,7 +224,7 @@ def _logits(model: Any, export: _Export) -> list[Tensor]:
 
 
 def _largest(logits: list[Tensor], others: list[Tensor]) -> float:
-    """The largest difference between logits."""
+    """Return the largest difference between logits."""
     return max(float((a - b).abs().max()) for a, b in zip(logits, others, strict=True))
 
 
@@ -240,4 +240,4 @@ _CHECKS: dict[str, tuple[Callable[[_Export], str], tuple[str, ...]]] = {
     "shapes": (_shapes, ("keys",)),
     "PEFT": (_peft, ("type", "finite", "not zero", "shapes")),
 }
-"""In order: what looks, and which checks must have passed for it."""
+"""Checks in order, with the checks that they depend on."""
