@@ -1,4 +1,4 @@
-"""Faults of a recipe in words: the dotted key, what was expected, what was given."""
+"""Error messages of recipes: dotted key, expected and given value."""
 
 from collections.abc import Iterator
 from difflib import get_close_matches

@@ -1,4 +1,4 @@
-"""Finding, listing, copying and loading recipes: the shipped ones by name, others by path, any with `+METHOD`."""
+"""Finding, listing, copying and loading recipes: built-in ones by name, others by path, any with `+METHOD`."""
 
 import json
 import tomllib

@@ -1,1 +1,1 @@
-"""Scoring any method: metrics with intervals, and what is reported of them."""
+"""Evaluation: conditions, scoring, timing and reports."""

@@ -1,4 +1,4 @@
-"""Distances between the tasks' generated updates, and whether tasks of one category lie closer together."""
+"""Distances between the tasks' generated updates, within and between categories."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from tagi.evaluation.scoring.statistics import FloatArray
 from tagi.methods.protocol import Method
 
 DISTANCE = "||dW_i - dW_j|| / sqrt(mean_k ||dW_k||^2), Frobenius norms over all target modules together"
-"""The distance in words, for records: 0 for the same update, about 1.41 for updates that share nothing."""
+"""Description of the distance for records: 0 for equal updates, about 1.41 for unrelated ones."""
 _DIGITS = 6  # of distances that are compared or kept: beyond them lies rounding error near 0
 
 

@@ -1,4 +1,4 @@
-"""Conditions of an evaluation: the same inputs under the right instruction, other wordings, others' and none."""
+"""Conditions of an evaluation: what the adapter is generated from."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from tagi.hypernetwork.states import TaskStates
 from tagi.methods.protocol import Method
 
 STOCK = "stock"
-"""The base model as it is, with the task's instruction in its prompt."""
+"""The unchanged base model with the task's instruction in its prompt."""
 INSTRUCTIONS = ("right", "paraphrase", "other", "none")
 SENSITIVITY = (
     "right",
@@ -35,22 +35,22 @@ SENSITIVITY = (
 )
 CHANNELS = ("right LoRA, other states", "other LoRA, right states", "LoRA alone", "other LoRA alone", "states alone")
 RESIDUALS = ("zero residual", "mean residual", "other residual")
-"""The task's instruction in the prompt, under the shared LoRA with another residual than the task's own."""
+"""The task's instruction in the prompt, under the shared LoRA with another residual."""
 
 Prepare = Callable[[int], Any]
-"""Returns the states of a task, given by its index, alone."""
+"""Returns the states of a single task by its index."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What a method is given in place of a task.
+    """A condition.
 
     Args:
         name: One of the names above.
-        given: What is given, in words.
-        prepare: Returns the states that the method answers a task's inputs with.
-        tasks: Indices of the tasks that the condition covers, None for all.
-        method: What answers in place of the method that is evaluated, if anything does.
+        given: Description for records.
+        prepare: Returns the states for a task's inputs.
+        tasks: Indices of the tasks that have this condition, None for all.
+        method: Another method that answers, if any.
     """
 
     name: str
@@ -87,16 +87,16 @@ def conditions(
     """Return the conditions of these names, in that order.
 
     Args:
-        method: What is evaluated.
+        method: The method to evaluate.
         tasks: The tasks.
         names: Names of conditions.
-        seed: Draws substitutes.
-        stock: Returns the base model as it is, if it is known.
+        seed: Seed of random substitutes.
+        stock: Returns the unchanged base model, if it is known.
 
-    Left out are conditions for which the tasks have no text (`paraphrase` without another wording of every task) or
-    the method no part (`mean adapter` of a method that generates none, `paraphrase` of one that reads demonstrations
-    alone). Shuffled and random words come without demonstrations, which would tell the task: a method that needs
-    demonstrations has neither. A method that reads the input alone has only `right`.
+    Conditions are left out if the tasks lack a text (`paraphrase` without another wording of every task) or the method
+    lacks a part (`mean adapter` without generated adapters, `paraphrase` for a method that reads demonstrations only).
+    Shuffled and random words have no demonstrations, which would reveal the task, so methods that need demonstrations
+    have neither. A method that reads the input only has `right` only.
     """
     own, made = partial(_prepare, method, tasks), dict[str, Condition]()
     if STOCK in names and (base := stock()) is not None:
@@ -169,10 +169,10 @@ class _GeneratorConditions:
 
     @cached_property
     def _mean_adapter(self) -> TaskStates:
-        """The LoRA whose update is the mean of all tasks', or what the bank of another module calls the mean.
+        """Return the adapter with the mean update of all tasks.
 
-        It comes without instruction states, which would tell the task: the score would not be the mean LoRA's. Its
-        counterpart with the task's own LoRA is `LoRA alone`.
+        It has no instruction states, which would reveal the task. Its counterpart with the task's own LoRA is `LoRA
+        alone`.
         """
         bare = empty_instruction_states(self.generator).without_states()
         bank = generated_updates(self.method, self.tasks).mean()
@@ -197,14 +197,14 @@ class _GeneratorConditions:
 
 
 def empty_instruction_states(generator: GeneratorModel) -> TaskStates:
-    """Return the states of one task whose instruction says nothing, to measure what an instruction's words do."""
+    """Return the states of one task with an empty instruction."""
     ids, mask = generator.text.batch_instructions([generator.text.empty_instruction()])
     device = generator.backbone.device
     return generator.prepare(ids.to(device), mask.to(device))
 
 
 def cross_lora(generator: GeneratorModel, states: TaskStates, lora: Int[Tensor, " task"]) -> TaskStates:
-    """Return every task's instruction states with the LoRA of task `lora[i]`: which channel carries the task?
+    """Return every task's instruction states with the LoRA of task `lora[i]`.
 
     Raises `ValueError` for a bank that is not LoRA.
     """

@@ -1,6 +1,6 @@
-"""Substitutes for an instruction, to see whether what it says matters: other wordings, other tasks', shuffled words.
+"""Substitutes for instructions: other wordings, other tasks' instructions, shuffled and random words.
 
-Every draw is a function of the seed and of names and words, never of the order of the tasks.
+Random choices depend on the seed, names and words, but not on the order of the tasks.
 """
 
 import hashlib
@@ -16,10 +16,10 @@ Substitutes = dict[int, Task]
 
 
 def paraphrased(tasks: Sequence[Task], _seed: int) -> Substitutes:
-    """Return every task with another wording as its instruction; nothing unless all of them have one.
+    """Return every task with another wording as instruction; nothing unless all tasks have one.
 
-    Of named wordings it is "plain", or else the first; without them the first of `paraphrases`. A text that the task's
-    instruction has already is passed over.
+    The wording is "plain", or the first named one, or the first of `paraphrases`. Texts equal to the instruction are
+    skipped.
     """
     found = {}
     for index, task in enumerate(tasks):
@@ -109,4 +109,4 @@ SUBSTITUTES: dict[str, tuple[str, Callable[[Sequence[Task], int], Substitutes]]]
     "shuffled": ("the instruction's words in another order", shuffled),
     "random": ("as many words, from all instructions", random_words),
 }
-"""Condition -> what is given in words, and how the substitutes are drawn from tasks and a seed."""
+"""Description and construction of the substitutes by condition."""

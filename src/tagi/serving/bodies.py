@@ -53,7 +53,7 @@ class AdapterBody(Body):
     """An adapter to make.
 
     Args:
-        instruction: What the task asks for, in plain words.
+        instruction: The task's instruction.
         demonstrations: Inputs and outputs that are read with it.
         name: A name to show; it is not a model's name.
         truncate: Truncate what is over the generator's limit, instead of refusing it.

@@ -1,4 +1,4 @@
-"""Instructions in words: phrases per factor value, templates, and the inventory that training never uses."""
+"""Instructions of toy tasks: phrases, templates, and those that are never used in training."""
 
 import math
 import random
