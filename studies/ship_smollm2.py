@@ -1,12 +1,13 @@
 """Make the shipped generator for SmolLM2 of a training run.
 
-    python studies/ship_smollm2.py RUN --commit COMMIT --how FILE [--scores FILE]
+    python studies/ship_smollm2.py RUN --commit COMMIT --how FILE [--scores FILE] [--quality RECORD]
     python studies/ship_smollm2.py RUN --step 500 --data natural-instructions --as-trained --out runs/at-500
 
 RUN is a folder of `tagi train finetune smollm2` or of the stage in `tagi run`: of one that goes on, a checkpoint is
 taken, what was measured of instruction states before training is measured again. Weights are kept in bfloat16, half of
 what they were trained in; limits of texts are widened to what the model can read, or with `--as-trained` left; the card
-says how it was trained and how it scored.
+says how it was trained and how it scored. With --quality, `predict` and `generate` print the score of that evaluation:
+evaluate what was shipped, then ship it again with the record.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from tagi.api.generator import AdapterGenerator
 from tagi.formats.checkpoint import CONFIG, WEIGHTS, write_checkpoint
 from tagi.formats.finding import find_checkpoint
 from tagi.formats.generator import METHOD, generator_tensors, load_generator
+from tagi.formats.quality import Quality
 from tagi.methods.load import start_from
 from tagi.methods.tagi import TAGI
 from tagi.stages.one_model import measure_instructions
@@ -98,6 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     parser.add_argument("--scores", type=Path, default=None, help="JSON: a list of what, rouge, interval, n")
+    parser.add_argument("--quality", type=Path, default=None, help="record.json of: tagi evaluate smollm2 everyday")
     parser.add_argument("--out", type=Path, default=TARGET)
     parser.add_argument("--commit", default="none", help="of the code that it was trained with")
     parser.add_argument("--how", type=Path, default=None, help="what the card says of its training")
@@ -125,6 +128,10 @@ def main() -> None:
         extra={"recipe": "smollm2", "stage": "finetune", "steps": steps, "seed": generator.settings.seed},
         files={"README.md": card(how, generator.settings.shared_rank, scores, given.commit)},
     )
+    if given.quality is not None:
+        record = json.loads(given.quality.read_text(encoding="utf-8"))
+        tasks = f"{record['data']['tasks']} everyday tasks"
+        Quality.of_evaluation(record, tasks, "tagi evaluate smollm2 everyday --stock").write(given.out)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tagi.data.task import Example, Instance, Task
     from tagi.settings.recipe import Recipe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AdapterGenerator",

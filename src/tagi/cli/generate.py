@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tagi.cli.output import JsonFlag, print_table, refuse_used
+from tagi.activity import be_quiet
+from tagi.cli.output import JsonFlag, QuietFlag, print_quality, print_table, refuse_used
 from tagi.data.task import Example, Task
 from tagi.errors import InputError
 from tagi.files import adapter_folders
@@ -49,6 +50,7 @@ def generate(
     base: Base = None,
     example: Examples = None,
     truncate: Truncate = False,
+    quiet: QuietFlag = False,
     as_json: JsonFlag = False,
 ) -> None:
     """Generate an adapter from an instruction, or one for every task of a file.
@@ -66,6 +68,8 @@ def generate(
       tagi generate --from tasks.csv --out adapters
       tagi generate -g runs/sni --from tasks.jsonl --out adapters
     """
+    if quiet:
+        be_quiet()
     examples = tuple(map(example_of, example or []))
     if instruction is not None and from_file is not None:
         raise InputError("expected one of -i and --from, got both")
@@ -82,7 +86,8 @@ def generate(
     from tagi.api.task_adapter import save_adapters
 
     tasks = [replace(task, examples=(*task.examples, *examples)) for task in tasks]
-    adapters = AdapterGenerator.from_pretrained(generator, base=base).adapt_tasks(tasks, truncate=truncate)
+    made = AdapterGenerator.from_pretrained(generator, base=base)
+    adapters = made.adapt_tasks(tasks, truncate=truncate)
     if from_file is None:
         folders = [out]
         adapters[0].save_pretrained(out)
@@ -90,6 +95,8 @@ def generate(
         folders = save_adapters(dict(zip([task.name for task in tasks], adapters, strict=True)), out)
     rows = [{"adapter": str(at), **adapter.summary()} for at, adapter in zip(folders, adapters, strict=True)]
     print_table(rows, as_json=as_json)
+    if not quiet:
+        print_quality(made.source)
 
 
 def example_of(text: str) -> Example:

@@ -14,6 +14,7 @@ from tagi.files import refuse_long_names
 RecipeName = Annotated[
     str, typer.Argument(metavar="RECIPE", help="Recipe name, recipe file (TOML), or a file of tasks.")
 ]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Do not print progress and measured quality.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Overrides = Annotated[
     list[str] | None,
@@ -107,6 +108,16 @@ def refuse_used(out: Path | None) -> None:
     if file is not None:
         raise InputError(f"--out: expected a new folder, got a file: {file}")
     refuse_long_names(out.parts, "--out")
+
+
+def print_quality(source: str | None) -> None:
+    """Print on standard error what to expect of the generator that a name finds, if that was measured."""
+    from tagi.formats.finding import find_checkpoint
+    from tagi.formats.quality import Quality
+
+    quality = None if source is None else Quality.find(find_checkpoint(source))
+    if quality is not None:
+        typer.echo(quality.line, err=True)
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
+from tagi.activity import be_quiet
 from tagi.cli.generate import Base, Examples, OwnGenerator, example_of
+from tagi.cli.output import QuietFlag, print_quality
 from tagi.data.readers.lines import read_lines
 from tagi.errors import InputError
 
@@ -41,6 +43,7 @@ def predict(
     beams: Beams = 1,
     max_new_tokens: MaxTokens = None,
     truncate: Truncate = False,
+    quiet: QuietFlag = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer inputs with a saved adapter, or with one generated from an instruction.
@@ -53,6 +56,8 @@ def predict(
       tagi predict -a adapter --file inputs.txt --json > answers.jsonl
       cat inputs.txt | tagi predict -a adapter --beams 4
     """
+    if quiet:
+        be_quiet()
     examples = list(map(example_of, example or []))
     if adapter is not None and (instruction is not None or examples):
         raise InputError(f"expected one of -a and {'-i' if instruction is not None else '--example'}, got both")
@@ -67,6 +72,8 @@ def predict(
     else:
         made = AdapterGenerator.from_pretrained(generator or "smollm2", base=base)
         task = made.adapt(instruction or "", examples, truncate=truncate)
+    if not quiet:
+        print_quality(task.generator.source)
     answers = task.predict(texts, max_new_tokens=max_new_tokens, num_beams=beams, truncate=truncate)
     for text, answer in zip(texts, answers, strict=True):
         typer.echo(json.dumps({"input": text, "prediction": answer}, ensure_ascii=False) if as_json else answer)
