@@ -1,1 +1,1 @@
-"""The addresses of the server, a module for each group."""
+"""The endpoints of the server, one module per group."""

@@ -18,9 +18,9 @@ Id = Annotated[str, Path(description="The adapter's id.", max_length=64)]
 
 @router.post("/adapters", status_code=201, responses=faults(403, 507), response_model=None)
 async def create(service: AService, owner: Owner, body: AdapterBodies) -> JSONResponse:
-    """Generate an adapter for an instruction, or for every instruction of a list in one pass.
+    """Generate an adapter from an instruction, or one for each instruction of a list in one pass.
 
-    The same request gives the same adapter (status 200 if none is new). Its id is a model's name.
+    Repeating a request returns the same adapters (status 200 if none is new). The id of an adapter is a model name.
     """
     wanted = body if isinstance(body, list) else [body]
     if not 0 < len(wanted) <= service.limits.adapters_per_request:
@@ -52,7 +52,7 @@ async def adapter(service: AService, owner: Owner, id: Id) -> dict[str, Any]:
 
 @router.delete("/adapters/{id}", responses=faults(404))
 async def delete(service: AService, owner: Owner, id: Id) -> dict[str, Any]:
-    """Delete an adapter from the disk and from the engine. Its id is never used again."""
+    """Delete an adapter. Its id is never reused."""
     await service.delete(owner, id)
     return {"id": id, "object": "adapter.deleted", "deleted": True}
 
@@ -68,7 +68,7 @@ async def export(
     id: Id,
     lossy: Annotated[bool, Query(description="Export the LoRA although the adapter acts by more.")] = False,
 ) -> Response:
-    """Download an adapter as a zip file of a folder that PEFT and vLLM read."""
+    """Download an adapter as a zip file with a folder for PEFT and vLLM."""
     file = await service.export(owner, id, lossy=lossy)
     removed = BackgroundTask(FilePath.unlink, file, missing_ok=True)
     return FileResponse(file, media_type="application/zip", filename=f"{id}.zip", background=removed)
@@ -76,7 +76,7 @@ async def export(
 
 @router.post("/adapters/{id}/refine", status_code=202, responses=faults(404))
 async def refine(jobs: SomeJobs, owner: Owner, id: Id, body: RefineBody) -> dict[str, Any]:
-    """Train an adapter further on labelled examples. The job's result is a new adapter; this one stays as it is."""
+    """Fine-tune an adapter on labelled examples. The result of the job is a new adapter; this one is not changed."""
     return await jobs.begin(owner, id, body)
 
 
@@ -84,7 +84,7 @@ async def refine(jobs: SomeJobs, owner: Owner, id: Id, body: RefineBody) -> dict
 async def job(
     jobs: SomeJobs, owner: Owner, id: Annotated[str, Path(description="The job's id.", max_length=64)]
 ) -> dict[str, Any]:
-    """Tell how far a refinement is: `queued`, `running`, `succeeded` with a `result`, or `failed` with an `error`."""
+    """Return the status of a refinement: `queued`, `running`, `succeeded` with `result`, or `failed` with `error`."""
     return jobs.shown(owner, id)
 
 

@@ -22,7 +22,7 @@ _STREAMED: dict[int | str, Any] = {200: {"content": {"text/event-stream": {"sche
 
 @router.get("/models", responses=faults())
 async def models(service: AService, owner: Owner) -> dict[str, Any]:
-    """List the base model and the key's adapters. `:alone` behind an adapter's name leaves its instruction out."""
+    """List the base model and the key's adapters. Append `:alone` to a name to omit the instruction."""
     entries = [entry for entry in service.store.entries(owner) if entry.fault is None]
     base = service.engine.base_model
     return {"object": "list", "data": [_model(base), *(_model(one.id, int(one.created), base) for one in entries)]}
@@ -40,7 +40,7 @@ async def model(
 
 @router.post("/chat/completions", responses=faults(404) | _STREAMED, response_model=None)
 async def chat(service: AService, owner: Owner, body: ChatBody) -> Response:
-    """Answer a chat. An adapter takes one message of the user, its input, and reads its own instruction before it."""
+    """Answer a chat. For an adapter, send one user message with the input; its instruction is added."""
     adapter, alone = service.addressed(owner, body.model)
     messages = tuple(Message("system" if one.role == "developer" else one.role, one.text) for one in body.messages)
     if adapter is not None and [message.role for message in messages] != ["user"]:
@@ -53,7 +53,7 @@ async def chat(service: AService, owner: Owner, body: ChatBody) -> Response:
 
 @router.post("/completions", responses=faults(404) | _STREAMED, response_model=None)
 async def complete(service: AService, owner: Owner, body: CompletionBody) -> Response:
-    """Go on with a raw text. Nothing is written around it, an adapter's instruction neither."""
+    """Complete a raw text, without chat template and without the adapter's instruction."""
     adapter, alone = service.addressed(owner, body.model)
     request = Request(body.text, _sampling(service, body), adapter, alone)
     return await _answered(service, request, body, CompletionForm(body.model, body.top is not None))
@@ -70,7 +70,7 @@ def _sampling(service: Service, body: SamplingBody) -> Sampling:
 
 
 async def _answered(service: Service, request: Request, body: SamplingBody, form: Form) -> Response:
-    """Return an answer, or a stream of which the first piece is there: until then a fault has its own status."""
+    """Return an answer, or a stream after its first piece. Errors before that have their own status."""
     pieces = service.answer(request)
     if not body.stream:
         async with aclosing(pieces):
@@ -97,7 +97,7 @@ class EventStream(Response):
         self._counted = counted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the parts as they come. The answer is closed, however this ends."""
+        """Send the parts as they are generated. The answer is always closed."""
         async with aclosing(self._rest), aclosing(self._events()) as events:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for event in events:

@@ -1,4 +1,4 @@
-"""What routes are given: the service, and whose request it is."""
+"""Dependencies of routes: the service, and the owner of a request."""
 
 from typing import Annotated, Any, cast
 
@@ -48,7 +48,7 @@ ERROR: dict[str, Any] = {
 
 
 def faults(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return what the OpenAPI document says of refusals: OpenAI's error object."""
+    """Return the error responses for the OpenAPI document: OpenAI's error object."""
     content = {"application/json": {"schema": ERROR}}
     every = (400, 401, 408, 413, 429, 503, *statuses)
     return {status: {"description": _WORDS[status], "content": content} for status in sorted(every)}

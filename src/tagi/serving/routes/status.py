@@ -18,13 +18,13 @@ _METHODS = ("get", "post", "delete")
 
 @router.get("/health")
 async def health() -> dict[str, str]:
-    """Tell that the server runs."""
+    """Return that the server is running."""
     return {"status": "ok"}
 
 
 @router.get("/ready", responses={503: {"description": "The engine cannot answer."}}, response_model=None)
 async def ready(request: Request, service: AService) -> JSONResponse:
-    """Tell whether the engine can answer, if not with all of its replicas.
+    """Return whether the engine can answer, possibly without some of its replicas.
 
     What is wrong is told where no keys are used, or to those with one.
     """
