@@ -170,14 +170,12 @@ class TrainingStage(ABC):
         description: One line for the help of `tagi train`.
         evaluation: Name of the step that scores what the stage trained. None if that cannot be asked anything.
         rewords: Whether training draws among the tasks' wordings.
-        on_test_tasks: Whether it is trained on examples of the test tasks, which are not tested.
     """
 
     name: ClassVar[Stage]
     description: ClassVar[str]
     evaluation: ClassVar[str | None] = None
     rewords: ClassVar[bool] = True
-    on_test_tasks: ClassVar[bool] = False
 
     def table_faults(self, recipe: Recipe) -> Iterator[Fault]:
         """Check the stage's tables beside the others, whether or not the recipe runs the stage."""

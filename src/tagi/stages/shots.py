@@ -13,6 +13,7 @@ from tagi.data.toy.family import toy_instances
 from tagi.data.toy.programs import program_of
 from tagi.errors import DataError
 from tagi.settings.recipe import Recipe
+from tagi.settings.stages import DEMONSTRATE
 
 P3_POOL = 1000
 """Rows of a P3 prompt that its shots are drawn from: the first of a training set, or those after the tested ones."""
@@ -34,7 +35,7 @@ def wants_shots(recipe: Recipe, stages: Sequence[str] | None = None) -> bool:
     By default those of the recipe are meant.
     """
     trained = recipe.run.stages if stages is None else stages
-    return (in_context(recipe) and "metatrain" in trained) or by_shots(recipe)
+    return (in_context(recipe) and not set(DEMONSTRATE).isdisjoint(trained)) or by_shots(recipe)
 
 
 def reads_shots(checkpoint: Path) -> bool:
