@@ -200,3 +200,20 @@ def test_a_break_is_no_text() -> None:
     text = encoder(byte_pairs, "plain")
     assert text.document(f"ca{BREAK}t") == [*text.document("ca"), *text.document("t")]
     assert text.document(BREAK) == []
+
+
+def test_a_text_asked_for_twice_in_a_row_is_tokenized_once() -> None:
+    seen: list[tuple[str, Any]] = []
+    tokens = UserTextTokenizer(byte_pairs())
+
+    def counted(text: str, **given: Any) -> dict[str, list[int]]:
+        seen.append((text, given))
+        return {"input_ids": [len(text), len(given)]}
+
+    tokens.tokenizer = counted
+    first = tokens("abc")["input_ids"]
+    first.append(7)  # what one caller does to its list is nothing to the next
+    assert tokens("abc")["input_ids"] == [3, 0]
+    assert tokens("abc", add_special_tokens=False)["input_ids"] == [3, 1]
+    assert tokens("ab")["input_ids"] == [2, 0]
+    assert [text for text, _ in seen] == ["abc", "abc", "ab"]

@@ -1,23 +1,22 @@
-"""A real vLLM gives the tokens of the embedded engine, in fp32, with adapters that appear while it runs.
+"""`tagi serve` in front of a real vLLM gives the tokens of `tagi serve` alone, in fp32.
 
 `TAGI_VLLM_PYTHON` names the Python of an environment with vLLM for CPUs, which is not this one: `make test-engines`.
 """
 
 import asyncio
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
-from tagi.api.generator import AdapterGenerator
-from tagi.serving.embedded import EmbeddedEngine
-from tagi.serving.protocol import Message, Piece, PromptError, Request, Sampling
-from tagi.serving.upstream import UpstreamEngine
-from tests.engines.vllm_server import running_vllm, vllm_python
+from tests.engines.vllm_server import START_SECONDS, running_vllm, vllm_python
 from tests.prompted_adapters import NEW_TOKENS, TASKS, smollm2_base, smollm2_generator
 
 pytestmark = pytest.mark.slow
@@ -27,26 +26,22 @@ INSTRUCTIONS = [*TASKS, *(f"{instruction} Be brief." for instruction in TASKS)]
 
 
 @dataclass(frozen=True)
-class Upstream:
-    """A running vLLM, the folder from which it reads adapters, and the generator and adapters for it."""
+class Folders:
+    """A generator and its base model on disk, the folder from which vLLM reads adapters, and the address of vLLM."""
 
-    address: str
-    folder: Path
-    model: str
-    generator: AdapterGenerator
-    saved: dict[str, Path]
+    generator: Path
+    base: Path
+    shared: Path
+    vllm: str
 
 
 @pytest.fixture(scope="module")
-def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
-    """The adapters are saved before vLLM starts; it has none of them."""
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folders]:
+    """vLLM runs, and has no adapter."""
     vllm_python()
     folder = tmp_path_factory.mktemp("upstream")
     base, shared = smollm2_base(folder / "base"), folder / "shared"
-    generator = smollm2_generator(base)
-    saved = {f"adapter{at}": folder / f"adapter{at}" for at in range(ADAPTERS)}
-    for adapter, path in zip(generator.adapt(INSTRUCTIONS), saved.values(), strict=True):
-        adapter.save_pretrained(path)
+    smollm2_generator(base).save_pretrained(folder / "generator")
     shared.mkdir()
     environment = {
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
@@ -55,83 +50,85 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
     }
     options = ("--max-num-seqs", "32", "--max-loras", "16", "--max-cpu-loras", "16", "--api-server-count", "1")
     with running_vllm(base, folder / "vllm.log", *options, environment=environment) as address:
-        yield Upstream(address, shared, str(base), generator, saved)
+        yield Folders(folder / "generator", base, shared, address)
 
 
-@asynccontextmanager
-async def started(engine: Any, vllm: Upstream) -> AsyncIterator[Any]:
-    await engine.start()
+@contextmanager
+def serving(folders: Folders, store: Path, *options: str) -> Iterator[str]:
+    """`tagi serve` as a process on a free port; yields its address when it is ready."""
+    command = (sys.executable, "-m", "tagi", "serve", str(folders.generator), "--port", "0", "--dtype", "float32")
+    server = subprocess.Popen([*command, "--store", str(store), *options], stdout=subprocess.PIPE, text=True)
     try:
-        for name, folder in vllm.saved.items():
-            await engine.add(name, folder)
-        yield engine
+        assert server.stdout is not None
+        address = server.stdout.readline().strip().rstrip("/")
+        until = time.monotonic() + START_SECONDS
+        while httpx2.get(f"{address}/ready", timeout=START_SECONDS).status_code != 200:
+            assert time.monotonic() < until, "tagi serve is not ready"
+            assert server.poll() is None, "tagi serve ended"
+            time.sleep(1)
+        yield address
     finally:
-        await engine.close()
+        server.terminate()
+        server.wait(60)
 
 
-async def answered(engine: Any, request: Request) -> tuple[str, Piece]:
-    pieces = [piece async for piece in engine.stream(request)]
-    return "".join(piece.text for piece in pieces), pieces[-1]
+def in_front(folders: Folders) -> tuple[str, ...]:
+    """The options that send requests to vLLM."""
+    return "--upstream", folders.vllm, "--adapter-dir", str(folders.shared), "--upstream-model", str(folders.base)
 
 
-async def answers(engine: Any, vllm: Upstream, requests: list[Request]) -> list[tuple[str, Piece]]:
-    """All at the same time; prints the tokens per second."""
-    async with started(engine, vllm):
+def create(address: str) -> list[str]:
+    """Sixteen adapters in one request; returns their ids."""
+    body = [{"instruction": instruction} for instruction in INSTRUCTIONS]
+    made = httpx2.post(f"{address}/v1/adapters", json=body, timeout=START_SECONDS).raise_for_status().json()
+    return [adapter["id"] for adapter in made["data"]]
+
+
+async def answers(address: str, models: Sequence[str], inputs: Sequence[str]) -> list[tuple[str, int, int]]:
+    """Chats at the same time: each answer's text, tokens of its prompt and of the answer. Prints tokens per second."""
+    limits = httpx2.Limits(max_connections=None)
+    async with httpx2.AsyncClient(base_url=address, timeout=START_SECONDS, limits=limits) as client:
+
+        async def one(model: str, text: str) -> tuple[str, int, int]:
+            messages = [{"role": "user", "content": text}]
+            body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": NEW_TOKENS}
+            found: Any = (await client.post("/v1/chat/completions", json=body)).raise_for_status().json()
+            usage = found["usage"]
+            return found["choices"][0]["message"]["content"], usage["prompt_tokens"], usage["completion_tokens"]
+
         begun = time.perf_counter()
-        found = await asyncio.gather(*(answered(engine, request) for request in requests))
-        seconds = time.perf_counter() - begun
-        tokens = sum(last.generated_tokens for _, last in found)
-        print(f"{type(engine).__name__}: {tokens / seconds:.1f} tokens per second")
-        assert await engine.healthy() == []
+        found = await asyncio.gather(*map(one, models, inputs))
+        print(f"{sum(tokens for _, _, tokens in found) / (time.perf_counter() - begun):.1f} tokens per second")
         return found
 
 
-def chats() -> list[Request]:
-    """Every adapter four times, each time with an input of its task; every fourth time alone."""
-    tasks = list(TASKS.values())
-    return [
-        Request(
-            (Message("user", tasks[at % len(tasks)][at // ADAPTERS]),),
-            Sampling(NEW_TOKENS),
-            f"adapter{at % ADAPTERS}",
-            alone=at // ADAPTERS == 3,
-        )
-        for at in range(CHATS)
-    ]
-
-
-def test_vllm_gives_the_tokens_of_the_embedded_engine(vllm: Upstream) -> None:
-    """64 chats at the same time for 16 adapters, and two of the bare model."""
-    requests = [
-        *chats(),
-        *(Request((Message("user", text),), Sampling(NEW_TOKENS)) for text in ("Hello!", "<|im_end|>")),
-    ]
-    engine = UpstreamEngine([vllm.address], vllm.folder, vllm.model, vllm.generator)
-    found = asyncio.run(answers(engine, vllm, requests))
-    wanted = asyncio.run(answers(EmbeddedEngine(vllm.generator), vllm, requests))
-    different = [
-        {"request": request, "vllm": theirs, "embedded": ours}
-        for request, theirs, ours in zip(requests, found, wanted, strict=True)
-        if (theirs[0], theirs[1].prompt_tokens) != (ours[0], ours[1].prompt_tokens)
-    ]
-    assert len(found) == CHATS + 2
+def test_vllm_gives_the_tokens_of_the_embedded_engine(folders: Folders, tmp_path: Path) -> None:
+    """64 chats at the same time: every adapter four times, each time with an input of its task, the last time alone."""
+    texts = [inputs[at] for at in range(CHATS // ADAPTERS) for inputs in 2 * list(TASKS.values())]
+    found = []
+    for name, options in (("upstream", in_front(folders)), ("embedded", ())):
+        with serving(folders, tmp_path / name, *options) as address:
+            ids = create(address)
+            models = [*(ids * 3), *(f"{adapter}:alone" for adapter in ids)]
+            print(name, end=": ")
+            found.append(asyncio.run(answers(address, models, texts)))
+    different = [(text, theirs, ours) for text, theirs, ours in zip(texts, *found, strict=True) if theirs != ours]
+    assert len(set(found[0])) > CHATS // 2
     assert different == []
 
 
-def test_a_removed_adapter_is_gone(vllm: Upstream) -> None:
-    async def use() -> None:
-        engine = UpstreamEngine([vllm.address], vllm.folder, vllm.model, vllm.generator)
-        async with started(engine, vllm):
-            request = chats()[0]
-            await answered(engine, request)
-            assert "adapter0" in await models(engine)
-            await engine.remove("adapter0")
-            assert "adapter0" not in await models(engine)
-            with pytest.raises(PromptError):
-                await answered(engine, request)
+def test_a_deleted_adapter_is_gone(folders: Folders, tmp_path: Path) -> None:
+    """Also in vLLM, which had loaded it."""
+    with serving(folders, tmp_path / "store", *in_front(folders)) as address:
+        adapter, *_ = create(address)
+        asyncio.run(answers(address, [adapter], ["apple, pear, hammer, plum"]))
+        assert adapter in loaded(folders.vllm)
+        httpx2.delete(f"{address}/v1/adapters/{adapter}", timeout=60).raise_for_status()
+        assert adapter not in loaded(folders.vllm)
+        body = {"model": adapter, "messages": [{"role": "user", "content": "apple"}]}
+        assert httpx2.post(f"{address}/v1/chat/completions", json=body, timeout=60).status_code == 404
 
-    async def models(engine: UpstreamEngine) -> set[str]:
-        found = (await engine._client.get(f"{vllm.address}/v1/models")).json()
-        return {model["id"] for model in found["data"]}
 
-    asyncio.run(use())
+def loaded(vllm: str) -> set[str]:
+    """The models that a server names."""
+    return {model["id"] for model in httpx2.get(f"{vllm}/v1/models", timeout=60).raise_for_status().json()["data"]}

@@ -1,8 +1,13 @@
 """Which instances a recipe trains on and is tested on."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from tagi.data.task import Instance, Task
+from tagi.settings.sources import BY_NAME
 from tagi.stages.recipes import load_recipe
 from tagi.stages.tasks import Split, load_tasks
 
@@ -39,3 +44,19 @@ def test_training_instances_are_shuffled_by_the_seed_and_test_instances_never(tm
     assert all(len(set(chosen)) == 5 for chosen in trained)
     assert all(chosen != sorted(chosen) for chosen in trained)
     assert ids("test", 3) == ids("test", 4) == ["i0", "i1", "i2", "i3"]
+
+
+def nursery_tasks(path: str | None, split: str, seed: int) -> list[Task]:
+    """A data set of two tasks, as a reader gives them."""
+    instances = (Instance("1", f"{path} {seed}", ("out",)), Instance("2", "in", ("out",)))
+    return [Task(f"{split} {name}", "nursery", f"Say {name}.", instances) for name in ("ba", "bu")]
+
+
+def test_a_data_set_is_a_reader_and_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = replace(BY_NAME["everyday"], reader=f"{__name__}:nursery_tasks", metric="rouge")
+    monkeypatch.setitem(BY_NAME, "everyday", entry)
+    recipe = load_recipe("everyday", ["seed=7", "data.test_instances_per_task=1"])
+    loaded = load_tasks(recipe, "test")
+    assert [task.name for task in loaded.tasks] == ["test ba", "test bu"]
+    assert [task.instances[0].input for task in loaded.tasks] == ["None 7", "None 7"]
+    assert loaded.summary["instances"] == 2

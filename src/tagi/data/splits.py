@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
 from tagi.data.readers.sni import SNISplit
 from tagi.data.task import Task
@@ -75,7 +75,7 @@ def compare_with_table10(split: SNISplit) -> list[CategoryCount]:
     return [CategoryCount(name, here.get(name, 0), paper.get(name, 0)) for name in {**paper, **here}]
 
 
-def limit_to_split(tasks: Sequence[Task], source: Literal["sni", "p3"], size: int) -> tuple[Task, ...]:
+def limit_to_split(tasks: Sequence[Task], source: str, size: int) -> tuple[Task, ...]:
     """The tasks whose category is in the paper's split of `size` categories or datasets, in the same order.
 
     Raises `DataError` when there is no such split or none of the tasks is in it.

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, Strict
 from pydantic.dataclasses import dataclass
 
+from tagi.settings.sources import BY_NAME, Source
 from tagi.settings.tables import SPLITS, Count, Flag, NotNegative, Rule, Seed, Table, Text, Whole
 from tagi.settings.text import TextFormat
 
@@ -15,12 +16,12 @@ TASK_FILES = (".jsonl", ".csv", ".tsv")
 
 
 def _path_fault(path: str | None, given: Mapping[str, Any]) -> str | None:
-    source = given.get("source")
-    if path is None and source in ("sni", "p3", "jsonl"):
-        return f"expected a path with data.source = {source!r}, got nothing"
-    if path is not None and source in ("toy", "everyday"):
-        return f"expected no path with data.source = {source!r}, got {path!r}"
-    return None
+    entry = BY_NAME.get(str(given.get("source")))
+    if entry is None or entry.path == (path is not None):
+        return None
+    if entry.path:
+        return f"expected a path with data.source = {entry.name!r}, got nothing"
+    return f"expected no path with data.source = {entry.name!r}, got {path!r}"
 
 
 def _only_with(sources: tuple[str, ...], key: str, default: str | None = None) -> Rule:
@@ -153,7 +154,7 @@ class DataSettings(TextFormat):
         "demonstrations": _demonstrations_fault,
     }
 
-    source: Literal["toy", "sni", "p3", "jsonl", "everyday"]
+    source: Source
     path: Text | None = None
     test_path: Text | None = None
     test_tasks: Count | None = None

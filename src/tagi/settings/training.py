@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from tagi.settings.generator import Tune
 from tagi.settings.methods import MetatrainMethod
-from tagi.settings.stages import ENTRIES, RUN, STAGES, VALIDATED, Stage
+from tagi.settings.stages import ENTRIES, MODELS, RUN, STAGES, STARTS, VALIDATED, Stage
 from tagi.settings.tables import (
     Count,
     Flag,
@@ -242,9 +242,10 @@ def _stages_fault(stages: list[Stage], given: Mapping[str, Any]) -> str | None:
 
 
 def _start_fault(start: str, given: Mapping[str, Any]) -> str | None:
-    if start == "metatrained" and "metatrain" not in given.get("stages", ["metatrain"]):
-        return "expected 'metatrain' among run.stages to start from it, got none"
-    return None
+    stage = STARTS.get(start)
+    if stage is None or stage in given.get("stages", [stage]):
+        return None
+    return f"expected {stage!r} among run.stages to start from it, got none"
 
 
 @dataclass(frozen=True)
@@ -260,6 +261,6 @@ class RunSettings(Table):
     later: ClassVar[frozenset[str]] = frozenset({"checkpoint"})
     rules: ClassVar[Mapping[str, Rule]] = {"stages": _stages_fault, "start": _start_fault}
 
-    stages: list[Stage] = field(default_factory=lambda: list[Stage](["finetune"]))
+    stages: list[Stage] = field(default_factory=lambda: list[Stage](MODELS[:1]))
     start: Literal["backbone", "metatrained"] = "backbone"
     checkpoint: Text | None = None

@@ -20,12 +20,12 @@ from tagi.evaluation.conditions import INSTRUCTIONS
 from tagi.formats.records import RECORD
 from tagi.methods.flops import Lengths
 from tagi.settings.recipe import Recipe
+from tagi.settings.sources import BY_NAME
 from tagi.stages.describe import shapes_of
 from tagi.stages.generating import GeneratingStage
 from tagi.stages.protocol import Sizes, TrainingStage, Work
 from tagi.stages.registry import stage_of
 from tagi.stages.run import FolderOf, Step, chosen, plan
-from tagi.stages.single import TEST_TASKS
 
 _EFFICIENCY = 0.4
 """Assumed share of a device's speed that training reaches."""
@@ -93,7 +93,7 @@ def _rows(recipe: Recipe, steps: Sequence[Step], tflops: float) -> list[dict[str
 
 def _scoring(recipe: Recipe, stage: TrainingStage) -> tuple[float, float]:
     """Tokens and FLOPs of answering all test instances under every instruction that `run` scores."""
-    data, tasks = recipe.data, TEST_TASKS.get(recipe.data.source, 1)
+    data, tasks = recipe.data, BY_NAME[recipe.data.source].test_tasks or 1
     instances = recipe.evaluation.limit or data.test_instances_per_task or _INSTANCES
     lengths = Lengths(
         data.max_instruction_tokens,

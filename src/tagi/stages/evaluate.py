@@ -34,6 +34,7 @@ from tagi.methods.protocol import Method
 from tagi.methods.stock import stock_model
 from tagi.methods.tagi import TAGI
 from tagi.settings.recipe import Recipe
+from tagi.settings.sources import BY_NAME
 from tagi.stages.adapter_folders import AdapterFolders
 from tagi.stages.evaluation_folder import alone, claim, kept_answers
 from tagi.stages.own_tasks import refuse_shared, shared_instances
@@ -42,7 +43,6 @@ from tagi.stages.tasks import RecipeData, Split
 from tagi.training.distributed import is_main_process, of_main_process, shared_among_processes
 from tagi.training.trainer import fingerprint
 
-_METRICS = {"toy": "exact", "sni": "rouge", "p3": "rank", "jsonl": "task", "everyday": "task"}
 PICTURE = "adapters.png"
 """File name of the plot of adapter distances."""
 
@@ -210,7 +210,7 @@ def scoring_of(recipe: Recipe, tasks: Sequence[Task], split: Split = "test") -> 
     ROUGE, because not all are classification.
     """
     settings = recipe.evaluation
-    metric = settings.metric or _METRICS[recipe.data.source]
+    metric = settings.metric or BY_NAME[recipe.data.source].metric
     if settings.metric is None and any(task.metric for task in tasks):
         metric = "task"
     if metric == "task":

@@ -170,14 +170,12 @@ class TrainingStage(ABC):
         description: One line for the help of `tagi train`.
         evaluation: Name of the step that evaluates the trained model. None if it cannot be evaluated.
         rewords: Whether training samples wordings of the instructions.
-        on_test_tasks: Whether it is trained on examples of the test tasks (which are not scored).
     """
 
     name: ClassVar[Stage]
     description: ClassVar[str]
     evaluation: ClassVar[str | None] = None
     rewords: ClassVar[bool] = True
-    on_test_tasks: ClassVar[bool] = False
 
     def table_faults(self, recipe: Recipe) -> Iterator[Fault]:
         """Check the stage's tables against the others, even if the recipe does not run the stage."""

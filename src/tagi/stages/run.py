@@ -11,7 +11,7 @@ from tagi.evaluation.conditions import INSTRUCTIONS, STOCK, in_order
 from tagi.evaluation.reports.records import training_mark
 from tagi.formats.records import RECORD, read_record
 from tagi.settings.recipe import Recipe
-from tagi.settings.stages import Stage
+from tagi.settings.stages import ON_TEST_TASKS, Stage
 from tagi.stages.evaluate import EvaluationRequest, evaluate
 from tagi.stages.identity import score_identity, stage_identity
 from tagi.stages.protocol import Sources
@@ -84,7 +84,8 @@ def run(
     Steps before `first` must be complete. The examples for shots of test tasks are checked before the first step.
     """
     rows, data, steps = [], RecipeData(recipe), chosen(plan(recipe, out, folder_of), first, last)
-    trained = [stage for stage in map(stage_of, recipe.run.stages) if stage.models(recipe) and not stage.on_test_tasks]
+    own = [stage_of(stage) for stage in recipe.run.stages if stage not in ON_TEST_TASKS]
+    trained = [stage for stage in own if stage.models(recipe)]
     if trained and any(step.evaluates for step in steps):
         check_tested(data)
     data.check_shots(shown_stages(steps))  # check before training
@@ -101,7 +102,7 @@ def run(
 def shown_stages(steps: Sequence[Step]) -> list[Stage]:
     """Return the stages with unfinished training or evaluation that may need shots of test tasks."""
     to_do = [step for step in steps if not (step.folder / RECORD).exists()]
-    return [step.stage for step in to_do if step.evaluates or stage_of(step.stage).on_test_tasks]
+    return [step.stage for step in to_do if step.evaluates or step.stage in ON_TEST_TASKS]
 
 
 def chosen(steps: Sequence[Step], first: str | None, last: str | None) -> list[Step]:

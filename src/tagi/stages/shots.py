@@ -13,6 +13,7 @@ from tagi.data.toy.family import toy_instances
 from tagi.data.toy.programs import program_of
 from tagi.errors import DataError
 from tagi.settings.recipe import Recipe
+from tagi.settings.stages import DEMONSTRATE
 
 P3_POOL = 1000
 """Rows of a P3 prompt that its shots are drawn from: the first of a training set, or those after the tested ones."""
@@ -31,7 +32,7 @@ def by_shots(recipe: Recipe) -> bool:
 def wants_shots(recipe: Recipe, stages: Sequence[str] | None = None) -> bool:
     """Return whether a method trained by these stages (by default the recipe's) reads shots of test tasks."""
     trained = recipe.run.stages if stages is None else stages
-    return (in_context(recipe) and "metatrain" in trained) or by_shots(recipe)
+    return (in_context(recipe) and not set(DEMONSTRATE).isdisjoint(trained)) or by_shots(recipe)
 
 
 def reads_shots(checkpoint: Path) -> bool:

@@ -12,13 +12,12 @@ from tagi.data.task import Instance, Task
 from tagi.errors import ConfigError
 from tagi.files import new_folder
 from tagi.settings.recipe import Recipe
+from tagi.settings.sources import BY_NAME
 from tagi.stages.metatrain import start_faults, start_needs
 from tagi.stages.protocol import BackboneStage, Fault, Job, Need, Tables, Training, apart_table, lora_table
 from tagi.stages.tasks import LoadedTasks, RecipeData
 
 _DIGITS = 8
-TEST_TASKS = {"sni": 119, "p3": 106, "toy": 24}
-"""Number of test tasks of the full data sets."""
 
 
 class Single(BackboneStage):
@@ -27,7 +26,6 @@ class Single(BackboneStage):
     name = "single"
     description = "one model per test task, on its own shots or on all of its examples that are not tested"
     evaluation = "evaluate-single"
-    on_test_tasks = True
     rewords = False  # other wordings of test tasks are for evaluation only
 
     def run_faults(self, recipe: Recipe) -> Iterator[Fault]:
@@ -100,7 +98,7 @@ class Single(BackboneStage):
 
     def models(self, recipe: Recipe) -> int:
         """Return the number of test tasks."""
-        return TEST_TASKS.get(recipe.data.source, 1)
+        return BY_NAME[recipe.data.source].test_tasks or 1
 
     def tuned(self, recipe: Recipe) -> tuple[Literal["all", "lora", "none"], int]:
         """Return `single.tune` and the generator's rank."""

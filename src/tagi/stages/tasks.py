@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, Literal
 
 from tagi.activity import activity
 from tagi.data.batches import hold_out, with_shuffled_inputs
 from tagi.data.digest import tasks_digest
-from tagi.data.everyday import everyday_tasks, is_everyday_file
+from tagi.data.everyday import is_everyday_file
 from tagi.data.readers.jsonl import read_jsonl
 from tagi.data.readers.p3 import read_p3
 from tagi.data.readers.p3_eval import read_p3_eval
@@ -21,6 +22,8 @@ from tagi.data.task import Instance, Task
 from tagi.data.toy.family import toy_tasks
 from tagi.errors import ConfigError
 from tagi.settings.recipe import Recipe
+from tagi.settings.sources import BY_NAME
+from tagi.settings.stages import ON_TEST_TASKS
 from tagi.stages.own_tasks import own_tasks, refuse_shared, seen_record, shared_instances
 from tagi.stages.shots import P3_POOL, shot_sets, shots_record, wants_shots, with_test_shots, with_validation_shots
 
@@ -118,7 +121,7 @@ class RecipeData:
 
     def check_shots(self, stages: Sequence[str]) -> None:
         """Raise `DataError` if there are too few examples for shots of the methods that these stages train."""
-        recipe, alone = self.recipe, "single" in stages
+        recipe, alone = self.recipe, not set(ON_TEST_TASKS).isdisjoint(stages)
         untested = recipe.data.source == "p3" and recipe.data.test_path is None
         if (alone or wants_shots(recipe, stages)) and not untested:
             self.tasks("test", shots=True, every=alone and recipe.single.examples == "all")
@@ -174,8 +177,8 @@ class RecipeData:
             kind: Any = "train" if split == "train" else "unseen"
             seed = recipe.seed if split == "train" else 0  # every seed is tested on the same instances
             made = toy_tasks(kind, seed, count, examples_per_task=data.positives, paraphrases_per_task=_TOY_WORDINGS)
-        elif data.source == "everyday":
-            made = everyday_tasks()
+        elif reader := BY_NAME[data.source].reader:
+            made = resolve_name(reader)(data.path, split, recipe.seed)
         else:
             made = own_tasks(data, split, self._listed)
         tasks, beyond = _cut(made, count)

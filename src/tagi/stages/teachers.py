@@ -8,12 +8,10 @@ from typing import Any, Literal
 from tagi.data.task import Task
 from tagi.files import new_folder, write_text
 from tagi.settings.recipe import Recipe
+from tagi.settings.sources import BY_NAME
 from tagi.stages.metatrain import Metatrain
 from tagi.stages.protocol import BackboneStage, Job, Need, Tables, Training, apart_table, lora_table, training_data
 from tagi.stages.recipe_settings import concatenated_text, lora_shape
-
-_CATEGORIES = {"sni": 60, "p3": 36, "toy": 6}
-"""Number of training categories of the full data sets."""
 
 
 class Teachers(BackboneStage):
@@ -68,7 +66,7 @@ class Teachers(BackboneStage):
 
     def models(self, recipe: Recipe) -> int:
         """Return the number of categories."""
-        return recipe.data.task_split or _CATEGORIES.get(recipe.data.source, 1)
+        return recipe.data.task_split or BY_NAME[recipe.data.source].categories or 1
 
     def tuned(self, recipe: Recipe) -> tuple[Literal["all", "lora", "none"], int]:
         """Return that a LoRA with the generator's rank is trained."""

@@ -15,6 +15,11 @@ def everyday_tasks() -> list[Task]:
     return read_jsonl(EVERYDAY_FILE)
 
 
+def read(path: str | None, split: str, seed: int) -> list[Task]:
+    """Return the benchmark's tasks whatever is asked for, as the reader of a data set."""
+    return everyday_tasks()
+
+
 def is_everyday_file(path: Path) -> bool:
     """Return whether a file has the same content as the benchmark's file, wherever it lies."""
     try:

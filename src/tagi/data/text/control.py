@@ -32,20 +32,31 @@ class UserTextTokenizer:
         self.tokenizer = tokenizer
         self.control: tuple[str, ...] = tuple(sorted(_control(tokenizer, added=added)))
         self._starts = {token[0] for token in self.control}
+        self._last: tuple[tuple[str, bool] | None, tuple[int, ...]] = (None, ())
         self._normalizer: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
 
     def __call__(self, text: str, /, *, add_special_tokens: bool = True) -> Mapping[str, Any]:
-        """The text's tokens under `input_ids`; with `add_special_tokens` with those that start and end a text."""
+        """The text's tokens under `input_ids`; with `add_special_tokens` with those that start and end a text.
+
+        A text that is asked for twice in a row, first to see whether it fits, is tokenized once.
+        """
+        asked, (last, ids) = (text, add_special_tokens), self._last  # read and written whole: threads may share this
+        if asked != last:
+            ids = tuple(self._ids(text, add_special_tokens))
+            self._last = (asked, ids)
+        return {"input_ids": list(ids)}
+
+    def _ids(self, text: str, add_special_tokens: bool) -> list[int]:
         if BREAK not in text:
             given = {} if add_special_tokens else {"add_special_tokens": False}
-            found: Mapping[str, Any] = self.tokenizer(text, **given)
+            found: list[int] = self.tokenizer(text, **given)["input_ids"]
             return found
         first, *rest = [piece for piece in text.split(BREAK) if piece] or [""]
         ids = self._bare(first)
         before, after = self._around(first, ids) if add_special_tokens else ([], [])
         for piece in rest:
             ids = [*ids, *self._following(piece)]
-        return {"input_ids": [*before, *ids, *after]}
+        return [*before, *ids, *after]
 
     def following(self, text: str, before: str = "") -> list[int]:
         """Token ids of a text that goes on from another, which ends with `before`."""
