@@ -38,7 +38,8 @@ def compare(
 
     A - B is the mean difference in percent, with its 95% bootstrap interval over tasks; wins are instances on which A
     scores higher. Evaluations of different data are refused. The metric is accuracy, rougeL, rouge1 or exact_match, or
-    right, rouge_l or rouge_l_unicode for answers that are scored by their task's own metric.
+    right, rouge_l or rouge_l_unicode for answers that are scored by their task's own metric. Means are those of
+    `tagi evaluate`: over instances, and for tasks' own metrics over tasks.
 
     With --methods, A is a recipe. The named methods, or all that `tagi methods` lists, are trained on its tasks; stages
     that they share are trained once. Then all are scored, costed and timed in one table (DIR/methods.md). Run it again
@@ -72,7 +73,8 @@ def _print_compared(compared: dict[str, Any]) -> None:
         partial += ", tested on training data" if of.get("trained_on") else ""
         checkpoint = f"({of['method']}, checkpoint {of['checkpoint']}, seed {of['seed']}{partial})"
         typer.echo(f"{name.upper()}: {of['folder']} {checkpoint}")
-    typer.echo(f"condition {compared['condition']!r}, {compared['metric']} in percent")
+    over = compared["mean_over"]
+    typer.echo(f"condition {compared['condition']!r}, {compared['metric']} in percent, means over {over}")
     for key, (one, other) in compared["recipes_differ"].items():
         typer.echo(f"  {key}: {one} in A, {other} in B")
     print_table([_row(name, own) for name, own in [*compared["per_category"].items(), ("all", compared)]])
