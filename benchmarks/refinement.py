@@ -25,20 +25,21 @@ from typing import Any
 begun = time.process_time()
 import torch  # noqa: E402
 
+import tagi.training.trainer  # noqa: E402, F401  # what training imports
 from tagi import AdapterGenerator, Refinement, TaskAdapter, read_tasks  # noqa: E402
 from tagi.data.batches import Sample  # noqa: E402
 from tagi.data.task import Task  # noqa: E402
 from tagi.files import write_text  # noqa: E402
 from tagi.methods.objective.losses import prediction_loss  # noqa: E402
 from tagi.methods.refining import Refined  # noqa: E402
-import tagi.training.trainer  # noqa: E402, F401  # what training imports
 
 IMPORTING = time.process_time() - begun
 TABLE = Path(__file__).parents[1] / "examples" / "own_tasks.csv"
 LONG = (
     "You are given a message that a customer has sent to the help desk of a software company. Decide whether somebody "
-    "has to look at it at once. A message is urgent if people cannot work, if money or data are being lost, or if there "
-    "is danger. Wishes, questions and thanks are not urgent, even where the customer is impatient. Answer yes or no."
+    "has to look at it at once. A message is urgent if people cannot work, if money or data are being lost, or if "
+    "there is danger. Wishes, questions and thanks are not urgent, even where the customer is impatient. Answer yes or "
+    "no."
 )
 
 

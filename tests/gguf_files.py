@@ -57,8 +57,8 @@ def gguf_model(seed: int = 0) -> Any:
     return model
 
 
-def write_gguf_model(path: Path, seed: int = 0) -> Path:
-    """Two of the weights of a layer in Q8_0, the rest in fp32."""
+def write_gguf_model(path: Path, seed: int = 0, without: str | None = None) -> Path:
+    """Two of the weights of a layer in Q8_0, the rest in fp32; all but the tensor `without`."""
     model, tokens = gguf_model(seed), vocabulary()
     config = model.config
     writer = GGUFWriter(path, "llama")
@@ -83,6 +83,8 @@ def write_gguf_model(path: Path, seed: int = 0) -> Path:
     writer.add_eos_token_id(len(tokens) - 1)
     for name, parameter in model.named_parameters():
         into, weight = _name(name), _in_its_order(name, parameter.detach())
+        if into == without:
+            continue
         if into.split(".")[-2] in _QUANTISED:
             writer.add_tensor(into, quantize(weight.numpy(), Q8), raw_dtype=Q8)
         else:

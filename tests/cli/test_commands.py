@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tagi import evaluate, read_tasks
 from tagi.data.toy.family import toy_tasks
+from tagi.errors import ConfigError
 from tagi.evaluation.conditions import CHANNELS
 from tests.commands import Run
 from tests.task_files import write_jsonl
@@ -132,6 +134,8 @@ def test_adapters_are_scored_themselves_refined_ones_too(run_tagi: Run, tmp_path
     ]
     seen = run_tagi("evaluate", refined, *recipe, "--set", f"data.path={tasks}")
     assert (seen.code, seen.err.count("got: 18 of 24 are")) == (2, 1)  # nine of twelve rows were trained on
+    with pytest.raises(ConfigError, match="got: 18 of 24 are"):
+        evaluate(refined, read_tasks(tasks))
     write_jsonl([replace(task, instances=task.instances[9:]) for task in family[:2]], tasks)
     scored = run_tagi("evaluate", refined, *recipe, "--set", f"data.path={tasks}")
     assert scored.code == 0, scored.err

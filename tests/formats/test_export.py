@@ -340,6 +340,12 @@ def test_llama_cpps_names_and_shapes(tmp_path: Path) -> None:
     assert torch.equal(found["blk.1.attn_q.weight.lora_b"], interleaved(query, HEADS))
 
 
+def test_layers_whose_rows_are_not_known_are_refused() -> None:
+    pair = (torch.ones(1, 2, 5), torch.ones(1, 7, 2))
+    with pytest.raises(ConfigError, match=r"expected LoRA on q_proj, v_proj alone for llama.cpp, .*self_attn.k_proj"):
+        gguf_factors(LoraBank({"model.layers.0.self_attn.k_proj": pair}, 1.0), HEADS)
+
+
 def test_a_file_for_llama_cpp_holds_the_lora(run_tagi: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGI_CACHE", str(tmp_path / "cache"))
     base = write_gguf_model(tmp_path / "base.gguf")

@@ -192,7 +192,8 @@ class _Job:
             adapter, shown, settings, folder, identity=identity, resume=resume, progress=progress
         )
         refined.save_pretrained(out / REFINED, overwrite=True)
-        scores = {"before": before, "after": self._scores(refined)}
+        # Without a step it is the same adapter.
+        scores = {"before": before, "after": before if refined.refined["loss"] is None else self._scores(refined)}
         record = {
             "identity": identity,
             "adapter": str(out / REFINED),

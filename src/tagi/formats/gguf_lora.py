@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tagi.adapters.bank import LoraBank
+from tagi.errors import ConfigError
 
 ARCHITECTURES = {"llama": "llama"}
 """Type of model whose LoRA can be written -> its architecture in GGUF."""
@@ -28,10 +29,15 @@ def gguf_factors(bank: LoraBank, heads: int) -> dict[str, Float[Tensor, "_rows _
 
     Returns:
         Factors by llama.cpp's names, rows in its order.
+
+    Raises:
+        ConfigError: The bank is also on other layers, whose names and order of rows are not known here.
     """
     tensors = {}
     for module, (a, b) in bank.whole().factors.items():
         *_, layer, _, name = module.split(".")
+        if name not in _NAMES:
+            raise ConfigError(f"expected LoRA on {', '.join(_NAMES)} alone for llama.cpp, got one on {module!r}")
         into = f"blk.{layer}.{_NAMES[name]}.weight"
         tensors[f"{into}.lora_a"] = a[0]
         tensors[f"{into}.lora_b"] = interleaved(b[0], heads) if name in _ROTATED else b[0]

@@ -1,20 +1,28 @@
-"""Tasks with metrics of their own count the same, whatever their sizes: in comparisons and reports as in evaluations."""
+"""Tasks with metrics of their own count the same, whatever their sizes, wherever their mean is shown."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from tagi.cli.evaluation_tables import task_rows
+from tagi.data.task import Instance, Task
+from tagi.data.text.encoder import TextEncoder
 from tagi.evaluation.predictions_log import predictions_file
 from tagi.evaluation.reports.groups import grouped
 from tagi.evaluation.reports.paired_evaluations import compare
 from tagi.evaluation.reports.records import read_records
+from tagi.evaluation.reports.tables import by_task
 from tagi.evaluation.scoring.answers import Answer
 from tagi.evaluation.scoring.statistics import bootstrap_interval
 from tagi.evaluation.scoring.task_metrics import TaskMetricScoring
-from tagi.stages.compare_methods import _scores
+from tagi.methods.flops import Lengths
+from tagi.stages.compare_methods import _flops_ratio, _rows, _scores, shown_rows
 from tests.evaluation.reports.made_up import evaluation, write
+from tests.models import text_settings, tokenizer
 
 SIZES = {"one": 1, "three": 3, "six": 6}
 FIRST, SECOND = {"one": 1, "three": 0, "six": 3}, {"one": 0, "three": 3, "six": 3}
@@ -55,7 +63,7 @@ def test_an_evaluation_and_a_comparison_of_it_say_the_same(tmp_path: Path) -> No
 
 
 def test_a_report_reads_tasks_of_several_metrics(tmp_path: Path) -> None:
-    """Its n is that of the answers which its score is the mean of, and its interval is over the tasks, over seeds too."""
+    """Its n is that of the answers which its score is the mean of; its interval is over tasks, also of two seeds."""
     evaluated(tmp_path / "one", FIRST, seed=0)
     evaluated(tmp_path / "two", SECOND, seed=1)
     records, left_out = read_records(tmp_path)
@@ -93,3 +101,92 @@ def test_methods_are_compared_by_the_mean_over_tasks(tmp_path: Path) -> None:
     metric, answers, runs = _scores(tmp_path, [entry])
     assert (metric, answers) == ("right", 10)
     assert {task: own.tolist() for task, own in runs[3].items()} == {"one": [100], "three": [0], "six": [50]}
+
+
+def test_a_row_of_a_method_holds_its_figures(tmp_path: Path) -> None:
+    """Means over seeds: scores of the tasks' means, minutes of all stages; FLOPs and time are the first seed's."""
+    time = {"ratio": 0.5, "interval": [0.4, 0.6], "pairs": 5}
+    for seed, right in enumerate((FIRST, SECOND)):
+        evaluated(tmp_path / f"tagi-{seed}", right)
+        evaluated(tmp_path / f"tk-{seed}", FIRST)
+    entries = [
+        {
+            "method": method,
+            "seed": seed,
+            "trained": "runs",
+            "scored": f"{folder}-{seed}",
+            "steps": 7,
+            "seconds": 60.0 + 120 * seed,
+            "tuned": 1234,
+            "generated": 567,
+            "flops": 0.25 + seed,
+            "time": time,
+        }
+        for method, folder in (("tagi", "tagi"), ("tk-instruct", "tk"))
+        for seed in (0, 1)
+    ]
+    rows = {row["method"]: row for row in _rows(tmp_path, entries)}
+    found = rows["tagi"]
+    assert (found["metric"], found["mean"], found["n"]) == ("right", pytest.approx(50), 10)
+    assert found["seeds"] == pytest.approx({0: 50.0, 1: 50.0})
+    difference = found["minus_reference"]
+    # Means over seeds by task: 50, 50, 50 against 100, 0, 50.
+    assert (difference["mean"], difference["tasks"]) == (pytest.approx(0), 3)
+    assert difference["interval"] == pytest.approx(list(bootstrap_interval([-50.0, 50.0, 0.0])))
+    shown = shown_rows({"methods": [found]})[0]
+    assert {name: shown[name] for name in ("right", "seeds", "tuned", "generated", "steps", "minutes")} == {
+        "right": "50.0",
+        "seeds": "50.0, 50.0",
+        "tuned": "1,234",
+        "generated": "567",
+        "steps": "7",
+        "minutes": "2.0",
+    }
+    assert shown["FLOPs"].startswith("0.25")
+    assert shown["time"].startswith("0.50 (0.40 to 0.60)")
+    assert shown["- Tk-Instruct"].startswith("+0.0 (")
+
+
+def test_flops_of_methods_are_sums_over_tasks_of_100_inputs_each() -> None:
+    text = TextEncoder(tokenizer(), text_settings())
+    made = [
+        Task(name, "c", "w1 w2", tuple(Instance(str(at), "w3 " * words, ("w4",)) for at, words in enumerate(sizes)))
+        for name, sizes in (("a", (1, 3)), ("b", (6,)))
+    ]
+
+    def method(each: Callable[[Lengths], float]) -> Any:
+        return SimpleNamespace(
+            text=text, generator_model=None, cost=lambda one: SimpleNamespace(total=one.examples * each(one))
+        )
+
+    own = [len(text.input("w3 w3")), len(text.input("w3 " * 6))]
+    reference = method(lambda lengths: lengths.input**2)
+    found = _flops_ratio(method(lambda lengths: lengths.input), reference, made)
+    assert found == pytest.approx(sum(100 * one for one in own) / sum(100 * one**2 for one in own))
+
+
+def test_tables_of_tasks_have_each_tasks_own_numbers(tmp_path: Path) -> None:
+    """On the terminal beside the stock model's and what needs no model, in a report as means over seeds."""
+    first, second = (evaluated(tmp_path / str(seed), right, seed) for seed, right in enumerate((FIRST, SECOND)))
+    one, other = (json.loads((folder / "record.json").read_text())["results"]["right"] for folder in (first, second))
+    record = {"results": {"right": one, "stock": other}, "best_constant": other, "unchanged_input": one}
+    rows = {row["task"]: row for row in task_rows(record)}
+    assert rows["six"] == {
+        "task": "six",
+        "metric": "exact",
+        "n": 6,
+        "score": 50.0,
+        "stock": 50.0,
+        "constant": 50.0,
+        "unchanged": 50.0,
+        "sample answer": "yes",
+    }
+    assert [rows["three"][name] for name in ("n", "score", "stock", "constant", "unchanged")] == [3, 0, 100, 100, 0]
+    (table,) = by_task(grouped(read_records(tmp_path)[0]))
+    cells = {task: cells[0] for task, cells in table.rows}
+    assert [cells[task].text for task in ("one", "three", "six", "title")] == ["50.0", "50.0", "50.0", "100.0"]
+    assert [cells[task].details[0].split("\N{NO-BREAK SPACE}")[1] for task in ("one", "three", "six")] == [
+        "1",
+        "3",
+        "6",
+    ]
