@@ -28,7 +28,6 @@ from tagi.evaluation.timing.tables import markdown
 TABLE = Path(__file__).parent / "own_tasks.csv"
 BAD = 70
 """An adapter that scores less on its training rows is refined."""
-RATE = 2e-3
 SHORT = ("evaluation.max_new_tokens=24",)
 """More tokens than any answer of the table has."""
 PEFT = """
@@ -60,7 +59,7 @@ assert "tagi" not in sys.modules
 """
 
 
-def main(out: Path, generator: str = "smollm2", tasks: int = 20, rows: int = 9, steps: int = 20) -> dict[str, Any]:
+def main(out: Path, generator: str = "smollm2", tasks: int = 20, rows: int = 9, steps: int = 16) -> dict[str, Any]:
     """Do all of it under `out`, with the first tasks and rows of each alone if so many are asked for."""
     seconds: dict[str, float] = {}
     training, tested = split(tasks, rows)
@@ -80,7 +79,7 @@ def main(out: Path, generator: str = "smollm2", tasks: int = 20, rows: int = 9, 
     refined: dict[str, float] = {}
     if bad:
         with timed(f"refine {len(bad)} of {len(known)} adapters, {steps} steps each", seconds):
-            refine_all(out / "adapters", table, out / "refined", Refinement(steps, RATE), only=bad)
+            refine_all(out / "adapters", table, out / "refined", Refinement(steps), only=bad)
         with timed("score the refined ones on the test rows", seconds):
             refined = scores(evaluate(out / "refined", tested, overrides=SHORT), "right")
     with timed("export one in three forms and load each", seconds):
@@ -150,7 +149,7 @@ def write_rows(path: Path, tasks: list[Task]) -> None:
 def export_one(out: Path, generator: AdapterGenerator, task: Task, steps: int) -> None:
     """Train one adapter to work without its instruction, export it in three forms and load each without tagi."""
     examples = [Example(one.input, one.outputs[0]) for one in task.instances]
-    adapter: TaskAdapter = generator.adapt(task.instruction).alone().refine(examples, Refinement(steps, RATE))
+    adapter: TaskAdapter = generator.adapt(task.instruction).alone().refine(examples, Refinement(steps))
     (out / "base").mkdir()
     write_model(out / "base", generator.backbone.model, generator.backbone.tokenizer, generator.backbone.files)
     adapter.export(out / "peft", "peft")
@@ -171,6 +170,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--generator", default="smollm2")
-    for name, default in (("tasks", 20), ("rows", 9), ("steps", 20)):
+    for name, default in (("tasks", 20), ("rows", 9), ("steps", 16)):
         parser.add_argument(f"--{name}", type=int, default=default)
     main(**vars(parser.parse_args()))

@@ -1,16 +1,13 @@
 """Tasks with metrics of their own count the same, whatever their sizes, wherever their mean is shown."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tagi.cli.evaluation_tables import task_rows
 from tagi.data.task import Instance, Task
-from tagi.data.text.encoder import TextEncoder
 from tagi.evaluation.predictions_log import predictions_file
 from tagi.evaluation.reports.groups import grouped
 from tagi.evaluation.reports.paired_evaluations import compare
@@ -19,10 +16,10 @@ from tagi.evaluation.reports.tables import by_task
 from tagi.evaluation.scoring.answers import Answer
 from tagi.evaluation.scoring.statistics import bootstrap_interval
 from tagi.evaluation.scoring.task_metrics import TaskMetricScoring
-from tagi.methods.flops import Lengths
+from tagi.methods.flops import Components, Cost, Lengths
 from tagi.stages.compare_methods import _flops_ratio, _rows, _scores, shown_rows
+from tests.evaluation.echo import Echo
 from tests.evaluation.reports.made_up import evaluation, write
-from tests.models import text_settings, tokenizer
 
 SIZES = {"one": 1, "three": 3, "six": 6}
 FIRST, SECOND = {"one": 1, "three": 0, "six": 3}, {"one": 0, "three": 3, "six": 3}
@@ -147,22 +144,26 @@ def test_a_row_of_a_method_holds_its_figures(tmp_path: Path) -> None:
     assert shown["- Tk-Instruct"].startswith("+0.0 (")
 
 
+class Costly(Echo):
+    """A method that costs so much for the instruction once and for every input by its length."""
+
+    def __init__(self, once: int, power: int) -> None:
+        super().__init__()
+        self.once, self.power = once, power
+
+    def cost(self, lengths: Lengths) -> Cost:
+        return Cost(Components(instruction=self.once), Components(encoder=lengths.input**self.power), lengths.examples)
+
+
 def test_flops_of_methods_are_sums_over_tasks_of_100_inputs_each() -> None:
-    text = TextEncoder(tokenizer(), text_settings())
     made = [
         Task(name, "c", "w1 w2", tuple(Instance(str(at), "w3 " * words, ("w4",)) for at, words in enumerate(sizes)))
         for name, sizes in (("a", (1, 3)), ("b", (6,)))
     ]
-
-    def method(each: Callable[[Lengths], float]) -> Any:
-        return SimpleNamespace(
-            text=text, generator_model=None, cost=lambda one: SimpleNamespace(total=one.examples * each(one))
-        )
-
-    own = [len(text.input("w3 w3")), len(text.input("w3 " * 6))]
-    reference = method(lambda lengths: lengths.input**2)
-    found = _flops_ratio(method(lambda lengths: lengths.input), reference, made)
-    assert found == pytest.approx(sum(100 * one for one in own) / sum(100 * one**2 for one in own))
+    own, reference = Costly(7, 1), Costly(0, 2)
+    lengths = [len(own.text.input("w3 w3")), len(own.text.input("w3 " * 6))]
+    wanted = sum(7 + 100 * one for one in lengths) / sum(100 * one**2 for one in lengths)
+    assert _flops_ratio(own, reference, made) == pytest.approx(wanted)
 
 
 def test_tables_of_tasks_have_each_tasks_own_numbers(tmp_path: Path) -> None:
