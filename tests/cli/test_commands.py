@@ -167,6 +167,9 @@ def test_adapters_are_scored_as_they_are_with_no_steps(run_tagi: Run, tmp_path: 
     assert ran.code == 0, ran.err
     assert "2 the same" in ran.out
     assert [line.split()[1:3] for line in ran.out.splitlines() if "the same" in line][:2] == [["0", "3"], ["0", "3"]]
+    ran = run_tagi("refine", adapters, "--examples", tasks, "--tasks", "nothing*", "--out", tmp_path / "none")
+    named = ", ".join(sorted(folder.name for folder in adapters.iterdir()))
+    assert (ran.code, f"'s adapters ({named}), got 'nothing*'" in ran.err) == (2, True)
     other = tmp_path / "other.csv"
     other.write_text("instruction,input,output\nSomething else.,a,b\n")
     ran = run_tagi("refine", adapters, "--examples", other, "--out", tmp_path / "none")

@@ -26,6 +26,9 @@ from tagi.formats.task_adapter import STATES, digest_of, generator_digest
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.training.trainer import fingerprint
 
+_NAMED = 20
+"""The most adapters that a message names."""
+
 
 class RefinementRecord(Record):
     """The keys of a refinement's record that a resumed one needs."""
@@ -109,7 +112,12 @@ def refine_all(
     out, settings, given = Path(out), settings or Refinement(), read_labelled(examples)
     jobs: dict[str, _Job | None] = {}
     made: GeneratorModel | str | Path | None = generator
-    for name, folder in find_adapters(Path(adapters)).items():
+    found = find_adapters(Path(adapters))
+    for pattern in only:
+        if not any(fnmatchcase(name, pattern) for name in found):
+            known = ", ".join([*found][:_NAMED]) + (", ..." if len(found) > _NAMED else "")
+            raise InputError(f"--tasks: expected names or patterns of {adapters}'s adapters ({known}), got {pattern!r}")
+    for name, folder in found.items():
         if only and not any(fnmatchcase(name, pattern) for pattern in only):
             continue
         opened = TaskAdapter.from_pretrained(folder, made)
@@ -121,8 +129,7 @@ def refine_all(
         how = settings if said else replace(settings, held_out=quarter)
         jobs[name] = _Job.of(folder, opened, own, out / name, how) if own else None
     if not any(jobs.values()):
-        among = f" named {', '.join(only)}" if only else ""
-        raise InputError(f"{examples}: expected examples of a task with an adapter in {adapters}{among}, got none")
+        raise InputError(f"{examples}: expected examples of a task with an adapter in {adapters}, got none")
     rows = [_row(name, None if job is None else job.done(resume, progress)) for name, job in jobs.items()]
     return {"tasks": rows}
 
