@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tagi import evaluate, read_tasks
+from tagi import TaskAdapter, evaluate, read_tasks
 from tagi.data.toy.family import toy_tasks
 from tagi.errors import ConfigError
 from tagi.evaluation.conditions import CHANNELS
+from tagi.formats.export import open_exportable
 from tests.commands import Run
 from tests.task_files import write_jsonl
 
@@ -147,6 +148,12 @@ def test_adapters_are_scored_themselves_refined_ones_too(run_tagi: Run, tmp_path
         pytest.approx(row["after"]) for row in rows
     ]
     assert record["revision"] != one["revision"]
+    folder = refined / rows[0]["task"]
+    ran = run_tagi("predict", "-a", folder, family[0].instances[9].input)
+    assert (ran.code, bool(ran.out.strip())) == (0, True), ran.err
+    of_folder, of_adapter = (TaskAdapter.from_pretrained(place) for place in (folder, folder / "adapter"))
+    assert of_folder.bank.tensors().keys() == of_adapter.bank.tensors().keys()
+    assert open_exportable(folder).origin.refined == of_adapter.refined
     ran = run_tagi("evaluate", refined, *recipe, "--set", f"data.path={tasks}", "--condition", "other")
     assert (ran.code, "expected one of right, stock, none" in ran.err) == (2, True)
     write_jsonl(family[2:], tasks)

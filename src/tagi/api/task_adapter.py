@@ -20,6 +20,7 @@ from tagi.backbones.machine import best_device
 from tagi.errors import DataError, InputError
 from tagi.files import new_folder
 from tagi.formats.export import Format, export, exportable_of
+from tagi.formats.finding import adapter_in
 from tagi.formats.peft import write_lora
 from tagi.formats.task_adapter import open_adapter, read_adapter, write_adapter
 from tagi.hypernetwork.adapted_task import AdaptedTask
@@ -59,7 +60,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
         """Read an adapter that `save_pretrained` or `tagi generate` wrote.
 
         Args:
-            folder: The adapter's folder.
+            folder: The adapter's folder, or that of its refinement.
             generator: The generator that made it, or its name; by default it is read by the name in the folder.
                 Adapters that share one generator share its weights.
             device: Where to compute; by default where the given generator is, else the GPU if there is one. A given
@@ -68,7 +69,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
 
         Raises `CheckpointError` if the folder is damaged or foreign, or made with another generator or base model.
         """
-        folder = Path(folder)
+        folder = adapter_in(Path(folder))
         if isinstance(generator, GeneratorModel):
             states, instruction, examples, refined = read_adapter(folder, generator)
             adapter = cls(generator, states, instruction, examples, refined=refined)
