@@ -49,11 +49,15 @@ def gguf_model(seed: int = 0, kind: str = "llama") -> Any:
 
 
 def write_gguf_model(
-    path: Path, seed: int = 0, kind: str = "llama", updates: Mapping[str, Tensor] | None = None
+    path: Path,
+    seed: int = 0,
+    kind: str = "llama",
+    updates: Mapping[str, Tensor] | None = None,
+    without: str | None = None,
 ) -> Path:
     """Write a model in fp32, but of a Llama two of the weights of a layer in Q8_0.
 
-    `updates` are added to tensors of the file, by their names in it.
+    `updates` are added to tensors of the file, by their names in it; the tensor `without` is left out.
     """
     model, tokens = gguf_model(seed, kind), vocabulary()
     config, architecture = model.config, {"mistral": "llama"}.get(kind, kind)
@@ -85,6 +89,8 @@ def write_gguf_model(
     writer.add_eos_token_id(len(tokens) - 1)
     for name, parameter in model.named_parameters():
         into, weight = _name(name, config), _in_its_order(name, parameter.detach(), kind)
+        if into == without:
+            continue
         weight = weight + (updates or {}).get(into, torch.zeros(()))
         if _is_quantised(kind, into):
             writer.add_tensor(into, quantize(weight.numpy(), Q8), raw_dtype=Q8)

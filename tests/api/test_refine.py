@@ -95,6 +95,20 @@ def test_a_rate_or_steps_of_nothing_change_nothing_and_twice_is_the_same(tmp_pat
     assert content(tmp_path / "three" / "adapter")[WEIGHTS] != one[WEIGHTS]
 
 
+def test_an_adapter_that_is_not_trained_is_scored_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, asked, predict = adapter_of(tmp_path), list[int](), TaskAdapter.predict
+
+    def counted(self: TaskAdapter, inputs: Any, **options: Any) -> Any:
+        asked.append(len(inputs))
+        return predict(self, inputs, **options)
+
+    monkeypatch.setattr(TaskAdapter, "predict", counted)
+    refine(adapter, EXAMPLES, tmp_path / "scored", Refinement(0), progress=False)
+    assert asked == [len(EXAMPLES)]
+    refine(adapter, EXAMPLES, tmp_path / "trained", Refinement(1, batch_size=2, held_out=3), progress=False)
+    assert asked == [len(EXAMPLES), 3, 3]
+
+
 def test_an_interrupted_refinement_ends_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter, how = adapter_of(tmp_path), Refinement(12, 1e-2, 3, held_out=2)
     whole = refine(adapter, EXAMPLES, tmp_path / "whole", how, progress=False)

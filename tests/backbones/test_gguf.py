@@ -98,6 +98,13 @@ def test_a_real_file_that_ends_too_early_is_one_line(kept: int, tmp_path: Path, 
     assert [path for path in cache.iterdir() if path.is_dir()] == []
 
 
+def test_a_file_without_one_of_its_weights_is_refused(tmp_path: Path, cache: Path) -> None:
+    """transformers draws random numbers in its place."""
+    file = write_gguf_model(tmp_path / "real.gguf", without="blk.1.ffn_up.weight")
+    with pytest.raises(CheckpointError, match=r"expected all weights, got none for 'model\.layers\.1\.mlp\.up_proj"):
+        load_backbone(str(file))
+
+
 LOAD = """
 import sys
 from tagi.backbones.load import load_backbone

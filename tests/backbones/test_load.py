@@ -226,3 +226,24 @@ def test_a_tokenizer_without_its_vocabulary_is_refused(tmp_path: Path) -> None:
     for load in (load_backbone, load_tokenizer):
         with pytest.raises(ConfigError, match=r"expected the files of the tokenizer's vocabulary .* knows no word"):
             load(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_weights_of_more_layers_than_the_configuration_says_are_refused(kind: str, tmp_path: Path) -> None:
+    """transformers leaves them out: half a model that answers."""
+    model, key = (tiny_model(), "num_layers") if kind == "t5" else (tiny_causal_model(), "num_hidden_layers")
+    model.save_pretrained(tmp_path)
+    (tokenizer() if kind == "t5" else causal_tokenizer()).save_pretrained(tmp_path)
+    load_backbone(str(tmp_path))
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, key: config[key] - 1}))
+    assert "expected weights of as many layers as config.json says, got further ones" in fault(
+        CheckpointError, str(tmp_path)
+    )
+
+
+def test_a_quantised_model_is_refused(folder: Path) -> None:
+    """A LoRA cannot be merged into its weights, and what is merged would not be what its configuration says."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "awq"}}))
+    assert "expected weights in floating point, into which a LoRA can be merged" in fault(ConfigError, str(folder))

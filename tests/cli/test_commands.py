@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from tagi import TaskAdapter, evaluate, read_tasks
 from tagi.data.toy.family import toy_tasks
+from tagi.errors import ConfigError
 from tagi.evaluation.conditions import CHANNELS
+from tagi.formats.export import open_exportable
 from tests.commands import Run
 from tests.task_files import write_jsonl
 
@@ -132,6 +135,8 @@ def test_adapters_are_scored_themselves_refined_ones_too(run_tagi: Run, tmp_path
     ]
     seen = run_tagi("evaluate", refined, *recipe, "--set", f"data.path={tasks}")
     assert (seen.code, seen.err.count("got: 18 of 24 are")) == (2, 1)  # nine of twelve rows were trained on
+    with pytest.raises(ConfigError, match="got: 18 of 24 are"):
+        evaluate(refined, read_tasks(tasks))
     write_jsonl([replace(task, instances=task.instances[9:]) for task in family[:2]], tasks)
     scored = run_tagi("evaluate", refined, *recipe, "--set", f"data.path={tasks}")
     assert scored.code == 0, scored.err
@@ -143,6 +148,12 @@ def test_adapters_are_scored_themselves_refined_ones_too(run_tagi: Run, tmp_path
         pytest.approx(row["after"]) for row in rows
     ]
     assert record["revision"] != one["revision"]
+    folder = refined / rows[0]["task"]
+    ran = run_tagi("predict", "-a", folder, family[0].instances[9].input)
+    assert (ran.code, bool(ran.out.strip())) == (0, True), ran.err
+    of_folder, of_adapter = (TaskAdapter.from_pretrained(place) for place in (folder, folder / "adapter"))
+    assert of_folder.bank.tensors().keys() == of_adapter.bank.tensors().keys()
+    assert open_exportable(folder).origin.refined == of_adapter.refined
     ran = run_tagi("evaluate", refined, *recipe, "--set", f"data.path={tasks}", "--condition", "other")
     assert (ran.code, "expected one of right, stock, none" in ran.err) == (2, True)
     write_jsonl(family[2:], tasks)
@@ -163,6 +174,9 @@ def test_adapters_are_scored_as_they_are_with_no_steps(run_tagi: Run, tmp_path: 
     assert ran.code == 0, ran.err
     assert "2 the same" in ran.out
     assert [line.split()[1:3] for line in ran.out.splitlines() if "the same" in line][:2] == [["0", "3"], ["0", "3"]]
+    ran = run_tagi("refine", adapters, "--examples", tasks, "--tasks", "nothing*", "--out", tmp_path / "none")
+    named = ", ".join(sorted(folder.name for folder in adapters.iterdir()))
+    assert (ran.code, f"'s adapters ({named}), got 'nothing*'" in ran.err) == (2, True)
     other = tmp_path / "other.csv"
     other.write_text("instruction,input,output\nSomething else.,a,b\n")
     ran = run_tagi("refine", adapters, "--examples", other, "--out", tmp_path / "none")

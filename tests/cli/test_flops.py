@@ -83,7 +83,7 @@ def test_a_recipes_own_backbone_measured_on_its_test_tasks(run_tagi: Run, tmp_pa
     out = tmp_path / "out"
     ran = run_tagi("flops", "recipe", *own, "--set", "backbone.tokenizer=toy", "--out", out)
     assert ran.code == 0, ran.err
-    assert "1 tasks, means over 1 instances" in ran.out
+    assert "1 tasks, 1 instances, means over tasks" in ran.out
     record = json.loads((out / "record.json").read_text())
     assert record["recipe"]["name"] == "sni-small"
     assert set(record["tasks"]) == {"one"}

@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from tagi.api.generator import AdapterGenerator
+from tagi.api.lora_training import Refinement
 from tagi.data.text.unknown import unknown_share, warn_of_unknown
 from tests.causal_models import causal_tokenizer
 from tests.models import tokenizer
@@ -35,3 +36,15 @@ def test_generating_from_an_unknown_instruction_warns(caplog: pytest.LogCaptureF
         assert not caplog.records
         generator.adapt("\u628a\u53e5\u5b50\u7ffb\u8bd1")
     assert "100% of the tokens" in caplog.text
+
+
+def test_refining_on_unknown_inputs_or_outputs_warns(caplog: pytest.LogCaptureFixture) -> None:
+    """What is learned from them is to write the unknown token."""
+    adapter = AdapterGenerator.from_pretrained("toy").adapt("take the animal and make it plural .")
+    unknown = "\u628a\u53e5\u5b50\u7ffb\u8bd1"
+    with caplog.at_level(logging.WARNING):
+        adapter.refine([("pen dog hill", "dogs")], Refinement(0))
+        assert not caplog.records
+        adapter.refine([("pen dog hill", unknown), (unknown, "dogs")], Refinement(0))
+    assert "100% of the tokens of the output" in caplog.text
+    assert "100% of the tokens of the input" in caplog.text

@@ -11,6 +11,7 @@ from tagi.data.batches import Sample
 from tagi.data.task import Example, Task
 from tagi.formats.generator import generator_tensors
 from tagi.formats.task_adapter import generator_digest
+from tagi.methods.objective.losses import prediction_loss
 from tagi.methods.refining import Refined
 from tests.adapter_folders import adapter_of
 from tests.models import INSTRUCTIONS, WORDS, traces
@@ -76,3 +77,31 @@ def test_it_writes_the_adapter(tmp_path: Path) -> None:
     assert again.refined == {"steps": 3}
     name = next(iter(adapter.bank.tensors()))
     assert torch.equal(again.bank.tensors()[name], 2 * adapter.bank.tensors()[name])
+
+
+def test_a_step_reads_the_instruction_once_whatever_its_rows(tmp_path: Path) -> None:
+    """One reading, with its gradient, in place of one for each row: the same loss and gradients."""
+    changed = {"fusion": "none", "instruction_cache": "adapted", "shared_rank": 5, "state_dropout": 0.0}
+    adapter = opened(tmp_path, "llama", **changed)
+    generator = adapter.generator
+    samples = SAMPLES[:5]
+    model = Refined(adapter).train()
+    batch = model.collate(samples)
+    read: list[int] = []
+    embedded = generator.backbone.model.get_input_embeddings()
+    handle = embedded.register_forward_hook(lambda _module, given, _output: read.append(given[0].numel()))
+    loss = model(**batch)["loss"]
+    handle.remove()
+    loss.backward()
+    gradients = [factor.grad for factor in model.factors]
+    instruction = adapter.states.read.mask.shape[1]
+    assert sum(read) <= instruction + batch["input_ids"].numel() + batch["labels"].numel()
+    rows = torch.zeros(len(samples), dtype=torch.long)
+    logits = generator.logits(adapter.states.read, model.bank, rows, **batch)
+    by_row = prediction_loss(logits, batch["labels"])
+    assert float(loss.detach()) == pytest.approx(float(by_row.detach()), rel=1e-5)
+    for mine, theirs in zip(gradients, torch.autograd.grad(by_row, list(model.factors)), strict=True):
+        assert mine is not None
+        assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-6)
+    (score,) = adapter.score([samples[0].input], [[samples[0].target]], reduction="mean")[0]
+    assert float(model(**model.collate(samples[:1]))["prediction"].detach()) == pytest.approx(-score, rel=1e-4)

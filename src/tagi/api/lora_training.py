@@ -12,6 +12,7 @@ from tagi.data.digest import tasks_digest
 from tagi.data.readers.jsonl import Labelled
 from tagi.data.task import Example, Instance, Task
 from tagi.data.text.encoder import TextEncoder
+from tagi.data.text.unknown import warn_of_unknown
 from tagi.errors import InputError
 from tagi.formats.task_adapter import digest_of
 from tagi.hypernetwork.adapted_task import AdaptedTask
@@ -74,6 +75,8 @@ def split_examples(
             text.target(one.example.output, truncate=settings.truncate)
         except InputError as error:
             raise InputError(f"{one.where}: {error}") from error
+    warn_of_unknown(text.tokenizer, [one.example.input for one in given], "input")
+    warn_of_unknown(text.tokenizer, [one.example.output for one in given], "output")
     tested = [one.task is not None and one.task.split == "test" for one in given]
     shown, kept = ([one for one, test in zip(given, tested, strict=True) if test == part] for part in (False, True))
     if kept and settings.held_out:

@@ -1,6 +1,6 @@
 """Training and evaluation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -10,6 +10,7 @@ from tagi.data.task import Task
 from tagi.errors import ConfigError, InputError
 from tagi.evaluation.conditions import in_order
 from tagi.formats.finding import find_checkpoint
+from tagi.formats.records import training_data
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.methods.load import load_method
 from tagi.methods.protocol import Method
@@ -19,6 +20,7 @@ from tagi.settings.stages import Stage
 from tagi.stages.adapter_folders import AdapterFolders
 from tagi.stages.evaluate import EvaluationRequest, TaskScorer, scoring_of, select_tasks
 from tagi.stages.evaluate import evaluate as evaluate_checkpoint
+from tagi.stages.own_tasks import refuse_shared, shared_instances
 from tagi.stages.protocol import Sources
 from tagi.stages.recipes import load_recipe as load_recipe
 from tagi.stages.run import run
@@ -174,18 +176,20 @@ def _score(
     """Score tasks or a generator that are in memory."""
     method: Method
     folder: Path | None = None
+    seen: Mapping[str, Any] | None = None
     scored = select_tasks(tasks, request.tasks, request.limit or recipe.evaluation.limit)
     if isinstance(model, GeneratorModel):
         method = TAGI(model).eval()
     elif (adapters := AdapterFolders.find(str(model))) is not None:
         adapters.check(request.conditions)
-        method, scored = adapters.method(), adapters.own_tasks(scored)
+        method, scored, seen = adapters.method(), adapters.own_tasks(scored), adapters.seen()
     else:
         folder = find_checkpoint(str(model))
-        method = load_method(folder).to(best_device())
+        method, seen = load_method(folder).to(best_device()), training_data(folder)
+    trained_on = refuse_shared(shared_instances(scored, seen), scored, recipe.data)
     scorer = TaskScorer(method, scored, scoring_of(recipe, scored), progress=progress, folder=folder)
     return {
-        "data": {"tasks": len(scored), "instances": sum(len(task.instances) for task in scored)},
+        "data": {"tasks": len(scored), "instances": sum(len(task.instances) for task in scored), **trained_on},
         **scorer.results(request.conditions, recipe.seed),
     }
 

@@ -26,6 +26,9 @@ from tagi.formats.task_adapter import STATES, digest_of, generator_digest
 from tagi.hypernetwork.model import GeneratorModel
 from tagi.training.trainer import fingerprint
 
+_NAMED = 20
+"""The most adapters that a message names."""
+
 
 class RefinementRecord(Record):
     """The keys of a refinement's record that resuming needs."""
@@ -122,6 +125,10 @@ def refine_all(
     jobs: dict[str, _Job | None] = {}
     made: GeneratorModel | str | Path | None = generator
     found = find_adapters(Path(adapters))
+    for pattern in only:
+        if not any(fnmatchcase(name, pattern) for name in found):
+            known = ", ".join([*found][:_NAMED]) + (", ..." if len(found) > _NAMED else "")
+            raise InputError(f"--tasks: expected names or patterns of {adapters}'s adapters ({known}), got {pattern!r}")
     chosen = {name: at for name, at in found.items() if not only or any(fnmatchcase(name, one) for one in only)}
     for name, folder in chosen.items():
         _refuse_used(out / name, folder, resume)
@@ -134,8 +141,7 @@ def refine_all(
         how = settings if said else replace(settings, held_out=quarter)
         jobs[name] = _Job.of(folder, opened, own, out / name, how) if own else None
     if not any(jobs.values()):
-        among = f" named {', '.join(only)}" if only else ""
-        raise InputError(f"{examples}: expected examples of a task with an adapter in {adapters}{among}, got none")
+        raise InputError(f"{examples}: expected examples of a task with an adapter in {adapters}, got none")
     rows = [_row(name, None if job is None else job.done(resume, progress)) for name, job in jobs.items()]
     return {"tasks": rows}
 
@@ -205,7 +211,8 @@ class _Job:
             adapter, shown, settings, folder, identity=identity, resume=resume, progress=progress
         )
         refined.save_pretrained(out / REFINED, overwrite=True)
-        scores = {"before": before, "after": self._scores(refined)}
+        # Without a step it is the same adapter.
+        scores = {"before": before, "after": before if refined.refined["loss"] is None else self._scores(refined)}
         record = {
             "identity": identity,
             "adapter": str(out / REFINED),

@@ -17,6 +17,7 @@ from tagi.backbones.machine import best_device
 from tagi.errors import InputError
 from tagi.files import adapter_folders, new_folder
 from tagi.formats.export import Format, export, exportable_of
+from tagi.formats.finding import adapter_in
 from tagi.formats.peft import write_lora
 from tagi.formats.task_adapter import open_adapter, read_adapter, write_adapter
 from tagi.hypernetwork.adapted_task import AdaptedTask
@@ -65,7 +66,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
         """Load an adapter that was written by `save_pretrained` or `tagi generate`.
 
         Args:
-            folder: Folder of the adapter.
+            folder: Folder of the adapter, or of its refinement.
             generator: Generator of the adapter, or its name; by default the one that the folder names. Pass the same
                 object for several adapters to share its weights.
             base: Base model, if it is not where the generator says. It must be the same model.
@@ -76,7 +77,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
         Raises:
             CheckpointError: The folder is damaged or not an adapter, or belongs to another generator or base model.
         """
-        folder = Path(folder)
+        folder = adapter_in(Path(folder))
         if isinstance(generator, GeneratorModel):
             states, instruction, examples, refined = read_adapter(folder, generator)
             adapter = cls(generator, states, instruction, examples, refined=refined)

@@ -138,10 +138,15 @@ def _read(name: str, file: Path) -> tuple[Any, Any]:
     plainly = {"quantization_config": transformers.GgufConfig(dequantize=True)} if _PACKS else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, **plainly)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            **source, dtype=torch.float32, output_loading_info=True, **plainly
+        )
         config = AutoConfig.from_pretrained(**source)
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, struct.error) as error:
         raise CheckpointError(f"{name}: expected a whole GGUF model, got: {first_line(error)}") from error
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise CheckpointError(f"{name}: expected all weights, got none for {missing[0]!r} ({len(missing)} such)")
     with torch.device("meta"):  # transformers does not save what it has read from GGUF
         plain = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     plain.load_state_dict(model.state_dict(), assign=True)

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import resources
@@ -56,6 +56,8 @@ _LEAST_WORDS = 10
 _CONTENT = "sha256:"
 _DIGITS = 16
 _COMMIT = re.compile("[0-9a-f]{40}")
+_NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.)")
+"""A layer's number in the name of a weight."""
 
 B = TypeVar("B", bound=Backbone, default=Backbone)
 
@@ -114,6 +116,7 @@ def load_backbone(
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise CheckpointError(f"{name}: expected all weights, got none for {missing[0]!r} ({len(missing)} such)")
+    _refuse_left_out_layers(name, model, report["unexpected_keys"])
     tokens = load_tokenizer(tokenizer) if tokenizer else _with_vocabulary(own, name)
     made = backbone(model, tokens, BaseModel(name, found))
     made.files = _base_files(source, at, own_tokenizer=tokenizer is None)
@@ -131,6 +134,15 @@ def _bars_on_terminals() -> Iterator[None]:
     finally:
         if hidden:
             logging.enable_progress_bar()
+
+
+def _refuse_left_out_layers(name: str, model: Any, unexpected: Iterable[str]) -> None:
+    """Raise `CheckpointError` for weights of more layers than the configuration has, which transformers leaves out."""
+    known = {_NUMBER.sub("0", key) for key in model.state_dict()}
+    further = sorted(key for key in unexpected if _NUMBER.search(key) and _NUMBER.sub("0", key) in known)
+    if further:
+        wanted = "expected weights of as many layers as config.json says"
+        raise CheckpointError(f"{name}: {wanted}, got further ones, such as {further[0]!r} ({len(further)} such)")
 
 
 def _base_files(source: Path | str, revision: str, *, own_tokenizer: bool) -> BaseFiles:
@@ -303,6 +315,11 @@ def _usable(name: str, config: Any, family: type[B]) -> tuple[type[B], Any]:
         supported = ", ".join(sorted(usable))
         hint = "" if config.model_type in _ARCHITECTURES else f" ({ANOTHER})"
         raise ConfigError(f"{name}: expected a model of type {supported}, got {config.model_type!r}{hint}")
+    if getattr(config, "quantization_config", None):
+        raise ConfigError(
+            f"{name}: expected weights in floating point, into which a LoRA can be merged, got a model with a "
+            "'quantization_config' in config.json: take the model that it was made from, or a GGUF file"
+        )
     return usable[config.model_type]
 
 

@@ -44,7 +44,8 @@ def compare(
 
     A - B is the mean difference in percent with its 95% bootstrap interval over tasks. Wins are instances on which A
     scores higher. Both evaluations must be of the same test data. Metrics are accuracy, rougeL, rouge1 and exact_match,
-    and right, rouge_l and rouge_l_unicode where each task has its own metric.
+    and right, rouge_l and rouge_l_unicode where each task has its own metric. Means are those of `tagi evaluate`: over
+    instances, and over tasks where tasks have their own metrics.
 
     With --methods, A is a recipe. Trains the named methods (or all of `tagi methods`) on its tasks, each shared stage
     once, and writes a table of scores, FLOPs and times to DIR/methods.md. Run the command again to continue after an
@@ -78,7 +79,8 @@ def _print_compared(compared: dict[str, Any]) -> None:
         partial += ", tested on training data" if of.get("trained_on") else ""
         checkpoint = f"({of['method']}, checkpoint {of['checkpoint']}, seed {of['seed']}{partial})"
         typer.echo(f"{name.upper()}: {of['folder']} {checkpoint}")
-    typer.echo(f"condition {compared['condition']!r}, {compared['metric']} in percent")
+    over = compared["mean_over"]
+    typer.echo(f"condition {compared['condition']!r}, {compared['metric']} in percent, means over {over}")
     for key, (one, other) in compared["recipes_differ"].items():
         typer.echo(f"  {key}: {one} in A, {other} in B")
     print_table([_row(name, own) for name, own in [*compared["per_category"].items(), ("all", compared)]])

@@ -91,7 +91,9 @@ def flops(
 
 def _print_costs(record: dict[str, Any], components: bool) -> None:
     mean, data = record["lengths"], record["data"]
-    source = "lengths as given" if data is None else f"{data['tasks']} tasks, means over {data['instances']} instances"
+    source = "lengths as given"
+    if data is not None:
+        source = f"{data['tasks']} tasks, {data['instances']} instances, means over tasks"
     typer.echo(
         f"{record['examples']} examples a task, {source}: instruction {mean['instruction']:.1f} tokens, "
         f"input {mean['input']:.1f}, both in one text {mean['concatenated']:.1f}, output {mean['output']:.1f}"

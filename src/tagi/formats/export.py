@@ -19,7 +19,7 @@ from tagi.files import new_folder
 from tagi.formats.cards import CARD, export_card
 from tagi.formats.checkpoint import content_digest, read_some_tensors
 from tagi.formats.export_prompts import prompts_of
-from tagi.formats.finding import find_checkpoint
+from tagi.formats.finding import adapter_in, find_checkpoint
 from tagi.formats.gguf_lora import ARCHITECTURES, gguf_factors, write_gguf_lora
 from tagi.formats.peft import CONFIG, WEIGHTS, LoraConfiguration, layer_shape, read_peft, write_lora
 from tagi.formats.records import AdapterRecord, ExportRecord, Origin
@@ -58,7 +58,7 @@ def open_exportable(adapter: Path, *, generator: str | None = None, base: str | 
     """Read an adapter folder, or any plain LoRA in PEFT's format, with its base model.
 
     Args:
-        adapter: The folder.
+        adapter: The folder, or that of a refinement.
         generator: The generator of an adapter folder; by default the one that the folder names.
         base: The base model of a plain LoRA, by default the one that it names; or where that of a generator is now.
 
@@ -67,6 +67,7 @@ def open_exportable(adapter: Path, *, generator: str | None = None, base: str | 
         InputError: An adapter folder's module is not LoRA, there is a generator for a plain LoRA, or a plain LoRA names
             no base model and none is given.
     """
+    adapter = adapter_in(adapter)
     if (adapter / AdapterRecord.FILE).is_file():
         try:
             return exportable_of(open_adapter(adapter, generator, base=base))

@@ -66,6 +66,12 @@ def find_adapters(folder: Path) -> dict[str, Path]:
     return {"/".join(names[place]) or folder.name: place for place in kept}
 
 
+def adapter_in(folder: Path) -> Path:
+    """Return the folder of an adapter: of the folder of a refinement the adapter in it, else the folder itself."""
+    own, refined = ((place / AdapterRecord.FILE).is_file() for place in (folder, folder / REFINED))
+    return folder / REFINED if refined and not own else folder
+
+
 def source_of(name: str, folder: Path) -> str:
     """Return a name of the same checkpoint that works from any folder; for a hub repository, with the commit.
 

@@ -255,11 +255,15 @@ class GeneratorModel(nn.Module):
         if self.settings.adapts_prefix or self.settings.concatenates:
             every_task = torch.arange(read.mask.shape[0], device=read.mask.device)
             with Attachment(self.backbone.hooks(bank, every_task)).active():
-                cross = self.backbone.memory(self._read_again(read) if self.settings.adapts_prefix else read)
+                cross = self.backbone.memory(self.read_again(read) if self.settings.adapts_prefix else read)
         fusion = None if self.fusion is None else self.fusion.keys_values(read.states)
         return TaskStates(bank, read.states, read.mask, fusion, cross, read.ids)
 
-    def _read_again(self, read: Instructions) -> Instructions:
+    def read_again(self, read: Instructions) -> Instructions:
+        """Return instructions read under the attachment in force, with the keys and values that inputs go on from.
+
+        Raises `ValueError` for instructions without their tokens.
+        """
         if read.ids is None:
             raise ValueError("expected the instructions' tokens, to read them under the task's LoRA, got none")
         return self.backbone.read_instructions(read.ids, read.mask, keep=True)

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from tagi.adapters.attach import Attachment
 from tagi.adapters.bank import LoraBank, as_lora
-from tagi.backbones.shapes import Labels, Scalar, TokenIds, TokenMask
+from tagi.backbones.grouping import grouped_logits
+from tagi.backbones.shapes import Labels, Logits, Scalar, TokenIds, TokenMask
 from tagi.data.batches import Sample
 from tagi.files import new_folder
 from tagi.formats.task_adapter import write_adapter
@@ -58,12 +60,26 @@ class Refined(Trainable, Generic[A]):
 
     def forward(self, input_ids: TokenIds, input_mask: TokenMask, labels: Labels) -> dict[str, Scalar]:
         """Cross-entropy of the targets."""
-        rows = torch.zeros(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
-        alone = torch.ones_like(rows, dtype=torch.bool) if self.adapter.states.bare else None
-        read = self.adapter.states.read
-        logits = self.generator.logits(read, self.bank, rows, input_ids, input_mask, labels, alone)
+        states = self.adapter.states
+        if self.generator.settings.adapts_prefix and not states.bare:
+            logits = self._after_one_reading(input_ids, input_mask, labels)
+        else:
+            rows = torch.zeros(input_ids.shape[0], dtype=torch.long, device=input_ids.device)
+            alone = torch.ones_like(rows, dtype=torch.bool) if states.bare else None
+            logits = self.generator.logits(states.read, self.bank, rows, input_ids, input_mask, labels, alone)
         prediction = prediction_loss(logits, labels)
         return {"loss": prediction, "prediction": prediction.detach()}
+
+    def _after_one_reading(self, input_ids: TokenIds, input_mask: TokenMask, labels: Labels) -> Logits:
+        """Logits of inputs that go on from one reading of their instruction under the LoRA that is trained."""
+        backbone = self.generator.backbone
+        with Attachment(backbone.hooks(self.bank)).active():
+            before = self.generator.read_again(self.adapter.states.read)
+
+            def compute(group: Tensor, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+                return backbone.forced_logits(ids, mask, labels, before.select(torch.zeros_like(group)))
+
+            return grouped_logits(input_ids, input_mask, labels, compute)
 
     def release(self) -> None:
         """Give the generator back as it was: which of its parameters are trained is part of what it is."""

@@ -13,12 +13,19 @@ from rich.console import Console
 from tagi.backbones.machine import best_device
 from tagi.config.methods import method_row, method_rows
 from tagi.config.sweeps import Point
-from tagi.data.task import Task
+from tagi.data.task import HEADLINES, Task
 from tagi.errors import ConfigError
 from tagi.evaluation.lengths import task_lengths, task_of_median_length
 from tagi.evaluation.reports.paired_evaluations import read_scored
 from tagi.evaluation.reports.records import training_mark
-from tagi.evaluation.scoring.statistics import ByTask, group_by, mean_over_seeds, paired_difference, task_interval
+from tagi.evaluation.scoring.statistics import (
+    ByTask,
+    group_by,
+    mean_over_seeds,
+    paired_difference,
+    task_interval,
+    task_means,
+)
 from tagi.evaluation.timing.stopwatch import stopwatch
 from tagi.evaluation.timing.tables import markdown
 from tagi.evaluation.timing.task_timing import time_ratio
@@ -182,13 +189,13 @@ def _rows(out: Path, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     """Return one row per method, averaged over seeds, in the paper's order."""
     by_method = group_by(sorted(entries, key=lambda entry: entry["seed"]), lambda entry: str(entry["method"]))
     scores = {name: _scores(out, own) for name, own in by_method.items()}
-    values = {name: mean_over_seeds(list(runs.values())) for name, (_, runs) in scores.items()}
+    values = {name: mean_over_seeds(list(runs.values())) for name, (_, _, runs) in scores.items()}
     rows = []
     for method in method_rows():
         if method.name not in by_method:
             continue
         own, first = by_method[method.name], by_method[method.name][0]
-        metric, runs = scores[method.name]
+        metric, n, runs = scores[method.name]
         score = task_interval(values[method.name])
         reference = values.get(REFERENCE) if method.name != REFERENCE else None
         rows.append(
@@ -196,7 +203,8 @@ def _rows(out: Path, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
                 "method": method.name,
                 "title": f"{method.title}{training_mark(read_record(out / first['scored'] / RECORD))}",
                 "metric": metric,
-                **{key: score[key] for key in ("mean", "interval", "n")},
+                **{key: score[key] for key in ("mean", "interval")},
+                "n": n,
                 "seeds": {seed: float(np.concatenate(list(run.values())).mean()) for seed, run in runs.items()},
                 "minus_reference": reference and paired_difference(values[method.name], reference),
                 "flops": first["flops"],
@@ -212,17 +220,22 @@ def _rows(out: Path, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any
     return rows
 
 
-def _scores(out: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[str, dict[int, ByTask]]:
-    """Return the name of the metric, and the scores of every seed by task."""
+def _scores(out: Path, entries: Sequence[Mapping[str, Any]]) -> tuple[str, int, dict[int, ByTask]]:
+    """Return the name of the metric, the number of answers, and the scores of every seed by task.
+
+    Where an evaluation's mean is over tasks, a task has one value, its mean.
+    """
     runs: dict[int, ByTask] = {}
-    metric = ""
+    metric, n = "", 0
     for entry in entries:
         folder = out / entry["scored"]
         result = read_record(folder / RECORD)["results"][_RIGHT]
         metric = str(result["metric"])
         scored = group_by(read_scored(folder, _RIGHT, metric, result["n"]), lambda one: one.answer.task)
-        runs[entry["seed"]] = {task: np.array([one.score for one in own]) for task, own in scored.items()}
-    return metric, runs
+        values = {task: np.array([one.score for one in own]) for task, own in scored.items()}
+        n = sum(map(len, values.values()))
+        runs[entry["seed"]] = task_means(values) if metric in HEADLINES else values
+    return metric, n, runs
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, str]:

@@ -22,15 +22,17 @@ def unknown_share(tokenizer: Any, text: str) -> float:
     return told.count(tokenizer.unk_token_id) / len(told) if told else 0.0
 
 
-def warn_of_unknown(tokenizer: Any, instructions: Iterable[str]) -> None:
-    """Log a warning for every instruction of which at least half is unknown to the tokenizer."""
-    for text in dict.fromkeys(instructions):
+def warn_of_unknown(tokenizer: Any, texts: Iterable[str], what: str = "instruction") -> None:
+    """Log a warning for every text of which at least half is unknown to the tokenizer; `what` names its kind."""
+    for text in dict.fromkeys(texts):
         share = unknown_share(tokenizer, text)
         if share >= _MOST:
             short = text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
             _log.warning(
-                "%.0f%% of the tokens of the instruction %r are unknown to the model's tokenizer: other such "
-                "instructions look the same to it",
+                "%.0f%% of the tokens of the %s %r are unknown to the model's tokenizer: other such %ss look the same "
+                "to it",
                 100 * share,
+                what,
                 short,
+                what,
             )

@@ -24,7 +24,7 @@ class Score:
     Args:
         value: The mean over the seeds.
         interval: Its 95% interval over tasks, None if unknown.
-        n: Answers per seed.
+        n: Answers per seed that the mean is of.
         seeds: The score of each seed.
     """
 
@@ -64,7 +64,7 @@ class Group:
             return None
         seeds = {seed_of(run): float(value) for run, value, _ in values}
         interval = values[0][2] if len(values) == 1 else _interval(condition, having) if of == MAIN else None
-        return Score(fmean(seeds.values()), interval and (interval[0], interval[1]), int(having[0][1]["n"]), seeds)
+        return Score(fmean(seeds.values()), interval and (interval[0], interval[1]), _answers(having[0][1]), seeds)
 
     def _having(self, condition: str) -> list[tuple[Record, dict[str, Any]]]:
         return [(run, run.content["results"][condition]) for run in self.runs if condition in run.content["results"]]
@@ -76,6 +76,12 @@ def grouped(records: Sequence[Record]) -> list[Group]:
         Group(setting, tuple(sorted(runs, key=lambda run: -1 if (seed := seed_of(run)) is None else seed)))
         for setting, runs in group_by(records, setting_of).items()
     ]
+
+
+def _answers(result: Mapping[str, Any]) -> int:
+    """How many answers a result's main score is the mean of: of tasks with metrics of their own not all."""
+    counts = result.get("counts", {}).get(result["metric"])
+    return int(result["n"] if counts is None else counts["answers"])
 
 
 def _value(run: Record, result: Mapping[str, Any], of: str) -> tuple[Any, Any]:
@@ -101,7 +107,12 @@ def _interval(condition: str, having: Sequence[tuple[Record, dict[str, Any]]]) -
 
 
 def _counts(condition: str, having: Sequence[tuple[Record, dict[str, Any]]], tasks: Sequence[str]) -> list[int] | None:
-    """Instances of each task: as predictions have them, else the same of each if the record bears that out."""
+    """How much each task weighs in the main score: its instances, or where tasks count the same 1.
+
+    Instances are counted as predictions have them, else the same of each task if the record bears that out.
+    """
+    if all("counts" in result for _, result in having):
+        return [1] * len(tasks)
     for run, _ in having:
         if condition in run.counts:
             return [run.counts[condition][task] for task in tasks]

@@ -1,9 +1,10 @@
 """Two evaluations compared over the same instances."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from tagi.formats.records import RECORD
 
 ACCURACY = "accuracy"
 """Equality with a reference, or for ranked choices a right one."""
+Over = Literal["instances", "tasks"]
 _NOT_OF_THE_RUN = ("name", "description", "data.path")
 
 
@@ -57,6 +59,7 @@ def compare(
     metric = metric or str(results[0]["metric"])
     places = [folder if folder.is_dir() else folder.parent for folder in (a, b)]
     scored = [read_scored(place, condition, metric, own["n"]) for place, own in zip(places, results, strict=True)]
+    over: Over = "tasks" if metric in HEADLINES else "instances"
     flat = [_flat(record["recipe"]) for record in records]
     keys = [key for key in flat[0] | flat[1] if key not in _NOT_OF_THE_RUN]
     return {
@@ -64,7 +67,7 @@ def compare(
         "metric": metric,
         "of": {name: _of(folder, record) for name, folder, record in zip("ab", (a, b), records, strict=True)},
         "recipes_differ": {key: [one.get(key) for one in flat] for key in keys if flat[0].get(key) != flat[1].get(key)},
-        **compare_answers(scored[0], scored[1], examples=examples),
+        **compare_answers(scored[0], scored[1], examples=examples, over=over),
     }
 
 
@@ -111,20 +114,29 @@ def score_answers(answers: Sequence[Answer | RankedAnswer], metric: str) -> list
     return [ScoredAnswer(answer, score) for answer, score in scored if not np.isnan(score)]
 
 
-def compare_answers(a: Sequence[ScoredAnswer], b: Sequence[ScoredAnswer], *, examples: int = 0) -> dict[str, Any]:
+def compare_answers(
+    a: Sequence[ScoredAnswer], b: Sequence[ScoredAnswer], *, examples: int = 0, over: Over = "instances"
+) -> dict[str, Any]:
     """Compare A with B over the same instances, overall and by category, with the `examples` that differ most.
 
     Each comparison has `n`, the `tasks`, both means in percent (`a`, `b`), their `difference` A - B with its 95%
     `interval`, and how many instances A wins, ties and loses. The interval draws tasks, each with all its instances;
     of a single task it draws instances: `drawn` says which. Raises `DataError` if the instances are not the
     same.
+
+    Args:
+        a: A's answers.
+        b: B's answers.
+        examples: How many instances are shown.
+        over: What means are over, as in the evaluations themselves: all instances alike, or the tasks' own means.
     """
     pairs = _pairs(a, b)
     categories = group_by(pairs, lambda pair: pair[0].answer.category)
     differing = sorted((pair for pair in pairs if _gap(pair)), key=lambda pair: (-abs(_gap(pair)), pair[0].key))
     return {
-        **_comparison(pairs),
-        "per_category": {name: _comparison(own) for name, own in sorted(categories.items())},
+        "mean_over": over,
+        **_comparison(pairs, over),
+        "per_category": {name: _comparison(own, over) for name, own in sorted(categories.items())},
         "examples": [_example(*pair) for pair in differing[:examples]],
     }
 
@@ -162,17 +174,19 @@ def _gap(pair: tuple[ScoredAnswer, ScoredAnswer]) -> float:
     return pair[0].score - pair[1].score
 
 
-def _comparison(pairs: Sequence[tuple[ScoredAnswer, ScoredAnswer]]) -> dict[str, Any]:
+def _comparison(pairs: Sequence[tuple[ScoredAnswer, ScoredAnswer]], over: Over) -> dict[str, Any]:
     scores: FloatArray = np.array([(one.score, other.score) for one, other in pairs])
     gaps, tasks = scores[:, 0] - scores[:, 1], [one.answer.task for one, _ in pairs]
-    several = len(set(tasks)) > 1
+    sizes = Counter(tasks)
+    several, weights = len(sizes) > 1, [1 / sizes[task] if over == "tasks" else 1.0 for task in tasks]
+    a, b = np.average(scores, axis=0, weights=weights).tolist()
     return {
         "n": len(pairs),
-        "tasks": len(set(tasks)),
-        "a": float(scores[:, 0].mean()),
-        "b": float(scores[:, 1].mean()),
-        "difference": float(gaps.mean()),
-        "interval": list(bootstrap_interval(gaps, tasks if several else None)),
+        "tasks": len(sizes),
+        "a": a,
+        "b": b,
+        "difference": float(np.average(gaps, weights=weights)),
+        "interval": list(bootstrap_interval(gaps, tasks if several else None, weights=weights)),
         "drawn": "tasks" if several else "instances",
         "wins": int((gaps > 0).sum()),
         "ties": int((gaps == 0).sum()),
