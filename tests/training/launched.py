@@ -3,7 +3,6 @@
 Micro-batches differ much in their number of target tokens, and there is no dropout.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import DistributedType, PartialState
+from accelerate import PartialState
 from safetensors.torch import save_file
 
 from tagi.data.batches import Sample
@@ -68,18 +67,6 @@ def weights(folder: Path, name: str, trained: Trainable) -> None:
         save_file(tensors, folder / f"{name}.safetensors")
 
 
-def let_fsdp_run_without_gpus() -> None:
-    """accelerate has FSDP for accelerators alone; PyTorch's own runs on CPUs too."""
-    original = PartialState.__init__
-
-    def init(self: PartialState, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        if self.distributed_type == DistributedType.MULTI_CPU:
-            self.distributed_type = DistributedType.MULTI_GPU
-
-    PartialState.__init__ = init
-
-
 def let_the_second_process_lag(seconds: float = 0.2) -> None:
     """Where checkpoints are written: they are whole only with its part."""
     write = MethodTrainer._save_rng_state
@@ -130,7 +117,5 @@ def validated(kind: str, folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("ACCELERATE_USE_FSDP"):
-        let_fsdp_run_without_gpus()
     let_the_second_process_lag()
     run(sys.argv[1], Path(sys.argv[2]))

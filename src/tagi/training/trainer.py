@@ -223,6 +223,7 @@ def _arguments(settings: TrainingSettings, folder: Path) -> TrainingArguments:
         metric_for_best_model="validation",
         greater_is_better=True,
     )
+    distributed.allow_fsdp_on_cpus(arguments.distributed_state)
     if arguments.n_gpu > 1:  # one process takes one GPU: the Trainer would split micro-batches over all it sees
         arguments._n_gpu = 1
     return arguments
