@@ -1,4 +1,4 @@
-"""What each of several processes runs when a test launches them: `launched.py KIND FOLDER`. Weights and records remain.
+"""What each of several processes that a test launches runs: `launched.py KIND FOLDER OPTIMIZER`. Weights and records stay.
 
 Micro-batches differ much in their number of target tokens, and there is no dropout.
 """
@@ -78,20 +78,22 @@ def let_the_second_process_lag(seconds: float = 0.2) -> None:
     MethodTrainer._save_rng_state = late  # type: ignore[method-assign]
 
 
-def run(kind: str, folder: Path) -> None:
+def run(kind: str, folder: Path, optimizer: str) -> None:
     """Without dropout, to compare with one process; then with dropout, validated, straight and resumed, to compare."""
     folder.mkdir(parents=True, exist_ok=True)
     plain = model(kind)
-    train(plain, Batches(), settings(process_count()), folder / "plain", identity="a", progress=False)
+    given = settings(process_count(), optimizer=optimizer)
+    train(plain, Batches(), given, folder / "plain", identity="a", progress=False)
     weights(folder, "plain", plain)
     (folder / f"seed-{PartialState().process_index}").write_text(str(torch.initial_seed()))
     for name in ("straight", "resumed"):
-        validated(kind, folder, name)
+        validated(kind, folder, name, optimizer)
 
 
-def validated(kind: str, folder: Path, name: str) -> None:
+def validated(kind: str, folder: Path, name: str, optimizer: str) -> None:
     """A score that is best at step 3, so that the run stops after step 9; it is taken up from step 8."""
-    given = settings(process_count(), validate_every=3, patience=2, save_every=4, keep_checkpoints=9)
+    checked = {"validate_every": 3, "patience": 2, "save_every": 4, "keep_checkpoints": 9}
+    given = settings(process_count(), optimizer=optimizer, **checked)
     trained = model(kind, dropout=0.3)
     start = {key: tensor.detach().clone() for key, tensor in trained.trained_tensors().items()}
 
@@ -118,4 +120,4 @@ def validated(kind: str, folder: Path, name: str) -> None:
 
 if __name__ == "__main__":
     let_the_second_process_lag()
-    run(sys.argv[1], Path(sys.argv[2]))
+    run(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

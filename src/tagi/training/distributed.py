@@ -56,7 +56,12 @@ def once(done: Callable[[], bool], make: Callable[[], object]) -> None:
 
 def is_sharded() -> bool:
     """Whether the launcher asked for FSDP or DeepSpeed, which take a model's tensors apart."""
-    return _asked_for("FSDP") or _asked_for("DEEPSPEED")
+    return _asked_for("FSDP") or is_deepspeed()
+
+
+def is_deepspeed() -> bool:
+    """Whether the launcher asked for DeepSpeed."""
+    return _asked_for("DEEPSPEED")
 
 
 def leave_at_exit() -> None:
@@ -161,7 +166,7 @@ def _full(tensor: Tensor) -> Tensor:
 
 def forget_launch() -> None:
     """Let models that are loaded after training be in one piece: transformers would take them apart for ZeRO 3, too."""
-    if _asked_for("DEEPSPEED"):
+    if is_deepspeed():
         unset_hf_deepspeed_config()
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
-from transformers.optimization import Adafactor
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
@@ -23,6 +22,7 @@ from tagi.settings.training import TrainingSettings
 from tagi.training import distributed
 from tagi.training.checkpoints import WEIGHTS, checkpoint_at, newest_complete, read_marker
 from tagi.training.loop import MethodTrainer
+from tagi.training.optimizers import optimizer_of
 from tagi.training.progress import Report, progress_callbacks
 from tagi.training.trackers import TensorBoard, peak_memory, trackers
 
@@ -81,7 +81,7 @@ def train(
         train_dataset=batches,
         eval_dataset=batches,  # never read: `evaluate` asks `validate`
         data_collator=lambda items: model.collate(items[0]),
-        optimizer_cls_and_kwargs=_optimizer(settings),
+        optimizer_cls_and_kwargs=optimizer_of(settings, sharded=distributed.is_sharded()),
         callbacks=[*reports, *(progress_callbacks(progress) if distributed.is_main_process() else [])],
         whole=model,
         identity=identity,
@@ -127,10 +127,10 @@ def _check(settings: TrainingSettings, batches: Sequence[Any], validate: Callabl
             f"expected {wanted} micro-batches ({settings.steps} steps x {settings.accumulation} x {processes} "
             f"process(es)), got {len(batches)}"
         )
-    if distributed.is_sharded() and settings.optimizer != "adamw":
+    if distributed.is_deepspeed() and settings.optimizer != "adamw":
         raise TrainingError(
-            f"training.optimizer: expected 'adamw' with FSDP or DeepSpeed, got {settings.optimizer!r}, which needs "
-            "every matrix whole"
+            f"training.optimizer: expected 'adamw' with DeepSpeed, got {settings.optimizer!r}, which needs every "
+            "matrix whole: launch with FSDP (fsdp2.yaml)"
         )
     if settings.validate_every is not None and validate is None:
         raise TrainingError("training.validate_every: expected something to validate on, got none")
@@ -182,14 +182,6 @@ def _record(trainer: MethodTrainer) -> dict[str, Any]:
     if distributed.is_main_process():
         write_text(trainer.folder / "training.json", json.dumps(record, indent=2) + "\n")
     return record
-
-
-def _optimizer(settings: TrainingSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """The optimizer's class and arguments; which parameters decay is the Trainer's own rule."""
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW, {"lr": settings.learning_rate}
-    scaled = settings.optimizer == "adafactor-scaled"
-    return Adafactor, {"lr": settings.learning_rate, "scale_parameter": scaled, "relative_step": False}
 
 
 def _arguments(settings: TrainingSettings, folder: Path) -> TrainingArguments:
