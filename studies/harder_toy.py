@@ -192,7 +192,7 @@ def train_backbone(folder: Path, themes: Sequence[Program], steps: int) -> float
         log_every=50, report_to=(),
     )  # fmt: skip
     identity = fingerprint(sizes, steps)
-    train(model, StreamBatches(batch, length=steps), settings, folder / "training", identity=identity, resume=True, progress=False)
+    train(model, StreamBatches(batch, length=steps), settings, folder / "training", identity=identity, resume=True)
     model.save(folder / "backbone")
     return repeated(backbone)
 
