@@ -1,4 +1,4 @@
-"""What each of several processes that a test launches runs: `launched.py KIND FOLDER OPTIMIZER`. Weights and records stay.
+"""What each of several launched processes runs: `launched.py KIND FOLDER OPTIMIZER`. Weights and records remain.
 
 Micro-batches differ much in their number of target tokens, and there is no dropout.
 """
