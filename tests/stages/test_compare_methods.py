@@ -8,7 +8,7 @@ import pytest
 from tagi.errors import ConfigError
 from tagi.settings.methods import method_names
 from tagi.settings.stages import STAGES
-from tagi.stages.compare_methods import MethodComparison, _bounds, compare_methods, shown_rows
+from tagi.stages.compare_methods import MethodComparison, _applying, _bounds, compare_methods, shown_rows
 from tagi.stages.recipes import load_recipe
 from tests.commands import Run
 
@@ -89,6 +89,23 @@ def test_a_fault_of_any_method_comes_before_anything_is_trained(tmp_path: Path) 
             "toy", MethodComparison(("tagi",)), tmp_path / "out", overrides=["losses.kl=-1"], progress=False
         )
     assert not (tmp_path / "out").exists()
+
+
+def test_fields_of_one_architecture_are_not_set_in_another(tmp_path: Path) -> None:
+    """The backbone that a decoder-only method makes has no `d_ff`; the others have, and both have a seed."""
+    overrides = ["backbone.config.d_ff=19", "backbone.config.num_layers=1", "data.instances_per_task=24"]
+    applying = {name: _applying("sni-small", name, overrides) for name in ("tagi", "hint", "causal")}
+    assert applying == {"tagi": overrides, "hint": overrides, "causal": overrides[2:]}
+    asked = MethodComparison(("no-ft", "causal"), steps=1, inputs=2, pairs=2)
+    small = ("{d_model=12, d_kv=5, d_ff=17, num_layers=1, num_heads=2, vocab_size=251}", "d_ff=19")
+    made = [
+        "backbone.name=config",
+        "backbone.tokenizer=toy",
+        f"backbone.config={small[0]}",
+        f"backbone.config.{small[1]}",
+    ]
+    record = compare_methods("toy", asked, tmp_path / "out", overrides=[*TINY, *made], progress=False)
+    assert [row["method"] for row in record["methods"]] == ["no-ft", "causal"]
 
 
 def test_the_command_lists_runs_and_refuses(run_tagi: Run, finished: Path, tmp_path: Path) -> None:

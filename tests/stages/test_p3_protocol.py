@@ -315,3 +315,15 @@ def test_old_p3_checkpoints_read_as_they_did(place: Path, tmp_path: Path) -> Non
     ids, mask = old._tokens(states, torch.tensor([0]), [PROMPT], False)
     assert ids[0][mask[0]].tolist() == old.text.concatenated(TASK.instruction, (), PROMPT)
     assert len(ids[0][mask[0]]) > len(old.text.input(PROMPT))
+
+
+def test_the_small_recipe_leaves_shots_of_every_real_prompt(data_dir: Path, tmp_path: Path) -> None:
+    """Half of COPA's prompts apply to half of its rows, and no training sets are beside these."""
+    for name in ("cb", "copa", "rte"):
+        (tmp_path / "super_glue").mkdir(exist_ok=True)
+        (tmp_path / "super_glue" / name).symlink_to(data_dir / "p3" / "eval" / "super_glue" / name)
+    recipe = load_recipe("p3-small", [f"data.test_path={tmp_path}", f"data.templates={data_dir / 'p3' / 'templates'}"])
+    loaded = RecipeData(as_method(recipe, "fid-icl")).tasks("test", shots=True).tasks
+    assert len(loaded) == 37
+    assert {len(task.instances) for task in loaded} == {recipe.data.test_instances_per_task}
+    assert {len(task.shots) for task in loaded} == {recipe.shots.count} == {16}

@@ -1,9 +1,8 @@
-"""What each of several processes runs when a test launches them: `launched.py KIND FOLDER`. Weights and records remain.
+"""What each of several launched processes runs: `launched.py KIND FOLDER OPTIMIZER`. Weights and records remain.
 
 Micro-batches differ much in their number of target tokens, and there is no dropout.
 """
 
-import os
 import shutil
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import DistributedType, PartialState
+from accelerate import PartialState
 from safetensors.torch import save_file
 
 from tagi.data.batches import Sample
@@ -68,18 +67,6 @@ def weights(folder: Path, name: str, trained: Trainable) -> None:
         save_file(tensors, folder / f"{name}.safetensors")
 
 
-def let_fsdp_run_without_gpus() -> None:
-    """accelerate has FSDP for accelerators alone; PyTorch's own runs on CPUs too."""
-    original = PartialState.__init__
-
-    def init(self: PartialState, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        if self.distributed_type == DistributedType.MULTI_CPU:
-            self.distributed_type = DistributedType.MULTI_GPU
-
-    PartialState.__init__ = init
-
-
 def let_the_second_process_lag(seconds: float = 0.2) -> None:
     """Where checkpoints are written: they are whole only with its part."""
     write = MethodTrainer._save_rng_state
@@ -91,20 +78,22 @@ def let_the_second_process_lag(seconds: float = 0.2) -> None:
     MethodTrainer._save_rng_state = late  # type: ignore[method-assign]
 
 
-def run(kind: str, folder: Path) -> None:
+def run(kind: str, folder: Path, optimizer: str) -> None:
     """Without dropout, to compare with one process; then with dropout, validated, straight and resumed, to compare."""
     folder.mkdir(parents=True, exist_ok=True)
     plain = model(kind)
-    train(plain, Batches(), settings(process_count()), folder / "plain", identity="a", progress=False)
+    given = settings(process_count(), optimizer=optimizer)
+    train(plain, Batches(), given, folder / "plain", identity="a", progress=False)
     weights(folder, "plain", plain)
     (folder / f"seed-{PartialState().process_index}").write_text(str(torch.initial_seed()))
     for name in ("straight", "resumed"):
-        validated(kind, folder, name)
+        validated(kind, folder, name, optimizer)
 
 
-def validated(kind: str, folder: Path, name: str) -> None:
+def validated(kind: str, folder: Path, name: str, optimizer: str) -> None:
     """A score that is best at step 3, so that the run stops after step 9; it is taken up from step 8."""
-    given = settings(process_count(), validate_every=3, patience=2, save_every=4, keep_checkpoints=9)
+    checked = {"validate_every": 3, "patience": 2, "save_every": 4, "keep_checkpoints": 9}
+    given = settings(process_count(), optimizer=optimizer, **checked)
     trained = model(kind, dropout=0.3)
     start = {key: tensor.detach().clone() for key, tensor in trained.trained_tensors().items()}
 
@@ -130,7 +119,5 @@ def validated(kind: str, folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get("ACCELERATE_USE_FSDP"):
-        let_fsdp_run_without_gpus()
     let_the_second_process_lag()
-    run(sys.argv[1], Path(sys.argv[2]))
+    run(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

@@ -296,3 +296,11 @@ def test_other_faults_of_writing_name_themselves(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(loop, "save_file", broken)
     with pytest.raises(TrainingError, match=r"checkpoint-2: .* got \[Errno 5\] Input/output error; .* is none: resume"):
         train(Line(), BATCHES, SETTINGS, tmp_path, identity="a", progress=False)
+
+
+def test_adafactor_is_refused_where_no_matrix_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FSDP gathers matrices for it, DeepSpeed does not."""
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    adafactor = replace(SETTINGS, optimizer="adafactor")
+    with pytest.raises(TrainingError, match=r"^training\.optimizer: expected 'adamw' with DeepSpeed, .*fsdp2\.yaml"):
+        train(Line(), BATCHES, adafactor, tmp_path, identity="a", progress=False)

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from tagi.backbones.machine import best_device
-from tagi.config.methods import method_row, method_rows
+from tagi.config.methods import MARK, method_row, method_rows
 from tagi.config.sweeps import Point
 from tagi.data.task import HEADLINES, Task
 from tagi.errors import ConfigError
@@ -93,16 +93,18 @@ def compare_methods(
         name_or_path: The recipe.
         comparison: Methods and seeds, and how they are timed.
         out: Folder for all methods.
-        overrides: Overrides of the recipe.
+        overrides: Overrides of the recipe. Those of `backbone.config` are not applied to a method whose backbone
+            is made from its own configuration, which has other fields.
         progress: Print progress on stderr.
     """
     points = {}  # check everything before training
     for seed in comparison.seeds:
         for name in comparison.methods:
-            point = Point(f"{method_row(name).title}, seed {seed}", (f"seed={seed}",), name)
-            bounds = _bounds(point.recipe(name_or_path, overrides, load_recipe), comparison.steps)
+            given = _applying(name_or_path, name, overrides)
+            point = Point(f"{method_row(name).title}, seed {seed}", (*given, f"seed={seed}"), name)
+            bounds = _bounds(point.recipe(name_or_path, load=load_recipe), comparison.steps)
             points[name, seed] = replace(point, overrides=(*point.overrides, *bounds))
-    sweep(name_or_path, list(points.values()), out, overrides=overrides, progress=progress)
+    sweep(name_or_path, list(points.values()), out, progress=progress)
     plain = load_recipe(name_or_path, overrides)
     plain = load_recipe(name_or_path, [*overrides, *_bounds(plain, comparison.steps)])
     # Shared by all methods and seeds.
@@ -111,7 +113,7 @@ def compare_methods(
         if progress and is_main_process():
             Console(stderr=True).print(f"measuring {point.label}", markup=False)
         path = out / _MEASURED / f"{name}-{seed}-{shared}.json"
-        _measure(plain, point.recipe(name_or_path, overrides, load_recipe), name, seed, path, comparison)
+        _measure(plain, point.recipe(name_or_path, load=load_recipe), name, seed, path, comparison)
     files = sorted((out / _MEASURED).glob(f"*-{shared}.json"))
     entries = [json.loads(path.read_text(encoding="utf-8")) for path in files]
     content = {"kind": "methods", "steps": comparison.steps, "methods": _rows(out, entries)}
@@ -123,6 +125,14 @@ def compare_methods(
 def shown_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return a record's methods as rows of text."""
     return [_shown(row) for row in record["methods"]]
+
+
+def _applying(name_or_path: str | Path, method: str, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that hold for a method of the recipe."""
+    others = [given for given in overrides if not given.strip().startswith("backbone.config")]
+    recipes = load_recipe(name_or_path, overrides), load_recipe(f"{name_or_path}{MARK}{method}", others)
+    kind, other_kind = ((recipe.backbone.config or {}).get("model_type") for recipe in recipes)
+    return list(overrides) if kind == other_kind else others
 
 
 def _bounds(recipe: Recipe, steps: int | None) -> list[str]:

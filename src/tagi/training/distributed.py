@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from accelerate import PartialState  # type: ignore[import-untyped]
+from accelerate import DistributedType, PartialState  # type: ignore[import-untyped]
 from accelerate.utils import gather_object, get_int_from_env  # type: ignore[import-untyped]
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -56,7 +56,12 @@ def once(done: Callable[[], bool], make: Callable[[], object]) -> None:
 
 def is_sharded() -> bool:
     """Whether the launcher uses FSDP or DeepSpeed, which shard the model's tensors."""
-    return _asked_for("FSDP") or _asked_for("DEEPSPEED")
+    return _asked_for("FSDP") or is_deepspeed()
+
+
+def is_deepspeed() -> bool:
+    """Whether the launcher uses DeepSpeed."""
+    return _asked_for("DEEPSPEED")
 
 
 def leave_at_exit() -> None:
@@ -99,12 +104,18 @@ def shardable(model: Trainable) -> Trainable:
     return taken
 
 
+def allow_fsdp_on_cpus(state: PartialState) -> None:
+    """Let FSDP spread a model over processes on CPUs: accelerate asks for accelerators, PyTorch's FSDP 2 does not."""
+    if _asked_for("FSDP") and state.distributed_type == DistributedType.MULTI_CPU:
+        state.distributed_type = DistributedType.MULTI_GPU
+
+
 def prepare_fsdp(accelerator: Any, bf16: bool) -> None:
-    """Set what a launch configuration may leave open. Raises `TrainingError` for FSDP 1, and for FSDP without GPUs."""
+    """Set what a launch configuration may leave open. Raises `TrainingError` for FSDP 1, and without a launcher."""
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     if plugin is None:
         if _asked_for("FSDP"):
-            raise TrainingError("FSDP: expected GPUs to spread the model over, got none: launch without it")
+            raise TrainingError("FSDP: expected a process of `accelerate launch`, got one that was started alone")
         return
     if plugin.fsdp_version != 2:
         raise TrainingError(f"FSDP: expected fsdp_version: 2 in the launch configuration, got {plugin.fsdp_version}")
@@ -155,7 +166,7 @@ def _full(tensor: Tensor) -> Tensor:
 
 def forget_launch() -> None:
     """Load further models unsharded after training, which transformers would otherwise shard for ZeRO 3."""
-    if _asked_for("DEEPSPEED"):
+    if is_deepspeed():
         unset_hf_deepspeed_config()
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
-from transformers.optimization import Adafactor
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
@@ -24,6 +23,7 @@ from tagi.settings.training import TrainingSettings
 from tagi.training import distributed
 from tagi.training.checkpoints import WEIGHTS, checkpoint_at, newest_complete, read_marker
 from tagi.training.loop import MethodTrainer
+from tagi.training.optimizers import optimizer_of
 from tagi.training.progress import Report, progress_callbacks
 from tagi.training.trackers import TensorBoard, peak_memory, trackers
 
@@ -82,7 +82,7 @@ def train(
         train_dataset=batches,
         eval_dataset=batches,  # never read: `evaluate` asks `validate`
         data_collator=lambda items: model.collate(items[0]),
-        optimizer_cls_and_kwargs=_optimizer(settings),
+        optimizer_cls_and_kwargs=optimizer_of(settings, sharded=distributed.is_sharded()),
         callbacks=[*reports, *(progress_callbacks(progress) if distributed.is_main_process() else [])],
         whole=model,
         identity=identity,
@@ -129,10 +129,10 @@ def _check(settings: TrainingSettings, batches: Sequence[Any], validate: Callabl
             f"expected {wanted} micro-batches ({settings.steps} steps x {settings.accumulation} x {processes} "
             f"process(es)), got {len(batches)}"
         )
-    if distributed.is_sharded() and settings.optimizer != "adamw":
+    if distributed.is_deepspeed() and settings.optimizer != "adamw":
         raise TrainingError(
-            f"training.optimizer: expected 'adamw' with FSDP or DeepSpeed, got {settings.optimizer!r}, which needs "
-            "every matrix whole"
+            f"training.optimizer: expected 'adamw' with DeepSpeed, got {settings.optimizer!r}, which needs every "
+            "matrix whole: launch with FSDP (fsdp2.yaml)"
         )
     if settings.validate_every is not None and validate is None:
         raise TrainingError("training.validate_every: expected something to validate on, got none")
@@ -186,14 +186,6 @@ def _record(trainer: MethodTrainer) -> dict[str, Any]:
     return record
 
 
-def _optimizer(settings: TrainingSettings) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """Return the optimizer's class and arguments. The Trainer decides which parameters decay."""
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW, {"lr": settings.learning_rate}
-    scaled = settings.optimizer == "adafactor-scaled"
-    return Adafactor, {"lr": settings.learning_rate, "scale_parameter": scaled, "relative_step": False}
-
-
 def _arguments(settings: TrainingSettings, folder: Path) -> TrainingArguments:
     distributed.settle_launch(settings.bf16)
     arguments = TrainingArguments(
@@ -225,6 +217,7 @@ def _arguments(settings: TrainingSettings, folder: Path) -> TrainingArguments:
         metric_for_best_model="validation",
         greater_is_better=True,
     )
+    distributed.allow_fsdp_on_cpus(arguments.distributed_state)
     if arguments.n_gpu > 1:  # one GPU per process: the Trainer would split micro-batches over all visible GPUs
         arguments._n_gpu = 1
     return arguments

@@ -1,5 +1,6 @@
 """A word-level tokenizer for the toy family's closed vocabulary."""
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tagi.data.toy.language import wording_words
@@ -16,18 +17,24 @@ def toy_vocabulary() -> tuple[str, ...]:
     """Every token in the order of its id: padding, end, unknown, the sentinels, then the words, sorted."""
     facts = (text.format(x="", y="").split() for texts in FACTS.values() for text in texts)
     words = lexicon_words() | wording_words("train") | wording_words("heldout") | frozenset().union(*facts)
+    return vocabulary_of(words)
+
+
+def vocabulary_of(words: Iterable[str]) -> tuple[str, ...]:
+    """Return the tokens of `toy_vocabulary` with these words in place of the toy family's."""
     return (PAD, EOS, UNK, *SENTINELS, *sorted(words))
 
 
-def toy_tokenizer() -> "PreTrainedTokenizerFast":
+def toy_tokenizer(tokens: Iterable[str] | None = None) -> "PreTrainedTokenizerFast":
     """A fast tokenizer with T5's conventions: pad 0, end 1 appended to every text, unknown 2, sentinels.
 
-    Built in memory; decoding with `skip_special_tokens=True` gives the words joined by single spaces.
+    Built in memory, of the tokens of `toy_vocabulary` or of others. Decoding with `skip_special_tokens=True` gives the
+    words joined by single spaces.
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {token: at for at, token in enumerate(toy_vocabulary())}
+    vocabulary = {token: at for at, token in enumerate(tokens or toy_vocabulary())}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token=UNK))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(
