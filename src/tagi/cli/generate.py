@@ -24,7 +24,6 @@ Base = Annotated[
     typer.Option("--base", metavar="NAME", help="Base model. Default: where the generator says."),
 ]
 Instruction = Annotated[str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="The task's instruction.")]
-Instruction = Annotated[str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="The task's instruction.")]
 From = Annotated[
     Path | None, typer.Option("--from", metavar="FILE", help="File of tasks (JSON Lines or CSV): one adapter per task.")
 ]
