@@ -14,10 +14,12 @@ from threading import Event, Thread
 
 QUIET = "TAGI_QUIET"
 """Commands tell nothing where this variable of the environment is set."""
-_AFTER, _EVERY, _LONGEST = 1.0, 2.0, 30.0
-"""Seconds until an activity is told, and from one line to the next: a tenth of its time so far, within limits."""
+_AFTER, _EVERY, _LONGEST, _SHARE = 1.0, 2.0, 10.0, 30.0
+"""Seconds until an activity is told; between lines, at least and at most; in a long activity a 30th of its time."""
 _FRAME = 0.1
 """Seconds between two pictures of a line that moves."""
+_COLUMNS = 80
+"""Width of a terminal that does not say how wide it is."""
 _PICTURES = "|/-\\"
 _STARTING, _WORKING = "Starting", "Working"
 
@@ -58,7 +60,7 @@ class _Told:
     def line(self, now: float) -> str | None:
         """Return the line that is due on what is no terminal, if any."""
         text, lasted = self.text(), now - self.began
-        due = _AFTER if text != self.shown else min(max(_EVERY, lasted / 10), _LONGEST)
+        due = _AFTER if text != self.shown else min(max(_EVERY, lasted / _SHARE), _LONGEST)
         if text is None or now - self.last < due:
             return None
         self.last, self.shown = now, text
@@ -151,6 +153,6 @@ def _move(told: _Told) -> None:
 
 def _columns() -> int:
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns
+        return os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
     except (OSError, ValueError):
-        return 80
+        return _COLUMNS
