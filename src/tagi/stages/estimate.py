@@ -18,7 +18,7 @@ from tagi.backbones.machine import best_device
 from tagi.backbones.protocol import count_parameters
 from tagi.evaluation.conditions import INSTRUCTIONS
 from tagi.formats.records import RECORD
-from tagi.methods.flops import Lengths
+from tagi.methods.flops import Lengths, Number
 from tagi.settings.recipe import Recipe
 from tagi.settings.sources import BY_NAME
 from tagi.stages.describe import shapes_of
@@ -91,8 +91,8 @@ def _rows(recipe: Recipe, steps: Sequence[Step], tflops: float) -> list[dict[str
     return rows
 
 
-def _scoring(recipe: Recipe, stage: TrainingStage) -> tuple[float, float]:
-    """Tokens and FLOPs of answering all test instances under every instruction that `run` scores."""
+def _scoring(recipe: Recipe, stage: TrainingStage) -> tuple[Number, Number]:
+    """Return tokens and FLOPs of answering all test instances under all conditions that `run` scores."""
     data, tasks = recipe.data, BY_NAME[recipe.data.source].test_tasks or 1
     instances = recipe.evaluation.limit or data.test_instances_per_task or _INSTANCES
     lengths = Lengths(
