@@ -13,9 +13,11 @@ SET = [part for setting in TINY for part in ("--set", setting)]
 
 def test_a_sweep_prints_a_row_for_each_point(run_tagi: Run, tmp_path: Path) -> None:
     asked = ("sweep", "toy", "--over", "losses.prediction=1.0,2", *SET, "--out", tmp_path / "out")
-    planned = run_tagi(*asked, "--dry-run", "--json")
+    planned = run_tagi(*asked, "--dry-run", "--tflops", "1", "--json")
     assert planned.code == 0, planned.err
-    assert json.loads(planned.out) == [
+    rows = json.loads(planned.out)
+    assert all(float(row.pop("hours")) > 0 for row in rows)
+    assert rows == [
         {"n": 1, "point": "default", "finetune": "to do", "evaluate": "to do"},
         {"n": 2, "point": "losses.prediction=2", "finetune": "to do", "evaluate": "to do"},
     ]

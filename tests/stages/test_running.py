@@ -223,6 +223,9 @@ def test_estimates_follow_shapes(tmp_path: Path) -> None:
     assert float(rows["finetune"]["hours"]) == pytest.approx(2 * float(half["finetune"]["hours"]), rel=0.02)
     longer = estimate(load_recipe("sni-base", ["training.steps=40000"]), tmp_path, tflops=100.0)
     assert float(longer[3]["hours"]) == pytest.approx(2 * float(rows["finetune"]["hours"]), rel=0.02)
+    assert float(rows["evaluate"]["hours"]) == pytest.approx(2 * float(half["evaluate"]["hours"]), rel=0.02)
+    fewer = estimate(load_recipe("sni-base", ["evaluation.limit=50"]), tmp_path, tflops=100.0)
+    assert 0 < float(fewer[-1]["tokens"]) < 0.6 * float(rows["evaluate"]["tokens"])
     with pytest.raises(ConfigError, match=r"some/model: expected a built-in backbone .*, a model folder, a GGUF file"):
         estimate(load_recipe("sni-base", ["backbone.name=some/model"]), tmp_path)
 

@@ -52,7 +52,7 @@ def test_the_plan_says_what_is_shared(tmp_path: Path) -> None:
     points = sweep_points("toy", over=[*OVER, "training.finetune.steps=3", "training.metatrain.steps=4"])
     rows = sweep_plan("toy", points, tmp_path)
     assert [(row["n"], row["point"]) for row in rows] == [(n, point.label) for n, point in enumerate(points, 1)]
-    assert list(rows[0])[2:] == STEPS
+    assert list(rows[0])[2:] == [*STEPS, "hours"]
     assert [[row[step] for step in STEPS] for row in rows] == [
         ["to do"] * 6,
         ["as 1", "as 1", "as 1", "to do", "to do", "as 1"],
@@ -60,6 +60,8 @@ def test_the_plan_says_what_is_shared(tmp_path: Path) -> None:
         ["as 1", "as 1", "as 1", "to do", "to do", "as 1"],
         ["to do", "as 1", "as 1", "as 2", "as 2", "to do"],  # nothing here rests on the meta-trained model
     ]
+    hours = [float(row["hours"]) for row in rows]
+    assert hours[0] > max(hours[1:]) >= min(hours[1:]) > 0  # what is shared counts once
     assert not list(tmp_path.iterdir())
 
 
@@ -74,7 +76,7 @@ def test_a_step_that_a_point_leaves_out_is_empty(tmp_path: Path) -> None:
     table4 = sweep_points("toy", grids=["table4"], overrides=TINY)
     plan = {row["point"]: row for row in sweep_plan("toy", table4[::-1], tmp_path, overrides=TINY)}
     assert plan["without pretraining"]["pretrain"] == ""
-    assert list(plan["without pretraining"])[2:] == STEPS
+    assert list(plan["without pretraining"])[2:] == [*STEPS, "hours"]
 
 
 def test_points_share_what_they_have_in_common(finished: Path, points: list[Point], taught: list[str]) -> None:

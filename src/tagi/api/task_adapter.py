@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import torch
 from transformers import PreTrainedModel
 
-from tagi.adapters.bank import LoraBank, as_lora
+from tagi.adapters.bank import LoraBank
 from tagi.adapters.merge import merge, view_with_parameters
 from tagi.api.examples import Demonstration
 from tagi.api.hub import Uploadable
@@ -193,7 +193,9 @@ class TaskAdapter(AdaptedTask, Uploadable):
 
     def _lora(self) -> LoraBank:
         """Return the LoRA. Raises `InputError` if the adapter has other parts."""
-        bank = as_lora(self.bank, "adapters")
+        bank = self.bank
+        if not isinstance(bank, LoraBank):
+            raise InputError(f"expected an adapter of LoRA, got one of {bank.module}")
         if self._beside and not self.is_alone:
             lost = ", ".join(self._beside)
             raise InputError(f"expected an adapter that is a LoRA alone, got one with {lost}: alone() drops that")

@@ -107,7 +107,7 @@ def _scoring(recipe: Recipe, stage: TrainingStage) -> tuple[Number, Number]:
     with torch.device("meta"), no_init_weights():
         cost = stage.untrained(recipe, backbone).cost(lengths)
     tokens = lengths.instruction + instances * (lengths.input + lengths.output)
-    return tasks * len(INSTRUCTIONS) * tokens, tasks * len(INSTRUCTIONS) * cost.total
+    return float(tasks * len(INSTRUCTIONS) * tokens), float(tasks * len(INSTRUCTIONS) * cost.total)
 
 
 def _sizes(recipe: Recipe) -> Sizes:
