@@ -133,8 +133,8 @@ def task(program: Program, count: int, split: str) -> dict[str, Any]:
 def documents(seed: int, themes: Sequence[Program], copies: float = 0.0) -> Iterator[str]:
     """Endless documents about a program each: its wording, facts of its map, a list twice and a list in its form.
 
-    Nothing is labelled: no document has a list together with what a task would answer for it, but for copies. So large a
-    share of the documents as `copies` says is three lists, each twice.
+    Nothing is labelled: no document has a list together with what a task would answer for it, but for copies. The share
+    `copies` of the documents is three lists, each twice.
     """
     rng = random.Random(f"harder toy documents {seed}")
     while True:
