@@ -130,24 +130,32 @@ def task(program: Program, count: int, split: str) -> dict[str, Any]:
     }
 
 
-def documents(seed: int, themes: Sequence[Program]) -> Iterator[str]:
+def documents(seed: int, themes: Sequence[Program], copies: float = 0.0) -> Iterator[str]:
     """Endless documents about a program each: its wording, facts of its map, a list twice and a list in its form.
 
-    Nothing is labelled: no document has a list together with what a task would answer for it, but for copies.
+    Nothing is labelled: no document has a list together with what a task would answer for it, but for copies. The share
+    `copies` of the documents is three lists, each twice.
     """
     rng = random.Random(f"harder toy documents {seed}")
     while True:
+        if rng.random() < copies:
+            yield " ".join(f"{one} . {one} ." for one in (_list(rng) for _ in range(3)))
+            continue
         theme = rng.choice(themes)
         name = theme.mapping if theme.mapping in FACTS else "kind"
         word = rng.choice(sorted(KIND_OF))
         value = KIND_OF[word] if name == "kind" else MAPS[name][word]
         fact = rng.choice(FACTS[name]).format(x=word, y=value)
-        listed = [rng.choice(WORDS[kind]) for kind in rng.sample(KINDS, rng.randint(3, len(KINDS)))]
         form = [MAPS[theme.mapping][rng.choice(WORDS[kind])] for kind in theme.kinds]
-        twice = " ".join(listed)
+        twice = _list(rng)
         sentences = [theme.wording(rng), fact, f"{twice} . {twice} .", f"{' '.join(form)} ."]
         rng.shuffle(sentences)
         yield " ".join(sentences)
+
+
+def _list(rng: random.Random) -> str:
+    """Words of three kinds or more."""
+    return " ".join(rng.choice(WORDS[kind]) for kind in rng.sample(KINDS, rng.randint(3, len(KINDS))))
 
 
 def vocabulary() -> tuple[str, ...]:
@@ -184,7 +192,7 @@ def train_backbone(folder: Path, themes: Sequence[Program], steps: int) -> float
     model = Denoiser(backbone, seed=0)
 
     def batch(index: int) -> list[str]:
-        stream = documents(1 + index, themes)
+        stream = documents(1 + index, themes, copies=0.5)
         return [next(stream) for _ in range(32)]
 
     settings = TrainingSettings(

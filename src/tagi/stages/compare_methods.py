@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 
 from tagi.backbones.machine import best_device
-from tagi.config.methods import MARK, method_row, method_rows
+from tagi.config.methods import method_row, method_rows
 from tagi.config.sweeps import Point
 from tagi.data.task import HEADLINES, Task
 from tagi.errors import ConfigError
@@ -129,10 +129,11 @@ def shown_rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _applying(name_or_path: str | Path, method: str, overrides: Sequence[str]) -> list[str]:
     """Return the overrides that hold for a method of the recipe."""
-    others = [given for given in overrides if not given.strip().startswith("backbone.config")]
-    recipes = load_recipe(name_or_path, overrides), load_recipe(f"{name_or_path}{MARK}{method}", others)
-    kind, other_kind = ((recipe.backbone.config or {}).get("model_type") for recipe in recipes)
-    return list(overrides) if kind == other_kind else others
+    recipe = load_recipe(name_or_path, overrides)
+    own = method_row(method).changes(recipe.data.source, recipe.name).get("backbone.config")
+    if own is None or own.get("model_type") == (recipe.backbone.config or {}).get("model_type"):
+        return list(overrides)
+    return [given for given in overrides if not given.strip().startswith("backbone.config")]
 
 
 def _bounds(recipe: Recipe, steps: int | None) -> list[str]:

@@ -44,7 +44,7 @@ def test_every_word_is_known_and_texts_keep_to_the_recipes_limits() -> None:
     known = toy_tokenizer(vocabulary())
     data = load_recipe("harder-toy").data
     trained, tested = programs(3)
-    stream = documents(0, trained)
+    stream = documents(0, trained, copies=0.5)
     texts = [next(stream) for _ in range(50)]
     for split, own in (("train", trained), ("test", tested)):
         for line in (task(one, 2, split) for one in own):
