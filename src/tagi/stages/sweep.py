@@ -102,8 +102,8 @@ def sweep_plan(
             first.setdefault(step.folder, number)
         costs = estimate(recipe, out, tflops=speed, folder_of=_folder_of(recipe, out))
         hours = sum(float(row["hours"]) for row in costs if states[row["step"]] == "to do")
-        own = {name: states.get(name, "") for name in names}
-        rows.append({"n": number, "point": point.label, **own, "hours": f"{hours:.3g}"})
+        shown = {name: states.get(name, "") for name in names}
+        rows.append({"n": number, "point": point.label, **shown, "hours": f"{hours:.3g}"})
     return rows
 
 
