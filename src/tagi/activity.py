@@ -1,7 +1,7 @@
-"""What a command is doing, told on standard error while it lasts, so that nothing is silent for long.
+"""Progress messages of commands on standard error.
 
-On a terminal it is a line that moves; elsewhere plain lines. What takes less than a second is not told. Nothing is told
-unless a command asks for it (`telling`): the Python API is silent.
+On a terminal, one line is updated; otherwise plain lines are written. Activities of less than a second are not shown.
+Messages are shown only inside `telling`, which commands use. The Python API is silent.
 """
 
 import os
@@ -13,26 +13,27 @@ from itertools import count
 from threading import Event, Thread
 
 QUIET = "TAGI_QUIET"
-"""Commands tell nothing where this variable of the environment is set."""
+"""Environment variable that turns progress messages off."""
 _AFTER, _EVERY, _LONGEST, _SHARE = 1.0, 2.0, 10.0, 30.0
-"""Seconds until an activity is told; between lines, at least and at most; in a long activity a 30th of its time."""
+"""Seconds until an activity is shown; minimum and maximum seconds between lines; between these, the interval is a 30th
+of the time that the activity has taken."""
 _FRAME = 0.1
-"""Seconds between two pictures of a line that moves."""
+"""Seconds between updates of the line on a terminal."""
 _COLUMNS = 80
-"""Width of a terminal that does not say how wide it is."""
+"""Width of a terminal that does not report its width."""
 _PICTURES = "|/-\\"
 _STARTING, _WORKING = "Starting", "Working"
 
 
 class _Activity:
-    """Something that goes on; without a text something that tells of itself."""
+    """A running activity. Its text is None if it reports its own progress."""
 
     def __init__(self, text: str | None) -> None:
         self.text = text
 
 
 class _Told:
-    """Everything that goes on now, the innermost last."""
+    """The running activities, innermost last."""
 
     def __init__(self) -> None:
         self.running: list[_Activity] = []
@@ -41,24 +42,24 @@ class _Told:
         self.ended = Event()
 
     def begin(self, what: str | None) -> _Activity:
-        """Add an activity and return it."""
+        """Start an activity and return it."""
         self.running.append(made := _Activity(what))
         self.began = time.monotonic()
         return made
 
     def end(self, one: _Activity) -> None:
-        """Take an activity away. What goes on around it is not the start any more."""
+        """End an activity. If the enclosing activity is "Starting", it becomes "Working"."""
         self.running.remove(one)
         self.began = time.monotonic()
         if self.running and self.running[0].text == _STARTING:
             self.running[0].text = _WORKING
 
     def text(self) -> str | None:
-        """Return what is told now."""
+        """Return the text of the innermost activity."""
         return self.running[-1].text if self.running else None
 
     def line(self, now: float) -> str | None:
-        """Return the line that is due on what is no terminal, if any."""
+        """Return the line that is due if standard error is not a terminal, or None."""
         text, lasted = self.text(), now - self.began
         due = _AFTER if text != self.shown else min(max(_EVERY, lasted / _SHARE), _LONGEST)
         if text is None or now - self.last < due:
@@ -77,12 +78,13 @@ def counted(number: int, noun: str) -> str:
 
 @contextmanager
 def activity(what: str | None) -> Iterator[Callable[[str], None]]:
-    """Tell that something goes on for the length of a `with` block, in place of what goes on around it.
+    """Show an activity while a `with` block runs, instead of the enclosing activity.
 
     Args:
-        what: What goes on, such as "Loading smollm2". None for something that tells of its progress itself.
+        what: Text of the activity, such as "Loading smollm2". None if it reports its own progress.
 
-    Yields a function that replaces the text.
+    Yields:
+        A function that replaces the text.
     """
     told = _told
     if told is None:
@@ -101,7 +103,7 @@ def activity(what: str | None) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def telling() -> Iterator[None]:
-    """Tell of activities on standard error for the length of a `with` block, in one process of several."""
+    """Show activities on standard error while a `with` block runs; of several processes, in the first one only."""
     global _told
     if os.environ.get(QUIET) or os.environ.get("LOCAL_RANK", "0") != "0":
         yield
@@ -118,7 +120,7 @@ def telling() -> Iterator[None]:
 
 
 def be_quiet() -> None:
-    """Tell nothing from now on."""
+    """Show no further messages."""
     global _told
     if _told is not None:
         _told.ended.set()
@@ -126,21 +128,21 @@ def be_quiet() -> None:
 
 
 def _write(told: _Told) -> None:
-    """Write lines while the command lasts."""
+    """Write lines until the command ends."""
     while not told.ended.wait(_FRAME):
         if line := told.line(time.monotonic()):
             print(line, file=sys.stderr, flush=True)
 
 
 def _move(told: _Told) -> None:
-    """Show a line that moves while the command lasts, and leave none behind."""
+    """Update a line on the terminal until the command ends, and erase it then."""
     drawn = False
     for number in count():
         ended, text = told.ended.wait(_FRAME), told.text()
         lasted = time.monotonic() - told.began
         if text is not None and not ended and (drawn or lasted >= _AFTER / 2):
             picture = f"{_PICTURES[number % len(_PICTURES)]} {text} ... {lasted:.0f} s"
-            # The cursor goes back to the start, so that whatever else is printed takes the line's place.
+            # Return the cursor to the start of the line, so that other output overwrites it.
             sys.stderr.write(f"\r\x1b[K{picture[: _columns() - 1]}\r")
             drawn = True
         elif drawn:
