@@ -27,7 +27,8 @@ _WHOLE_SPLIT = {"sni": (None, 60), "p3": (None, 36)}
 def paper() -> dict[str, Any]:
     """Return the tables by number, each `{row: {column: figure or None}}`.
 
-    Table 3 has one more level outside, the average; Table 7 the setting."""
+    Table 3 has one more level outside, the average; Table 7 the setting.
+    """
     text = resources.files(__package__).joinpath("paper.json").read_text(encoding="utf-8")
     tables: dict[str, Any] = json.loads(text)
     return tables

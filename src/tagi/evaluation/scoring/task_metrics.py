@@ -32,7 +32,8 @@ def metric_of(task: Task) -> Metric:
     - `choice`: all instances have choices.
     - `json`: all references are objects or lists in JSON.
     - `exact_case`: for all instances, or for some if all references have at most three words, an answer that repeats
-      the input would be right by `exact` although it differs from the reference. Such a task is about case or a full stop.
+      the input would be right by `exact` although it differs from the reference. Such a task is about case or about
+      a full stop.
     - `exact`: all references have at most three words.
     - `rouge_l_unicode`: any other task.
     """
