@@ -1,7 +1,7 @@
 """What a command is doing, told on standard error while it lasts, so that nothing is silent for long.
 
 On a terminal it is a line that moves, and that is cleared before a command prints anything; elsewhere plain lines. What
-takes less than a second is not told. Nothing is told unless a command asks for it (`telling`): the Python API is silent.
+takes less than a second is not told. Nothing is told unless a command asks for it (`telling`): Python code is silent.
 """
 
 import os
