@@ -1,16 +1,18 @@
 """Progress messages of commands on standard error.
 
-On a terminal, one line is updated; otherwise plain lines are written. Activities of less than a second are not shown.
-Messages are shown only inside `telling`, which commands use. The Python API is silent.
+On a terminal, one line is updated, and cleared before the command prints anything; otherwise plain lines are written.
+Activities of less than a second are not shown. Messages are shown only inside `telling`, which commands use: the Python
+API is silent.
 """
 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
-from threading import Event, Thread
+from threading import Event, Lock, Thread
+from typing import Any, TextIO
 
 QUIET = "TAGI_QUIET"
 """Environment variable that turns progress messages off."""
@@ -38,7 +40,7 @@ class _Told:
     def __init__(self) -> None:
         self.running: list[_Activity] = []
         self.began = self.last = time.monotonic()
-        self.shown: str | None = None
+        self.shown: _Activity | None = None
         self.ended = Event()
 
     def begin(self, what: str | None) -> _Activity:
@@ -60,11 +62,12 @@ class _Told:
 
     def line(self, now: float) -> str | None:
         """Return the line that is due if standard error is not a terminal, or None."""
-        text, lasted = self.text(), now - self.began
-        due = _AFTER if text != self.shown else min(max(_EVERY, lasted / _SHARE), _LONGEST)
+        running, lasted = self.running[-1:], now - self.began
+        text = running[0].text if running else None
+        due = _AFTER if running != [self.shown] else min(max(_EVERY, lasted / _SHARE), _LONGEST)
         if text is None or now - self.last < due:
             return None
-        self.last, self.shown = now, text
+        self.last, self.shown = now, running[0]
         return f"{text} ..." if lasted < _EVERY else f"{text} ... {lasted:.0f} s"
 
 
@@ -105,18 +108,25 @@ def activity(what: str | None) -> Iterator[Callable[[str], None]]:
 def telling() -> Iterator[None]:
     """Show activities on standard error while a `with` block runs; of several processes, in the first one only."""
     global _told
-    if os.environ.get(QUIET) or os.environ.get("LOCAL_RANK", "0") != "0":
+    streams = sys.stdout, sys.stderr
+    if sys.stderr is None or os.environ.get(QUIET) or os.environ.get("LOCAL_RANK", "0") != "0":
         yield
         return
     _told = told = _Told()
     told.begin(_STARTING)
-    thread = Thread(target=_move if sys.stderr.isatty() else _write, args=(told,), daemon=True)
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        line = _Line(sys.stderr)
+        sys.stdout, sys.stderr = (stream and _Clearing(stream, line) for stream in streams)
+        thread = Thread(target=_move, args=(told, line), daemon=True)
+    else:
+        thread = Thread(target=_write, args=(told, sys.stderr), daemon=True)
     thread.start()
     try:
         yield
     finally:
         be_quiet()
         thread.join()
+        sys.stdout, sys.stderr = streams
 
 
 def be_quiet() -> None:
@@ -127,34 +137,86 @@ def be_quiet() -> None:
     _told = None
 
 
-def _write(told: _Told) -> None:
+class _Line:
+    """The last line of a terminal. What is drawn there is cleared before other output."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self.terminal = terminal
+        self.lock = Lock()
+        self._drawn = False
+        self._free = True  # the last output ended with a line break
+
+    def draw(self, text: str) -> None:
+        """Replace the drawn text, unless other output has started a line."""
+        with self.lock:
+            if self._free:
+                self.terminal.write(f"\r\x1b[K{text}\r")
+                self.terminal.flush()
+                self._drawn = True
+
+    def clear(self) -> None:
+        """Clear the drawn text."""
+        with self.lock:
+            self._clear()
+
+    def _clear(self) -> None:
+        if self._drawn:
+            self.terminal.write("\r\x1b[K")
+            self.terminal.flush()
+            self._drawn = False
+
+    def written(self, stream: TextIO, text: str) -> int:
+        """Clear the drawn text and write to a stream."""
+        with self.lock:
+            self._clear()
+            self._free = text.endswith("\n") if text else self._free
+            return stream.write(text)
+
+
+class _Clearing:
+    """A wrapper of a stream that clears the drawn line before it writes."""
+
+    def __init__(self, stream: TextIO, line: _Line) -> None:
+        self._stream, self._line = stream, line
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text."""
+        return self._line.written(self._stream, text)
+
+    def writelines(self, texts: Iterable[str]) -> None:
+        """Write several texts."""
+        for text in texts:
+            self.write(text)
+
+
+def _write(told: _Told, stream: TextIO) -> None:
     """Write lines until the command ends."""
     while not told.ended.wait(_FRAME):
         if line := told.line(time.monotonic()):
-            print(line, file=sys.stderr, flush=True)
+            print(line, file=stream, flush=True)
 
 
-def _move(told: _Told) -> None:
-    """Update a line on the terminal until the command ends, and erase it then."""
+def _move(told: _Told, line: _Line) -> None:
+    """Update a line on the terminal until the command ends, and clear it then."""
     drawn = False
     for number in count():
         ended, text = told.ended.wait(_FRAME), told.text()
         lasted = time.monotonic() - told.began
-        if text is not None and not ended and (drawn or lasted >= _AFTER / 2):
+        drawn = text is not None and not ended and (drawn or lasted >= _AFTER / 2)
+        if drawn:
             picture = f"{_PICTURES[number % len(_PICTURES)]} {text} ... {lasted:.0f} s"
-            # Return the cursor to the start of the line, so that other output overwrites it.
-            sys.stderr.write(f"\r\x1b[K{picture[: _columns() - 1]}\r")
-            drawn = True
-        elif drawn:
-            sys.stderr.write("\r\x1b[K")
-            drawn = False
-        sys.stderr.flush()
+            line.draw(picture[: _columns(line.terminal) - 1])
+        else:
+            line.clear()
         if ended:
             return
 
 
-def _columns() -> int:
+def _columns(terminal: TextIO) -> int:
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or _COLUMNS
+        return os.get_terminal_size(terminal.fileno()).columns or _COLUMNS
     except (OSError, ValueError):
         return _COLUMNS

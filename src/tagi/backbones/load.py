@@ -126,7 +126,7 @@ def load_backbone(
 @contextmanager
 def _bars_on_terminals() -> Iterator[None]:
     """Keep transformers' progress bars out of what is no terminal, where they are hundreds of characters."""
-    hidden = not sys.stderr.isatty() and logging.is_progress_bar_enabled()
+    hidden = not (sys.stderr and sys.stderr.isatty()) and logging.is_progress_bar_enabled()
     if hidden:
         logging.disable_progress_bar()
     try:
