@@ -104,9 +104,8 @@ class TaskBatches(IndexedBatches[Sample]):
         wordings: Weights by name (of `Task.texts`), at least one of them positive, in place of the uniform draw. A task
             draws among the names that it has; without any of them it keeps its own instruction.
         demonstrations: Probability, per task and micro-batch, that rows have some of the task's examples as
-            demonstrations: 1 to `positives` of them (or as many as there are), uniformly, in random order. Otherwise
-                they
-            have none. With None, every row has the task's own examples.
+            demonstrations: 1 to `positives` of them (or as many as there are), uniformly, in random order.
+            Otherwise they have none. With None, every row has the task's own examples.
         positives: Maximum number of drawn examples.
 
     Raises:
