@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging
 
 from tagi import activity
-from tagi.backbones import load
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import ANOTHER
 from tagi.backbones.load import (
     CAUSAL,
+    _bars_on_terminals,
     build_t5,
     folder_revision,
     load_backbone,
@@ -260,10 +260,10 @@ def test_a_bar_of_transformers_is_told_alone(terminal: bool, monkeypatch: pytest
     monkeypatch.setattr(activity, "_told", told)
     monkeypatch.setattr(logging, "_tqdm_active", True)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
-    with activity.activity("Loading"), load._bars_on_terminals():
+    with activity.activity("Loading"), _bars_on_terminals():
         assert told.text() == (None if terminal else "Loading")
         assert logging.is_progress_bar_enabled() == terminal
     assert logging.is_progress_bar_enabled()
     monkeypatch.setattr(logging, "_tqdm_active", False)
-    with activity.activity("Loading"), load._bars_on_terminals():
+    with activity.activity("Loading"), _bars_on_terminals():
         assert told.text() == "Loading"
