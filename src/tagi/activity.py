@@ -1,7 +1,8 @@
-"""What a command is doing, told on standard error while it lasts, so that nothing is silent for long.
+"""Progress messages of commands on standard error.
 
-On a terminal it is a line that moves, and that is cleared before a command prints anything; elsewhere plain lines. What
-takes less than a second is not told. Nothing is told unless a command asks for it (`telling`): Python code is silent.
+On a terminal, one line is updated, and cleared before the command prints anything; otherwise plain lines are written.
+Activities of less than a second are not shown. Messages are shown only inside `telling`, which commands use: the Python
+API is silent.
 """
 
 import os
@@ -14,26 +15,27 @@ from threading import Event, Lock, Thread
 from typing import Any, TextIO
 
 QUIET = "TAGI_QUIET"
-"""Commands tell nothing where this variable of the environment is set."""
+"""Environment variable that turns progress messages off."""
 _AFTER, _EVERY, _LONGEST, _SHARE = 1.0, 2.0, 10.0, 30.0
-"""Seconds until an activity is told; between lines, at least and at most; in a long activity a 30th of its time."""
+"""Seconds until an activity is shown; minimum and maximum seconds between lines; between these, the interval is a 30th
+of the time that the activity has taken."""
 _FRAME = 0.1
-"""Seconds between two pictures of a line that moves."""
+"""Seconds between updates of the line on a terminal."""
 _COLUMNS = 80
-"""Width of a terminal that does not say how wide it is."""
+"""Width of a terminal that does not report its width."""
 _PICTURES = "|/-\\"
 _STARTING, _WORKING = "Starting", "Working"
 
 
 class _Activity:
-    """Something that goes on; without a text something that tells of itself."""
+    """A running activity. Its text is None if it reports its own progress."""
 
     def __init__(self, text: str | None) -> None:
         self.text = text
 
 
 class _Told:
-    """Everything that goes on now, the innermost last."""
+    """The running activities, innermost last."""
 
     def __init__(self) -> None:
         self.running: list[_Activity] = []
@@ -42,24 +44,24 @@ class _Told:
         self.ended = Event()
 
     def begin(self, what: str | None) -> _Activity:
-        """Add an activity and return it."""
+        """Start an activity and return it."""
         self.running.append(made := _Activity(what))
         self.began = time.monotonic()
         return made
 
     def end(self, one: _Activity) -> None:
-        """Take an activity away. What goes on around it is not the start any more."""
+        """End an activity. If the enclosing activity is "Starting", it becomes "Working"."""
         self.running.remove(one)
         self.began = time.monotonic()
         if self.running and self.running[0].text == _STARTING:
             self.running[0].text = _WORKING
 
     def text(self) -> str | None:
-        """Return what is told now."""
+        """Return the text of the innermost activity."""
         return self.running[-1].text if self.running else None
 
     def line(self, now: float) -> str | None:
-        """Return the line that is due on what is no terminal, if any."""
+        """Return the line that is due if standard error is not a terminal, or None."""
         running, lasted = self.running[-1:], now - self.began
         text = running[0].text if running else None
         due = _AFTER if running != [self.shown] else min(max(_EVERY, lasted / _SHARE), _LONGEST)
@@ -79,12 +81,13 @@ def counted(number: int, noun: str) -> str:
 
 @contextmanager
 def activity(what: str | None) -> Iterator[Callable[[str], None]]:
-    """Tell that something goes on for the length of a `with` block, in place of what goes on around it.
+    """Show an activity while a `with` block runs, instead of the enclosing activity.
 
     Args:
-        what: What goes on, such as "Loading smollm2". None for something that tells of its progress itself.
+        what: Text of the activity, such as "Loading smollm2". None if it reports its own progress.
 
-    Yields a function that replaces the text.
+    Yields:
+        A function that replaces the text.
     """
     told = _told
     if told is None:
@@ -103,7 +106,7 @@ def activity(what: str | None) -> Iterator[Callable[[str], None]]:
 
 @contextmanager
 def telling() -> Iterator[None]:
-    """Tell of activities on standard error for the length of a `with` block, in one process of several."""
+    """Show activities on standard error while a `with` block runs; of several processes, in the first one only."""
     global _told
     streams = sys.stdout, sys.stderr
     if sys.stderr is None or os.environ.get(QUIET) or os.environ.get("LOCAL_RANK", "0") != "0":
@@ -127,7 +130,7 @@ def telling() -> Iterator[None]:
 
 
 def be_quiet() -> None:
-    """Tell nothing from now on."""
+    """Show no further messages."""
     global _told
     if _told is not None:
         _told.ended.set()
@@ -135,16 +138,16 @@ def be_quiet() -> None:
 
 
 class _Line:
-    """A terminal's last line: what is drawn there goes away before anything else is written."""
+    """The last line of a terminal. What is drawn there is cleared before other output."""
 
     def __init__(self, terminal: TextIO) -> None:
         self.terminal = terminal
         self.lock = Lock()
         self._drawn = False
-        self._free = True  # what was written last has ended its line
+        self._free = True  # the last output ended with a line break
 
     def draw(self, text: str) -> None:
-        """Draw over what is drawn, unless somebody else has begun a line."""
+        """Replace the drawn text, unless other output has started a line."""
         with self.lock:
             if self._free:
                 self.terminal.write(f"\r\x1b[K{text}\r")
@@ -152,7 +155,7 @@ class _Line:
                 self._drawn = True
 
     def clear(self) -> None:
-        """Take away what is drawn."""
+        """Clear the drawn text."""
         with self.lock:
             self._clear()
 
@@ -163,7 +166,7 @@ class _Line:
             self._drawn = False
 
     def written(self, stream: TextIO, text: str) -> int:
-        """Write something else to a stream, in place of what is drawn."""
+        """Clear the drawn text and write to a stream."""
         with self.lock:
             self._clear()
             self._free = text.endswith("\n") if text else self._free
@@ -171,7 +174,7 @@ class _Line:
 
 
 class _Clearing:
-    """A stream like another; the line that moves is cleared before it writes."""
+    """A wrapper of a stream that clears the drawn line before it writes."""
 
     def __init__(self, stream: TextIO, line: _Line) -> None:
         self._stream, self._line = stream, line
@@ -184,20 +187,20 @@ class _Clearing:
         return self._line.written(self._stream, text)
 
     def writelines(self, texts: Iterable[str]) -> None:
-        """Write texts one after another."""
+        """Write several texts."""
         for text in texts:
             self.write(text)
 
 
 def _write(told: _Told, stream: TextIO) -> None:
-    """Write lines while the command lasts."""
+    """Write lines until the command ends."""
     while not told.ended.wait(_FRAME):
         if line := told.line(time.monotonic()):
             print(line, file=stream, flush=True)
 
 
 def _move(told: _Told, line: _Line) -> None:
-    """Show a line that moves while the command lasts, and leave none behind."""
+    """Update a line on the terminal until the command ends, and clear it then."""
     drawn = False
     for number in count():
         ended, text = told.ended.wait(_FRAME), told.text()
