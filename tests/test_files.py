@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tagi.errors import TagiError
-from tagi.files import new_folder, write_text
+from tagi.errors import CheckpointError, DataError, TagiError
+from tagi.files import LONGEST_NAME, new_folder, refuse_long_names, refuse_pointers, write_text
+from tagi.formats.quality import Quality
 
 
 class Crash(BaseException):
@@ -103,3 +104,23 @@ def test_a_swap_that_fails_puts_the_old_folder_back(
         (temporary / "a").write_text("1")
     assert tree(tmp_path) == {"out/old": "0"}
     assert [one.name for one in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_file_that_cannot_be_read_is_left_to_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking for a pointer is no reading: whoever reads the file says what is wrong."""
+
+    def denied(path: Path, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    write_text(tmp_path / Quality.FILE, "{}")
+    monkeypatch.setattr(Path, "open", denied)
+    refuse_pointers(tmp_path, tmp_path / Quality.FILE, tmp_path / "none")
+    with pytest.raises(CheckpointError, match="got permission denied"):
+        Quality.read(tmp_path)
+
+
+def test_names_are_measured_in_bytes_whatever_is_in_them() -> None:
+    refuse_long_names(["a" * LONGEST_NAME, "\udc80"], "names")
+    for name in ("a" * (LONGEST_NAME + 1), "\u00e9" * 101, "\udc80" * 67):
+        with pytest.raises(DataError, match=f"names: expected names of at most {LONGEST_NAME} bytes, .* got 20"):
+            refuse_long_names([name], "names")

@@ -5,7 +5,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tagi.errors import DataError, TagiError
@@ -16,13 +16,20 @@ _POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def refuse_pointers(*paths: Path) -> None:
-    """Raise `TagiError` if a file, or one of a folder's files, is a Git LFS pointer in place of its content."""
+    """Raise `TagiError` if a file, or one of a folder's files, is a Git LFS pointer in place of its content.
+
+    What cannot be read is left to the caller's own reading, which reports it.
+    """
     for path in paths:
-        for file in sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []:
-            if not file.is_file():
-                continue
-            with file.open("rb") as content:
-                start = content.read(len(_POINTER))
+        files = [path]
+        with suppress(OSError):
+            files = sorted(path.iterdir())
+        for file in files:
+            start = b""
+            with suppress(OSError):
+                if file.is_file():
+                    with file.open("rb") as content:
+                        start = content.read(len(_POINTER))
             if start == _POINTER:
                 raise TagiError(
                     f"{file}: expected the file itself, got a Git LFS pointer to it: download it with "
@@ -33,10 +40,11 @@ def refuse_pointers(*paths: Path) -> None:
 def refuse_long_names(names: Iterable[str], what: str) -> None:
     """Raise `DataError` for a name that is too long for a folder. `what` says in the message whose names they are."""
     for name in names:
-        if len(name.encode()) > LONGEST_NAME:
+        size = len(name.encode("utf-8", "surrogatepass"))
+        if size > LONGEST_NAME:
             raise DataError(
                 f"{what}: expected names of at most {LONGEST_NAME} bytes, since a folder is named after each, "
-                f"got {len(name.encode())}: {name[:40]!r}..."
+                f"got {size}: {name[:40]!r}..."
             )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from tagi import activity
 from tagi.backbones import gguf
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.load import load_backbone, load_tokenizer
@@ -103,6 +104,26 @@ def test_a_file_without_one_of_its_weights_is_refused(tmp_path: Path, cache: Pat
     file = write_gguf_model(tmp_path / "real.gguf", without="blk.1.ffn_up.weight")
     with pytest.raises(CheckpointError, match=r"expected all weights, got none for 'model\.layers\.1\.mlp\.up_proj"):
         load_backbone(str(file))
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_bar_of_a_conversion_is_told_alone(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two lines that move would overwrite each other on a terminal; elsewhere a bar is hundreds of characters."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    told = activity._Told()
+    monkeypatch.setattr(activity, "_told", told)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    bar = reader.tqdm
+    with activity.activity("Converting"):
+        with gguf._its_bar_on_terminals():
+            assert told.text() == (None if terminal else "Converting")
+            assert reader.tqdm([], file=sys.stderr).disable is not terminal
+        assert reader.tqdm is bar
+        monkeypatch.delattr(reader, "tqdm")
+        with gguf._its_bar_on_terminals():
+            assert told.text() == "Converting"
+    assert not hasattr(reader, "tqdm")
 
 
 LOAD = """

@@ -3,17 +3,21 @@
 import json
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging
 
+from tagi import activity
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import ANOTHER
 from tagi.backbones.load import (
     CAUSAL,
+    _bars_on_terminals,
     build_t5,
     folder_revision,
     load_backbone,
@@ -247,3 +251,19 @@ def test_a_quantised_model_is_refused(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "awq"}}))
     assert "expected weights in floating point, into which a LoRA can be merged" in fault(ConfigError, str(folder))
+
+
+@pytest.mark.filterwarnings("ignore:Cannot (en|dis)able progress bars:UserWarning")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_of_transformers_is_told_alone(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = activity._Told()
+    monkeypatch.setattr(activity, "_told", told)
+    monkeypatch.setattr(logging, "_tqdm_active", True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    with activity.activity("Loading"), _bars_on_terminals():
+        assert told.text() == (None if terminal else "Loading")
+        assert logging.is_progress_bar_enabled() == terminal
+    assert logging.is_progress_bar_enabled()
+    monkeypatch.setattr(logging, "_tqdm_active", False)
+    with activity.activity("Loading"), _bars_on_terminals():
+        assert told.text() == "Loading"

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tagi.cli.output import print_table
+from tagi.cli.output import print_table, refuse_used
+from tagi.errors import DataError
 from tests.commands import Run
 
 WIDTH = 80
@@ -85,3 +86,13 @@ def test_commands_print_whole_tables(command: tuple[str, ...], run_tagi: Run, tm
     if command == ("methods",):
         names = [line.split()[0] for line in lines if " yes " in line]
         assert names.count("tk-instruct") == names.count("tk-instruct-lora") >= 2
+
+
+def test_only_names_that_are_new_are_measured(tmp_path: Path) -> None:
+    """Of the folders that exist already only `--out` itself gets a temporary one beside it."""
+    long = tmp_path / ("a" * 220)
+    long.mkdir()
+    refuse_used(long / "out")
+    for out in (long, tmp_path / ("b" * 220) / "out", tmp_path / ("c" * 300)):
+        with pytest.raises(DataError, match="--out: expected names of at most 200 bytes"):
+            refuse_used(out)

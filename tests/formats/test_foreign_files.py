@@ -56,6 +56,15 @@ def test_a_pointer_in_another_tokenizers_folder_is_named(base: Path, tmp_path: P
     pointed_at(tmp_path / "words" / "tokenizer.json", lambda: load_tokenizer(str(tmp_path / "words")))
 
 
+def test_a_hub_name_is_no_path_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nobody").mkdir()
+    (tmp_path / "nobody" / "nothing").write_text(POINTER)
+    for read in (load_backbone, load_tokenizer):
+        with pytest.raises(ConfigError, match="nobody/nothing"):
+            read("nobody/nothing")
+
+
 @pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
 def test_a_pointer_in_an_adapter_is_named(name: str, lora: Path) -> None:
     pointed_at(lora / name, lambda: open_exportable(lora))

@@ -54,6 +54,16 @@ def test_a_damaged_record_is_named(generator: Path) -> None:
         Quality.find(generator)
 
 
+def test_a_damaged_record_is_a_warning_of_commands(generator: Path, run_tagi: Run) -> None:
+    asked = ("predict", "-g", generator, "-i", INSTRUCTION, "pen king")
+    whole = run_tagi(*asked)
+    (generator / Quality.FILE).write_text("{")
+    ran = run_tagi(*asked)
+    assert (ran.code, ran.out) == (0, whole.out)
+    assert ran.err.startswith(f"warning: {generator / Quality.FILE}: expected the measured quality of a generator; ")
+    assert ran.err.count("\n") == 1
+
+
 def test_without_a_stock_model_nothing_is_said_of_it() -> None:
     quality = Quality.of_evaluation({"results": {"right": RESULTS["right"]}}, "data", "command")
     assert quality.stock is None

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -105,7 +106,7 @@ def _convert(name: str, file: Path, folder: Path) -> None:
         raise ConfigError(
             f"{name}: expected a GGUF file of architecture {', '.join(_READABLE)}, got {architecture!r} ({ANOTHER})"
         )
-    with activity(f"Converting {file.name} (once: the result is kept in {folder.parent})"), _without_its_bar():
+    with activity(f"Converting {file.name} (once: the result is kept in {folder.parent})"):
         model, tokenizer = _read(name, file)
         _write(folder, model, tokenizer)
 
@@ -119,16 +120,25 @@ def _write(folder: Path, model: Any, tokenizer: Any) -> None:
 
 
 @contextmanager
-def _without_its_bar() -> Iterator[None]:
-    """Keep the bar of transformers' conversion, which none of its settings reaches, out of what is no terminal."""
+def _its_bar_on_terminals() -> Iterator[None]:
+    """Show the bar of transformers' conversion, which none of its settings reaches, on terminals alone.
+
+    Nothing else is told meanwhile. Not every version of transformers has that bar.
+    """
     from transformers import modeling_gguf_pytorch_utils as reader
 
-    bar = reader.tqdm
-    reader.tqdm = partial(bar, disable=None)  # on terminals alone
-    try:
+    bar = getattr(reader, "tqdm", None)
+    if bar is None:
         yield
-    finally:
-        reader.tqdm = bar
+    elif sys.stderr.isatty():
+        with activity(None):
+            yield
+    else:
+        reader.tqdm = partial(bar, disable=True)
+        try:
+            yield
+        finally:
+            reader.tqdm = bar
 
 
 def _read(name: str, file: Path) -> tuple[Any, Any]:
@@ -138,9 +148,10 @@ def _read(name: str, file: Path) -> tuple[Any, Any]:
     plainly = {"quantization_config": transformers.GgufConfig(dequantize=True)} if _PACKS else {}
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
-        model, report = AutoModelForCausalLM.from_pretrained(
-            **source, dtype=torch.float32, output_loading_info=True, **plainly
-        )
+        with _its_bar_on_terminals():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                **source, dtype=torch.float32, output_loading_info=True, **plainly
+            )
         config = AutoConfig.from_pretrained(**source)
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, struct.error) as error:
         raise CheckpointError(f"{name}: expected a whole GGUF model, got: {first_line(error)}") from error

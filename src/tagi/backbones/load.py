@@ -125,14 +125,20 @@ def load_backbone(
 
 @contextmanager
 def _bars_on_terminals() -> Iterator[None]:
-    """Keep transformers' progress bars out of what is no terminal, where they are hundreds of characters."""
-    hidden = not (sys.stderr and sys.stderr.isatty()) and logging.is_progress_bar_enabled()
-    if hidden:
-        logging.disable_progress_bar()
-    try:
+    """Keep transformers' progress bars out of what is no terminal, where they are hundreds of characters.
+
+    On a terminal nothing else is told beside them.
+    """
+    if not logging.is_progress_bar_enabled():
         yield
-    finally:
-        if hidden:
+    elif sys.stderr and sys.stderr.isatty():
+        with activity(None):
+            yield
+    else:
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
             logging.enable_progress_bar()
 
 
@@ -218,7 +224,8 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Any:
     """
     try:
         source = _source(name)[0]
-        refuse_pointers(Path(source))
+        if Path(source).is_dir():  # transformers reads it even if it is no model's
+            refuse_pointers(Path(source))
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision or "main", **_where(source))
     except (OSError, ValueError, ImportError, StrictDataclassError) as error:
         raise ConfigError(f"backbone.tokenizer: cannot load {name!r}: {first_line(error)}") from error
@@ -324,9 +331,10 @@ def _usable(name: str, config: Any, family: type[B]) -> tuple[type[B], Any]:
 
 
 def _read_config(name: str, source: Path | str, revision: str | None) -> Any:
-    if isinstance(source, Path) and not source.exists():
-        raise CheckpointError(f"{name}: expected a model folder, got nothing at {source}")
-    refuse_pointers(Path(source))
+    if isinstance(source, Path):
+        if not source.exists():
+            raise CheckpointError(f"{name}: expected a model folder, got nothing at {source}")
+        refuse_pointers(source)
     try:
         hub: dict[str, Any] = {} if isinstance(source, Path) else {"revision": revision or "main"}
         return AutoConfig.from_pretrained(source, **hub, **_where(source))

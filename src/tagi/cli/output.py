@@ -1,6 +1,7 @@
 """Options that commands share, and printing tables as text or JSON."""
 
 import json
+import os
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tagi.errors import InputError
+from tagi.errors import CheckpointError, InputError
 from tagi.files import refuse_long_names
 
 RecipeName = Annotated[
@@ -99,23 +100,31 @@ def print_record(record: Any, print_text: Callable[[Any], None], *, as_json: boo
 
 
 def refuse_used(out: Path | None) -> None:
-    """Raise `TagiError` if `--out` is a folder with files, a file or below one, or if its name is too long."""
+    """Raise `TagiError` if `--out` is a folder with files, a file or below one, or if a new name in it is too long."""
     if out is None:
         return
+    made = [place.name for place in out.parents if not os.path.exists(place)]
+    refuse_long_names([*made, out.name], "--out")
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"--out: expected a new folder, got one that holds files: {out}")
     file = next((place for place in (out, *out.parents) if place.is_file()), None)
     if file is not None:
         raise InputError(f"--out: expected a new folder, got a file: {file}")
-    refuse_long_names(out.parts, "--out")
 
 
 def print_quality(source: str | None) -> None:
-    """Print on standard error what to expect of the generator that a name finds, if that was measured."""
+    """Print on standard error what to expect of the generator that a name finds, if that was measured.
+
+    A record that cannot be read gives a warning: what was asked for does not depend on it.
+    """
     from tagi.formats.finding import find_checkpoint
     from tagi.formats.quality import Quality
 
-    quality = None if source is None else Quality.find(find_checkpoint(source))
+    try:
+        quality = None if source is None else Quality.find(find_checkpoint(source))
+    except CheckpointError as error:
+        typer.echo(f"warning: {error}", err=True)
+        return
     if quality is not None:
         typer.echo(quality.line, err=True)
 

@@ -50,14 +50,17 @@ def fault_sentence(fault: Any) -> str:
 def toml_fault(text: str, error: tomllib.TOMLDecodeError) -> str:
     """Return what is wrong with a TOML text, with the key of the line where reading stopped.
 
-    What most often ends there is text without quotes.
+    What is most often no valid value is text without quotes.
     """
-    at = re.search(r"line (\d+)", str(error))
+    at = re.search(r"line (\d+), column (\d+)", str(error))
     line = text.splitlines()[int(at[1]) - 1] if at else ""
-    key, mark, value = line.partition("=")
-    if not mark:
+    key, mark, _ = line.partition("=")
+    if at is None or not mark:
         return str(error)
-    hint = ": text needs quotes" if re.match(r"\s*[A-Za-z]", value) else ""
+    word, hint = re.match(r"[A-Za-z]\w*", line[int(at[2]) - 1 :]), ""
+    if word and str(error).startswith("Invalid value"):
+        lower = word[0].lower() in ("true", "false")
+        hint = ": true and false are written in lower case" if lower else ": text needs quotes"
     return f"{key.strip()}: {error}{hint}"
 
 
