@@ -2,9 +2,11 @@
 
 import os
 import pty
+import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -88,36 +90,74 @@ def test_nothing_is_told_unless_a_command_asks(
 
 
 SCRIPT = """
-import time
+import sys, time
 from tagi import activity
 activity._AFTER = activity._EVERY = 0.0
 activity._FRAME = 0.01
 with activity.telling(), activity.activity("Loading"):
     time.sleep(0.5)
+    print("first", flush=True)
+    time.sleep(0.5)
+    print("half of", end=" ", flush=True)
+    time.sleep(0.5)
+    print("a line", flush=True)
+    time.sleep(0.5)
 print("done")
 """
 
 
-def environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != QUIET}
+def environment(**further: str) -> dict[str, str]:
+    return {**{name: value for name, value in os.environ.items() if name != QUIET}, "TERM": "xterm", **further}
+
+
+def on_a_terminal(script: str, **further: str) -> str:
+    """What a script writes to a terminal."""
+    ours, theirs = pty.openpty()
+    given = environment(**further)
+    with subprocess.Popen([sys.executable, "-c", script], env=given, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        text = b""
+        with suppress(OSError):  # the terminal is gone when the process ends
+            while read := os.read(ours, 65536):
+                text += read
+    os.close(ours)
+    assert process.returncode == 0
+    return text.decode()
 
 
 def test_a_pipe_gets_whole_lines() -> None:
     ran = subprocess.run([sys.executable, "-c", SCRIPT], env=environment(), capture_output=True, text=True, check=True)
-    assert ran.stdout == "done\n"
-    assert set(ran.stderr.splitlines()) <= {"Starting ... 0 s", "Loading ... 0 s", "Loading ...", "Starting ..."}
+    assert ran.stdout == "first\nhalf of a line\ndone\n"
+    told = re.compile(r"(Starting|Loading|Working) \.\.\.( \d+ s)?")
+    assert all(told.fullmatch(line) for line in ran.stderr.splitlines())
     assert "Loading" in ran.stderr
 
 
-def test_a_terminal_gets_one_line_that_is_gone_at_the_end() -> None:
-    ours, theirs = pty.openpty()
-    with subprocess.Popen([sys.executable, "-c", SCRIPT], env=environment(), stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        process.wait()
-    text = os.read(ours, 65536).decode()
-    os.close(ours)
-    assert "| Loading ... 0 s" in text.replace("/", "|").replace("-", "|").replace("\\", "|")
+def test_a_terminal_gets_one_line_that_is_gone_before_anything_is_printed() -> None:
+    text = on_a_terminal(SCRIPT)
+    assert re.search(r"[|/\\-] Loading \.\.\. \d+ s", text)
+    assert "\x1b[Kfirst\r\n" in text
+    assert "\x1b[Khalf of a line\r\n" in text  # nothing is drawn over a line that has begun
     assert text.endswith("\r\x1b[Kdone\r\n")
+
+
+def test_a_terminal_that_cannot_clear_gets_lines() -> None:
+    assert "\x1b" not in on_a_terminal(SCRIPT, TERM="dumb")
+
+
+def test_without_standard_error_nothing_is_told() -> None:
+    command = f'exec "{sys.executable}" -c "$1" 2>&-'
+    ran = subprocess.run(["sh", "-c", command, "sh", SCRIPT], env=environment(), capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout) == (0, "first\nhalf of a line\ndone\n")
+
+
+def test_a_text_that_counts_is_told_as_rarely_as_one_that_does_not(clock: Clock) -> None:
+    told = _Told()
+    begun, found = told.begin("0 of 9"), []
+    for number in range(300):
+        begun.text = f"{number} of 300"
+        found += lines(told, clock, 1)
+    assert 20 < len(found) < 80
 
 
 def test_numbers_have_their_nouns() -> None:

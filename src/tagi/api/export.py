@@ -27,7 +27,7 @@ def export(
         format: "peft" (for PEFT and vLLM), "merged" (a transformers model with tokenizer) or "gguf" (a LoRA for
             llama.cpp).
         generator: Generator of the adapter; by default the one that the adapter names.
-        base: Base model of a plain LoRA, or of a generator whose base was moved; by default the one that is named.
+        base: Base model of a plain LoRA, or of a generator whose base was moved; by default the one the adapter names.
         lossy: Export the LoRA even if other parts of the adapter are lost.
 
     Returns:

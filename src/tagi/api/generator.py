@@ -90,7 +90,7 @@ class AdapterGenerator(GeneratorModel, Uploadable):
             name: A built-in name ("smollm2", "toy"), a hub repository, or the folder of a checkpoint, a run, a stage,
                 or an adapter, which names its generator.
             revision: Branch, tag or commit on the hub.
-            base: Base model, if it is not where the generator says. It must be the same model.
+            base: New location of the base model, if it was moved. It must be the same model.
             device: Device; by default a GPU if there is one.
             dtype: Data type of the backbone's weights; by default the one the checkpoint names.
 

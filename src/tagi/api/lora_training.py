@@ -23,7 +23,7 @@ from tagi.training.progress import Report
 from tagi.training.trainer import train
 
 _TASK = "refined"
-_LOGS, _SAVES = 20, 4  # of a run, whatever its steps
+_LOGS, _SAVES = 20, 4  # log entries and checkpoints per run
 _WARMUP = 0.02
 A = TypeVar("A", bound=AdaptedTask)
 

@@ -147,6 +147,7 @@ def evaluate(
 
     Raises:
         InputError: One of the arguments from `distances` to `resume` was given without a named model and a recipe.
+        ConfigError: The model was trained on instances of the tasks, and the recipe does not allow it.
     """
     request = EvaluationRequest(in_order(conditions), tuple(only), limit, distances, wording, positives, held_out)
     if isinstance(tasks, str | Path | Recipe):

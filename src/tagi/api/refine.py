@@ -64,7 +64,7 @@ def refine(
         out: New folder.
         settings: Training settings; by default `Refinement()`.
         generator: Generator of the adapter; by default the one that the adapter names.
-        base: Base model, if it is not where the generator says. It must be the same model.
+        base: New location of the base model, if it was moved. It must be the same model.
         resume: Continue the interrupted refinement in `out`. A finished one is not changed.
         progress: Show progress.
 
@@ -167,9 +167,9 @@ class _Job:
         adapter: The adapter.
         shown: The examples that it is trained on.
         kept: Those that are held out.
-        task: The task of all examples.
-        out: Where the outcome is written.
-        settings: How it is trained.
+        task: The task that all examples belong to.
+        out: Output folder.
+        settings: Training settings.
     """
 
     folder: Path

@@ -69,7 +69,7 @@ class TaskAdapter(AdaptedTask, Uploadable):
             folder: Folder of the adapter, or of its refinement.
             generator: Generator of the adapter, or its name; by default the one that the folder names. Pass the same
                 object for several adapters to share its weights.
-            base: Base model, if it is not where the generator says. It must be the same model.
+            base: New location of the base model, if it was moved. It must be the same model.
             device: Device; by default that of the given generator, or a GPU if there is one. A given generator is
                 moved too.
             dtype: Data type of the backbone's weights; by default unchanged.

@@ -131,7 +131,7 @@ def _bars_on_terminals() -> Iterator[None]:
     """
     if not logging.is_progress_bar_enabled():
         yield
-    elif sys.stderr.isatty():
+    elif sys.stderr and sys.stderr.isatty():
         with activity(None):
             yield
     else:

@@ -17,7 +17,7 @@ FormatName = Annotated[
 Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder for the export.")]
 Base = Annotated[
     str | None,
-    typer.Option("--base", metavar="NAME", help="Base model. Default: the one that is named."),
+    typer.Option("--base", metavar="NAME", help="Base model. Default: the one that the adapter names."),
 ]
 Lossy = Annotated[bool, typer.Option("--lossy", help="Export the LoRA even if other parts of the adapter are lost.")]
 

@@ -21,7 +21,7 @@ OwnGenerator = Annotated[
 ]
 Base = Annotated[
     str | None,
-    typer.Option("--base", metavar="NAME", help="Base model. Default: where the generator says."),
+    typer.Option("--base", metavar="NAME", help="Base model. Default: the one that the generator names."),
 ]
 Instruction = Annotated[str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="The task's instruction.")]
 From = Annotated[

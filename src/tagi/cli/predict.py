@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tagi.activity import be_quiet
+from tagi.activity import activity, be_quiet
 from tagi.cli.generate import Base, Examples, OwnGenerator, example_of
 from tagi.cli.output import QuietFlag, print_quality
 from tagi.data.readers.lines import read_lines
@@ -84,4 +84,7 @@ def _texts(inputs: list[str] | None, file: Path | None) -> list[str]:
         raise InputError("expected inputs as arguments or in --file, got both")
     if inputs:
         return inputs
-    return read_lines(sys.stdin.buffer.read(), "stdin") if file is None else read_lines(file.read_bytes(), str(file))
+    if file is not None:
+        return read_lines(file.read_bytes(), str(file))
+    with activity(None):  # somebody may be typing
+        return read_lines(sys.stdin.buffer.read(), "stdin")

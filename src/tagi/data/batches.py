@@ -1,4 +1,4 @@
-"""Micro-batches of training rows: pure functions of seed and index, so that a resumed run sees the same ones."""
+"""Micro-batches of training rows: pure functions of seed and index, so that a resumed run gets the same ones."""
 
 import hashlib
 import random
@@ -13,11 +13,11 @@ from tagi.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training row: a task in one of its wordings, an input and one accepted output.
+    """A training row: a task in one of its wordings, an input and one accepted output.
 
-    `shots` are the demonstrations of the row's episode, if it is of one. `examples` are the demonstrations that were
-    drawn for the row, possibly none; with None nothing was drawn, and the row shows the task's own examples. `rendered`
-    is as of `Instance`.
+    `shots` are the demonstrations of the row's episode, if it belongs to one. `examples` are the demonstrations that
+    were drawn for the row, possibly none. If `examples` is None, nothing was drawn, and the row has the task's own
+    examples. `rendered` is as in `Instance`.
     """
 
     task: Task
@@ -30,12 +30,12 @@ class Sample:
 
     @property
     def prompt(self) -> str:
-        """What methods read that read no instruction."""
+        """The text for methods that read no instruction."""
         return self.input if self.rendered is None else self.rendered
 
     @property
     def asked(self) -> Task:
-        """The task in the row's wording, with the row's demonstrations if it has any."""
+        """The task in the row's wording, with the row's demonstrations if any were drawn."""
         return replace(
             self.task,
             instruction=self.instruction,
@@ -49,7 +49,7 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class IndexedBatches(Sequence[list[T]], ABC):
-    """Micro-batches, each a function of its index alone.
+    """Micro-batches that depend only on their index.
 
     Args:
         length: Number of micro-batches.
@@ -75,7 +75,7 @@ class StreamBatches(IndexedBatches[T]):
     """Micro-batches of an endless stream.
 
     Args:
-        read: Returns the micro-batch of an index, whichever were read before.
+        read: Returns the micro-batch of an index, independent of earlier calls.
     """
 
     read: Callable[[int], Sequence[T]]
@@ -87,26 +87,27 @@ class StreamBatches(IndexedBatches[T]):
 
 @dataclass(eq=False)
 class TaskBatches(IndexedBatches[Sample]):
-    """Micro-batches that mix tasks as in MetaICL. A micro-batch depends on `seed` and its index alone.
+    """Micro-batches that mix tasks, as in MetaICL. A micro-batch depends only on `seed` and its index.
 
-    Wordings and demonstrations are drawn separately: rows have the same tasks, inputs and targets with any of them.
+    Wordings and demonstrations are drawn independently of tasks, inputs and targets, and do not change these.
 
     Args:
         tasks: The tasks, each with instances. Within a micro-batch they are drawn without replacement. A wording is
             drawn uniformly from the instruction and its paraphrases, once per task and micro-batch.
-        tasks_per_batch: Tasks of a micro-batch.
-        queries_per_task: Rows of each of its tasks.
-        seed: Seed of all draws.
-        balance: "natural" draws tasks uniformly; "category" draws a category first, of those with tasks left, so that
-            large categories do not crowd out small ones.
-        shots: With more than 0 a micro-batch holds an episode of each task: its rows share so many demonstrations, or
-            as many as there are, drawn from the task's instances with other inputs than the rows'.
+        tasks_per_batch: Number of tasks in a micro-batch.
+        queries_per_task: Number of rows per task.
+        seed: Random seed.
+        balance: "natural" draws tasks uniformly. "category" first draws a category among those with tasks left, so that
+            large categories do not dominate.
+        shots: Number of demonstrations per episode. With more than 0, the rows of a task form an episode: they share
+            this number of demonstrations (or as many as there are), drawn from instances with other inputs.
         wordings: Weights by name (of `Task.texts`), at least one of them positive, in place of the uniform draw. A task
             draws among the names that it has; without any of them it keeps its own instruction.
-        demonstrations: Share of draws, one per task and micro-batch, that show some of the task's examples: a number
-            from 1 to `positives` (or as many as there are), all equally likely, in random order. The other draws show
-            none. With None every row shows the task's own examples.
-        positives: Most examples that a draw shows.
+        demonstrations: Probability, per task and micro-batch, that rows have some of the task's examples as
+            demonstrations: 1 to `positives` of them (or as many as there are), uniformly, in random order. Otherwise
+                they
+            have none. With None, every row has the task's own examples.
+        positives: Maximum number of drawn examples.
 
     Raises:
         DataError: There are no tasks, a task has no instances (with `shots`: only one input), weights are negative or
@@ -163,11 +164,11 @@ class TaskBatches(IndexedBatches[Sample]):
         return rows
 
     def _drawn_examples(self, task: Task, rng: random.Random) -> tuple[Example, ...] | None:
-        """Return the examples that the task's rows show, or None for the task's own examples."""
+        """Return the examples of the task's rows, or None for the task's own examples."""
         if self.demonstrations is None:
             return None
         most = min(self.positives, len(task.examples))
-        # Both numbers are drawn in any case, so that a change of the share keeps the draws of later tasks.
+        # Always draw both numbers, so that another probability does not change the draws of later tasks.
         shows, seed = rng.random() < self.demonstrations, rng.random()
         if not shows or not most:
             return ()
@@ -175,7 +176,7 @@ class TaskBatches(IndexedBatches[Sample]):
         return tuple(rng.sample(task.examples, rng.randint(1, most)))
 
     def _askable(self, task: Task, rng: random.Random) -> Sequence[Instance]:
-        """Return the instances that may be asked: with shots all but those of one input, which is left to be shown."""
+        """Return the instances that may become rows; with shots, all except those of one input, kept for shots."""
         if not self.shots:
             return task.instances
         shown = rng.choice(task.instances).prompt
@@ -201,7 +202,7 @@ class TaskBatches(IndexedBatches[Sample]):
 
 
 def _weighted_wording(task: Task, weights: Mapping[str, float], rng: random.Random) -> str:
-    """Draw one of the task's texts by the weights of those that it has; its instruction if it has none of them."""
+    """Draw one of the task's texts by weight. If the task has none of the weighted names, return its instruction."""
     known = [(text, weights[name]) for name, text in task.texts.items() if weights.get(name, 0) > 0]
     if not known:
         return task.instruction
@@ -210,10 +211,10 @@ def _weighted_wording(task: Task, weights: Mapping[str, float], rng: random.Rand
 
 
 def draw_examples(name: str, instances: Iterable[Instance], seed: int) -> list[Example]:
-    """Return labelled examples of the task `name` in a random order, each input once, of P3 as a rendered prompt.
+    """Return labelled examples of the task `name` in random order, one per input; for P3, as rendered prompts.
 
-    An example's place depends on the seed, the task's name and its own input alone, so that further examples do not
-    change the order of the others.
+    The order depends only on the seed, the task's name and each input, so additional examples do not change the order
+    of the others.
     """
 
     def place(instance: Instance) -> bytes:
@@ -226,9 +227,9 @@ def draw_examples(name: str, instances: Iterable[Instance], seed: int) -> list[E
 def hold_out(tasks: Sequence[Task], count: int, seed: int) -> tuple[tuple[Task, ...], tuple[Task, ...]]:
     """Return training tasks and `count` validation tasks, drawn by `seed`; both in their given order.
 
-    Validation tasks are taken from each category in turn, in random order, but a category's last task only if no other
-    has two left. The draw depends on the tasks' names and not on their order. (Templates of one P3 dataset share their
-    examples, so that validation there is on other wordings rather than on other texts.)
+    Validation tasks are taken from each category in turn, in random order. A category's last task is taken only if no
+    category has two left. The draw depends on the tasks' names, not on their order. (Templates of a P3 dataset share
+    their examples, so validation on P3 measures other wordings rather than other texts.)
 
     Raises `DataError` if no training task would remain.
     """
@@ -242,7 +243,7 @@ def hold_out(tasks: Sequence[Task], count: int, seed: int) -> tuple[tuple[Task, 
     rng.shuffle(order)
     held: list[Task] = []
     while len(held) < count:
-        # A round takes a task from every category that has another; when none has, from every one that has any.
+        # A round takes a task from every category with at least two left, or else from every category with any left.
         least = 1 if max(map(len, pools.values())) > 1 else 0
         held += [pools[category].pop() for category in order if len(pools[category]) > least]
     names = {task.name for task in held[:count]}
@@ -257,9 +258,9 @@ def _by_category(tasks: Sequence[Task]) -> dict[str, list[Task]]:
 
 
 def with_shuffled_inputs(tasks: Sequence[Task], seed: int) -> tuple[Task, ...]:
-    """Return the tasks with every task's inputs shuffled among its instances: a control.
+    """Return the tasks with every task's inputs shuffled among its instances, for a control experiment.
 
-    Inputs and targets keep their frequencies, but an input says nothing about its target.
+    Inputs and targets keep their frequencies, but inputs contain no information about targets.
     """
     shuffled = []
     for task in tasks:

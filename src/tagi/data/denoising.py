@@ -22,10 +22,10 @@ def corrupt_spans(
     density: float = 0.15,
     mean_length: float = 3.0,
 ) -> Corrupted:
-    """T5's span corruption (Raffel et al. 2020, section 3.1.4): about `density` of the tokens, in spans.
+    """Corrupt about `density` of the tokens in spans, as in T5 (Raffel et al. 2020, section 3.1.4).
 
-    `ids` are without end-of-sequence; both results end with it. The spans' lengths are random with the given
-    mean, and between two spans there is at least one token.
+    `ids` must not include end-of-sequence; both results end with it. Lengths of spans are random with the given mean,
+    and spans are at least one token apart.
     """
     noisy = min(max(1, round(len(ids) * density)), max(1, len(ids) - 1))
     spans = min(max(1, round(noisy / mean_length)), noisy, len(ids) - noisy, len(sentinels))

@@ -1,4 +1,4 @@
-"""Digests of what was read: data are the same if their content is, wherever it lies."""
+"""Digests of data by content, independent of paths."""
 
 import hashlib
 import json
@@ -16,14 +16,14 @@ _LATER = ("shots", "wordings", "metric", "split")
 
 
 def tasks_digest(tasks: Iterable[Task], *, wordings: bool = False) -> str:
-    """Return `sha256:` and 16 digits over what the tasks hold, in their order.
+    """Return `sha256:` and 16 digits, computed from the tasks' content in order.
 
-    Empty `shots`, `wordings` and `metric`, and no value of an instance's `rendered`, do not count, so that digests made
-    before these fields existed still hold. `split` never counts: tasks are the same whatever they are for.
+    Empty `shots`, `wordings`, `metric` and `rendered` are ignored, so that digests from before these fields existed
+    remain valid. `split` is always ignored.
 
     Args:
         tasks: The tasks.
-        wordings: Whether named wordings count. Most uses of tasks do not read them.
+        wordings: Whether to include named wordings. Most uses of tasks do not read them.
     """
     digest = hashlib.sha256()
     for task in tasks:
@@ -40,7 +40,7 @@ def tasks_digest(tasks: Iterable[Task], *, wordings: bool = False) -> str:
 
 
 def instance_digests(tasks: Iterable[Task]) -> dict[str, str]:
-    """Return 12 digits over instruction and input of every instance, and the name of the first task that has it."""
+    """Return a digest (12 digits) of each instance's instruction and input, with the first task that has it."""
     found: dict[str, str] = {}
     for task in tasks:
         for instance in task.instances:
@@ -50,9 +50,9 @@ def instance_digests(tasks: Iterable[Task]) -> dict[str, str]:
 
 
 def files_digest(files: Iterable[Path], *, ends_only: bool = False) -> str:
-    """`sha256:` and 16 digits over the files' names, sizes and bytes, in order of their names.
+    """Return `sha256:` and 16 digits, computed from the files' names, sizes and content, in order of names.
 
-    `ends_only` reads of every file no more than its first and last megabyte: for a corpus of hundreds of gigabytes.
+    `ends_only` reads only the first and last megabyte of every file, for corpora of hundreds of gigabytes.
     """
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda file: file.name):

@@ -1,4 +1,4 @@
-"""Documents cut at random points, the pretraining task of hypernetworks on unlabelled text (eq. 3 of the paper)."""
+"""Documents split at random points: pretraining of hypernetworks on unlabelled text (eq. 3 of the paper)."""
 
 import random
 from collections.abc import Sequence
@@ -9,18 +9,17 @@ from tagi.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """An unlabelled text and its number in an endless stream: read a second time it has another number."""
+    """An unlabelled text and its index in an endless stream. In every pass over the corpus it has another index."""
 
     index: int
     text: str
 
 
 def cut(ids: Sequence[int], parts: int, seed: int, index: int) -> list[list[int]]:
-    """Cut token ids at `parts` - 1 different points drawn uniformly; the parts in order are `ids`, none is empty.
+    """Split token ids into `parts` non-empty parts at distinct points, drawn uniformly.
 
-    Three parts are a, b and c of eq. 3; four are HyperTuning's A, B, C and D. The points depend on `seed`, the
-    document's `index`, the number of ids and of parts, and on nothing else. Raises `DataError` when there are
-    fewer ids than parts.
+    Three parts are a, b and c of eq. 3; four are HyperTuning's A, B, C and D. The points depend only on `seed`, the
+    document's `index`, and the numbers of ids and parts. Raises `DataError` if there are fewer ids than parts.
     """
     if parts < 1 or len(ids) < parts:
         raise DataError(f"document {index}: expected at least {max(parts, 1)} tokens for {parts} parts, got {len(ids)}")

@@ -1,4 +1,4 @@
-"""How many training tasks the paper counts per category, and its cumulative splits (Tables 10 and 11, Figure 3).
+"""The paper's numbers of training tasks per category, and its cumulative splits (Tables 10 and 11, Figure 3).
 
 `tables/sni_categories.tsv` is Table 10 and `tables/p3_datasets.tsv` is Table 11, both in the order of the paper, which
 spells samsum "samsun".
@@ -32,17 +32,17 @@ class CategoryCount:
 
 
 def table10() -> dict[str, int]:
-    """Number of SNI training tasks per category, falling, as in Table 10 of the paper (756 in all)."""
+    """Return the number of SNI training tasks per category, in descending order, as in Table 10 (756 in all)."""
     return _counts("sni_categories")
 
 
 def table11() -> dict[str, int]:
-    """Number of prompts per P3 training dataset, in the order of Table 11 of the paper (36 datasets, 289 prompts)."""
+    """Return the number of prompts per P3 training dataset, in the order of Table 11 (36 datasets, 289 prompts)."""
     return _counts("p3_datasets")
 
 
 def sni_categories(size: int) -> tuple[str, ...]:
-    """The `size` (6, 15, 30 or 60) largest categories: Table 10's splits, each holding the one before.
+    """Return the `size` (6, 15, 30 or 60) largest categories of Table 10. Each split contains the smaller ones.
 
     Raises `DataError` for any other size.
     """
@@ -52,7 +52,7 @@ def sni_categories(size: int) -> tuple[str, ...]:
 
 
 def p3_datasets(size: int) -> tuple[str, ...]:
-    """The first `size` (5, 10, 20 or 36) datasets of Table 11: its splits, each holding the one before.
+    """Return the first `size` (5, 10, 20 or 36) datasets of Table 11. Each split contains the smaller ones.
 
     Raises `DataError` for any other size.
     """
@@ -62,9 +62,9 @@ def p3_datasets(size: int) -> tuple[str, ...]:
 
 
 def p3_key(name: str) -> str:
-    """A P3 name in one spelling: `cnn_dailymail_3_0_0` is `cnn_dailymail_3.0.0`, `samsun` is `samsum`.
+    """Normalise a P3 name: `cnn_dailymail_3.0.0` becomes `cnn_dailymail_3_0_0`, and `samsun` becomes `samsum`.
 
-    As long as the name itself, letter for letter.
+    The result has the same length as the name.
     """
     return name.replace(".", "_").replace("samsun", "samsum")
 
@@ -76,9 +76,9 @@ def compare_with_table10(split: SNISplit) -> list[CategoryCount]:
 
 
 def limit_to_split(tasks: Sequence[Task], source: str, size: int) -> tuple[Task, ...]:
-    """The tasks whose category is in the paper's split of `size` categories or datasets, in the same order.
+    """Return the tasks whose category is in the paper's split of `size` categories or datasets, in the same order.
 
-    Raises `DataError` when there is no such split or none of the tasks is in it.
+    Raises `DataError` if there is no such split or it contains none of the tasks.
     """
     spelling = p3_key if source == "p3" else str
     chosen = {spelling(name) for name in (p3_datasets(size) if source == "p3" else sni_categories(size))}

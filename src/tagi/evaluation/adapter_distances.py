@@ -15,11 +15,11 @@ from tagi.methods.protocol import Method
 
 DISTANCE = "||dW_i - dW_j|| / sqrt(mean_k ||dW_k||^2), Frobenius norms over all target modules together"
 """Description of the distance for records: 0 for equal updates, about 1.41 for unrelated ones."""
-_DIGITS = 6  # of distances that are compared or kept: beyond them lies rounding error near 0
+_DIGITS = 6  # decimals of distances; later decimals are rounding error near 0
 
 
 def generated_updates(method: Method, tasks: Sequence[Task]) -> Bank:
-    """Return what a method with a generator generates for every task, in order and on the CPU, one task at a time."""
+    """Return the generated bank of every task, in order and on the CPU, one task at a time."""
     return stack_banks([method.prepare([task], truncate=True).bank.map(torch.Tensor.cpu) for task in tasks])
 
 
@@ -48,12 +48,13 @@ def categories_apart(
         distances: Distances `(task, task)`.
         categories: The category of each task.
         seed: Seed of the permutations.
-        permutations: How many random relabellings of the tasks are drawn.
+        permutations: Number of random permutations of the categories.
 
-    Returns None unless there are pairs within a category and pairs between categories. Otherwise `auc` is how often a
-    pair within a category is closer than a pair between categories, ties counting half: 0.5 if distances do not depend
-    on categories, 1 if they separate them. `p` is the share of relabellings with an `auc` at least as high, the given
-    labels included, and `chance` the central 95% of their `auc`. `within` and `between` are mean distances.
+    Returns None unless there are pairs within a category and pairs between categories. Otherwise `auc` is the
+    probability that a pair within a category is closer than a pair between categories, with ties counted half: 0.5 if
+    distances do not depend on categories, 1 if they separate them. `p` is the share of permutations, including the
+    given labels, with an `auc` at least as high. `chance` is the central 95% of the permutations' `auc`. `within` and
+    `between` are mean distances.
     """
     labels = np.unique(np.asarray(categories), return_inverse=True)[1]
     one, other = np.triu_indices(len(labels), 1)
@@ -83,7 +84,7 @@ def categories_apart(
 
 
 def adapter_report(bank: LoraBank, tasks: Sequence[Task], seed: int = 0) -> dict[str, Any]:
-    """Return for a record the distances between the tasks' updates, in the tasks' order, and `categories_apart`."""
+    """Return the distances between the tasks' updates, in task order, and `categories_apart`, ready for a record."""
     distances = delta_distances(bank)
     categories = [task.category for task in tasks]
     return {
@@ -114,7 +115,7 @@ def plane(distances: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 
 def _middle_ranks(values: FloatArray) -> FloatArray:
-    """Ranks from 1; equal values share the middle of theirs."""
+    """Return ranks from 1. Equal values get the mean of their ranks."""
     _, at, counts = np.unique(values, return_inverse=True, return_counts=True)
     ranks: FloatArray = (counts.cumsum() - (counts - 1) / 2)[at]
     return ranks

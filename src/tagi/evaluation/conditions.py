@@ -95,8 +95,8 @@ def conditions(
 
     Conditions are left out if the tasks lack a text (`paraphrase` without another wording of every task) or the method
     lacks a part (`mean adapter` without generated adapters, `paraphrase` for a method that reads demonstrations only).
-    Shuffled and random words have no demonstrations, which would reveal the task, so methods that need demonstrations
-    have neither. A method that reads the input only has `right` only.
+    Shuffled and random words come without demonstrations, which would reveal the task. Methods that need demonstrations
+    therefore have neither condition. A method that reads the input only has only the condition `right`.
     """
     own, made = partial(_prepare, method, tasks), dict[str, Condition]()
     if STOCK in names and (base := stock()) is not None:
@@ -122,14 +122,14 @@ def _prepare(method: Method, tasks: Sequence[Task] | Mapping[int, Task], index: 
 
 @dataclass(frozen=True)
 class _GeneratorConditions:
-    """Conditions on the adapter, on LoRA and instruction states apart, and on the residual of a shared LoRA."""
+    """Conditions that change the adapter, only its LoRA or states, or the residual of a shared LoRA."""
 
     method: Method
     generator: GeneratorModel
     tasks: Sequence[Task]
 
     def named(self) -> dict[str, Condition]:
-        """Return the conditions that the generator has parts for, and of several tasks also those that mix them."""
+        """Return the conditions that the generator supports; with several tasks, also those that combine tasks."""
         generator, own, other = self.generator, self._own, self._other
         module, fusion = generator.settings.module, generator.settings.fusion
         several = len(self.tasks) > 1
@@ -217,8 +217,8 @@ def residual_bank(generator: GeneratorModel, residual: str, of: Sequence[TaskSta
     """Return the shared LoRA with no residual ("zero") or with the mean update of several tasks ("mean"), as one task.
 
     Args:
-        generator: One with a shared LoRA; `ValueError` for any other.
-        residual: Which residual takes the place of a task's own.
+        generator: A generator with a shared LoRA; `ValueError` for any other.
+        residual: Which residual replaces a task's own.
         of: States of the tasks whose residuals are averaged.
     """
     length = max(one.mask.shape[1] for one in of)

@@ -1,4 +1,4 @@
-"""Lengths of tasks' texts in tokens, from which FLOPs are computed."""
+"""Token counts of tasks' texts, from which FLOPs are computed."""
 
 from collections.abc import Callable, Sequence
 from statistics import fmean, median_low
@@ -15,12 +15,13 @@ def task_lengths(
     """Measure a task's texts, as methods read them: with special tokens, and truncated to their limits.
 
     Args:
-        text: Turns texts into tokens.
-        task: Its instruction, with demonstrations if the settings of `text` say so, is measured; so are its shots and
-            all of its instances, of which means are returned. Several outputs of an instance count with their mean.
-        examples: Number of inputs to be answered, however many are measured.
-        input_encoder: Turns an input into tokens, by default `text.input`. A generator with `instruction_cache` has
-            other tokens around an input (`GeneratorModel.input_encoder`).
+        text: Text encoder.
+        task: The task. Its instruction is measured, with demonstrations if the settings of `text` include them, and so
+            are its shots and instances. Lengths of instances are averaged; an instance with several outputs counts with
+            the mean of their lengths.
+        examples: Number of inputs to answer, stored in the result. It does not limit how many instances are measured.
+        input_encoder: Encodes an input; by default `text.input`. A generator with `instruction_cache` has different
+            tokens around an input (`GeneratorModel.input_encoder`).
 
     Raises `DataError` for a task without instances.
     """
@@ -45,6 +46,6 @@ def task_lengths(
 
 
 def task_of_median_length(tasks: Sequence[Task], text: TextEncoder) -> Task:
-    """The task with the median length of instruction and input in one text, a mean over its instances."""
+    """Return the task whose length, instruction and input in one text averaged over instances, is the median."""
     prompts = [task_lengths(text, task).prompt for task in tasks]
     return tasks[prompts.index(median_low(prompts))]

@@ -1,4 +1,4 @@
-"""JSON Lines that grow by one task at a time, so that an interrupted evaluation continues with the next task."""
+"""A JSON Lines file that is written task by task, so that an interrupted evaluation can continue."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from tagi.files import write_text
 
 
 def predictions_file(condition: str) -> str:
-    """Return the name of the file with a method's answers under a condition, beside the evaluation's record."""
+    """Return the name of the file with the answers under a condition. It is next to the evaluation's record."""
     words = re.sub(r"[^\w]+", "-", condition)
     return f"predictions-{words}.jsonl"
 
 
 def read_answers(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a finished file. Raises `DataError` without one, and for a line that is not an answer."""
+    """Return the lines of a finished file. Raises `DataError` if it does not exist or a line is not an answer."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
@@ -28,15 +28,15 @@ def read_answers(path: Path) -> list[dict[str, Any]]:
 
 
 class TaskLog:
-    """Lines of finished tasks in a file; every line is an object that names its task under `task_id`.
+    """A file with the lines of finished tasks. Every line is an object with its task's name under `task_id`.
 
-    An unfinished task of an interrupted run is dropped when the file is opened, and so is a truncated last line.
+    When the file is opened, lines of an unfinished task and a truncated last line are dropped.
 
     Args:
-        path: The file; it may be new.
-        sizes: How many lines each task has.
+        path: The file. It need not exist.
+        sizes: Number of lines of each task.
 
-    Raises `DataError` for a damaged line, and for answers to other tasks.
+    Raises `DataError` for a damaged line, and for answers to tasks that are not in `sizes`.
     """
 
     def __init__(self, path: Path, sizes: Mapping[str, int]) -> None:
@@ -54,7 +54,7 @@ class TaskLog:
         return self._lines[task]
 
     def append(self, task: str, lines: Sequence[Mapping[str, Any]]) -> None:
-        """Add a task's lines, and return when they are on the disk."""
+        """Add a task's lines, and return when they are written to disk."""
         if len(lines) != self._sizes[task]:
             raise ValueError(f"expected {self._sizes[task]} lines of task {task!r}, got {len(lines)}")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ class TaskLog:
 
 def _answers(path: Path, whole: str) -> list[dict[str, Any]]:
     answers = []
-    for number, line in enumerate(whole.split("\n") if whole else (), start=1):  # text may hold other ends of lines
+    for number, line in enumerate(whole.split("\n") if whole else (), start=1):  # texts may hold other separators
         try:
             content = json.loads(line)
             hash(content["task_id"])

@@ -33,12 +33,12 @@ def paraphrased(tasks: Sequence[Task], _seed: int) -> Substitutes:
 
 
 def other_tasks(tasks: Sequence[Task], _seed: int) -> Substitutes:
-    """Return for every task the one of `other_task`; nothing for a single task."""
+    """Return `other_task` of every task; nothing for a single task."""
     return {index: tasks[at] for index, at in enumerate(other_task(tasks))} if len(tasks) > 1 else {}
 
 
 def other_task(tasks: Sequence[Task]) -> list[int]:
-    """Return for every task the index of another one, each used once: half the list further on.
+    """Return for every task the index of another one: the task half the list further on. Each task is used once.
 
     Raises `DataError` for a single task.
     """
@@ -48,17 +48,17 @@ def other_task(tasks: Sequence[Task]) -> list[int]:
 
 
 def of_same_category(tasks: Sequence[Task], seed: int) -> Substitutes:
-    """Return another task of the category, with another instruction, where there is one."""
+    """Return for every task another task of its category with a different instruction, if there is one."""
     return _other_tasks(tasks, f"{seed} same category", lambda own, other: own.category == other.category)
 
 
 def of_other_category(tasks: Sequence[Task], seed: int) -> Substitutes:
-    """Return a task of another category, with another instruction, where there is one."""
+    """Return for every task a task of another category with a different instruction, if there is one."""
     return _other_tasks(tasks, f"{seed} other category", lambda own, other: own.category != other.category)
 
 
 def shuffled(tasks: Sequence[Task], seed: int) -> Substitutes:
-    """Return the instruction's words in another order, without demonstrations, where there is another order."""
+    """Return every task with its instruction's words in another order, if there is one, and no demonstrations."""
     found = {}
     for index, task in enumerate(tasks):
         words = task.instruction.split()
@@ -71,9 +71,9 @@ def shuffled(tasks: Sequence[Task], seed: int) -> Substitutes:
 
 
 def random_words(tasks: Sequence[Task], seed: int) -> Substitutes:
-    """Return as many words as the instruction has, without demonstrations; nothing for a single task.
+    """Return every task with as many random words as its instruction has; nothing for a single task.
 
-    Each word is drawn from all words of all tasks' instructions, in proportion to how often it occurs there.
+    Words are drawn from all tasks' instructions, in proportion to their frequency. There are no demonstrations.
     """
     if len(tasks) < 2:
         return {}
@@ -87,7 +87,7 @@ def random_words(tasks: Sequence[Task], seed: int) -> Substitutes:
 
 
 def _other_tasks(tasks: Sequence[Task], purpose: str, fits: Callable[[Task, Task], bool]) -> Substitutes:
-    """Of the tasks that fit, the one whose name and the task's own hash lowest: it stays when others come or go."""
+    """Return for every task the eligible one with the lowest hash of both names: stable when other tasks are added."""
     found = {}
     for index, own in enumerate(tasks):
         others = [other for other in tasks if other.instruction.strip() != own.instruction.strip() and fits(own, other)]

@@ -1,4 +1,4 @@
-"""Who may ask, and how much: API keys with a namespace each, and limits."""
+"""Authentication and limits: API keys, each with its own adapters, and limits per key."""
 
 import hashlib
 import hmac
@@ -14,28 +14,29 @@ from tagi.errors import DataError, InputError
 from tagi.serving.faults import ApiError
 
 LOCAL = "local"
-"""The owner of what is made where no keys are used."""
+"""The owner of all adapters if no keys are used."""
 METRICS = "metrics"
-"""Where keys are used, the name of the key that may read the metrics, which count what all keys do."""
+"""Name of the key that may read the metrics, which cover all keys."""
 _NAME, _KEY = re.compile(r"[\w.-]{1,64}"), re.compile(r"[\x21-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the server takes at most.
+    """Limits of the server.
 
     Args:
-        body_bytes: Size of a request's body.
-        body_seconds: Seconds until a request's body is there.
-        stall_seconds: Seconds that a client may leave a part of an answer unread.
-        instruction_characters: Length of an instruction with its demonstrations; the generator has a limit in tokens.
-        adapters_per_request: Adapters of one request.
-        adapters_per_key: Adapters of a key.
-        concurrent_per_key: Requests of a key at a time.
-        waiting: Requests of all keys that wait for the engine.
-        refine_examples: Labelled examples of a refinement.
-        refine_steps: Steps of a refinement.
-        jobs_per_key: Refinements of a key that wait or run.
+        body_bytes: Maximum size of a request body.
+        body_seconds: Timeout for receiving a request body, in seconds.
+        stall_seconds: Timeout for sending one part of an answer to a client that does not read it, in seconds.
+        instruction_characters: Maximum length of an instruction with its demonstrations. The generator also has a limit
+            in tokens.
+        adapters_per_request: Maximum number of adapters in one request.
+        adapters_per_key: Maximum number of adapters per key.
+        concurrent_per_key: Maximum number of concurrent requests per key.
+        waiting: Maximum number of queued requests, over all keys.
+        refine_examples: Maximum number of labelled examples of a refinement.
+        refine_steps: Maximum number of steps of a refinement.
+        jobs_per_key: Maximum number of queued and running refinements per key.
     """
 
     body_bytes: int = 2**20
@@ -52,10 +53,10 @@ class Limits:
 
 
 class Keys:
-    """API keys, of which only digests are kept.
+    """API keys. Only their digests are stored.
 
     Args:
-        owners: The owner of each key, by the key's SHA-256. Empty: nobody needs a key.
+        owners: The owner of each key, by the key's SHA-256. If empty, no key is needed.
     """
 
     def __init__(self, owners: dict[bytes, str] | None = None) -> None:
@@ -63,11 +64,11 @@ class Keys:
 
     @classmethod
     def from_file(cls, path: Path) -> "Keys":
-        """Read a file with a key per line, `name:key` or the key alone; empty lines and those after `#` do not count.
+        """Read a file with one key per line, `name:key` or the key only; empty lines and comments (`#`) are ignored.
 
-        The name is the key's namespace, so that a named key can be changed; without a name the key is its own.
+        Adapters belong to the name, so a named key can be replaced. Adapters of a key without a name belong to the key.
 
-        Raises `DataError` for a line that is neither, for a name or key that is there twice, and for no key at all.
+        Raises `DataError` for any other line, for a duplicate name or key, and for a file without keys.
         """
         owners: dict[bytes, str] = {}
         try:
@@ -97,9 +98,9 @@ class Keys:
         return bool(self._owners)
 
     def owner(self, authorization: str | None) -> str | None:
-        """Return whose an `Authorization` header is; None for no key or an unknown one.
+        """Return the owner that an `Authorization` header belongs to; None without a key or for an unknown one.
 
-        It takes as long for every key.
+        Takes the same time for every key.
         """
         if not self:
             return LOCAL
@@ -111,12 +112,12 @@ class Keys:
         return found if scheme.lower() == "bearer" else None
 
     def may_read_metrics(self, owner: str | None) -> bool:
-        """Return whether an owner may see what all of them do."""
+        """Return whether an owner may read the metrics."""
         return not self or owner == f"key:{METRICS}"
 
 
 class Admission:
-    """Counts every owner's requests that are being answered."""
+    """Counts the running requests of every owner."""
 
     def __init__(self, limits: Limits) -> None:
         self._most = limits.concurrent_per_key
@@ -124,7 +125,7 @@ class Admission:
 
     @contextmanager
     def slot(self, owner: str) -> Iterator[None]:
-        """Count a request while the body runs. Raises `ApiError` (429) if the owner has as many already."""
+        """Count a request while a `with` block runs. Raises `ApiError` (429) if the owner has reached the limit."""
         if self._running[owner] >= self._most:
             raise overloaded(f"expected at most {self._most} requests of a key at a time, got one more")
         self._running[owner] += 1
@@ -137,13 +138,13 @@ class Admission:
 
 
 def overloaded(message: str, seconds: int = 1) -> ApiError:
-    """Return the refusal (429) of a request that may be sent again after so many seconds."""
+    """Return the error (429) for a request that may be repeated after `seconds`."""
     headers = {"Retry-After": str(seconds)}
     return ApiError(429, message, type="rate_limit_error", code="rate_limit_exceeded", headers=headers)
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host's name or address, with or without a port, is this machine's own."""
+    """Return whether a host name or address, with or without a port, is a loopback one."""
     name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host
     if not host.startswith("[") and host.count(":") == 1:
         name = host.partition(":")[0]
@@ -156,7 +157,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_address(host: str, keys: Keys) -> None:
-    """Raise `InputError` for an address that others reach if no keys are used."""
+    """Raise `InputError` for an address that is not a loopback one if no keys are used."""
     if not keys and not is_loopback(host):
         raise InputError(f"--host: expected 127.0.0.1, or --keys FILE to listen where others can ask, got {host}")
 

@@ -1,4 +1,4 @@
-"""The adapters of an embedded engine in memory: loaded when they are asked for, forgotten by least recent use."""
+"""An LRU cache of loaded adapters for the embedded engine."""
 
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from tagi.serving.protocol import EngineError, PromptError
 
 @dataclass(frozen=True)
 class LoadedAdapter:
-    """What the rows of an adapter need of it.
+    """An adapter in memory, as rows of a batch need it.
 
     Args:
-        bank: The LoRA, or what else was generated; of whole layers.
-        prefix: Keys and values of the instruction, without padding; None if inputs are read without it.
-        fusion: Per fused layer the keys and values that inputs attend to; None without fusion.
+        bank: The LoRA or other generated modules, of whole layers.
+        prefix: KV prefix of the instruction, without padding; None if inputs are read without it.
+        fusion: Keys and values that inputs attend to, per fused layer; None without fusion.
     """
 
     bank: Bank
@@ -32,7 +32,7 @@ class LoadedAdapter:
 
     @classmethod
     def of_states(cls, states: TaskStates) -> "LoadedAdapter":
-        """Return what is needed of one task's states."""
+        """Return the adapter of one task's states."""
         bank = states.bank.whole() if isinstance(states.bank, LoraBank) else states.bank
         tokens = int(states.mask.sum())
 
@@ -49,11 +49,11 @@ class LoadedAdapter:
 
 
 class AdapterMemory:
-    """Adapters by id. All calls come from one thread; others may look at `bytes` and the length of `loaded`.
+    """Adapters by id. One thread makes all calls; others may read `bytes` and the length of `loaded`.
 
     Args:
         generator: The generator that made the adapters.
-        limit: Bytes that loaded adapters may take; the last one asked for is kept in any case.
+        limit: Maximum size of loaded adapters in bytes. The most recently used one is always kept.
     """
 
     def __init__(self, generator: AdapterGenerator, limit: int) -> None:
@@ -65,18 +65,18 @@ class AdapterMemory:
         """Memory that all loaded adapters take."""
 
     def add(self, adapter: str, folder: Path) -> None:
-        """Know an adapter's folder from now on. What was loaded under the id is forgotten."""
+        """Register an adapter's folder under an id. An adapter that was loaded under this id is dropped."""
         self.remove(adapter)
         self.folders[adapter] = folder
 
     def remove(self, adapter: str) -> None:
-        """Forget an adapter."""
+        """Remove an adapter."""
         self.folders.pop(adapter, None)
         self._unload(adapter)
 
     @torch.no_grad()
     def get(self, adapter: str) -> LoadedAdapter:
-        """Return an adapter; if it is not in memory it is read and its instruction with it.
+        """Return an adapter. If it is not in memory, load it and process its instruction.
 
         Raises `PromptError` for an unknown id and `EngineError` for a folder that cannot be read.
         """
@@ -87,7 +87,7 @@ class AdapterMemory:
             try:
                 states = TaskAdapter.from_pretrained(folder, self.generator).states
             except TagiError as error:
-                reason = str(error).replace(str(folder), "its folder")  # where it lies is no client's business
+                reason = str(error).replace(str(folder), "its folder")  # do not show paths to clients
                 raise EngineError(f"cannot load adapter {adapter}: {reason}") from error
             self.loaded[adapter] = LoadedAdapter.of_states(states)
             self.bytes += self.loaded[adapter].bytes

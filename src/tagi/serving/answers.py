@@ -1,4 +1,4 @@
-"""Generated tokens as text, piece by piece: whole characters, without stop strings."""
+"""Incremental decoding of generated tokens to text: complete characters only, without stop strings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from tagi.serving.protocol import Finish, Piece, Sampling, Token
 
 _HALF = "\ufffd"
-"""What a tokenizer writes in place of bytes that are no character, such as the first of one."""
+"""What a tokenizer writes for an incomplete character."""
 
 
 class Answer:
@@ -14,10 +14,10 @@ class Answer:
 
     Args:
         tokenizer: One of transformers' tokenizers.
-        sampling: What ends the answer and what is reported.
+        sampling: Sampling parameters: stop strings, length limit and log-probabilities.
         ends: Tokens that end it.
         prompt_tokens: Tokens of the prompt.
-        cached_tokens: Those of them whose keys and values were cached.
+        cached_tokens: How many of them had cached keys and values.
     """
 
     def __init__(
@@ -37,12 +37,12 @@ class Answer:
         """Tokens that were not given out, each with the length of the text before it."""
 
     def add(self, token: int, logprob: float = 0.0, top: Sequence[tuple[int, float]] = ()) -> Piece | None:
-        """Add a token and return what can be given out, or None. The last piece says why the answer ended.
+        """Add a token and return the text that is final, if any. The last piece has the finish reason.
 
         Args:
             token: The token's id.
             logprob: Its log-probability in nats.
-            top: The most probable tokens in its place with theirs, best first.
+            top: The most probable tokens at this position with their log-probabilities, best first.
         """
         self._generated += 1
         if token in self._ends:
@@ -60,7 +60,7 @@ class Answer:
         return self._piece(len(self._held) - self._possible_stop(), None)
 
     def _piece(self, length: int, finish: Finish | None) -> Piece | None:
-        """Give out the first `length` characters of what is held, and the tokens that begin there."""
+        """Return the first `length` characters of the held text, and the tokens that begin there."""
         text, self._held = self._held[:length], self._held[length:]
         self._given += length
         # While text is held back, a token at its very start is too: it may be the first of a stop string.
@@ -72,7 +72,7 @@ class Answer:
         return Piece(text, tokens, finish, self._prompt_tokens, self._cached_tokens, self._generated)
 
     def _possible_stop(self) -> int:
-        """Return the length of the longest end of the held text that begins a stop string."""
+        """Return the length of the longest suffix of the held text that is a prefix of a stop string."""
         longest = max(map(len, self._stop), default=0)
         for length in range(min(longest - 1, len(self._held)), 0, -1):
             if any(stop.startswith(self._held[-length:]) for stop in self._stop):
@@ -81,10 +81,10 @@ class Answer:
 
 
 class TextStream:
-    """Tokens to text, one token at a time.
+    """Decodes tokens to text, one token at a time.
 
-    What a token writes depends on those before it, so it is decoded together with those of the last text: the
-    difference is its text. A character of several tokens comes with its last one, and never if that does not come.
+    The text of a token depends on the tokens before it. A token is therefore decoded together with the tokens of the
+    previous text, and its text is the difference. A character of several tokens is returned with its last token.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -95,7 +95,7 @@ class TextStream:
         """How many of them are of the last text."""
 
     def add(self, token: int) -> str:
-        """Return the text that is complete with this token."""
+        """Return the text that this token completes."""
         self._ids.append(token)
         known, text = self._decode(self._ids[: self._known]), self._decode(self._ids)
         if text.endswith(_HALF) or len(text) <= len(known):

@@ -1,4 +1,4 @@
-"""The HTTP application: routes over a service, behind the guard."""
+"""The HTTP application: routes that call a service, behind the guard."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -21,7 +21,7 @@ _ABOUT = (
 
 
 class _Application(FastAPI):
-    """An app whose OpenAPI document does not tell of FastAPI's own form of faults, which is never sent."""
+    """An app whose OpenAPI document does not contain FastAPI's default error schema, which is never sent."""
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
@@ -40,8 +40,8 @@ async def application(service: Service, keys: Keys | None = None) -> AsyncIterat
     """Start a service and yield its ASGI application; close the service afterwards.
 
     Args:
-        service: What the routes call.
-        keys: The API keys; without any, nobody needs one and only requests to this machine's own names are taken.
+        service: The service that the routes call.
+        keys: The API keys. Without keys, only requests to loopback host names are accepted.
 
     Raises `EngineError` if the engine cannot be started.
     """

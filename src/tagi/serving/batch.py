@@ -1,4 +1,4 @@
-"""The rows of a running batch: each with its own adapter or none, all computed in one pass."""
+"""The rows of a running batch: each with its own adapter or none, computed in one forward pass."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +22,13 @@ RowLogits = Float[Tensor, "row vocabulary"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt to be read.
+    """A prompt that is to be processed.
 
     Args:
-        ids: Its tokens that have not been read.
-        adapter: What acts on the row; None for the bare base model.
-        known: Keys and values of the tokens before: of an instruction, and of the prompt's start if that was read.
+        ids: Its tokens that have not been processed.
+        adapter: The row's adapter; None for the base model.
+        known: Cached keys and values of the tokens before `ids`: of the instruction, and of the start of the prompt if
+            that has been processed.
     """
 
     ids: list[int]
@@ -36,23 +37,23 @@ class Prompt:
 
     @property
     def known_tokens(self) -> int:
-        """Tokens before it that were read."""
+        """Number of tokens with cached keys and values."""
         return self.known[0][0].shape[2] if self.known else 0
 
 
 class RowBatch:
     """Rows that join, leave and grow by one token at a time, on a view of the generator's base model.
 
-    Where a row leaves, the last row takes its number.
+    When a row is removed, the last row takes its index.
 
     Args:
         generator: The generator, of a decoder-only base model.
-        capacity: Rows at most.
+        capacity: Maximum number of rows.
     """
 
     def __init__(self, generator: GeneratorModel, capacity: int) -> None:
         backbone = generator.backbone
-        # A view has hooks and modes of its own: other threads use the generator meanwhile.
+        # A view has its own hooks and modes: other threads use the generator at the same time.
         view = backbone.viewed(view_with_weights(backbone.model, {}))
         assert isinstance(view, CausalBackbone)
         self.backbone = view
@@ -76,16 +77,16 @@ class RowBatch:
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Tokens of every row that have been read."""
+        """Number of processed tokens of every row."""
         return self._cache.lengths
 
     @torch.no_grad()
     def read(self, prompts: Sequence[Prompt]) -> RowLogits:
-        """Read prompts to their ends as new rows after the last; return their logits of the next token.
+        """Process whole prompts as new rows after the last one, and return their logits for the next token.
 
-        Prompts of a model with sliding windows must be read one at a time: between what is known of a prompt and what
-        is read of it there is a gap if another one is longer, which windows would feel. If the pass fails, the batch
-        stays as it was.
+        Prompts of a model with sliding windows must be processed one at a time: if another prompt is longer, there is
+        padding between a prompt's cached tokens and its new ones, which would count in the window. If the pass fails,
+        the batch does not change.
         """
         first = self.rows
         found = self._read(prompts)
@@ -102,13 +103,13 @@ class RowBatch:
 
     @torch.no_grad()
     def read_start(self, prompt: Prompt, tokens: int) -> Prompt:
-        """Read the first tokens of a prompt, which is no row yet; return what is left of it."""
+        """Process the first tokens of a prompt that is not a row yet, and return the rest of the prompt."""
         found = self._read([replace(prompt, ids=prompt.ids[:tokens])])
         known = [(layer.keys, layer.values) for layer in found.cache.layers]
         return replace(prompt, ids=prompt.ids[tokens:], known=known)
 
     def _read(self, prompts: Sequence[Prompt]) -> Prefix:
-        """Read prompts after what is known of them, in the places of the next rows."""
+        """Process prompts after their cached tokens, at the indices of the next rows."""
         first, device = self.rows, self.backbone.device
         adapters = [prompt.adapter for prompt in prompts]
         for row, adapter in enumerate(adapters, start=first):
@@ -122,7 +123,7 @@ class RowBatch:
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> RowLogits:
-        """Read one token of every row and return the logits of the next. If the pass fails, it can be repeated."""
+        """Process one token of every row and return the logits for the next. If the pass fails, it can be repeated."""
         self._cache.make_room()
         ids = torch.tensor(tokens, device=self.backbone.device).unsqueeze(1)
         with Attachment(*self._hooks(0, self._adapters)).active():
@@ -131,7 +132,7 @@ class RowBatch:
         return logits[:, -1]
 
     def remove(self, row: int) -> None:
-        """Remove a row; the last row takes its number."""
+        """Remove a row. The last row takes its index."""
         last = self.rows - 1
         self._cache.remove(row)
         self._adapters[row] = self._adapters[last]
@@ -141,7 +142,7 @@ class RowBatch:
                 part[row] = part[last]
 
     def _hooks(self, first: int, adapters: Sequence[LoadedAdapter | None]) -> list[Mapping[nn.Module, Attached]]:
-        """Return what acts in a call on the rows from `first` on, which have these adapters."""
+        """Return the hooks that apply these adapters to the rows from `first` on."""
         if not any(adapters):
             return []
         rows, places = slice(first, first + len(adapters)), self.backbone.places
@@ -152,7 +153,7 @@ class RowBatch:
         if self._fusion is not None:
             fused = [adapter.fusion if adapter else None for adapter in adapters]
             keys_values, mask = _side_by_side(fused, self.backbone.device)
-            # Values of zero read as nothing: fusion has no biases.
+            # Zero values contribute nothing, because fusion has no biases.
             mask |= ~mask.any(1, keepdim=True)
             if keys_values:
                 hooks.append(self._fusion.hooks(self.backbone, keys_values, mask))
@@ -164,7 +165,7 @@ def _side_by_side(
 ) -> tuple[KeysValues, Bool[Tensor, "row token"]]:
     """Return keys and values of several rows, padded on the left with zeros, and their mask.
 
-    A row may have none; without any there are no layers.
+    A row may have none. If no row has any, the result has no layers.
     """
     lengths = torch.tensor([prefix[0][0].shape[2] if prefix else 0 for prefix in prefixes], device=device)
     width = int(lengths.max())
@@ -180,12 +181,12 @@ def _side_by_side(
 
 
 def _without_padding(read: Cache, row: int, known: int, prompt: Prompt) -> KeysValues:
-    """Return the keys and values of one prompt from a pass in which others were longer.
+    """Return the keys and values of one prompt, without the padding for longer prompts of the same pass.
 
     Args:
-        read: What the pass has read, after what was known.
-        row: The prompt's row in the pass.
-        known: Columns of what was known.
+        read: Keys and values after the pass: cached ones, then new ones.
+        row: Index of the prompt in the pass.
+        known: Number of cached columns.
         prompt: The prompt.
     """
 

@@ -1,4 +1,4 @@
-"""What clients send: adapters to make, and OpenAI's completions and chats."""
+"""Request bodies: adapters, refinements, and OpenAI's completions and chats."""
 
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from tagi.serving.faults import ONE, SEVERAL, ApiError
 
 
 def _writable(text: str) -> str:
-    """JSON can hold halves of surrogate pairs, which no tokenizer takes."""
+    """Reject lone surrogates, which JSON allows and tokenizers cannot read."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -27,7 +27,7 @@ _MOST_TOKENS = 2**31
 
 
 class Body(BaseModel):
-    """A request's body. Keys that are not known are refused."""
+    """A request body. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -45,18 +45,18 @@ class ExampleBody(Body):
 
     @property
     def example(self) -> Example:
-        """The same as the task model has it."""
+        """The example as `tagi.data.task.Example`."""
         return Example(self.input, self.output)
 
 
 class AdapterBody(Body):
-    """An adapter to make.
+    """An adapter that is to be generated.
 
     Args:
         instruction: The task's instruction.
-        demonstrations: Inputs and outputs that are read with it.
-        name: A name to show; it is not a model's name.
-        truncate: Truncate what is over the generator's limit, instead of refusing it.
+        demonstrations: Demonstrations that the generator reads with the instruction.
+        name: Display name. It is not a model name.
+        truncate: Truncate texts that exceed the generator's limit. Otherwise they are an error.
     """
 
     instruction: Text = ""
@@ -69,7 +69,7 @@ AdapterBodies = Annotated[
     Annotated[AdapterBody, Tag(ONE)] | Annotated[list[AdapterBody], Tag(SEVERAL)],
     Discriminator(lambda given: SEVERAL if isinstance(given, list) else ONE),
 ]
-"""One adapter, or a list."""
+"""One adapter or a list of adapters."""
 
 
 class RefineBody(Body):
@@ -77,12 +77,12 @@ class RefineBody(Body):
 
     Args:
         examples: Labelled examples.
-        steps: Steps of training.
+        steps: Number of training steps.
         learning_rate: Peak learning rate of AdamW.
-        batch_size: Examples of a step.
-        seed: Decides which examples make up which step.
-        name: A name to show of the refined adapter.
-        truncate: Truncate examples that are over the generator's limits, instead of refusing them.
+        batch_size: Number of examples per step.
+        seed: Seed of the order of examples.
+        name: Display name of the refined adapter.
+        truncate: Truncate examples that exceed the generator's limits. Otherwise they are an error.
     """
 
     examples: tuple[ExampleBody, ...] = Field(min_length=1)
@@ -95,7 +95,7 @@ class RefineBody(Body):
 
 
 class TextPart(BaseModel):
-    """A part of a message that is text."""
+    """A text part of a message."""
 
     type: Literal["text"]
     text: Text
@@ -105,8 +105,8 @@ class MessageBody(BaseModel):
     """A message of a chat.
 
     Args:
-        role: Whose it is; `developer` is another word for `system`.
-        content: A text, or parts that are texts.
+        role: Role of the author. `developer` means the same as `system`.
+        content: A text or a list of text parts.
     """
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -128,7 +128,7 @@ class MessageBody(BaseModel):
 
     @property
     def text(self) -> str:
-        """The message's text; parts are joined by line ends."""
+        """The message's text. Parts are joined by line breaks."""
         return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
 
 
@@ -136,25 +136,25 @@ class StreamOptions(BaseModel):
     """Options of a streamed answer.
 
     Args:
-        include_usage: Whether a last part gives the number of tokens.
+        include_usage: Send the numbers of tokens in a last part.
     """
 
     include_usage: bool = False
 
 
 class SamplingBody(BaseModel):
-    """What completions and chats have in common, as OpenAI's API has it.
+    """The parameters of OpenAI's API that completions and chats share.
 
     Args:
-        model: An adapter's id, the same with `:alone` behind it to leave the instruction out, or the base model's name.
-        stream: Whether the answer comes in parts, as server-sent events.
-        stream_options: Options of that.
-        max_tokens: Tokens of the answer at most.
-        temperature: 0 always takes the most probable token.
-        top_p: Probability mass that is sampled from.
-        seed: The same seed gives the same answer.
-        stop: One or several texts that end the answer.
-        n: Answers, of which there is always one.
+        model: An adapter's id, the id followed by `:alone` to omit the instruction, or the base model's name.
+        stream: Send the answer in parts, as server-sent events.
+        stream_options: Options of a streamed answer.
+        max_tokens: Maximum length of the answer in tokens.
+        temperature: Sampling temperature; 0 is greedy decoding.
+        top_p: Probability mass of nucleus sampling.
+        seed: Seed. The same seed gives the same answer.
+        stop: One or several strings that end the answer.
+        n: Number of answers. Must be 1.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -186,7 +186,7 @@ class SamplingBody(BaseModel):
         "echo": False,
         "suffix": "",
     }
-    """Parameters that are accepted with the value that changes nothing."""
+    """Parameters that are accepted only with the value that has no effect."""
 
     model: Text
     stream: bool = False
@@ -201,7 +201,7 @@ class SamplingBody(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _known_parameters(cls, given: Any) -> Any:
-        """Leave out what is null or changes nothing; refuse all that the server would otherwise not do as asked."""
+        """Drop parameters that are null or have no effect; raise an error for others that are not supported."""
         if not isinstance(given, Mapping):
             return given
         kept = {name: value for name, value in given.items() if value is not None}
@@ -221,28 +221,28 @@ class SamplingBody(BaseModel):
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """The texts that end the answer."""
+        """The strings that end the answer."""
         return (self.stop,) if isinstance(self.stop, str) else self.stop
 
     @property
     def most_tokens(self) -> int | None:
-        """Tokens of the answer at most; None for as many as there is room for."""
+        """Maximum length of the answer in tokens; None if only the context limits it."""
         return self.max_tokens
 
     @property
     @abstractmethod
     def top(self) -> int | None:
-        """Number of most probable tokens that are reported; None for no probabilities at all."""
+        """Number of most probable tokens to report; None for no log-probabilities."""
 
 
 class ChatBody(SamplingBody):
-    """A chat. An adapter takes one message of the user, the input; the base model takes any chat.
+    """A chat. An adapter takes one user message, the input. The base model takes any chat.
 
     Args:
         messages: The messages.
-        max_completion_tokens: The newer name of `max_tokens`.
-        logprobs: Whether log-probabilities are reported.
-        top_logprobs: Number of most probable tokens that are reported with each token.
+        max_completion_tokens: Newer name of `max_tokens`.
+        logprobs: Report log-probabilities.
+        top_logprobs: Number of most probable tokens to report per position.
     """
 
     messages: tuple[MessageBody, ...] = Field(min_length=1, max_length=1000)
@@ -252,13 +252,13 @@ class ChatBody(SamplingBody):
 
     @property
     def most_tokens(self) -> int | None:
-        """Tokens of the answer at most; None for as many as there is room for."""
+        """Maximum length of the answer in tokens; None if only the context limits it."""
         given = [most for most in (self.max_completion_tokens, self.max_tokens) if most is not None]
         return min(given) if given else None
 
     @property
     def top(self) -> int | None:
-        """Number of most probable tokens that are reported; None for no probabilities at all."""
+        """Number of most probable tokens to report; None for no log-probabilities."""
         if not self.logprobs and self.top_logprobs is not None:
             raise ApiError(400, "top_logprobs: expected it with logprobs, got it alone", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
@@ -268,9 +268,9 @@ class CompletionBody(SamplingBody):
     """A completion of raw text.
 
     Args:
-        prompt: The text, which is read as it stands.
-        max_tokens: Tokens of the answer at most.
-        logprobs: Number of most probable tokens that are reported with each token.
+        prompt: The text, used without a chat template.
+        max_tokens: Maximum length of the answer in tokens.
+        logprobs: Number of most probable tokens to report per position.
     """
 
     prompt: Text | Annotated[tuple[Text, ...], Field(min_length=1, max_length=1)]
@@ -294,7 +294,7 @@ class CompletionBody(SamplingBody):
 
     @property
     def top(self) -> int | None:
-        """Number of most probable tokens that are reported; None for no probabilities at all."""
+        """Number of most probable tokens to report; None for no log-probabilities."""
         return self.logprobs
 
 

@@ -1,4 +1,4 @@
-"""The events that a server streams as its answer to `/v1/completions`, as pieces."""
+"""Parsing of the event stream that a server sends for `/v1/completions`."""
 
 import json
 from collections.abc import AsyncIterator
@@ -39,10 +39,10 @@ class _Event(pydantic.BaseModel):
 
 
 class Completion:
-    """One answer, event by event.
+    """Collects one answer from its events.
 
     Args:
-        logprobs: Number of most probable tokens that were asked for; None for no log-probabilities.
+        logprobs: Number of most probable tokens that were requested; None for no log-probabilities.
     """
 
     def __init__(self, logprobs: int | None) -> None:
@@ -51,13 +51,13 @@ class Completion:
         self._usage: _Usage | None = None
 
     def add(self, data: str) -> Piece | None:
-        """Return what an event adds to the answer. Raises `ReplicaError` for one that is an error or no event."""
+        """Return the piece that an event adds to the answer. Raises `ReplicaError` for an error or an invalid event."""
         try:
             event = _Event.model_validate_json(data)
         except pydantic.ValidationError as error:
             raise ReplicaError(f"expected a part of an answer, got {error_of(data.encode())}", lasting=False) from error
         self._usage = event.usage or self._usage
-        for choice in event.choices:  # one: no more were asked for
+        for choice in event.choices:  # one, because no more were requested
             self._finish = choice.finish_reason or self._finish
             tokens = self._tokens(choice.logprobs)
             if choice.text or tokens:
@@ -65,7 +65,7 @@ class Completion:
         return None
 
     def last(self) -> Piece:
-        """Return the last piece. Raises `ReplicaError` if the answer has no end."""
+        """Return the last piece. Raises `ReplicaError` if the answer is incomplete."""
         if self._finish is None or self._usage is None:
             raise ReplicaError("the answer ended before its last event")
         details = self._usage.prompt_tokens_details
@@ -83,7 +83,7 @@ class Completion:
 
 
 async def events(response: httpx2.Response) -> AsyncIterator[str]:
-    """Yield the data of every server-sent event before the one that says that all is done."""
+    """Yield the data of every server-sent event before `[DONE]`."""
     async for line in response.aiter_lines():
         field, _, value = line.partition(":")
         if field == "data":
@@ -93,7 +93,7 @@ async def events(response: httpx2.Response) -> AsyncIterator[str]:
 
 
 def error_of(body: bytes) -> str:
-    """Return the message of an error object as OpenAI's API has it, or else the first characters of the body."""
+    """Return the message of OpenAI's error object, or else the first characters of the body."""
     try:
         found: Any = json.loads(body)
         return str((found.get("error") or found)["message"])

@@ -1,4 +1,4 @@
-"""The loop that decodes all running requests in one batch, in a thread of its own."""
+"""The loop that decodes all running requests in one batch, in its own thread."""
 
 import logging
 import queue
@@ -26,11 +26,11 @@ class Row:
     """A request in the loop.
 
     Args:
-        prompt: What is read first.
-        answer: The answer, which says when it ends.
-        sampler: How its tokens are chosen.
-        token: The last token that was chosen, to be read next.
-        abandoned: Whether nobody waits for the rest of the answer. Any thread may set it.
+        prompt: The prompt.
+        answer: The answer so far; it decides when generation ends.
+        sampler: Chooses its tokens.
+        token: The last token that was chosen. It is processed in the next step.
+        abandoned: Whether the client has disconnected. Any thread may set it.
     """
 
     prompt: Prompt
@@ -44,16 +44,17 @@ Deliver = Callable[[Sequence[tuple[Row, Outcome]]], None]
 
 
 class DecodingLoop(threading.Thread):
-    """Decodes rows: each turn reads new prompts as far as there is room, and one token of every row.
+    """Decodes rows. Each turn processes new prompts, as far as there is room, and one token of every row.
 
-    What happens to a row is delivered: pieces of its answer, of which the last has `finish`, or an `EngineError`,
-    which ends it too. A row that fails ends alone. If the loop itself fails, all rows end, and `ended` says why.
+    Results are passed to `deliver`: pieces of a row's answer, the last with `finish`, or an `EngineError`, which also
+    ends the row. A row that fails does not affect others. If the loop itself fails, all rows end, and `ended` has the
+    reason.
 
     Args:
-        batch: Where rows are computed. Only this thread uses it from now on.
+        batch: The batch. Only this thread may use it from now on.
         capacity: Rows at most.
-        prompt_tokens: Tokens of new prompts that are read in one turn, while the other rows wait.
-        deliver: Called in this thread with what happened in a turn.
+        prompt_tokens: Maximum number of prompt tokens that are processed in one turn, while the other rows wait.
+        deliver: Called in this thread with the results of each turn.
     """
 
     def __init__(self, batch: RowBatch, capacity: int, prompt_tokens: int, deliver: Deliver) -> None:
@@ -72,14 +73,14 @@ class DecodingLoop(threading.Thread):
         self._ending = threading.Lock()
 
     def submit(self, row: Row) -> None:
-        """Take a row into the loop. Called from any thread. Raises `EngineError` if the loop has ended."""
+        """Add a row. May be called from any thread. Raises `EngineError` if the loop has ended."""
         with self._ending:
             if self.ended is not None:
                 raise EngineError(self.ended)
             self._submitted.put(row)
 
     def close(self) -> None:
-        """End the loop after its turn. Rows that are not done get an `EngineError`."""
+        """End the loop after the current turn. Unfinished rows get an `EngineError`."""
         self._closed = True
         self._submitted.put(None)
 
@@ -98,7 +99,7 @@ class DecodingLoop(threading.Thread):
             self._end_all(reason)
 
     def _take_submitted(self, *, wait: bool) -> None:
-        """Take what was submitted, or `wait` for something."""
+        """Take submitted rows; with `wait`, block until there is one."""
         while wait or not self._submitted.empty():
             row = self._submitted.get()
             if row is not None:
@@ -114,7 +115,7 @@ class DecodingLoop(threading.Thread):
             self._step()
 
     def _admitted(self) -> list[list[Row]]:
-        """Take waiting rows, as many as may be read in this turn, in groups that are read in one pass."""
+        """Return the waiting rows whose prompts fit into this turn, in groups that share a forward pass."""
         rows: list[Row] = []
         left = self._prompt_tokens
         while self._waiting and len(self._running) + len(rows) < self._capacity:
@@ -132,7 +133,7 @@ class DecodingLoop(threading.Thread):
         return [[rows[number] for number in group] for group in groups]
 
     def _read_start(self, row: Row) -> None:
-        """Read as much of a long prompt as may be read in a turn."""
+        """Process as much of a long prompt as fits into one turn."""
         try:
             row.prompt = self.batch.read_start(row.prompt, self._prompt_tokens)
         except Exception as error:
@@ -140,7 +141,7 @@ class DecodingLoop(threading.Thread):
             self._end_unread(row, error)
 
     def _read(self, rows: list[Row]) -> None:
-        """Read new rows; if that fails, one by one, so that only those end that fail by themselves."""
+        """Process new rows together. If that fails, process them one by one, so that only failing rows end."""
         try:
             logits = self.batch.read([row.prompt for row in rows])
         except Exception as error:
@@ -154,7 +155,7 @@ class DecodingLoop(threading.Thread):
         self._advance(rows, logits)
 
     def _step(self) -> None:
-        """Read the last token of every row. If memory runs out, the longest row ends and the others go on."""
+        """Process the last token of every row. If memory runs out, the longest row ends and the others continue."""
         while self._running:
             try:
                 logits = self.batch.step([row.token for row in self._running])
@@ -169,7 +170,7 @@ class DecodingLoop(threading.Thread):
                 return
 
     def _advance(self, rows: Sequence[Row], logits: RowLogits) -> None:
-        """Choose the next token of rows, by their logits, and take away those that have ended."""
+        """Choose the next token of each row from its logits, and remove rows that have ended."""
         finite = logits.amax(-1).isfinite().tolist()
         if not all(finite):
             logits = logits.nan_to_num()
@@ -202,13 +203,13 @@ class DecodingLoop(threading.Thread):
             self._running.pop()
 
     def _flush(self) -> None:
-        """Deliver what happened."""
+        """Deliver the results of the turn."""
         if self._outcomes:
             outcomes, self._outcomes = self._outcomes, []
             self._deliver(outcomes)
 
     def _end_all(self, reason: str) -> None:
-        """End every row that is not done, and take no other."""
+        """End every unfinished row, and accept no further ones."""
         with self._ending:
             self.ended = reason
         self._take_submitted(wait=False)
@@ -220,12 +221,12 @@ class DecodingLoop(threading.Thread):
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a device's memory, or the machine's, does not suffice."""
+    """Whether an error means that a device or the machine is out of memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def reason_of(error: Exception) -> str:
-    """Return what went wrong in a few words."""
+    """Return a short description of an error."""
     return "out of memory" if is_out_of_memory(error) else f"{type(error).__name__}: {first_line(error)}"

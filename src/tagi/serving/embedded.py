@@ -27,13 +27,13 @@ class EmbeddedLimits:
     """Limits of an embedded engine.
 
     Args:
-        rows: Requests that are decoded at the same time. Others wait.
-        waiting: Requests that may wait; further ones are refused.
-        context: Tokens of prompt and answer together; None for what the base model can read.
-        adapter_bytes: Memory of adapters and the keys and values of their instructions. The least recently used ones
-            are loaded again when they are asked for.
-        prompt_tokens: Tokens of new prompts that are read between two steps of the running requests. Longer prompts
-            are read in parts.
+        rows: Maximum batch size. Further requests wait.
+        waiting: Maximum number of queued requests. Further ones are refused.
+        context: Maximum number of tokens of prompt and answer together; None for the base model's limit.
+        adapter_bytes: Memory for loaded adapters and their KV prefixes. The least recently used ones are dropped, and
+            loaded again when they are needed.
+        prompt_tokens: Maximum number of prompt tokens that are processed between two decoding steps. Longer prompts are
+            processed in parts.
     """
 
     rows: int = 32
@@ -46,14 +46,14 @@ class EmbeddedLimits:
 class EmbeddedEngine:
     """Answers with the generator's base model and its adapters, in this process; an `Engine`.
 
-    A thread decodes all running requests in one batch (`DecodingLoop`). Another one loads adapters and encodes prompts.
+    One thread decodes all running requests in one batch (`DecodingLoop`). Another loads adapters and encodes prompts.
 
     Args:
-        generator: The generator that made the adapters, of a decoder-only base model. It may make others meanwhile.
-        limits: Limits of memory and waiting.
-        name: The base model's name among the models; by default the name that the generator knows it by.
+        generator: The generator of the adapters, with a decoder-only base model. It may generate others meanwhile.
+        limits: Limits of memory and of the queue.
+        name: Model name of the base model; by default the name that the generator uses.
 
-    Raises `ConfigError` for a generator of an encoder-decoder.
+    Raises `ConfigError` if the base model is an encoder-decoder.
     """
 
     def __init__(
@@ -81,16 +81,16 @@ class EmbeddedEngine:
 
     @property
     def base_model(self) -> str:
-        """The base model's name among the models."""
+        """Model name of the base model."""
         return self._name
 
     @property
     def context(self) -> int:
-        """Tokens of prompt and answer together at most."""
+        """Maximum number of tokens of prompt and answer together."""
         return self._encoder.context
 
     async def start(self) -> None:
-        """Begin to answer. Raises `EngineError` if the device's memory does not suffice."""
+        """Start the engine. Raises `EngineError` if the device does not have enough memory."""
         loop = asyncio.get_running_loop()
 
         def deliver(outcomes: Sequence[tuple[Row, Outcome]]) -> None:
@@ -105,25 +105,25 @@ class EmbeddedEngine:
         self._decoding.start()
 
     async def close(self) -> None:
-        """End what runs; requests that run or wait get an `EngineError`."""
+        """Stop the engine. Running and waiting requests get an `EngineError`."""
         if self._decoding is not None:
             self._decoding.close()
             await asyncio.to_thread(self._decoding.join)
         self._preparing.shutdown(wait=False)
 
     async def add(self, adapter: str, folder: Path) -> None:
-        """Make an adapter's folder available under its id; it is loaded when it is first asked for."""
+        """Register an adapter's folder under its id. It is loaded at the first request."""
         await self._prepare(self._memory.add, adapter, folder)
 
     async def remove(self, adapter: str) -> None:
-        """Forget an adapter. Requests that run with it go on; new ones raise `PromptError`."""
+        """Remove an adapter. Running requests continue; new ones raise `PromptError`."""
         await self._prepare(self._memory.remove, adapter)
 
     async def stream(self, request: Request) -> AsyncIterator[Piece]:
-        """Answer a prompt piece by piece; closing the iterator frees its row.
+        """Stream the answer to a prompt. Closing the iterator frees its row.
 
-        Raises `PromptError` for a prompt at fault, and `EngineError` for an adapter that cannot be loaded, for too many
-        requests that wait, if memory does not suffice, and if the engine does not run.
+        Raises `PromptError` for an invalid prompt. Raises `EngineError` if the adapter cannot be loaded, the queue is
+        full, memory runs out, or the engine is not running.
         """
         async with self._place():
             decoding = self._decoding
@@ -145,7 +145,7 @@ class EmbeddedEngine:
                 del self._pieces[row]
 
     def load(self) -> Load:
-        """Return how many requests run and wait, the adapters in memory and the tokens generated so far."""
+        """Return the numbers of running and waiting requests, of adapters in memory, and of generated tokens so far."""
         details = {
             "rows": self.limits.rows,
             "adapters_in_memory": len(self._memory.loaded),
@@ -155,14 +155,14 @@ class EmbeddedEngine:
         return Load(self._running, self._waiting, details)
 
     async def healthy(self) -> Sequence[str]:
-        """Return why nothing is decoded; nothing if all is well."""
+        """Return why the engine does not decode; an empty list if it does."""
         if self._decoding is None:
             return ["the engine was not started"]
         return [] if self._decoding.ended is None else [self._decoding.ended]
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
-        """Wait for a row that is free, in the order of asking, and hold it for the body."""
+        """Wait for a free row, in the order of requests, and hold it for the duration of a `with` block."""
         if self._places.locked() and self._waiting >= self.limits.waiting:
             raise EngineError(f"{self._waiting} requests wait already, which is the limit")
         self._waiting += 1
@@ -178,7 +178,7 @@ class EmbeddedEngine:
             self._places.release()
 
     async def _prepare(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Do what may take a while in the thread for it, where adapters are loaded one after another."""
+        """Run slow work in the thread that loads adapters one after another."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._preparing, work, *arguments)
         except (PromptError, EngineError):
@@ -187,7 +187,7 @@ class EmbeddedEngine:
             raise EngineError(f"cannot prepare the request: {reason_of(error)}") from error
 
     def _row(self, request: Request) -> Row:
-        """Return a request as a row of the loop."""
+        """Return the row of a request."""
         adapter = None if request.adapter is None else self._memory.get(request.adapter)
         if adapter is not None and (request.alone or isinstance(request.prompt, str)):
             adapter = replace(adapter, prefix=None, fusion=None)

@@ -1,4 +1,4 @@
-"""What a client is told of a fault: OpenAI's error object, one sentence each."""
+"""Error responses in the form of OpenAI's error object."""
 
 import logging
 import traceback
@@ -16,11 +16,11 @@ from tagi.serving.store import DamagedAdapter, StorageError
 from tagi.settings.faults import fault_sentence
 
 INVALID, SERVER = "invalid_request_error", "server_error"
-"""Types of faults: the request's, and the server's."""
+"""Error types: errors of the request, and errors of the server."""
 ONE, SEVERAL = "one", "several"
-"""The forms of a body that may be a list."""
+"""Names of the two schemas of a body that may be a list."""
 _MOST = 500
-"""Characters of a sentence about what a client sent."""
+"""Maximum length of a message about client input, in characters."""
 _log = logging.getLogger(__name__)
 
 
@@ -29,11 +29,11 @@ class ApiError(Exception):
 
     Args:
         status: HTTP status.
-        message: A sentence: what was expected, what was given.
-        type: OpenAI's type of the error.
-        code: A word for programs.
-        param: The part of the request that is at fault.
-        headers: Further headers of the answer.
+        message: What was expected and what was given.
+        type: OpenAI's error type.
+        code: OpenAI's error code.
+        param: The parameter that caused the error.
+        headers: Additional response headers.
     """
 
     def __init__(
@@ -52,17 +52,17 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def response(self) -> JSONResponse:
-        """Return the answer."""
+        """Return the response."""
         return JSONResponse({"error": self.error}, self.status, self.headers)
 
 
 def not_found(message: str, code: str = "not_found", param: str | None = None) -> ApiError:
-    """Return the refusal (404) of what is not there, or another owner's."""
+    """Return the error (404) for something that does not exist or belongs to another owner."""
     return ApiError(404, message, code=code, param=param)
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """Return what a client is told of an error. One that nobody foresaw is told without its text."""
+    """Convert an error to the one that the client gets. The text of an unexpected error is not included."""
     match error:
         case ApiError():
             return error
@@ -92,9 +92,9 @@ def as_api_error(error: Exception) -> ApiError:
 
 
 def tell(error: Exception) -> ApiError:
-    """Return what a client is told of an error, and log one that nobody foresaw.
+    """Convert an error to the one that the client gets, and log it if it is unexpected.
 
-    The log has its place but not its text, which may quote what a client sent.
+    The log has the error's location but not its text, which may quote client input.
     """
     told = as_api_error(error)
     if told.status == 500:
@@ -103,7 +103,7 @@ def tell(error: Exception) -> ApiError:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Let an app answer with these objects wherever a route or FastAPI itself raises."""
+    """Register handlers, so that errors of routes and of FastAPI itself get these responses."""
 
     def handle(request: Request, error: Exception) -> JSONResponse:
         return as_api_error(error).response()
@@ -114,7 +114,7 @@ def add_handlers(app: FastAPI) -> None:
 
 
 def _invalid(faults: Sequence[Any]) -> ApiError:
-    """The fault of a request that is not of the form it should have; the innermost where several forms are tried."""
+    """Return the message for an invalid request; the innermost error if several schemas were tried."""
     fault = dict(max(faults, key=lambda one: len(_keys(one))))
     if fault["type"] == "json_invalid":
         sentence = f"expected a body of JSON, got text that is none: {fault['ctx']['error']}"
@@ -127,15 +127,15 @@ def _invalid(faults: Sequence[Any]) -> ApiError:
 
 
 def _keys(fault: Any) -> list[str]:
-    """The keys that lead to a fault, without the names of the forms that were tried."""
+    """Return the keys that lead to an error, without the names of the schemas that were tried."""
     return [str(part) for part in fault["loc"] if isinstance(part, int) or (part.isidentifier() and part not in _KINDS)]
 
 
 _KINDS = {"body", "query", "path", "header", "str", ONE, SEVERAL}
-"""What the place of a fault has besides keys: where it was sent, and which of several forms was expected."""
+"""Parts of an error's location that are not keys: where the value was sent, and the names of schemas."""
 
 
 def _short(sentence: str) -> str:
-    """A sentence on one line that can be written as UTF-8, whatever a client sent."""
+    """Return a text as one line of valid UTF-8."""
     line = " ".join(sentence.split()).encode("utf-8", "replace").decode("utf-8")
     return line if len(line) <= _MOST else f"{line[: _MOST - 3]}..."

@@ -1,4 +1,4 @@
-"""What stands before the routes: who may ask, whole bodies of bounded size, clients that leave, the log, the counts."""
+"""The ASGI middleware before the routes: keys, body limits, disconnected clients, logging and metrics."""
 
 import asyncio
 import logging
@@ -16,10 +16,10 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 OWNER = "tagi.owner"
-"""In a request's scope: whose it is; None without a key where one is needed."""
+"""Key in a request's scope: its owner; None if a key is needed and missing."""
 GUARDED = "/v1/"
-"""Addresses that need a key begin with it."""
-_CLIENT_LEFT = 499  # in the log and the counts, as nginx has it
+"""Prefix of the paths that need a key."""
+_CLIENT_LEFT = 499  # status in log and metrics, as in nginx
 _SAFE = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -29,14 +29,14 @@ _log = logging.getLogger("tagi.serving.requests")
 
 
 class Guard:
-    """The outermost ASGI application: it never raises, and what it logs has neither keys nor texts of clients.
+    """The outermost ASGI application. It never raises, and it logs neither keys nor client texts.
 
-    A body is read as a whole before the routes see it. What a client no longer waits for is cancelled.
+    A body is read completely before the routes are called. Work for a client that disconnects is cancelled.
 
     Args:
         app: The application with the routes.
         keys: The API keys.
-        limits: What is taken at most.
+        limits: The limits.
         metrics: Counts requests.
     """
 
@@ -48,7 +48,7 @@ class Guard:
         self._admission = Admission(limits)
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Handle a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -68,13 +68,13 @@ class Guard:
     async def _answer(self, scope: MutableMapping[str, Any], receive: Receive, reply: "_Reply") -> None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
         if not self._keys and not is_loopback(headers.get(b"host", "localhost")):
-            # A page elsewhere can give its own name this machine's address.
+            # DNS rebinding: another site's host name can resolve to this machine.
             raise ApiError(
                 403, "expected a request to this machine's own name, got one to another", code="forbidden_host"
             )
         owner = scope[OWNER] = self._keys.owner(headers.get(b"authorization"))
         with ExitStack() as stack:
-            reply.before_end = stack.close  # whoever has the whole answer may ask the next
+            reply.before_end = stack.close  # the client may send the next request when it has the whole answer
             if scope["path"].startswith(GUARDED):
                 if owner is None:
                     raise ApiError(
@@ -90,7 +90,7 @@ class Guard:
             await _while_connected(self._app(scope, _replayed(body), reply), receive, reply)
 
     async def _body(self, length: str | None, receive: Receive) -> bytes:
-        """Return the whole body. Raises `ApiError` for one that is too long (413) or too slow (408)."""
+        """Return the whole body. Raises `ApiError` if it is too long (413) or too slow (408)."""
         most = self._limits.body_bytes
         if length is not None and length.isdigit() and int(length[:20]) > most:
             raise _too_long(most)
@@ -111,18 +111,18 @@ class Guard:
             raise ApiError(408, f"expected the whole body within {seconds:g} seconds", code="body_timeout") from error
 
     def _note(self, scope: MutableMapping[str, Any], status: int, seconds: float) -> None:
-        """Log and count a request by its route, which holds no id."""
+        """Log and count a request under its route, which contains no id."""
         route = getattr(scope.get("route"), "path", None) or "other"
         self._metrics.request(scope["method"] if route != "other" else "other", route, status, seconds)
         _log.info("%s %s %d %.3f s", scope["method"][:10], route, status, seconds)
 
 
 class ClientLeft(Exception):
-    """Nobody waits for the answer."""
+    """The client has disconnected."""
 
 
 class _Reply:
-    """Sends an answer, and knows how far it is."""
+    """Sends a response and tracks its state."""
 
     def __init__(self, send: Send, stall_seconds: float) -> None:
         self._send = send
@@ -133,7 +133,7 @@ class _Reply:
         """Called before the last part is sent."""
 
     async def __call__(self, message: Message) -> None:
-        """Send a part. Raises `TimeoutError` if the client does not read it."""
+        """Send a message. Raises `TimeoutError` if the client does not read it."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message = {**message, "headers": [*message.get("headers", []), *_SAFE]}
@@ -146,20 +146,20 @@ class _Reply:
 
 
 def _replayed(body: bytes) -> Receive:
-    """Return what gives an application a body that was read, and then nothing."""
+    """Return a `receive` callable that gives the application the body, and then blocks."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
         if messages:
             return messages.pop()
-        await asyncio.get_running_loop().create_future()  # it is cancelled with what waits for it
+        await asyncio.get_running_loop().create_future()  # cancelled together with the task that awaits it
         raise AssertionError
 
     return receive
 
 
 async def _while_connected(work: Awaitable[None], receive: Receive, reply: _Reply) -> None:
-    """Run the work; cancel it if the client leaves before the answer is complete. Raises `ClientLeft` then."""
+    """Run the work. If the client disconnects before the answer is complete, cancel it and raise `ClientLeft`."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_left(receive))
     try:

@@ -1,4 +1,4 @@
-"""Refinements as jobs: one is trained at a time, and each gives a new adapter."""
+"""Refinement jobs: one is trained at a time, and each produces a new adapter."""
 
 import asyncio
 import logging
@@ -18,12 +18,12 @@ _log = logging.getLogger(__name__)
 
 
 class _Stopped(Exception):
-    """The server stops."""
+    """Raised in the training thread when the server stops."""
 
 
 @dataclass
 class _Progress:
-    """How far a job is; written by the thread that trains."""
+    """Progress of a job, written by the training thread."""
 
     done: int
     steps: int
@@ -40,9 +40,9 @@ class Jobs:
         self._stopping = False
 
     async def begin(self, owner: str, adapter: str, body: RefineBody) -> dict[str, Any]:
-        """Begin to refine an owner's adapter and return the job.
+        """Start a refinement of an owner's adapter and return the job.
 
-        Raises `ApiError` for more than the limits allow, and `InputError` for examples that cannot be trained on.
+        Raises `ApiError` if a limit is exceeded, and `InputError` for examples that cannot be trained on.
         """
         service, limits = self._service, self._service.limits
         service.sound(owner, adapter)
@@ -70,13 +70,13 @@ class Jobs:
         return self.shown(owner, job.id)
 
     async def close(self) -> None:
-        """End what is trained at its next step; the store says so of each job."""
+        """Stop the running job at its next step. The store records this for every unfinished job."""
         self._stopping = True
         if self._tasks:
             await asyncio.wait(self._tasks)
 
     def shown(self, owner: str, id: str) -> dict[str, Any]:
-        """Return an owner's job as it is told to clients. Raises `ApiError` (404) if there is none."""
+        """Return the response for an owner's job. Raises `ApiError` (404) if it does not exist."""
         live = self._live.get(id)
         found = live[0] if live and live[0].owner == owner else self._service.store.job(owner, id)
         if found is None:
@@ -95,13 +95,13 @@ class Jobs:
         }
 
     async def _run(self, job: JobEntry, examples: list[Any], settings: Refinement, name: str) -> None:
-        """Train, store the result, and keep in the store what became of the job."""
+        """Train, store the adapter, and record the outcome in the store."""
         try:
             async with self._training:
                 await self._become(replace(job, status="running"))
                 ended = await self._train(job, examples, settings, name)
             await self._become(ended)
-        except Exception as error:  # the job's own record cannot be written: the next start marks it as failed
+        except Exception as error:  # the record cannot be written: the next start of the server marks the job as failed
             _log.error("job %s: its state could not be stored: %s", job.id, type(error).__name__)
         finally:
             self._live.pop(job.id, None)

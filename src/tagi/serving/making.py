@@ -1,4 +1,4 @@
-"""Adapters made by a generator: from instructions, by refinement, and as exports. All of it computes and blocks."""
+"""Generation, refinement and export of adapters. All functions block."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +21,13 @@ from tagi.training.progress import Report
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An adapter that is not stored yet.
+    """A generated adapter that is not stored yet.
 
     Args:
-        write: Writes it into a folder that does not exist.
-        facts: Its size, as JSON has it.
+        write: Writes it to a new folder.
+        facts: Its sizes, ready for JSON.
         instruction: The instruction it was made from.
-        examples: The demonstrations that were read with it.
+        examples: The demonstrations.
     """
 
     write: Callable[[Path], None]
@@ -38,7 +38,7 @@ class Made:
 
 @runtime_checkable
 class Maker(Protocol):
-    """Makes adapters. Its methods are called from several threads."""
+    """Generates, refines and exports adapters. Methods are called from several threads."""
 
     @property
     def identity(self) -> str:
@@ -46,7 +46,7 @@ class Maker(Protocol):
         ...
 
     def make(self, tasks: Sequence[Task], *, truncate: bool) -> list[Made]:
-        """Generate an adapter for every task in one pass. Raises `InputError` as `AdapterGenerator.adapt` does."""
+        """Generate an adapter per task in one forward pass. Raises `InputError` as in `AdapterGenerator.adapt`."""
         ...
 
     def check_examples(self, examples: Sequence[Example], settings: Refinement) -> None:
@@ -54,19 +54,20 @@ class Maker(Protocol):
         ...
 
     def refine(self, folder: Path, examples: Sequence[Example], settings: Refinement, report: Report) -> Made:
-        """Train a stored adapter further."""
+        """Fine-tune a stored adapter."""
         ...
 
     def export(self, folder: Path, out: Path, *, lossy: bool) -> None:
-        """Write a stored adapter as a PEFT folder. Raises `InputError` if something would be lost, unless `lossy`."""
+        """Export a stored adapter as a PEFT folder. Raises `InputError` if parts would be lost, unless `lossy`."""
         ...
 
 
 class GeneratorMaker:
-    """Makes adapters with a generator that an engine answers with at the same time.
+    """A `Maker` whose generator an engine uses at the same time.
 
-    What is attached to the backbone for a call acts in its own thread alone, and nothing here changes weights or modes
-    that the engine reads. Refinements are trained on a copy, which shares a frozen backbone.
+    Hooks that are attached to the backbone for a call apply to the calling thread only, and nothing here changes
+    weights or modes that the engine reads. Refinements are trained on a copy, which shares the backbone if it is
+    frozen.
     """
 
     def __init__(self, generator: AdapterGenerator) -> None:
@@ -80,7 +81,7 @@ class GeneratorMaker:
         return self._identity
 
     def make(self, tasks: Sequence[Task], *, truncate: bool) -> list[Made]:
-        """Generate an adapter for every task in one pass. Raises `InputError` as `AdapterGenerator.adapt` does."""
+        """Generate an adapter per task in one forward pass. Raises `InputError` as in `AdapterGenerator.adapt`."""
         with self._making:
             return [_made(adapter) for adapter in self.generator.adapt_tasks(tasks, truncate=truncate)]
 
@@ -89,14 +90,14 @@ class GeneratorMaker:
         split_examples(labelled(examples), self.generator.text, settings)
 
     def refine(self, folder: Path, examples: Sequence[Example], settings: Refinement, report: Report) -> Made:
-        """Train a stored adapter further. Raises `InputError` for an adapter that is not LoRA."""
+        """Fine-tune a stored adapter. Raises `InputError` for an adapter that is not a LoRA."""
         with self._training:
             adapter = TaskAdapter.from_pretrained(folder, self._copy())
             check_lora(adapter)
             return _made(adapter.refine(examples, settings, progress=report))
 
     def export(self, folder: Path, out: Path, *, lossy: bool) -> None:
-        """Write a stored adapter as a PEFT folder. Raises `InputError` if something would be lost, unless `lossy`."""
+        """Export a stored adapter as a PEFT folder. Raises `InputError` if parts would be lost, unless `lossy`."""
         with self._making:
             adapter = TaskAdapter.from_pretrained(folder, self.generator)
             if not lossy and not adapter.is_alone and (lost := exportable_of(adapter).lost("peft")):
@@ -105,7 +106,7 @@ class GeneratorMaker:
             adapter.export(out, lossy=lossy)
 
     def _copy(self) -> AdapterGenerator:
-        """A generator for training. The trainer freezes it and takes it to the best device."""
+        """Return a generator for training. The trainer freezes it and moves it to the best device."""
         backbone = self.generator.backbone
         frozen = not any(parameter.requires_grad for parameter in backbone.parameters())
         shared = frozen and backbone.device.type == best_device().type

@@ -1,4 +1,4 @@
-"""What is counted, in Prometheus' form."""
+"""Metrics in Prometheus' text format."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """Counters of one server, and gauges that are read when they are asked for."""
+    """Counters of one server, and gauges that are read on request."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -32,7 +32,7 @@ class Metrics:
         )
 
     def watch(self, engine: Engine, store: AdapterStore) -> None:
-        """Report how busy an engine is and how full a store."""
+        """Add gauges for an engine's load and a store's size."""
         self.registry.register(_Gauges(engine, store))
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -45,13 +45,13 @@ class Metrics:
         self._first.observe(seconds)
 
     def answered(self, piece: Piece) -> None:
-        """Count the tokens that an answer's last piece gives."""
+        """Count the tokens that the last piece of an answer reports."""
         self._tokens.labels("prompt").inc(piece.prompt_tokens)
         self._tokens.labels("cached").inc(piece.cached_tokens)
         self._tokens.labels("generated").inc(piece.generated_tokens)
 
     def text(self) -> bytes:
-        """Return all of it in Prometheus' text form."""
+        """Return all metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 

@@ -1,4 +1,4 @@
-"""Answers in the form of OpenAI's API: whole or as parts of a stream, of chats and of completions."""
+"""Responses of OpenAI's API for chats and completions, whole or streamed."""
 
 import secrets
 import time
@@ -9,11 +9,11 @@ from typing import Any
 from tagi.serving.protocol import Finish, Piece, Token
 
 _LEAST = -9999.0
-"""Stands for a log-probability of minus infinity, which JSON does not have."""
+"""Replaces a log-probability of minus infinity, which JSON does not have."""
 
 
 def usage(piece: Piece) -> dict[str, Any]:
-    """Return the numbers of tokens that an answer's last piece gives."""
+    """Return the `usage` object from the last piece of an answer."""
     return {
         "prompt_tokens": piece.prompt_tokens,
         "completion_tokens": piece.generated_tokens,
@@ -24,11 +24,11 @@ def usage(piece: Piece) -> dict[str, Any]:
 
 @dataclass
 class Form:
-    """One answer of a chat.
+    """Builds the response to one chat.
 
     Args:
-        model: The model's name as the client gave it.
-        logprobs: Whether log-probabilities are reported.
+        model: The model name that the client sent.
+        logprobs: Report log-probabilities.
     """
 
     model: str
@@ -42,18 +42,18 @@ class Form:
         self.created = int(time.time())
 
     def whole(self, pieces: Sequence[Piece]) -> dict[str, Any]:
-        """Return an answer that has ended."""
+        """Return the response for a complete answer."""
         text = "".join(piece.text for piece in pieces)
         tokens = [token for piece in pieces for token in piece.tokens]
         choice = self.choice(text, tokens, pieces[-1].finish)
         return {**self._head(self.kind), "choices": [choice], "usage": usage(pieces[-1])}
 
     def first(self) -> list[dict[str, Any]]:
-        """Return what comes before the first part."""
+        """Return the chunks before the first piece."""
         return [self._chunk({"delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None})]
 
     def parts(self, piece: Piece) -> list[dict[str, Any]]:
-        """Return a piece as parts of a stream."""
+        """Return the chunks for a piece."""
         found = []
         if piece.text or piece.tokens:
             logprobs = self.chat_logprobs(piece.tokens)
@@ -63,16 +63,16 @@ class Form:
         return found
 
     def counted(self, piece: Piece) -> dict[str, Any]:
-        """Return the part that gives the number of tokens."""
+        """Return the chunk with the numbers of tokens."""
         return {**self._head(self.part), "choices": [], "usage": usage(piece)}
 
     def choice(self, text: str, tokens: Sequence[Token], finish: Finish | None) -> dict[str, Any]:
-        """Return the one choice of a whole answer."""
+        """Return the choice of a complete answer."""
         message = {"role": "assistant", "content": text, "refusal": None}
         return {"index": 0, "message": message, "logprobs": self.chat_logprobs(tokens), "finish_reason": finish}
 
     def chat_logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:
-        """Return the log-probabilities of tokens, if they are reported."""
+        """Return the log-probabilities of tokens, or None if they were not requested."""
         if not self.logprobs:
             return None
         content = [
@@ -91,25 +91,25 @@ class Form:
 
 @dataclass
 class CompletionForm(Form):
-    """One completion of raw text."""
+    """Builds the response to one completion of raw text."""
 
     kind = part = "text_completion"
     prefix = "cmpl"
     _written: int = field(default=0, init=False)
 
     def first(self) -> list[dict[str, Any]]:
-        """Return what comes before the first part."""
+        """Return the chunks before the first piece."""
         return []
 
     def parts(self, piece: Piece) -> list[dict[str, Any]]:
-        """Return a piece as parts of a stream."""
+        """Return the chunks for a piece."""
         if not (piece.text or piece.tokens or piece.finish):
             return []
         choice = self.choice(piece.text, piece.tokens, piece.finish)
         return [{**self._head(self.part), "choices": [choice]}]
 
     def choice(self, text: str, tokens: Sequence[Token], finish: Finish | None) -> dict[str, Any]:
-        """Return the one choice of an answer or of a part of it."""
+        """Return the choice of an answer or of a part of it."""
         return {"index": 0, "text": text, "logprobs": self._completion_logprobs(tokens), "finish_reason": finish}
 
     def _completion_logprobs(self, tokens: Sequence[Token]) -> dict[str, Any] | None:

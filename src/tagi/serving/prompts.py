@@ -1,4 +1,4 @@
-"""What a request asks, as token ids: the same for every engine."""
+"""Encoding of requests as token ids, the same for every engine."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ class PromptEncoder:
 
     Args:
         generator: The generator.
-        context: Tokens of prompt and answer together at most.
+        context: Maximum number of tokens of prompt and answer together.
     """
 
     def __init__(self, generator: GeneratorModel, context: int) -> None:
@@ -25,13 +25,13 @@ class PromptEncoder:
         self._text = UserTextTokenizer(self._tokenizer, added=True)
 
     def encode(self, request: Request, *, alone: bool) -> list[int]:
-        """Return the token ids of a prompt: of a chat with an adapter those of the input, in the frame of its tasks.
+        """Return the token ids of a prompt. For a chat with an adapter: the input as the adapter's encoding formats it.
 
         Args:
             request: The request.
-            alone: Whether the input of a chat with an adapter is read without an instruction before it.
+            alone: For a chat with an adapter: whether the input has no instruction before it.
 
-        Raises `PromptError` for a prompt of another form and for an empty one.
+        Raises `PromptError` for an invalid or empty prompt.
         """
         prompt = request.prompt
         _check_text([prompt] if isinstance(prompt, str) else [message.content for message in prompt])
@@ -40,9 +40,9 @@ class PromptEncoder:
         return self._chat(prompt) if request.adapter is None else self._input(prompt, alone)
 
     def room(self, request: Request, prompt_tokens: int) -> int:
-        """Return how many tokens the answer may have: what was asked for, as far as the context holds it.
+        """Return the maximum length of the answer: the requested one, limited by the context.
 
-        Raises `PromptError` for a prompt that leaves no room, and for an answer of no tokens.
+        Raises `PromptError` if the prompt leaves no room, or if an answer of 0 tokens is requested.
         """
         if request.sampling.max_tokens < 1:
             raise PromptError(f"expected an answer of at least 1 token, got {request.sampling.max_tokens}")
@@ -56,13 +56,13 @@ class PromptEncoder:
     def _raw(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text)["input_ids"]
         if ids[-1:] == [self._tokenizer.eos_token_id] and not text.endswith(self._tokenizer.eos_token):
-            ids = ids[:-1]  # the tokenizer closes texts; this one goes on
+            ids = ids[:-1]  # the tokenizer adds an end token, but this text continues
         if not ids:
             raise PromptError("expected a prompt, got an empty text")
         return ids
 
     def _chat(self, messages: Sequence[Message]) -> list[int]:
-        """The messages as the base model's chat template writes them. Control tokens in them are ordinary text."""
+        """Render messages with the base model's chat template. Control tokens in them are ordinary text."""
         if not messages:
             raise PromptError("expected a chat of at least one message, got none")
         if not getattr(self._tokenizer, "chat_template", None):
@@ -91,7 +91,7 @@ class PromptEncoder:
 
 
 def _check_text(texts: Sequence[str]) -> None:
-    """Raise `PromptError` for half of a surrogate pair, which no tokenizer reads."""
+    """Raise `PromptError` for a lone surrogate, which no tokenizer can read."""
     for text in texts:
         try:
             text.encode()

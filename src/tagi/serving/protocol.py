@@ -1,4 +1,4 @@
-"""What the HTTP application asks of an engine, and what it gets: the same for this process and for other servers."""
+"""The interface between the HTTP application and an engine, whether embedded or upstream."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,15 +10,15 @@ Finish = Literal["stop", "length"]
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How an answer is sampled.
+    """Sampling parameters of an answer.
 
     Args:
-        max_tokens: Generated tokens at most.
-        temperature: 0 is greedy.
-        top_p: Probability mass that is sampled from.
-        seed: The same seed gives the same answer, whatever else is in the batch.
-        stop: Strings that end the answer; they are not part of it.
-        logprobs: Number of most probable tokens that are reported with each generated one; None reports nothing.
+        max_tokens: Maximum number of generated tokens.
+        temperature: Sampling temperature; 0 is greedy decoding.
+        top_p: Probability mass of nucleus sampling.
+        seed: Seed. The same seed gives the same answer, independent of other requests in the batch.
+        stop: Strings that end the answer. They are not part of it.
+        logprobs: Number of most probable tokens to report per position; None for no log-probabilities.
     """
 
     max_tokens: int
@@ -42,10 +42,10 @@ class Request:
     """One prompt.
 
     Args:
-        prompt: Raw text, which is encoded as it stands, or the messages of a chat, written as the base model's chat
-            template writes them. With an adapter a chat is one user message, the input of the task.
-        adapter: Id of an adapter that was loaded; None asks the base model.
-        alone: With an adapter and a chat: leave the instruction out.
+        prompt: Raw text, which is encoded without a template, or the messages of a chat, which are rendered with the
+            base model's chat template. With an adapter, a chat is one user message: the input.
+        adapter: Id of an adapter that was added; None for the base model.
+        alone: For a chat with an adapter: omit the instruction.
     """
 
     prompt: str | tuple[Message, ...]
@@ -56,7 +56,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A generated token with its log-probability and the most probable tokens in its place, best first."""
+    """A generated token with its log-probability, and the most probable tokens at its position, best first."""
 
     text: str
     logprob: float
@@ -68,12 +68,12 @@ class Piece:
     """A part of an answer.
 
     Args:
-        text: The text since the last piece; never half of a character, never a part of a stop string.
-        tokens: The tokens since the last piece, where log-probabilities were asked for.
-        finish: Why the answer ended; with the last piece only.
-        prompt_tokens: With the last piece: the prompt's tokens, instruction included.
-        cached_tokens: With the last piece: those of them whose keys and values were cached.
-        generated_tokens: With the last piece: the generated tokens.
+        text: The text since the last piece. It never ends inside a character or contains part of a stop string.
+        tokens: The tokens since the last piece, if log-probabilities were requested.
+        finish: The finish reason, in the last piece only.
+        prompt_tokens: In the last piece: number of prompt tokens, including the instruction.
+        cached_tokens: In the last piece: number of prompt tokens with cached keys and values.
+        generated_tokens: In the last piece: number of generated tokens.
     """
 
     text: str
@@ -94,56 +94,57 @@ class Load:
 
 
 class EngineError(Exception):
-    """The engine cannot answer now: its message says why. The application answers 503."""
+    """The engine cannot answer at the moment, for the reason in the message. Becomes status 503."""
 
 
 class PromptError(ValueError):
-    """The prompt is at fault: its message says what was expected and what was given. The application answers 400."""
+    """The prompt is invalid. The message says what was expected and what was given. Becomes status 400."""
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Answers prompts with adapters. All methods are called from one event loop and never block it."""
+    """Answers prompts with adapters. All methods are called from one event loop and do not block it."""
 
     @property
     def base_model(self) -> str:
-        """The base model's name among the models."""
+        """Model name of the base model."""
         ...
 
     @property
     def context(self) -> int:
-        """Tokens of prompt and answer together at most."""
+        """Maximum number of tokens of prompt and answer together."""
         ...
 
     async def start(self) -> None:
-        """Begin to answer. Raises `EngineError` if that is impossible."""
+        """Start the engine. Raises `EngineError` if it cannot start."""
         ...
 
     async def close(self) -> None:
-        """End what runs; requests that wait get an `EngineError`."""
+        """Stop the engine. Waiting requests get an `EngineError`."""
         ...
 
     async def add(self, adapter: str, folder: Path) -> None:
-        """Make an adapter's folder, as `TaskAdapter.save_pretrained` writes it, available under its id; it may load
-        later, when it is first asked for.
+        """Register an adapter's folder, as `TaskAdapter.save_pretrained` writes it, under its id.
+
+        The folder may be loaded later, at the first request.
         """
         ...
 
     async def remove(self, adapter: str) -> None:
-        """Forget an adapter. Requests that run with it may end; new ones raise `PromptError`."""
+        """Remove an adapter. Running requests may finish; new ones raise `PromptError`."""
         ...
 
     def stream(self, request: Request) -> AsyncIterator[Piece]:
-        """Answer a prompt piece by piece; closing the iterator frees what the request holds.
+        """Stream the answer to a prompt. Closing the iterator frees the request's resources.
 
         Raises `PromptError` or `EngineError` before the first piece.
         """
         ...
 
     def load(self) -> Load:
-        """Return how busy the engine is."""
+        """Return the engine's load."""
         ...
 
     async def healthy(self) -> Sequence[str]:
-        """Return what is wrong, a sentence each; nothing if all is well."""
+        """Return the current problems, one sentence each; an empty list if there are none."""
         ...

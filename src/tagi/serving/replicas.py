@@ -1,4 +1,4 @@
-"""Replicas of an upstream server: whose turn it is, and which are left out because they failed."""
+"""Replicas of an upstream server: round-robin selection, and skipping of replicas that failed."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -10,10 +10,10 @@ class Replica:
     """One upstream server.
 
     Args:
-        url: Its address, without a path.
-        fault: Why it is left out; None for one that works.
-        failed_at: When it failed last, in seconds of the monotonic clock.
-        unloads: Adapters that it still has to unload.
+        url: Its URL, without a path.
+        fault: Why it is skipped; None if it works.
+        failed_at: Time of the last failure, in seconds of the monotonic clock.
+        unloads: Deleted adapters that it has not unloaded yet.
     """
 
     url: str
@@ -23,11 +23,11 @@ class Replica:
 
 
 class ReplicaError(Exception):
-    """A replica did not answer as it should; the message says what it did.
+    """A replica gave an invalid response or none.
 
     Args:
-        fault: What it did.
-        lasting: Whether it is left out for a while. Otherwise only this request failed.
+        fault: Description of the failure.
+        lasting: Whether the replica is skipped for a while. Otherwise only this request failed.
     """
 
     def __init__(self, fault: str, *, lasting: bool = True) -> None:
@@ -36,11 +36,11 @@ class ReplicaError(Exception):
 
 
 class Replicas:
-    """All replicas, which take turns.
+    """All replicas, selected round-robin.
 
     Args:
-        urls: Their addresses.
-        retry_seconds: A replica that failed is tried again after so many seconds.
+        urls: Their URLs.
+        retry_seconds: Seconds until a replica that failed is tried again.
     """
 
     def __init__(self, urls: Sequence[str], retry_seconds: float) -> None:
@@ -49,7 +49,7 @@ class Replicas:
         self._next = 0
 
     def in_turn(self) -> Iterator[Replica]:
-        """Yield the replicas that a request may try, each once; the next request begins with another one."""
+        """Yield the replicas that a request may try, each once. The next request starts with another one."""
         first = self._next
         self._next = (first + 1) % len(self.all)
         for replica in [*self.all[first:], *self.all[:first]]:
@@ -57,9 +57,9 @@ class Replicas:
                 yield replica
 
     def failed(self, replica: Replica, fault: str) -> None:
-        """Leave a replica out for a while."""
+        """Skip a replica for a while."""
         replica.fault, replica.failed_at = fault, time.monotonic()
 
     def faults(self) -> list[str]:
-        """Return a sentence for each replica that is left out."""
+        """Return one sentence for each replica that is skipped."""
         return [f"{replica.url}: {replica.fault}" for replica in self.all if replica.fault is not None]

@@ -1,4 +1,4 @@
-"""Keys and values of the rows of a running batch, in buffers that grow rarely."""
+"""KV cache of a running batch, in buffers that are rarely reallocated."""
 
 from typing import Any
 
@@ -11,19 +11,19 @@ from transformers.cache_utils import DynamicLayer
 from tagi.backbones.protocol import KeysValues
 
 _FREE_COLUMNS = 128
-"""Columns that new buffers have for tokens to come: so many steps pass between two copies."""
+"""Free columns in new buffers: the number of decoding steps between two reallocations."""
 
 
 class RowCache(Cache):
-    """Keys and values of rows that join, leave and grow by one token at a time.
+    """KV cache of a batch whose rows are added, removed and extended by one token at a time.
 
-    Rows stand at the right: the last token of every row is in the same column, as in a batch padded on the left, so
-    that all rows grow by the same column and models with sliding windows see the right tokens. Rows 0 to `rows` are in
-    use; where one leaves, the last takes its place.
+    Rows are right-aligned: the last token of every row is in the same column, as in a batch padded on the left. All
+    rows therefore grow by the same column, and models with sliding windows see the right tokens. Rows 0 to `rows` - 1
+    are in use. When a row is removed, the last row takes its index.
 
     Args:
-        depth: Number of attentions.
-        device: Where the rows are computed.
+        depth: Number of attention layers.
+        device: Device of the buffers.
     """
 
     def __init__(self, depth: int, device: torch.device) -> None:
@@ -34,17 +34,17 @@ class RowCache(Cache):
 
     @property
     def rows(self) -> int:
-        """Rows in use."""
+        """Number of rows in use."""
         return len(self.lengths)
 
     def add(self, layers: KeysValues) -> None:
-        """Add a row: per attention its keys and values, `(1, heads, token, d_kv)`."""
+        """Add a row: its keys and values per attention layer, `(1, heads, token, d_kv)`."""
         for layer, (keys, values) in zip(self.layers, layers, strict=True):
             layer.put(keys, values)
         self.lengths.append(layers[0][0].shape[2])
 
     def remove(self, row: int) -> None:
-        """Remove a row; the last one takes its number. Without any row the buffers are freed."""
+        """Remove a row. The last row takes its index. The buffers are freed with the last row."""
         last = self.rows - 1
         for layer in self.layers:
             layer.move(last, row)
@@ -66,17 +66,17 @@ class RowCache(Cache):
         return torch.arange(width, device=self._device) >= (width - 1 - lengths).unsqueeze(1)
 
     def advance(self) -> None:
-        """Keep what a whole pass through the model has written: every row is a token longer."""
+        """Accept what a complete forward pass has written: every row becomes one token longer."""
         for layer in self.layers:
             layer.end += 1
         self.lengths[:] = [length + 1 for length in self.lengths]
 
 
 class _RowLayer(DynamicLayer):
-    """One attention's part of a `RowCache`, whose `lengths` it reads.
+    """One attention layer of a `RowCache`, whose `lengths` it reads.
 
-    Buffers are `(row, head, column, d_kv)`; column `end` is the next to be written. A pass that fails leaves `end`
-    where it was, so that it can be repeated.
+    Buffers are `(row, head, column, d_kv)`. Column `end` is written next. A pass that fails does not change `end`, so
+    it can be repeated.
     """
 
     keys: Float[Tensor, "capacity heads column d_kv"] | None
@@ -90,7 +90,7 @@ class _RowLayer(DynamicLayer):
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Float[Tensor, "row heads known_and_token d_kv"], Float[Tensor, "row heads known_and_token d_kv"]]:
-        """Write one token of every row and return all that the rows hold, as views."""
+        """Write one token of every row, and return views of all keys and values."""
         rows, start = key_states.shape[0], self.end - self.get_seq_length()
         assert self.keys is not None
         assert self.values is not None
@@ -100,11 +100,11 @@ class _RowLayer(DynamicLayer):
         return self.keys[:rows, :, columns], self.values[:rows, :, columns]
 
     def get_seq_length(self) -> int:
-        """Columns in use: tokens of the longest row."""
+        """Number of columns in use: the length of the longest row."""
         return max(self.lengths, default=0)
 
     def put(self, keys: Tensor, values: Tensor) -> None:
-        """Write a whole row after the last one. What an earlier row left in its place is overwritten by zeros."""
+        """Write a whole row after the last one. Remains of an earlier row are overwritten with zeros."""
         row, length = len(self.lengths), keys.shape[2]
         if self.keys is None:
             self.keys, self.values = (part.new_zeros(0, part.shape[1], 0, part.shape[3]) for part in (keys, values))
@@ -115,14 +115,14 @@ class _RowLayer(DynamicLayer):
             buffer[row, :, self.end - length : self.end] = part[0]
 
     def move(self, source: int, target: int) -> None:
-        """Overwrite a row by another one."""
+        """Overwrite a row with another one."""
         for buffer in (self.keys, self.values):
             assert buffer is not None
             if source != target:
                 buffer[target] = buffer[source]
 
     def fit(self, rows: int, width: int) -> None:
-        """Have room for so many rows, for `width` tokens of each, and for one token more."""
+        """Ensure room for `rows` rows of `width` tokens and one more token each."""
         assert self.keys is not None
         assert self.values is not None
         capacity, columns = self.keys.shape[0], self.keys.shape[2]

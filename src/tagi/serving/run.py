@@ -1,4 +1,4 @@
-"""The server as a process: its address, its engine, how it starts and how it stops."""
+"""Start, run and stop the server process."""
 
 import asyncio
 import logging
@@ -32,21 +32,21 @@ _BACKLOG = 128
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """How a server is run.
+    """Settings of a server.
 
     Args:
-        generator: The generator's name.
-        host: The address to listen on.
-        port: The port; 0 takes a free one.
-        store: The folder where adapters are kept.
-        keys: A file of API keys; None where nobody needs one.
-        device: Where to compute; None for the GPU if there is one.
-        dtype: Type of the backbone's weights; None for that in which the checkpoint loads it.
-        limits: What is taken at most.
-        embedded: Limits of the engine in this process.
-        upstream: Addresses of the servers that answer in place of this process.
-        adapter_dir: The folder where these servers look for adapters.
-        upstream_model: The base model's name there.
+        generator: Name of the generator.
+        host: Address to listen on.
+        port: Port; 0 picks a free one.
+        store: Folder that adapters are stored in.
+        keys: File of API keys; None if no key is needed.
+        device: Device; None for a GPU if there is one.
+        dtype: Data type of the backbone's weights; None for that of the checkpoint.
+        limits: Limits of the server.
+        embedded: Limits of the embedded engine.
+        upstream: URLs of the vLLM servers that generate the answers, instead of the embedded engine.
+        adapter_dir: Folder from which the vLLM servers load adapters.
+        upstream_model: Name of the base model in vLLM.
     """
 
     generator: str = DEFAULT
@@ -64,14 +64,14 @@ class ServerSettings:
 
 
 def serve(settings: ServerSettings) -> None:
-    """Serve until SIGINT or SIGTERM; what is being answered then has ten seconds to end.
+    """Serve until SIGINT or SIGTERM. Running requests then have ten seconds to finish.
 
-    The first line on standard output is the web page's address. It accepts connections at once, and answers when the
-    generator is loaded.
+    The first line on standard output is the address of the web page. The server accepts connections immediately and
+    answers them when the generator is loaded.
 
-    Raises `InputError` for settings that do not go together or an address that cannot be had, `CheckpointError` for a
-    generator or a store that cannot be read, `ConfigError` if the engine does not start, and `OSError` for a store that
-    cannot be written.
+    Raises `InputError` for inconsistent settings or an address that is not available, `CheckpointError` for a generator
+    or a store that cannot be read, `ConfigError` if the engine does not start, and `OSError` for a store that cannot be
+    written.
     """
     keys = Keys() if settings.keys is None else Keys.from_file(settings.keys)
     check_address(settings.host, keys)
@@ -86,7 +86,7 @@ def serve(settings: ServerSettings) -> None:
         print(f"Loading {settings.generator} ...", file=sys.stderr, flush=True)
         dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
         generator = AdapterGenerator.from_pretrained(settings.generator, device=device, dtype=dtype)
-        be_quiet()  # from here on the log tells what happens
+        be_quiet()  # from here on the log reports progress
         maker, engine = GeneratorMaker(generator), _engine(settings, generator)
         store = AdapterStore(settings.store, maker.identity)
         try:
@@ -98,7 +98,7 @@ def serve(settings: ServerSettings) -> None:
 
 
 def _check_upstream(settings: ServerSettings) -> None:
-    """Raise `InputError` unless all or none of what an upstream engine needs is given."""
+    """Raise `InputError` unless all or none of the upstream settings are given."""
     needed = {"--adapter-dir": settings.adapter_dir, "--upstream-model": settings.upstream_model}
     if settings.upstream and (missing := [name for name, value in needed.items() if value is None]):
         raise InputError(f"--upstream: expected {' and '.join(missing)} with it, got none")
@@ -127,7 +127,7 @@ def _device(name: str | None) -> torch.device | None:
 
 @contextmanager
 def _listening(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket that accepts connections. Raises `InputError` for an address that cannot be had."""
+    """Return a listening socket. Raises `InputError` if the address is not available."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
@@ -146,18 +146,18 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 def _address(host: str, listener: socket.socket) -> str:
-    """The web page's address, as a browser on this machine takes it."""
+    """Return the address of the web page for a browser on this machine."""
     port = listener.getsockname()[1]
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"http://{name}:{port}/"
 
 
 class _Server(uvicorn.Server):
-    """Stops at a signal as at any other end: uvicorn would raise the signal once more."""
+    """A server that returns normally after a signal; uvicorn's own would raise the signal again."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take SIGINT and SIGTERM while the server runs; a second SIGINT does not wait for running requests."""
+        """Handle SIGINT and SIGTERM while the server runs. A second SIGINT does not wait for running requests."""
         before = {taken: signal.signal(taken, self.handle_exit) for taken in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -167,7 +167,7 @@ class _Server(uvicorn.Server):
 
 
 async def serve_until_stopped(service: Service, keys: Keys, listener: socket.socket) -> None:
-    """Answer what comes in at a socket until a signal stops it. Raises `EngineError` if the engine does not start."""
+    """Serve requests on a socket until a signal. Raises `EngineError` if the engine does not start."""
     async with application(service, keys) as app:
         config = uvicorn.Config(
             app,

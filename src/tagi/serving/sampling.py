@@ -1,4 +1,4 @@
-"""Choosing the next token of every row of a batch."""
+"""Sampling of the next token of every row of a batch."""
 
 import secrets
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from torch import Tensor
 from tagi.serving.protocol import Sampling
 
 _COLDEST = 1e-5
-"""A lower temperature is greedy: logits divided by it may overflow."""
+"""Lower temperatures are treated as greedy, because logits divided by them may overflow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """How the tokens of one row are chosen. The random numbers are the row's own, whatever else is in the batch.
+    """Sampling state of one row. Its random numbers do not depend on other rows in the batch.
 
     Args:
-        sampling: Temperature, mass and seed.
-        random: Where the row's random numbers come from.
+        sampling: Temperature, top_p and seed.
+        random: The row's random number generator.
     """
 
     sampling: Sampling
@@ -32,7 +32,7 @@ class Sampler:
 
     @property
     def greedy(self) -> bool:
-        """Whether the most probable token is chosen."""
+        """Whether decoding is greedy."""
         return self.sampling.temperature < _COLDEST
 
     def uniform(self) -> float:
@@ -41,7 +41,7 @@ class Sampler:
 
 
 def choose(logits: Float[Tensor, "row vocabulary"], samplers: Sequence[Sampler]) -> list[int]:
-    """Choose one token per row. A row's choice depends on its own logits and random numbers alone."""
+    """Choose one token per row. The choice depends on the row's own logits and random numbers only."""
     chosen: list[int] = logits.argmax(-1).tolist()
     for nucleus in (False, True):
         rows = [
@@ -59,7 +59,7 @@ def choose(logits: Float[Tensor, "row vocabulary"], samplers: Sequence[Sampler])
 def most_probable(
     logits: Float[Tensor, " vocabulary"], chosen: int, count: int
 ) -> tuple[float, list[tuple[int, float]]]:
-    """Return a token's log-probability in nats, and the `count` most probable tokens with theirs, best first."""
+    """Return a token's log-probability in nats, and the `count` most probable tokens with their log-probabilities."""
     logprobs = logits.float().log_softmax(-1)
     values, tokens = logprobs.topk(min(count, len(logprobs)))
     return float(logprobs[chosen]), list(zip(tokens.tolist(), values.tolist(), strict=True))
@@ -68,7 +68,7 @@ def most_probable(
 def _sample(
     logits: Float[Tensor, "row vocabulary"], samplers: Sequence[Sampler], *, nucleus: bool
 ) -> Int[Tensor, " row"]:
-    """Sample by inverting the distribution function; with `nucleus` among the tokens that make up `top_p` alone."""
+    """Sample by inverting the cumulative distribution; with `nucleus`, only among the tokens that make up `top_p`."""
 
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, device=logits.device).unsqueeze(1)
@@ -83,7 +83,7 @@ def _sample(
         weights = weights.masked_fill(beyond, 0)
     reached = weights.cumsum(-1)
     points = column([sampler.uniform() for sampler in samplers]) * reached[:, -1:]
-    # Below the whole, and on the right of what equals it: a token without weight is never chosen.
+    # Strictly below the total, searched from the right: a token with probability 0 is never chosen.
     points = points.minimum(reached[:, -1:].nextafter(torch.zeros_like(points)))
     places = torch.searchsorted(reached, points, right=True)
     return (places if order is None else order.gather(1, places)).squeeze(1)

@@ -1,7 +1,7 @@
-"""Adapters on disk: a folder each and an index of them, so that what was acknowledged survives a kill.
+"""Adapters on disk: one folder each and an index. Acknowledged adapters survive a crash.
 
-A folder is written under a temporary name, synced, renamed and entered into the index, which is synced too; only then
-does `add` return. The store belongs to one process at a time.
+A folder is written under a temporary name, synced, renamed and added to the index, which is also synced. Only then does
+`add` return. Only one process at a time can open the store.
 """
 
 import errno
@@ -42,11 +42,11 @@ _log = logging.getLogger(__name__)
 
 
 class StorageError(Exception):
-    """The disk does not take what is written. Nothing of it is left behind, and what was there stays.
+    """Writing failed. No partial files are left, and existing adapters are not affected.
 
     Args:
-        message: What happened.
-        full: Whether it is for lack of space.
+        message: Description of the failure.
+        full: Whether the disk is full.
     """
 
     def __init__(self, message: str, *, full: bool) -> None:
@@ -55,7 +55,7 @@ class StorageError(Exception):
 
 
 class DamagedAdapter(Exception):
-    """An adapter's folder is not what was written; it was set aside."""
+    """An adapter's files have changed since they were written. Its folder was moved to `damaged/`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +63,13 @@ class Draft:
     """An adapter that is to be stored.
 
     Args:
-        write: Writes its files into a folder that does not exist yet.
+        write: Writes its files to a new folder.
         instruction: The instruction.
         examples: The demonstrations.
-        name: A name to show.
-        request: Digest of the request, which the same owner's next request of that digest finds.
+        name: Display name.
+        request: Digest of the request. The same owner's next request with this digest returns this adapter.
         parent: Id of the adapter that was refined.
-        facts: What is shown of the adapter, as JSON has it.
+        facts: Description of the adapter for responses, ready for JSON.
     """
 
     write: Callable[[Path], None]
@@ -83,7 +83,7 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A stored adapter: as its draft, with its id, its owner, seconds since 1970, and what is wrong with its folder."""
+    """A stored adapter: its draft's fields, id, owner, creation time (seconds since 1970), and damage if any."""
 
     id: str
     owner: str
@@ -98,7 +98,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class JobEntry:
-    """A refinement: whose it is, of which adapter, how far it is, and what it gave."""
+    """A refinement job: its owner, the adapter, the progress and the result."""
 
     id: str
     owner: str
@@ -110,13 +110,13 @@ class JobEntry:
 
 
 class AdapterStore:
-    """The adapters of all owners, in one folder. Methods may be called from any thread.
+    """The adapters of all owners in one folder. Methods may be called from any thread.
 
     Args:
-        root: The folder, which is made if it does not exist.
-        generator: Digest of the generator; adapters of another cannot be read, so that they need another store.
+        root: The folder. It is created if it does not exist.
+        generator: Digest of the generator. Adapters of another generator need another store.
 
-    Raises `CheckpointError` if the store is another generator's, is in use, or its index is damaged.
+    Raises `CheckpointError` if the store belongs to another generator, is in use, or has a damaged index.
     """
 
     def __init__(self, root: Path, generator: str) -> None:
@@ -131,7 +131,7 @@ class AdapterStore:
             raise CheckpointError(f"{root}: expected a store that no other server uses, got one in use") from error
         self._mutex, self._reading = threading.RLock(), threading.Lock()
         try:
-            # Who reads does not wait until a writer's transaction is on the disk.
+            # Readers do not wait for a writer's transaction.
             self._db, self._reader = (
                 sqlite3.connect(root / "index.sqlite", check_same_thread=False, isolation_level=None) for _ in range(2)
             )
@@ -148,20 +148,20 @@ class AdapterStore:
             raise
 
     def close(self) -> None:
-        """Let another process have the store."""
+        """Close the store, so that another process can open it."""
         with self._mutex, self._reading:
             self._reader.close()
             self._db.close()
         self._lock.release()
 
     def folder(self, adapter: str) -> Path:
-        """Return where an adapter's files are."""
+        """Return the folder of an adapter."""
         return self._kept / adapter
 
     def add(self, owner: str, drafts: Sequence[Draft]) -> list[Entry]:
-        """Store adapters, all or none, and return them once they would survive a loss of power.
+        """Store adapters, all or none, and return them when they are synced to disk.
 
-        Raises `StorageError` if the disk does not take them.
+        Raises `StorageError` if writing fails.
         """
         ids = [secrets.token_hex(16) for _ in drafts]
         try:
@@ -181,27 +181,27 @@ class AdapterStore:
         return [entry for entry in map(self.entry, ids) if entry is not None]
 
     def entry(self, adapter: str, owner: str | None = None) -> Entry | None:
-        """Return an adapter; with `owner` only if it is theirs."""
+        """Return an adapter; with `owner`, only if it belongs to this owner."""
         found = self._select("WHERE id = ?", (adapter,))
         return found[0] if found and owner in (None, found[0].owner) else None
 
     def requested(self, owner: str, request: str) -> Entry | None:
-        """Return the adapter that an owner's earlier request of this digest made."""
+        """Return the adapter of an owner's earlier request with this digest."""
         found = self._select("WHERE owner = ? AND request = ? AND fault IS NULL", (owner, request))
         return found[0] if found else None
 
     def entries(self, owner: str, *, after: str | None = None, limit: int = -1) -> list[Entry]:
-        """Return an owner's adapters, oldest first: those after one of them, `limit` at most (-1: all)."""
+        """Return an owner's adapters, oldest first: those after a given one, at most `limit` (-1 for all)."""
         later = "AND number > COALESCE((SELECT number FROM adapters WHERE owner = ? AND id = ?), 0)"
         return self._select(f"WHERE owner = ? {later} ORDER BY number LIMIT ?", (owner, owner, after, limit))
 
     def count(self, owner: str | None = None, *, damaged: bool = False) -> int:
-        """Return the number of an owner's adapters, or of all owners', or only of the damaged ones."""
+        """Return the number of adapters of an owner or of all owners; optionally only of damaged ones."""
         where = "(?1 IS NULL OR owner = ?1)" + (" AND fault IS NOT NULL" if damaged else "")
         return int(self._fetch(f"SELECT COUNT(*) FROM adapters WHERE {where}", (owner,))[0][0])
 
     def delete(self, owner: str, adapter: str) -> bool:
-        """Forget an owner's adapter with its files. Returns whether there was one."""
+        """Delete an owner's adapter with its files. Returns whether it existed."""
         with disk_faults(), self._mutex:
             if self.entry(adapter, owner) is None:
                 return False
@@ -216,14 +216,14 @@ class AdapterStore:
         return True
 
     def check(self, adapter: str) -> None:
-        """Compare an adapter's files with what was written, byte for byte.
+        """Check an adapter's files against their digests.
 
-        Raises `DamagedAdapter`, after setting the folder aside, if they differ.
+        If they differ, moves the folder to `damaged/` and raises `DamagedAdapter`.
         """
         self._check(adapter, bytes_too=True)
 
     def keep_job(self, job: JobEntry) -> None:
-        """Write a job's state."""
+        """Store a job's state."""
         row = (job.id, job.owner, job.created, job.adapter, job.status, job.result, job.error)
         with disk_faults(), self._mutex, self._transaction():
             self._db.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?, ?)", row)
@@ -234,7 +234,7 @@ class AdapterStore:
         return JobEntry(*found[0]) if found else None
 
     def _write(self, id: str, draft: Draft) -> dict[str, tuple[int, str]]:
-        """Write a draft's files under a temporary name and sync them; return the size and the digest of each."""
+        """Write a draft's files under a temporary name and sync them. Returns the size and digest of each file."""
         folder = self._new / id
         with disk_faults():
             draft.write(folder)
@@ -246,7 +246,7 @@ class AdapterStore:
 
     def _insert(self, id: str, owner: str, draft: Draft, files: Mapping[str, tuple[int, str]]) -> None:
         examples = json.dumps([[one.input, one.output] for one in draft.examples])
-        # A damaged adapter's request is free again.
+        # The request of a damaged adapter can be repeated.
         self._db.execute(
             "UPDATE adapters SET request = NULL WHERE owner = ? AND request = ? AND fault IS NOT NULL",
             (owner, draft.request),
@@ -293,14 +293,14 @@ class AdapterStore:
             self._db.execute("INSERT OR IGNORE INTO about VALUES ('generator', ?)", (generator,))
 
     def _recover(self) -> None:
-        """Finish or undo what a killed process had begun, and set damaged folders aside."""
+        """Finish or undo what a killed process had started, and move damaged folders to `damaged/`."""
         for leftover in self._new.iterdir():
             if leftover.name.endswith(_DELETED):
                 self._db.execute("DELETE FROM adapters WHERE id = ?", (leftover.name.removesuffix(_DELETED),))
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         known = {id for (id,) in self._fetch("SELECT id FROM adapters WHERE fault IS NULL", ())}
         for folder in self._kept.iterdir():
-            if folder.name not in known:  # killed before it was acknowledged, or of another index
+            if folder.name not in known:  # killed before it was acknowledged, or not in this index
                 self._set_aside(folder.name)
                 _log.warning("set aside an adapter folder that the index does not know: %s", folder.name)
         for id in sorted(known):
@@ -311,7 +311,7 @@ class AdapterStore:
         self._db.execute("UPDATE jobs SET status = 'failed', error = 'the server stopped' WHERE status IN (?, ?)", LIVE)
 
     def _check(self, adapter: str, *, bytes_too: bool) -> None:
-        """Compare an adapter's files with what was written: names and sizes, or their bytes too."""
+        """Compare an adapter's files with the index: names and sizes, and optionally digests."""
         row = self._fetch("SELECT files FROM adapters WHERE id = ? AND fault IS NULL", (adapter,))
         if not row:
             return
@@ -336,7 +336,7 @@ LIVE = ("queued", "running")
 
 @contextmanager
 def disk_faults() -> Iterator[None]:
-    """Raise `StorageError` for what the disk does not take."""
+    """Convert errors of the file system and the index to `StorageError`."""
     try:
         yield
     except OSError as error:
@@ -349,7 +349,7 @@ def disk_faults() -> Iterator[None]:
 
 
 def _fault(folder: Path, written: Mapping[str, tuple[int, str]], *, bytes_too: bool) -> str | None:
-    """Return how a folder differs from what was written, if it does."""
+    """Return how a folder differs from the index, or None."""
     for name, (size, digest) in written.items():
         try:
             same = (folder / name).stat().st_size == size and (not bytes_too or _digest(folder / name) == digest)
@@ -362,7 +362,7 @@ def _fault(folder: Path, written: Mapping[str, tuple[int, str]], *, bytes_too: b
 
 
 def _digest(path: Path, *, sync: bool = False) -> str:
-    """Return the SHA-256 of a file, which is also synced if wanted."""
+    """Return the SHA-256 of a file, and optionally sync the file."""
     with path.open("rb") as file:
         if sync:
             os.fsync(file.fileno())
@@ -370,7 +370,7 @@ def _digest(path: Path, *, sync: bool = False) -> str:
 
 
 def _sync(folder: Path) -> None:
-    """Sync a folder's names."""
+    """Sync a directory."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,7 +1,7 @@
-"""The upstream engine: the same answers from vLLM servers, to which adapters are given as PEFT folders.
+"""The upstream engine: vLLM servers generate the answers, and load adapters as PEFT folders.
 
-Prompts are encoded here and sent as token ids: the same tokens as in the embedded engine, and control tokens that are
-written out in a message stay ordinary text, which a server's own chat endpoint would take for control tokens.
+Prompts are encoded here and sent as token ids. They have the same tokens as in the embedded engine, and control tokens
+that a user types stay ordinary text; vLLM's own chat endpoint would treat them as control tokens.
 """
 
 import asyncio
@@ -31,21 +31,20 @@ _PROMPT_FAULTS = (400, 413, 422)
 
 
 class UpstreamEngine:
-    """Answers through one or several vLLM servers of the generator's base model; an `Engine`.
+    """An `Engine` that uses one or several vLLM servers with the generator's base model.
 
-    The servers read adapters from a folder that they share with this one, by vLLM's `lora_filesystem_resolver`.
-    Requests take turns between the replicas. One that fails is left out and tried again after a while; a request that
-    it has not begun to answer moves to another.
+    The servers load adapters from a shared folder with vLLM's `lora_filesystem_resolver`. Replicas are used in turn. A
+    replica that fails is skipped for a while; a request that it has not started to answer is sent to another replica.
 
     Args:
-        urls: The servers' addresses, such as `http://10.0.0.7:8000`.
-        adapter_dir: The folder from which the servers read adapters.
-        upstream_model: The base model as the servers call it.
-        generator: The generator that made the adapters.
-        retry_seconds: Seconds for which a replica that failed is left out.
-        answer_seconds: Seconds that a replica may take until its answer begins or goes on.
+        urls: URLs of the servers, such as `http://10.0.0.7:8000`.
+        adapter_dir: Folder from which the servers load adapters.
+        upstream_model: Name of the base model in vLLM.
+        generator: The generator of the adapters.
+        retry_seconds: Seconds for which a replica that failed is skipped.
+        answer_seconds: Timeout until an answer starts or continues, in seconds.
 
-    Raises `ConfigError` without an address, and for a generator whose adapters are more than a LoRA.
+    Raises `ConfigError` without a URL, and for a generator whose adapters have parts other than LoRA.
     """
 
     def __init__(
@@ -74,18 +73,18 @@ class UpstreamEngine:
 
     @property
     def base_model(self) -> str:
-        """The base model's name among the models: that of the servers."""
+        """Model name of the base model, as in vLLM."""
         return self._model
 
     @property
     def context(self) -> int:
-        """Tokens of prompt and answer together at most."""
+        """Maximum number of tokens of prompt and answer together."""
         return self._encoder.context
 
     async def start(self) -> None:
-        """Look at the replicas that run; others may start later.
+        """Check the running replicas. Others may start later.
 
-        Raises `EngineError` for a server of another model and for a folder that cannot be made.
+        Raises `EngineError` for a server with another model, and for a folder that cannot be created.
         """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -95,13 +94,13 @@ class UpstreamEngine:
         await asyncio.gather(*map(self._look, self._replicas.all))
 
     async def close(self) -> None:
-        """Close all connections, which ends what runs."""
+        """Close all connections, which ends running requests."""
         await self._client.aclose()
 
     async def add(self, adapter: str, folder: Path) -> None:
-        """Give an adapter's LoRA to the servers, under its id.
+        """Export an adapter's LoRA to the shared folder, under its id.
 
-        Raises `EngineError` for a folder that is damaged or of another generator, and if it cannot be written.
+        Raises `EngineError` for an adapter that is damaged or of another generator, and if it cannot be written.
         """
         try:
             self._instructions[adapter] = await asyncio.to_thread(self._export, adapter, folder)
@@ -109,7 +108,7 @@ class UpstreamEngine:
             raise EngineError(f"cannot give adapter {adapter} to the servers: {error}") from error
 
     async def remove(self, adapter: str) -> None:
-        """Take an adapter from the servers. Those that do not answer unload it when they are back."""
+        """Unload an adapter from the servers. Servers that do not respond unload it when they are back."""
         if self._instructions.pop(adapter, None) is None:
             return
         await asyncio.to_thread(shutil.rmtree, self._folder / adapter, ignore_errors=True)
@@ -118,9 +117,9 @@ class UpstreamEngine:
         await asyncio.gather(*map(self._unload, self._replicas.all))
 
     async def stream(self, request: Request) -> AsyncIterator[Piece]:
-        """Answer a prompt piece by piece; closing the iterator ends the request on its server too.
+        """Stream the answer to a prompt. Closing the iterator also ends the request on its server.
 
-        Raises `PromptError` for a prompt at fault and `EngineError` if no replica answers, or if one stops answering.
+        Raises `PromptError` for an invalid prompt, and `EngineError` if no replica answers or an answer stops.
         """
         body = await asyncio.to_thread(self._body, request)
         self._running += 1
@@ -146,17 +145,17 @@ class UpstreamEngine:
             self._running -= 1
 
     def load(self) -> Load:
-        """Return how many requests run, and how many replicas are left out."""
+        """Return the numbers of running requests and of skipped replicas."""
         failed = len(self._replicas.faults())
         return Load(self._running, 0, {"replicas": len(self._replicas.all), "failed_replicas": failed})
 
     async def healthy(self) -> Sequence[str]:
-        """Ask every replica how it is and return a sentence for each that is not well."""
+        """Check every replica, and return one sentence for each that has a problem."""
         await asyncio.gather(*map(self._probe, self._replicas.all))
         return self._replicas.faults()
 
     async def _pieces(self, replica: Replica, body: dict[str, Any]) -> AsyncGenerator[Piece, None]:
-        """Ask one replica. Raises `PromptError` as it does, and `ReplicaError` for all that is not an answer."""
+        """Stream the answer of one replica. Raises `PromptError` if it rejects the prompt, else `ReplicaError`."""
         try:
             async with self._client.stream("POST", f"{replica.url}/v1/completions", json=body) as response:
                 if response.status_code != 200:
@@ -175,7 +174,7 @@ class UpstreamEngine:
             raise ReplicaError(_reason(error)) from error
 
     def _body(self, request: Request) -> dict[str, Any]:
-        """A request as `/v1/completions` takes it. What a model's own settings would change is set."""
+        """Return the body for `/v1/completions`, with all parameters that a generation config could change."""
         instruction: list[int] = []
         if request.adapter is not None:
             if request.adapter not in self._instructions:
@@ -203,7 +202,7 @@ class UpstreamEngine:
         return body
 
     def _export(self, adapter: str, folder: Path) -> list[int]:
-        """Write an adapter's PEFT folder; return the token ids of its instruction."""
+        """Write an adapter's PEFT folder, and return the token ids of its instruction."""
         if not re.fullmatch(r"[\w-]+", adapter):
             raise ValueError(f"expected an id that names a folder, got {adapter!r}")
         record = AdapterRecord.read(folder)
@@ -214,7 +213,7 @@ class UpstreamEngine:
         written = json.dumps(config, indent=2, sort_keys=True) + "\n"
         target = self._folder / adapter / CONFIG
         if not target.is_file() or target.read_text(encoding="utf-8") != written:
-            # vLLM may look at any moment: the folder appears by renaming.
+            # vLLM may read the folder at any time, so it appears by renaming.
             with new_folder(self._folder / adapter, overwrite=True) as temporary:
                 shutil.copyfile(folder / WEIGHTS, temporary / WEIGHTS)
                 (temporary / CONFIG).write_text(written, encoding="utf-8")
@@ -223,7 +222,7 @@ class UpstreamEngine:
         return self.generator.text.instruction(record.instruction, record.examples, truncate=True)
 
     async def _look(self, replica: Replica) -> None:
-        """See that a replica serves the model, and how long its context is."""
+        """Check that a replica serves the model, and read its context length."""
         try:
             found = (await self._client.get(f"{replica.url}/v1/models", timeout=5)).raise_for_status().json()["data"]
             models = {str(model["id"]): model for model in found}
@@ -245,7 +244,7 @@ class UpstreamEngine:
             await self._unload(replica)
 
     async def _unload(self, replica: Replica) -> None:
-        """Unload what was removed; what a server has not loaded, it does not find."""
+        """Unload removed adapters. Servers report adapters that they have not loaded as not found."""
         for adapter in list(replica.unloads):
             try:
                 url = f"{replica.url}/v1/unload_lora_adapter"
@@ -259,7 +258,7 @@ class UpstreamEngine:
 
 
 def _check_generator(generator: GeneratorModel) -> None:
-    """Raise `ConfigError` for a generator whose adapters a LoRA and a prompt do not hold."""
+    """Raise `ConfigError` for a generator whose adapters need more than a LoRA and a prompt."""
     settings, backbone = generator.settings, generator.backbone
     if backbone.encoder_decoder:
         raise ConfigError(f"expected a generator of a decoder-only base model, got one of {backbone.identity.name}")

@@ -16,7 +16,7 @@ class Backbone(BackboneStage):
     """A backbone from random weights."""
 
     name = "backbone"
-    description = "a small backbone on the built-in family's text"
+    description = "the toy tasks' backbone, on their unlabelled text"
 
     def deciding(self, recipe: Recipe, tables: Tables) -> dict[str, Any]:
         """Return the source of the text."""

@@ -24,7 +24,7 @@ class Metatrain(BackboneStage):
     """One model for all tasks, which reads the instruction with every input."""
 
     name = "metatrain"
-    description = "the backbone, whole or by a LoRA, with the instruction concatenated (Tk-Instruct, T0)"
+    description = "the backbone, fully or with a LoRA, with the instruction concatenated (Tk-Instruct, T0)"
     evaluation = "evaluate-metatrain"
 
     def table_faults(self, recipe: Recipe) -> Iterator[Fault]:

@@ -133,7 +133,7 @@ def measure_instructions(model: Trainable, batches: Sequence[Any], *, progress: 
     if process_count() == 1:
         model.to(best_device())  # on the device for training
     count = min(len(batches), _MEASURED)
-    if progress and not sys.stderr.isatty():  # if there is no progress bar
+    if progress and sys.stderr and not sys.stderr.isatty():  # if there is no progress bar
         print(f"measuring instructions: {count} batches", file=sys.stderr, flush=True)
     with counting("measuring instructions", count, progress) as advance:
 

@@ -24,7 +24,7 @@ class Single(BackboneStage):
     """One model per test task, trained on examples that are not scored."""
 
     name = "single"
-    description = "one model per test task, on its own shots or on all of its examples that are not tested"
+    description = "one model per test task, on its shots or on all of its examples that are not scored"
     evaluation = "evaluate-single"
     rewords = False  # other wordings of test tasks are for evaluation only
 

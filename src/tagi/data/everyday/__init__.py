@@ -16,13 +16,13 @@ def everyday_tasks() -> list[Task]:
 
 
 def read(path: str | None, split: str, seed: int) -> list[Task]:
-    """Return the benchmark's tasks whatever is asked for, as the reader of a data set."""
+    """Read the benchmark's tasks. The arguments of a data set's reader are ignored."""
     return everyday_tasks()
 
 
 def is_everyday_file(path: Path) -> bool:
-    """Return whether a file has the same content as the benchmark's file, wherever it lies."""
+    """Return whether a file has the same content as the benchmark's file."""
     try:
         return filecmp.cmp(path, EVERYDAY_FILE, shallow=False)
-    except OSError:  # whoever reads the file says what is wrong with it
+    except OSError:  # the reader of the file reports the error
         return False

@@ -1,4 +1,4 @@
-"""JSON files as the readers of tasks and texts take them: faults are `DataError`s that name the place and the field."""
+"""Checked reading of JSON files. Errors are `DataError`s with the location and the field."""
 
 import json
 import re
@@ -19,7 +19,7 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def _unicode(text: str) -> str:
-    # JSON can spell half a surrogate pair, which no tokenizer and no file can hold.
+    # JSON can contain a lone surrogate, which tokenizers and UTF-8 files cannot.
     if not text.isascii() and _SURROGATE.search(text):
         raise ValueError("expected Unicode text, got a lone surrogate")
     return text
@@ -41,13 +41,16 @@ Texts = Annotated[list[Text], Field(min_length=1)]
 
 
 class Row(BaseModel):
-    """Fields that a reader takes from a JSON object. Other fields are ignored, and no value is converted."""
+    """Base class of the fields that a reader takes from a JSON object. Other fields are ignored.
+
+    Values are not converted.
+    """
 
     model_config = ConfigDict(strict=True)
 
     @classmethod
     def checked(cls: type[R], fields: Any, where: str) -> R:
-        """Return the fields of the object that is at `where`. Raises `DataError` on the first fault."""
+        """Return the fields of the object at `where`. Raises `DataError` for the first error."""
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
@@ -64,7 +67,7 @@ def read_text(path: Path) -> str:
 
 
 def decode_utf8(raw: bytes, where: str, *, offset: int = 0) -> str:
-    """Return UTF-8 text. `offset` is where `raw` starts in its file, so that the message names the file's own byte."""
+    """Decode UTF-8. `offset` is the position of `raw` in its file, for the message."""
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as fault:
@@ -73,7 +76,7 @@ def decode_utf8(raw: bytes, where: str, *, offset: int = 0) -> str:
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object's fields. JSON itself would silently keep the last of two with one name."""
+    """Return an object's fields. Raises for duplicate names, of which the parser would silently keep the last."""
     fields = dict(pairs)
     if len(fields) != len(pairs):
         names = [name for name, _ in pairs]
@@ -83,7 +86,7 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
-    """Parse a JSON object. Raises `DataError` on invalid JSON, a field given twice and any other JSON value."""
+    """Parse a JSON object. Raises `DataError` for invalid JSON, duplicate fields and other JSON values."""
     try:
         value = json.loads(text, object_pairs_hook=_refuse_duplicates)
     except json.JSONDecodeError as fault:
@@ -97,10 +100,10 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
 
 
 def json_lines(path: Path, what: str = "rows") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the JSON object of every line that is not blank, after its place for messages.
+    """Yield the location (for messages) and the JSON object of every line that is not blank.
 
-    Raises `DataError` as `parse_object` does, if the file cannot be read, and if it holds no objects, which the message
-    calls `what`.
+    Raises `DataError` as `parse_object` does, if the file cannot be read, and if it has no objects; `what` names these
+    in the message.
     """
     empty = True
     for line in objects_of(_lines(path), path):
@@ -122,7 +125,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 def objects_of(file: Iterable[bytes], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the JSON objects of an open file as `json_lines` does."""
     offset = 0
-    # By bytes and at "\n" alone: other line separators may be inside a JSON string.
+    # Split bytes at "\n" only: JSON strings may contain other line separators.
     for number, raw in enumerate(file, start=1):
         if raw.strip():
             yield _object_of(raw, path, number, offset)
@@ -130,18 +133,18 @@ def objects_of(file: Iterable[bytes], path: Path) -> Iterator[tuple[str, dict[st
 
 
 def _object_of(raw: bytes, path: Path, number: int, start: int) -> tuple[str, dict[str, Any]]:
-    """Return the JSON object of the `number`-th line, which starts at byte `start` of its file, after its place."""
+    """Return the location and the JSON object of line `number`, which starts at byte `start` of its file."""
     where = f"{path}: line {number}"
     if number == 1 and raw.startswith(_BYTE_ORDER_MARK):
         raw, start = raw[len(_BYTE_ORDER_MARK) :], start + len(_BYTE_ORDER_MARK)
-    # Without the line's end: a fault at the end of the line would point behind it.
+    # Without the line separator: otherwise an error at the end of the line would be located after it.
     return where, parse_object(decode_utf8(raw.rstrip(b"\r\n"), where, offset=start), where)
 
 
 class LinesAt:
-    """The JSON objects of a file, one a line, any of which is read without the others. Blank lines do not count.
+    """Random access to the JSON objects of a file with one per line. Blank lines are ignored.
 
-    Raises `DataError` as `json_lines` does; a line that is never asked for is not parsed.
+    Raises `DataError` as `json_lines` does. Only requested lines are parsed.
     """
 
     def __init__(self, path: Path, what: str = "rows") -> None:
@@ -160,7 +163,7 @@ class LinesAt:
         return len(self._starts)
 
     def read(self, lines: Iterable[int]) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """Yield each line's number (from 0, without blank ones), its place for messages, and its object."""
+        """Yield each line's index (from 0, without blank lines), its location for messages, and its object."""
         with self.path.open("rb") as file:
             for at in lines:
                 file.seek(self._starts[at])

@@ -1,7 +1,7 @@
-"""Files of P3 in the hub's columns, one for each prompt template, and the templates themselves.
+"""P3's files in the hub's format, one per prompt template, and the templates themselves.
 
-JSON Lines whose rows are rendered prompts. What the template says is read from promptsource's file of it if that is at
-hand, and otherwise inferred from a random sample of the rows.
+The files are JSON Lines of rendered prompts. The template's text is read from promptsource's file if it is available,
+and otherwise inferred from a random sample of rows.
 """
 
 import random
@@ -41,7 +41,7 @@ class _FilledRow(_HubRow):
 
 
 def template_files(folder: Path) -> dict[str, Path]:
-    """Template name -> file, in alphabetical order; files named `*_score_eval` are passed over."""
+    """Return template name -> file, in alphabetical order. Files named `*_score_eval` are skipped."""
     if not folder.is_dir():
         raise DataError(f"{folder}: expected a folder with a file for each prompt template, got no folder")
     files: dict[str, Path] = {}
@@ -58,13 +58,13 @@ def template_files(folder: Path) -> dict[str, Path]:
 
 
 class HubFile:
-    """The rows of one template, any of which is read without the others.
+    """Random access to the rows of one template.
 
     Args:
         path: The file.
-        filled: Whether an empty input is a fault.
+        filled: Whether an empty input is an error.
 
-    Raises `DataError` for a file without rows, and on reading for a malformed row.
+    Raises `DataError` for a file without rows and, when it is read, for a malformed row.
     """
 
     def __init__(self, path: Path, *, filled: bool = True) -> None:
@@ -75,21 +75,21 @@ class HubFile:
         return len(self._lines)
 
     def rows(self, numbers: Iterable[int] | None = None) -> Iterator[HubRow]:
-        """Yield rows by number, all in order by default; target and choices are stripped."""
+        """Yield rows by index, by default all in order. Target and choices are stripped."""
         for number, where, fields in self._lines.read(range(len(self)) if numbers is None else numbers):
             row = self._kind.checked(fields, where)
-            # The hub writes no choices as null or as an empty list.
+            # In the hub's files, missing choices are null or an empty list.
             choices = tuple(choice.strip() for choice in row.answer_choices or ()) or None
             yield number, row.inputs_pretokenized, row.targets_pretokenized.strip(), choices
 
     def instruction(self, name: str, dataset: str, templates: "Templates | None" = None) -> tuple[str, Origin]:
-        """Return the template's instruction and where it comes from.
+        """Return the template's instruction and its origin.
 
         Args:
             name: The hub's name of the template.
             dataset: Its data set, with which the name begins.
-            templates: promptsource's templates. Without the one of this name the instruction is the text that a
-                random sample of rows share. One without words says nothing: then its name does.
+            templates: promptsource's templates. Without a template of this name, the instruction is the text that a
+                random sample of rows has in common. If that text has no words, the instruction is the template's name.
         """
         template = None if templates is None else templates.find(name)
         if template is not None:
@@ -101,9 +101,9 @@ class HubFile:
 
 
 class Templates:
-    """promptsource's templates by the hub's names, in a folder of files such as `super_glue/cb/templates.yaml`.
+    """promptsource's templates by their names on the hub, from files such as `super_glue/cb/templates.yaml`.
 
-    A file is read when a template of its data set is asked for. Raises `DataError` if there is no such folder.
+    A file is read when a template of its data set is requested. Raises `DataError` if the folder does not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -114,9 +114,9 @@ class Templates:
         self._read: dict[str, dict[str, PromptTemplate]] = {}
 
     def find(self, name: str) -> PromptTemplate | None:
-        """Return the template that the hub calls so, None if there is none.
+        """Return the template by its name on the hub, or None.
 
-        The hub's name is the data set, the template's own name, and of ANLI the round.
+        This name consists of the data set, the template's own name and, for ANLI, the round.
         """
         key = _hub_key(name)
         for dataset, path in self._files.items():
@@ -132,7 +132,7 @@ class Templates:
 
 
 def drawn(count: int, seed: str) -> Iterator[int]:
-    """Yield the numbers below `count` in a random order, each once; what is not asked for costs nothing."""
+    """Yield the numbers below `count` lazily in random order, each once."""
     rng = random.Random(seed)
     moved: dict[int, int] = {}
     for last in range(count - 1, -1, -1):
@@ -142,15 +142,15 @@ def drawn(count: int, seed: str) -> Iterator[int]:
 
 
 def fields_of(prompt: str, instruction: str) -> str:
-    """Return what a rendered prompt holds beside its template's text: its fields, one after the other.
+    """Return the fields of a rendered prompt, one after the other, without the template's text.
 
     Args:
         prompt: The rendered prompt.
-        instruction: The template's text, with `[...]` for fields. Each of its pieces that has words is taken out of the
-            prompt where it first stands after the one before. A piece that does not stand there is passed over: a row
-            of another branch of the template keeps its text.
+        instruction: The template's text, with `[...]` for fields. Each piece of it that has words is removed from the
+            prompt at its first occurrence after the previous piece. Pieces that do not occur are skipped, so a row of
+            another branch of the template keeps its text.
 
-    Returns the whole prompt if nothing would be left.
+    Returns the whole prompt if nothing else would be left.
     """
     parts, rest = [], prompt
     for piece in instruction.split(FIELD):

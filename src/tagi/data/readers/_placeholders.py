@@ -1,4 +1,4 @@
-"""The text that a prompt template gives to all rows, with a placeholder for each field."""
+"""The constant text of a prompt template, with a placeholder for each field."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ _CHOICES = "answer_choices"
 
 
 def with_placeholders(environment: PromptEnvironment, tree: nodes.Template, choices: Sequence[str] | None) -> str:
-    """The text of a parsed template with `FIELD` for every expression that a row decides.
+    """Return the text of a parsed template, with `FIELD` for every expression that depends on the row.
 
-    Expressions of constants stand as what they give, `answer_choices` too if `choices` gives them because no
-    row decides them. Of branches with an `else` what all share is kept, other branches and the body of a loop
-    stand once.
+    Constant expressions are replaced by their value, and so is `answer_choices` if `choices` is given because they do
+    not depend on the row. For branches with an `else`, the text that all branches share is kept. Other branches and
+    the body of a loop occur once.
     """
     return _text(environment, tree.body, choices).replace(_MARK, FIELD)
 
@@ -38,7 +38,7 @@ def _statement(environment: PromptEnvironment, node: nodes.Node, choices: Sequen
         case nodes.For():
             return _text(environment, node.body, choices)
         case _:
-            return ""  # what is set is seen where it is used
+            return ""  # variables are resolved where they are used
 
 
 def _expression(environment: PromptEnvironment, node: nodes.Expr, choices: Sequence[str] | None) -> str:

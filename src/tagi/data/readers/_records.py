@@ -1,4 +1,4 @@
-"""What every reader of tasks returns: the tasks, and what became of what was not read."""
+"""The result of every reader of tasks: the tasks, and counts of what was left out."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ class TasksRead(ABC):
 
     Args:
         tasks: The tasks.
-        instances_per_task: Limit of the instances that were read of a task; None for all.
+        instances_per_task: Maximum number of instances that were read per task; None for all.
     """
 
     tasks: tuple[Task, ...]
@@ -26,7 +26,7 @@ class TasksRead(ABC):
 
     @property
     def category_counts(self) -> dict[str, int]:
-        """Number of tasks per category, falling; ties in alphabetical order."""
+        """Number of tasks per category, in descending order, ties in alphabetical order."""
         counts = Counter(task.category for task in self.tasks)
         return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
@@ -38,10 +38,10 @@ class TasksRead(ABC):
     @property
     @abstractmethod
     def warning(self) -> str | None:
-        """One line naming what is missing or left out; None if there is nothing to say."""
+        """One line that lists what is missing or left out, or None."""
 
     def summary(self) -> dict[str, Any]:
-        """Return counts of what was read and what was not, ready for JSON."""
+        """Return counts of what was read and what was left out, ready for JSON."""
         return {
             "tasks": len(self.tasks),
             "instances": self.instances,
@@ -50,7 +50,7 @@ class TasksRead(ABC):
         }
 
     def logged(self: R, logger: logging.Logger) -> R:
-        """Return the record, its warning logged."""
+        """Log the warning, if any, and return the object."""
         if self.warning:
             logger.warning(self.warning)
         return self

@@ -1,7 +1,7 @@
-"""A Jinja environment for prompt templates that others wrote: it makes text of a row and can do nothing else.
+"""A Jinja environment for untrusted prompt templates, which can only render text from a row.
 
-On top of Jinja's own sandbox only statements, functions, methods and filters that prompts need are there, and
-neither what is counted nor what is made can grow without bound.
+In addition to Jinja's own sandbox, only the statements, functions, methods and filters that prompts need are available,
+and iterations and sizes are bounded.
 """
 
 from collections import Counter
@@ -48,7 +48,7 @@ _METHODS: dict[type, tuple[str, ...]] = {
 
 @dataclass
 class _Rendering:
-    """State of one rendering: how `choice` draws, iterations so far, characters and elements made so far."""
+    """State of one rendering: the random choice, and counts of iterations and of created characters and elements."""
 
     draw: Draw
     steps: int = 0
@@ -59,10 +59,10 @@ _now: ContextVar[_Rendering] = ContextVar("rendering")
 
 
 class PromptEnvironment(SandboxedEnvironment):
-    """Jinja as promptsource sets it up, less what no prompt needs.
+    """Jinja as configured by promptsource, without features that prompts do not need.
 
-    promptsource adds to Jinja the function `zip` and the filters `choice` (one of several, at random) and
-    `most_frequent` (those that are most frequent, as a list).
+    promptsource adds the function `zip` and the filters `choice` (a random element) and `most_frequent` (the list of
+    the most frequent elements).
     """
 
     intercepted_binops = frozenset(["+", "*", "%", "**"])
@@ -83,13 +83,13 @@ class PromptEnvironment(SandboxedEnvironment):
         self.globals = {"range": _range, "zip": zip}
 
     def compiled(self, tree: nodes.Template) -> Template:
-        """A template of a parsed source; `SecurityError` names what it may not hold. The tree is changed."""
+        """Compile a parsed template, which is modified. Raises `SecurityError` for anything that is not allowed."""
         _Bounding().visit(tree)
         tree.set_environment(self)
         return self.from_string(tree)
 
     def text(self, template: Template, variables: Mapping[str, Any], draw: Draw) -> str:
-        """Render a compiled template. Raises `SecurityError` if it does what it may not, or makes too much."""
+        """Render a compiled template. Raises `SecurityError` if it does something forbidden or exceeds a limit."""
         token = _now.set(_Rendering(draw))
         try:
             pieces: list[str] = []
@@ -105,18 +105,18 @@ class PromptEnvironment(SandboxedEnvironment):
             _now.reset(token)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """Only the listed ones of texts, lists, tables and loops."""
+        """Allow only listed attributes of strings, lists, dicts and loops."""
         return any(isinstance(obj, kind) and attr in names for kind, names in _METHODS.items())
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> Any:
-        """Refuses at once: Jinja would print such an attribute as nothing."""
+        """Raise immediately; Jinja would render such an attribute as an empty text."""
         raise SecurityError(f"a prompt may not use the attribute {attribute!r} of a {type(obj).__name__}")
 
     def wrap_str_format(self, value: Any) -> None:
-        """No `format`: it can pad a text to any length."""
+        """Forbid `format`, which can pad a text to any length."""
 
     def call(self, context: Any, function: Any, /, *args: Any, **options: Any) -> Any:
-        """Calls a function; `replace` and `join` of texts by versions that know how long their result will be."""
+        """Call a function. `replace` and `join` of strings check the length of their result first."""
         owner = getattr(function, "__self__", None)
         if isinstance(owner, str) and function.__name__ == "replace":
             return _replaced(owner, *args, **options)
@@ -125,7 +125,7 @@ class PromptEnvironment(SandboxedEnvironment):
         return super().call(context, function, *args, **options)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        """Arithmetic of numbers; a text or a list only times a number, within bounds."""
+        """Allow arithmetic on numbers, and multiplication of a string or list by a number, within limits."""
         numbers = isinstance(left, int | float) and isinstance(right, int | float)
         if operator == "**" or (operator == "%" and not numbers):
             raise SecurityError(f"a prompt may not use {operator!r} here")
@@ -138,7 +138,7 @@ class PromptEnvironment(SandboxedEnvironment):
 
 
 class _Bounding(NodeTransformer):
-    """Refuses what a prompt may not hold, and has loops and what texts are made of counted."""
+    """Rejects nodes that prompts must not contain, and adds counting to loops and to string expressions."""
 
     def generic_visit(self, node: nodes.Node, *args: Any, **options: Any) -> nodes.Node:
         if isinstance(node, nodes.Stmt) and not isinstance(node, _STATEMENTS):
@@ -189,7 +189,7 @@ def _steps(values: Iterable[Any]) -> Iterator[Any]:
 
 def _range(*bounds: int) -> range:
     numbers = range(*bounds)
-    # Not by its length, which raises beyond a machine's word.
+    # Not with len(), which raises for very large ranges.
     if numbers and abs(numbers[-1] - numbers[0]) // abs(numbers.step) >= STEPS:
         raise SecurityError(f"the range of a prompt may have {STEPS} numbers at most")
     return numbers

@@ -1,11 +1,11 @@
-"""The text that rows made from one template share: the template, as far as its rows tell."""
+"""Infer a template's text: the text that all its rendered rows have in common."""
 
 import re
 from collections.abc import Sequence
 from itertools import takewhile
 
 FIELD = "[...]"
-"""Stands where rows differ. Square brackets, because T5's vocabulary has no curly ones."""
+"""Placeholder where rows differ. It has square brackets, because T5's vocabulary has no curly ones."""
 
 _SAMPLE = 48
 _TOKEN = re.compile(r"\w+|\W")
@@ -16,12 +16,12 @@ _Row = list[str]
 
 
 def shared_text(rows: Sequence[str]) -> str:
-    """Return the text that a sample of rows shares, with `FIELD` where they differ; "" if they share no word.
+    """Return the text that a sample of rows has in common, with `FIELD` where they differ; "" if they share no word.
 
-    Shared is what all of them begin with, what all end with, and in between every run of words that stands
-    exactly once in each of them and in the same order. (What long rows have in common by chance, such as
-    "of the", stands in them any number of times.) The sample are up to 48 different rows spread evenly, as
-    neighbours often share more than their template: a passage that several questions are asked about.
+    The common text consists of the common beginning, the common end, and in between all runs of words that occur
+    exactly once in each row and in the same order. (Text that long rows share by chance, such as "of the", usually
+    occurs several times.) The sample has up to 48 distinct rows, spread evenly, because neighbouring rows often share
+    more than their template, such as a passage with several questions.
     """
     distinct = list(dict.fromkeys(rows))
     if len(distinct) < 2:
@@ -33,13 +33,13 @@ def shared_text(rows: Sequence[str]) -> str:
 
 
 def merged_text(texts: Sequence[str]) -> str:
-    """Return the text that a few texts share, as `shared_text` does, even if it holds no word."""
+    """Return the text that a few texts have in common, as `shared_text` does, even if it has no word."""
     rows = [_TOKEN.findall(text) for text in dict.fromkeys(texts)]
     return _shared(rows, head=True, tail=True) if len(rows) > 1 else "".join(texts[:1])
 
 
 def _shared(rows: list[_Row], *, head: bool = False, tail: bool = False) -> str:
-    """The shared text of tokenised rows; `head` and `tail` say that what they begin or end with may count."""
+    """Return the common text of tokenised rows. `head` and `tail`: whether a common beginning or end may count."""
     if not any(rows):
         return ""
     if head:
@@ -65,7 +65,7 @@ def _common_start(rows: list[_Row]) -> int:
 
 
 def _longest_once(rows: list[_Row]) -> _Row:
-    """The run of tokens with most in words that stands exactly once in every row; empty if there is none."""
+    """Return the run of tokens with the most words that occurs exactly once in every row, or an empty one."""
     reference = min(rows, key=len)
     common = set(reference).intersection(*rows)
     best: _Row = []
@@ -73,7 +73,7 @@ def _longest_once(rows: list[_Row]) -> _Row:
         return best
     texts = [_join(row) for row in rows]
     end = 0
-    # A run is common if the one a token longer is: so the end of the longest from each start only moves on.
+    # If a run is common, so are its parts. The end of the longest run from each start therefore never moves back.
     for start in range(len(reference)):
         reached = end
         end = max(end, start)

@@ -1,4 +1,4 @@
-"""Documents of C4 in its own file format, `{"text": ...}` a line, streamed: no file is ever loaded whole."""
+"""Streaming of C4's files, with one `{"text": ...}` object per line. No file is loaded whole."""
 
 import glob
 import gzip
@@ -22,14 +22,14 @@ class _Line(Row):
 
 
 class C4Documents:
-    """The endless stream of a corpus' documents: its files in order of their names, then from the start again.
+    """An endless stream of the documents of a corpus: its files in order of their names, over and over.
 
-    `path` is a folder, one file or a glob of `.json` or `.jsonl` files, plain or with `.gz`. Of a folder that
-    has files named `*-train.*`, as C4's has beside its validation files, only those are read. Documents of
-    fewer than `minimum_words` words count for nothing. Raises `DataError` when there is no such file.
+    `path` is a folder, a file or a glob of `.json` or `.jsonl` files, optionally with `.gz`. If a folder has files
+    named `*-train.*`, as C4's has next to its validation files, only those are read. Documents with fewer than
+    `minimum_words` words are skipped. Raises `DataError` if there is no such file.
 
-    What `read` gives depends on its arguments alone. An instance may be copied or pickled to other processes,
-    each of which then reads for itself; it is not for two threads.
+    The result of `read` depends only on its arguments. An instance can be copied or pickled to other processes, which
+    then read independently. It is not thread-safe.
     """
 
     def __init__(self, path: Path | str, *, minimum_words: int = 16) -> None:
@@ -37,17 +37,17 @@ class C4Documents:
         self.path = Path(path)
         self.minimum_words = minimum_words
         self.files = _files(self.path)
-        # Usable documents per file as far as known: a jump passes over files instead of reading them.
+        # Number of usable documents per file, as far as known, so that files can be skipped without reading them.
         self._sizes: list[int | None] = [None] * len(self.files)
         self._stream: Iterator[str] | None = None
         self._next = 0
         self._process = os.getpid()
 
     def read(self, start: int, count: int) -> list[Document]:
-        """Documents number `start` to `start + count - 1` of the stream.
+        """Return documents `start` to `start + count - 1` of the stream.
 
-        Reading on from where the last call ended costs what is read; going back starts the file again. Raises
-        `DataError` on a bad line (file and line are named), a damaged file, and when no document is usable.
+        Reading is sequential if a call continues where the last one ended; going back reopens the file. Raises
+        `DataError` for a malformed line (with file and line), for a damaged file, and if no document is usable.
         """
         if start < 0 or count < 0:
             raise IndexError(f"documents: expected a start and a count of at least 0, got {start} and {count}")
@@ -55,15 +55,15 @@ class C4Documents:
             stream = self._at(start)
             documents = [Document(start + offset, next(stream)) for offset in range(count)]
         except BaseException:
-            self._stream = None  # a generator that raised has ended
+            self._stream = None  # a generator that raised cannot continue
             raise
         self._next = start + count
         return documents
 
     def _at(self, start: int) -> Iterator[str]:
-        """The open stream, moved to `start`."""
+        """Return the open stream, advanced to `start`."""
         begin, file = self._nearest(start)
-        # A forked process shares the open file's position with its parent: each must open its own.
+        # A forked process shares the file position with its parent, so each process opens the file itself.
         if self._stream is None or self._process != os.getpid() or start < self._next or self._next < begin:
             self._stream, self._next, self._process = self._texts(file), begin, os.getpid()
         for _ in range(start - self._next):
@@ -71,7 +71,7 @@ class C4Documents:
         return self._stream
 
     def _nearest(self, start: int) -> tuple[int, int]:
-        """The last known beginning of a file at or before `start`: the document's number and the file's."""
+        """Return the last known start of a file at or before `start`: the document's index and the file's."""
         sizes = [size for size in self._sizes if size is not None]
         whole = sum(sizes) if len(sizes) == len(self.files) else 0
         begin = start - start % whole if whole else 0
@@ -82,7 +82,7 @@ class C4Documents:
         return begin, file % len(self.files)
 
     def _texts(self, file: int) -> Iterator[str]:
-        """Usable texts from a file on, without end. Files before it have known sizes."""
+        """Yield usable texts endlessly, starting with a given file. The sizes of earlier files are known."""
         while True:
             for number in range(file, len(self.files)):
                 size = 0
@@ -121,13 +121,13 @@ def _files(path: Path) -> list[Path]:
 def _open(path: Path) -> BufferedIOBase:
     if path.suffix != ".gz":
         return path.open("rb")
-    if not path.stat().st_size:  # gzip would take it for an empty text
+    if not path.stat().st_size:  # gzip would read it as an empty text
         raise EOFError("an empty file")
     return gzip.open(path, "rb")
 
 
 def _read(path: Path) -> Iterator[str]:
-    """A file's texts, in order."""
+    """Yield the texts of a file, in order."""
     where = "the start"
     try:
         with _open(path) as file:

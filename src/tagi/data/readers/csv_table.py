@@ -1,8 +1,8 @@
-"""Your own tasks or labelled examples as a table: one input with its output in a row.
+"""Your own tasks or labelled examples as a table, with one input and its output per row.
 
-The first line names the columns. With `instruction` the rows of one instruction (of one `task`, if there is such a
-column) are a task; without it rows are labelled examples of one task. Cells are separated by commas, semicolons or tabs
-and may be quoted.
+The first line has the column names. With a column `instruction`, rows with the same instruction (and the same `task`,
+if there is such a column) are a task. Without it, all rows are labelled examples of one task. Commas, semicolons or
+tabs separate cells, which may be quoted.
 """
 
 import csv
@@ -16,7 +16,7 @@ from tagi.data.readers._checks import Filled, Row, Text, read_text
 from tagi.errors import DataError
 
 SUFFIXES = (".csv", ".tsv")
-"""Ends of the names of files that are read as tables."""
+"""Suffixes of files that are read as tables."""
 _COLUMNS = ("instruction", "input", "output", "task", "category", "split", "metric", "choices", "id")
 _OF_TASK = ("category", "split", "metric")
 _DELIMITERS = ",;\t"
@@ -30,10 +30,10 @@ class _Cells(Row):
 
 
 def table_rows(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield what a file of JSON Lines would hold, each after its place for messages: tasks, or labelled examples.
+    """Yield the table's tasks or labelled examples as objects of JSON Lines, each after its location for messages.
 
-    Raises `DataError`, naming the line, for a table without the columns that it needs, with unknown columns, for a row
-    of another length, and for an empty cell where a text is needed.
+    Raises `DataError`, with the line, for missing or unknown columns, for a row of a different length, and for an empty
+    cell where a text is required.
     """
     rows = list(_rows(path))
     if not rows:
@@ -46,7 +46,7 @@ def table_rows(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
-    """The cells of every row by column, after the row's place."""
+    """Yield the location and the cells by column of every row."""
     text = read_text(path).removeprefix("\ufeff")
     columns, delimiter = _header(text, path)
     reader, begun = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True), 0
@@ -63,7 +63,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _header(text: str, path: Path) -> tuple[list[str], str]:
-    """The names of the columns, and what separates them."""
+    """Return the column names and the separator."""
     found: list[list[str]] = []
     for delimiter in _DELIMITERS:
         cells = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
@@ -83,7 +83,7 @@ def _header(text: str, path: Path) -> tuple[list[str], str]:
 
 
 def _tasks(rows: list[tuple[str, dict[str, str]]]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Tasks with the rows that belong to each, in the order of their first rows."""
+    """Return the tasks with their rows, in the order of their first rows."""
     tasks: dict[tuple[str, str], tuple[str, dict[str, Any]]] = {}
     names: dict[str, str] = {}
     for where, cells in rows:
@@ -117,7 +117,7 @@ def _checked(cells: dict[str, str], where: str) -> dict[str, str]:
 
 
 def _name(instruction: str, names: dict[str, str]) -> str:
-    """The first words of an instruction with hyphens between them; with a number if another instruction has them."""
+    """Return the first words of an instruction, joined by hyphens, with a number if another task has this name."""
     if instruction not in names:
         words = re.findall(r"\w+", instruction.lower())[:_NAME_WORDS]
         plain, number = "-".join(words) or "task", 1

@@ -1,4 +1,4 @@
-"""Your own tasks as JSON Lines, one task a line, or as a table (`csv_table`).
+"""Your own tasks as JSON Lines with one task per line, or as a table (`csv_table`).
 
 `{"task", "instruction", "category"?, "split"?, "metric"?, "examples": [{"input", "output"}]?, "paraphrases": [...]?,
 "instances": [{"input", "outputs": [...], "choices": [...]?, "id"?}]}`
@@ -48,7 +48,7 @@ class _Instance(_OwnRow):
     @classmethod
     def _hold_an_output(cls, choices: list[str] | None, info: ValidationInfo) -> list[str] | None:
         outputs = info.data.get("outputs")
-        # Otherwise rank classification could never be right.
+        # Otherwise no answer in rank classification could be right.
         if choices and outputs and not {one.strip() for one in outputs} & {one.strip() for one in choices}:
             raise ValueError(f"expected one of the outputs among them, got {shown(choices)}")
         return choices
@@ -68,12 +68,12 @@ class _Task(_OwnRow):
 def read_jsonl(path: str | Path, *, require_instances: bool = True) -> list[Task]:
     """Read tasks from a JSON Lines file or a table (.csv, .tsv), in file order.
 
-    `task` and `instruction` are always needed, and with `require_instances` at least one instance. A task without
-    `category` is a category of its own, named as the task. `metric` says how answers are scored (`TASK_METRICS`), and
-    `split` whether the task is for training or testing: a name may be given once for each. An instance without `id`
-    gets the task's name and its index. Blank lines are skipped.
+    `task` and `instruction` are required, and with `require_instances` at least one instance. A task without `category`
+    is its own category, with the task's name. `metric` selects how answers are scored (`TASK_METRICS`). `split` marks
+    the task for training or testing; a task name may occur once per split. An instance without `id` gets the task's
+    name and its index. Blank lines are skipped.
 
-    Raises `DataError` on the first fault, naming file, line and field, what was expected and what was given.
+    Raises `DataError` for the first error, with file, line and field, what was expected and what was given.
     """
     tasks: dict[tuple[str, str | None], Task] = {}
     places: dict[tuple[str, str | None], str] = {}
@@ -88,7 +88,7 @@ def read_jsonl(path: str | Path, *, require_instances: bool = True) -> list[Task
 
 
 def instructions_of(tasks: list[Task]) -> list[Task]:
-    """Return every task once, whatever its splits. Raises `DataError` if the two of a name differ in instruction."""
+    """Return every task once, even if it occurs in both splits. Raises `DataError` if their instructions differ."""
     found: dict[str, Task] = {}
     for task in tasks:
         first = found.setdefault(task.name, task)
@@ -104,9 +104,9 @@ class Labelled:
 
     Args:
         example: Input and output.
-        where: Its place, for messages.
-        instruction: The instruction of its task, if the file states it.
-        task: The task with this example as its only instance, if the file states it.
+        where: Its location, for messages.
+        instruction: The instruction of its task, if the file has it.
+        task: The task with this example as its only instance, if the file has it.
     """
 
     example: Example
@@ -118,9 +118,9 @@ class Labelled:
 def read_labelled(path: str | Path) -> list[Labelled]:
     """Read labelled examples from a JSON Lines file or a table, in file order; blank lines are skipped.
 
-    A line is `{"input", "output"}`, or a task as `read_jsonl` reads it: its instances then, each with its first output.
+    A line is `{"input", "output"}`, or a task as in `read_jsonl`, whose instances are used with their first output.
 
-    Raises `DataError` on the first fault, naming file, line and field, and for a file without examples.
+    Raises `DataError` for the first error, with file, line and field, and for a file without examples.
     """
     found: list[Labelled] = []
     for where, fields in _objects(Path(path), "examples"):
@@ -137,7 +137,7 @@ def read_labelled(path: str | Path) -> list[Labelled]:
 
 
 def _objects(path: Path, what: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The lines of a file, or what a table would hold as lines."""
+    """Yield the objects of a JSON Lines file, or of a table."""
     return (table_rows if path.suffix.lower() in SUFFIXES else json_lines)(path, what)
 
 

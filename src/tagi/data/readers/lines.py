@@ -4,9 +4,9 @@ from tagi.errors import InputError
 
 
 def read_lines(content: bytes, where: str) -> list[str]:
-    """The lines of a UTF-8 text, ended by `\\n` or `\\r\\n`.
+    """Return the lines of a UTF-8 text, separated by `\\n` or `\\r\\n`.
 
-    Raises `InputError`, naming the place, for other bytes, for an empty line and for no line.
+    Raises `InputError`, with the location, for bytes that are not UTF-8, for an empty line, and for an empty text.
     """
     try:
         text = content.decode("utf-8-sig")
@@ -16,7 +16,7 @@ def read_lines(content: bytes, where: str) -> list[str]:
         ) from error
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     if not lines[-1]:
-        lines.pop()  # what follows the last line's end
+        lines.pop()  # the empty text after the last line break
     if not lines:
         raise InputError(f"{where}: expected one input a line, got nothing")
     for number, line in enumerate(lines, start=1):

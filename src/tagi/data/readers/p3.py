@@ -1,4 +1,4 @@
-"""Reader of P3's training prompts as the hub renders them: a folder with a file for each prompt template."""
+"""Reader of P3's rendered training prompts from the hub: a folder with one file per prompt template."""
 
 import logging
 from collections import Counter
@@ -26,16 +26,16 @@ _OTHER_DATASETS: tuple[str, ...] = tuple(P3_TABLES["other_training_datasets"])
 
 @dataclass(frozen=True, kw_only=True)
 class P3Read(TasksRead):
-    """The templates that were read as tasks, in alphabetical order, and what became of the others.
+    """The templates that were read as tasks, in alphabetical order, and those that were left out.
 
     Args:
         missing: Datasets of Table 11 without a task.
-        passed_over: Datasets that are not read, since Table 11 does not list them.
-        without_targets: Templates that are left out because no row has a target.
-        constant: Tasks all of whose instances have the same target.
-        inferred: Tasks whose instruction is the text that their rows share.
-        named: Tasks whose name is their instruction: neither template nor rows share a word.
-        templates: Whether there were promptsource's templates to read instructions from.
+        passed_over: Datasets that were skipped because Table 11 does not list them.
+        without_targets: Templates that were left out because no row has a target.
+        constant: Tasks whose instances all have the same target.
+        inferred: Tasks whose instruction is the text that their rows have in common.
+        named: Tasks whose instruction is their name, because neither a template nor the rows give any words.
+        templates: Whether instructions were read from promptsource's templates.
         skipped_rows: Number of rows without a target among those drawn.
         dropped_choices: Number of rows whose target is not among their choices; they are read without choices.
     """
@@ -57,7 +57,7 @@ class P3Read(TasksRead):
 
     @property
     def warning(self) -> str | None:
-        """A line that names what is missing, left out or of little use for training; None without any."""
+        """One line that lists what is missing, left out or of little use for training, or None."""
         datasets = {task.name: task.category for task in self.tasks}
         lacking = sorted({datasets[name] for name in self.inferred}) if self.templates else []
         parts = {
@@ -106,19 +106,19 @@ def read_p3(
 
     Columns are `inputs_pretokenized`, `targets_pretokenized` and optionally `answer_choices`; others are ignored. NAME
     is the hub's name of a template: its dataset (`template_datasets`), which is the task's category, and its own name.
-    Files named `*_score_eval` are skipped, since they hold wrong answers too. Targets and choices are stripped. One
-    logged warning names what is missing, left out, or of little use.
+    Files named `*_score_eval` are skipped, because they also contain wrong answers. Targets and choices are stripped.
+    Logs one warning about what is missing, left out or of little use.
 
     Args:
         folder: The folder of files.
-        instances_per_task: Rows with a target that are drawn of each template, from its whole file; None reads all.
-            They are in the file's order. Rows that are not drawn are not checked.
-        seed: Seed of the draw.
+        instances_per_task: Number of rows with a target that are sampled per template, from its whole file; None reads
+            all. They are in the file's order. Rows that are not sampled are not checked.
+        seed: Seed of the sampling.
         templates: A folder of promptsource's files (`imdb/templates.yaml`, `glue/mrpc/templates.yaml`): an instruction
             is the template's text with `[...]` for its fields. Without the template it is the text that a random sample
             of its rows share (`shared_text`), the same one whatever the seed.
-        datasets: Those of Table 11 alone, or all.
-        inputs: The whole rendered texts, or what is left of them without the template's text (`fields_of`).
+        datasets: Only those of Table 11, or all.
+        inputs: The whole rendered prompts, or only their fields (`fields_of`).
 
     Raises `DataError` if a file is malformed (file, line and column are named), nothing remains, or a file is of a
     dataset that P3 is evaluated on.
@@ -153,7 +153,7 @@ def read_p3(
 
 
 def _refuse_evaluation_sets(files: dict[str, Path]) -> None:
-    """Raise `DataError` if a file is of a dataset that P3 is evaluated on, whatever its split or prompt."""
+    """Raise `DataError` if a file is of a dataset that P3 is evaluated on, for any split or prompt."""
     held_out = {one.family for one in EVALUATION_SETS}
     for name, path in files.items():
         for dataset in held_out:
@@ -192,7 +192,7 @@ def template_datasets(names: Sequence[str]) -> dict[str, str]:
 
 @dataclass
 class _Reader:
-    """Reads templates' files, and counts rows that are not as they should be."""
+    """Reads the files of templates, and counts faulty rows."""
 
     limit: int | None
     seed: int
@@ -203,7 +203,7 @@ class _Reader:
         self.counts: Counter[str] = Counter()
 
     def read(self, path: Path, name: str, dataset: str) -> tuple[Task, Origin]:
-        """Return a template's task and where its instruction comes from."""
+        """Return a template's task and the origin of its instruction."""
         file = HubFile(path)
         instruction, origin = file.instruction(name, dataset, self.templates)
         instances: dict[int, Instance] = {}

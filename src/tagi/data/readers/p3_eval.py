@@ -1,4 +1,4 @@
-"""P3's evaluation sets as tasks with choices: raw sets in promptsource's words, or the hub's rendered prompts."""
+"""P3's evaluation sets as tasks with choices: raw sets rendered with promptsource, or the hub's rendered prompts."""
 
 import logging
 from collections import Counter
@@ -39,7 +39,7 @@ EMPTY, NO_TARGET, NO_CHOICES, NOT_A_CHOICE = (
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSet:
-    """One of the 11 data sets of MTest11: category of its tasks, folder, and T0's number of prompts for it."""
+    """One of the 11 data sets of MTest11: its category, folder, and number of prompts in T0's evaluation."""
 
     name: str
     folder: str
@@ -47,21 +47,21 @@ class EvaluationSet:
 
     @property
     def dataset(self) -> str:
-        """The start of the hub's names of its prompts; the names of ANLI's prompts end with the round."""
+        """The prefix of its prompts' names on the hub. Names of ANLI's prompts end with the round."""
         return "anli" if self._round else self.name
 
     @property
     def family(self) -> str:
-        """The start of the hub's names of all that is made of the same data: of winogrande any of its sizes."""
+        """The prefix of the names on the hub of everything made from the same data; for WinoGrande, of all sizes."""
         parts = self.folder.split("/")
         return "_".join(parts) if parts[0] == "super_glue" else parts[0]
 
     def prompt(self, key: str) -> str:
-        """The hub's name of one of its prompts."""
+        """Return the name of one of its prompts on the hub."""
         return f"{self.dataset}_{key}{self._round}"
 
     def owns(self, prompt: str) -> bool:
-        """Whether that is the hub's name of one of its prompts."""
+        """Return whether this is the name of one of its prompts on the hub."""
         return p3_key(prompt).startswith(f"{p3_key(self.dataset)}_") and prompt.endswith(self._round)
 
     @property
@@ -73,17 +73,17 @@ EVALUATION_SETS = tuple(EvaluationSet(**row) for row in P3_TABLES["evaluation_se
 """In the order of Table 9."""
 
 _OTHER_PROMPTS = frozenset(P3_TABLES["prompts_of_other_tasks"])
-"""Prompts of the 11 sets that ask for something else than the set was made for, which the hub does not say."""
+"""Prompts of the 11 sets that are not for the original task, which the hub's files do not record."""
 _LABELS = ("label", "answer", "answer_right_ending")
 _UNLABELLED = (-1, "-1", "", None)
 
 _Prompt = tuple[Task, Origin, Iterable[HubRow]]
-"""A prompt as a task without instances, where its instruction comes from, and its rows."""
+"""A prompt as a task without instances, the origin of its instruction, and its rows."""
 
 
 @dataclass
 class _Counts:
-    """Counts that are made while tasks are read."""
+    """Counts collected while tasks are read."""
 
     dropped: Counter[str] = field(default_factory=Counter)
     without_instances: list[str] = field(default_factory=list)
@@ -93,18 +93,18 @@ class _Counts:
 
 @dataclass(frozen=True, kw_only=True)
 class P3EvalRead(TasksRead):
-    """The prompts that were read as tasks, by data set and name, and what became of the others.
+    """The prompts that were read as tasks, by data set and name, and those that were left out.
 
     Args:
         prompts: Which prompts were read.
-        missing: Those of the 11 sets without a task.
-        not_of_the_11: Other data sets or files, which are skipped.
+        missing: Sets without a task.
+        not_of_the_11: Other data sets or files, which were skipped.
         dropped: Number of rendered rows that cannot be ranked, by reason.
         without_instances: Prompts without any row that can be ranked.
         other_prompts: Number of prompts left out because they are not for the original task.
-        score_eval: Number of the hub's files of that kind.
-        inferred: Prompts whose instruction is the text that their rows share.
-        named: Prompts whose name is their instruction.
+        score_eval: Number of the hub's `*_score_eval` files.
+        inferred: Prompts whose instruction is the text that their rows have in common.
+        named: Prompts whose instruction is their name.
     """
 
     prompts: Prompts
@@ -124,7 +124,7 @@ class P3EvalRead(TasksRead):
 
     @property
     def incomplete(self) -> dict[str, tuple[int, int]]:
-        """Data sets with fewer prompts than T0 is evaluated with: how many here, how many there."""
+        """Data sets with fewer prompts than in T0's evaluation: the number read, and T0's number."""
         here = self.prompt_counts
         return {
             one.name: (here[one.name], one.prompts)
@@ -185,10 +185,10 @@ def read_p3_eval(
     split: Literal["validation", "train"] = "validation",
     sets: Collection[str] | None = None,
 ) -> P3EvalRead:
-    """Read a task from every prompt of P3's 11 evaluation sets; its instances have choices, its category is the set.
+    """Read a task from every prompt of P3's 11 evaluation sets. Its category is the set; its instances have choices.
 
-    An instance's id consists of its data set and row, so that prompts share it. What is missing or left out is named in
-    one logged warning.
+    An instance's id consists of its data set and row, so prompts share ids. Logs one warning about what is missing or
+    left out.
 
     Args:
         folder: The hub's P3, a file for each prompt (`super_glue_cb_can_we_infer.jsonl`, as `read_p3` reads them), of
@@ -201,11 +201,11 @@ def read_p3_eval(
         prompts: "original" for T0's evaluation prompts, those for the data set's original task, or "all".
         limit: Rows kept of each prompt; None keeps all. A row needs an input, two different choices and one of them as
             target; rows without these are counted.
-        inputs: The whole rendered texts, or what is left of them without the template's text (`fields_of`).
-        split: Name of the file that is read of a raw set's folder with several; one that is alone may have any name.
-        sets: Names of the sets that are read; all by default.
+        inputs: The whole rendered prompts, or only their fields (`fields_of`).
+        split: Name of the file to read if a raw set's folder has several. A single file may have any name.
+        sets: Names of the sets to read; by default all.
 
-    Raises `DataError` if a file is malformed, a template may not be run, or nothing remains.
+    Raises `DataError` if a file is malformed, a template is not allowed, or nothing remains.
     """
     check_limit("limit", limit)
     folder, counts = Path(folder), _Counts()
@@ -239,7 +239,7 @@ def read_p3_eval(
 def _with_instances(
     found: Iterable[_Prompt], limit: int | None, inputs: Literal["rendered", "fields"], counts: _Counts
 ) -> tuple[Task, ...]:
-    """Return the prompts that have rows which can be ranked as tasks, and count the others."""
+    """Return the prompts with rows that can be ranked, as tasks, and count the others."""
     tasks = []
     for task, origin, rows in found:
         instances = _instances(rows, task.category, limit, counts)
@@ -259,7 +259,7 @@ def _fields_alone(instance: Instance, instruction: str, origin: Origin) -> Insta
 
 
 def _instances(rows: Iterable[HubRow], dataset: str, limit: int | None, counts: _Counts) -> tuple[Instance, ...]:
-    """Return the first `limit` rows that can be ranked and count those before that cannot. Later rows are not read."""
+    """Return the first `limit` rows that can be ranked, and count the others up to there. Later rows are not read."""
     instances: list[Instance] = []
     for number, text, target, choices in rows:
         lacking = _lacking(text, target, choices)
@@ -368,6 +368,6 @@ def _rendered(template: PromptTemplate, rows: Iterable[tuple[str, dict[str, Any]
     for number, (where, row) in enumerate(rows):
         rendered = template.render(row, where)
         text, *targets = rendered.parts
-        # Hidden labels of test sets; a template that does not look would take the last choice for the right one.
+        # Labels of test sets are hidden. A template that does not check this would select the last choice.
         unlabelled = any(row.get(name, 0) in _UNLABELLED for name in _LABELS)
         yield number, text, "" if unlabelled or not targets else targets[0], rendered.choices

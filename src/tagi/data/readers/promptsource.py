@@ -1,6 +1,6 @@
-"""promptsource's prompt templates: a file `templates.yaml` for each data set, rendered as promptsource does.
+"""promptsource's prompt templates: one file `templates.yaml` per data set, rendered as in promptsource.
 
-The files are data and their templates run in a sandbox: nothing that one holds can do more than make text.
+Files are read as plain data, and templates run in a sandbox, so that they can only create text.
 """
 
 import json
@@ -25,16 +25,16 @@ from tagi.errors import DataError
 FILE = "templates.yaml"
 
 _SEPARATOR = "|||"
-# As long as the separator, so that what a template measures stays true.
+# As long as the separator, so that lengths that a template computes stay the same.
 _PROTECTED = "\ue001\ue002\ue001"
 _FAULTS = (jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""Errors of a template that is wrong or does not fit a row."""
+"""Errors of a template that is invalid or does not fit a row."""
 _ENVIRONMENT = PromptEnvironment()
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A rendered row: the parts between separators (input, target), and the choices if any."""
+    """A rendered row: the parts between separators (input and target), and the choices, if any."""
 
     parts: tuple[str, ...]
     choices: tuple[str, ...] | None
@@ -44,8 +44,7 @@ class Rendered:
 class PromptTemplate:
     """One prompt: `jinja` renders input and target, `answer_choices` the choices, each split at `|||`.
 
-    `original_task` says that the prompt asks for what the data set was made for; `where` is its place, for
-    messages.
+    `original_task` means that the prompt is for the data set's original task. `where` is its location, for messages.
     """
 
     name: str
@@ -60,14 +59,14 @@ class PromptTemplate:
         return re.sub(r"[^\w.]+", "_", self.name)
 
     def check(self) -> None:
-        """Raises `DataError`, naming file and template, when it is no valid one or holds what a prompt may not."""
+        """Raise `DataError`, with file and template, if it is invalid or contains something that is not allowed."""
         _ = self._prompt, self._choices
 
     def render(self, row: Mapping[str, Any], where: str, *, draw: Draw | None = None) -> Rendered:
-        """Input, target and choices of a row, stripped, as promptsource renders them.
+        """Return input, target and choices of a row, stripped, as promptsource renders them.
 
-        `where` is the row's place. A random choice of the template is a function of its name and the row, or is
-        `draw`'s. Raises `DataError` when the row lacks a column that the template names, has one named
+        `where` is the row's location. Random choices in the template are a function of its name and the row, or come
+        from `draw`. Raises `DataError` if the row lacks a column that the template uses, has one named
         `answer_choices`, or cannot be rendered.
         """
         self.check()
@@ -85,7 +84,7 @@ class PromptTemplate:
 
     @cached_property
     def instruction(self) -> str:
-        """The template's text before the target, with a placeholder for each field; "" if it has no words."""
+        """Return the template's text before the target, with a placeholder for each field; "" if it has no words."""
         self.check()
         constant = None
         with _reported(f"{self.where} cannot be rendered:"):
@@ -123,7 +122,7 @@ class PromptTemplate:
 
 @contextmanager
 def _reported(before: str) -> Iterator[None]:
-    """Raise `DataError` for what is wrong with a template, its message after `before`."""
+    """Convert errors of a template to `DataError`, with the message after `before`."""
     try:
         yield
     except _FAULTS as fault:
@@ -132,7 +131,7 @@ def _reported(before: str) -> Iterator[None]:
 
 def _draw(name: str, row: Mapping[str, Any]) -> Draw:
     """Return a random choice that is a function of a template's name and a row."""
-    generator = cache(lambda: random.Random(f"{name} {json.dumps(row, sort_keys=True)}"))  # most templates do not draw
+    generator = cache(lambda: random.Random(f"{name} {json.dumps(row, sort_keys=True)}"))  # most templates draw nothing
     return lambda options: generator().choice(list(options))
 
 
@@ -152,10 +151,9 @@ class _File(Row):
 
 
 def read_templates(path: Path) -> list[PromptTemplate]:
-    """The templates of a file, in its order, each to be checked before it is used (`check`).
+    """Return the templates of a file, in order. Each must be checked before it is used (`check`).
 
-    Raises `DataError`, naming file, template and field, when the file is malformed and when two templates have
-    the same name.
+    Raises `DataError`, with file, template and field, if the file is malformed or two templates have the same name.
     """
     templates: dict[str, PromptTemplate] = {}
     for row in _File.checked(_parsed(path), str(path)).templates.values():
@@ -169,13 +167,13 @@ def read_templates(path: Path) -> list[PromptTemplate]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data only, where promptsource's two tags may be before tables."""
+    """A YAML loader for plain data, in which mappings may have promptsource's two tags."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """No merging: tables merged into tables, over and over, would grow without bound."""
+        """Do not merge mappings: repeated merging could grow without bound."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
-        """A table whose keys are texts."""
+        """Construct a mapping with string keys."""
         return {str(key): value for key, value in super().construct_mapping(node, deep=deep).items()}
 
 
@@ -209,5 +207,5 @@ def _protected(value: Any) -> Any:
 
 
 def _said(fault: Exception) -> str:
-    """Return the text of an exception on one line."""
+    """Return the message of an exception on one line."""
     return " ".join(str(fault).split()) or type(fault).__name__

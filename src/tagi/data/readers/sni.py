@@ -1,4 +1,4 @@
-"""Reader of Super-Natural Instructions: a checkout of natural-instructions, as it is."""
+"""Reader of Super-Natural Instructions, from an unmodified checkout of natural-instructions."""
 
 import logging
 import random
@@ -16,13 +16,13 @@ from tagi.data.wordings import sni_wordings
 from tagi.errors import DataError
 
 _log = logging.getLogger(__name__)
-_NAMED = 3  # of tasks without a file
+_NAMED = 3  # names of tasks without a file in a message
 
 _OneOrMore = BeforeValidator(lambda value: [value] if isinstance(value, str) else value)
 
 
 class _Languages(Row):
-    """Older files do not say in which language the definition is written."""
+    """Languages of a task. Older files do not have that of the definition."""
 
     input: Texts = Field(alias="Input_language")
     output: Texts = Field(alias="Output_language")
@@ -35,7 +35,7 @@ class _Example(Row):
 
 
 class _Instance(Row):
-    """Older files give no id and a single output."""
+    """An instance. Older files have no id and a single output."""
 
     id: Filled | None = None
     input: Text
@@ -51,7 +51,7 @@ class _TaskFile(Row):
 
 @dataclass(frozen=True, kw_only=True)
 class SNISplit(TasksRead):
-    """The tasks of one split that were read, in the split file's order, and what became of the others.
+    """The tasks of one split that were read, in the order of the split file, and those that were left out.
 
     Args:
         name: The split.
@@ -67,7 +67,7 @@ class SNISplit(TasksRead):
 
     @property
     def warning(self) -> str | None:
-        """One line on the listed tasks that have no file, the first few by name; None when every one has."""
+        """One line about listed tasks without a file, with the first few names; None if there are none."""
         if not self.missing:
             return None
         more = len(self.missing) - _NAMED
@@ -100,9 +100,9 @@ def read_sni(
 
     Args:
         root: A checkout of natural-instructions.
-        split: Whose task list is read.
-        instances_per_task: Instances that are read of each task; None reads all. Others are not checked.
-        tasks: If given, only the tasks of these names are read.
+        split: Split whose task list is read.
+        instances_per_task: Maximum number of instances read per task; None reads all. Others are not checked.
+        tasks: Names of the tasks to read; by default all.
         seed: Shuffles each task's instances before the limit applies, as Tk-Instruct does for training. The order
             depends on the seed, the task's name and how many instances its file has. None keeps the order of the file:
             Tk-Instruct tests on the first 100. An instance keeps its id either way.

@@ -1,9 +1,9 @@
-"""A tokenizer's chat template as an encoding: the instruction is the system's message, the input the user's.
+"""A tokenizer's chat template as an encoding: instruction as system message, input as user message.
 
-`a` is the start of the chat up to the user's turn, `b` the user's turn and the assistant's opening, so that `a + b` is
-what the template makes of both, and a model that has read `a` may go on with any `b`. Prompt, answer and ending are
-together a prefix of what the template makes of the whole conversation. An input without any instruction has a frame of
-its own: that of a conversation with a user's message alone, where many templates add a default system message.
+`a` is the start of the chat up to the user's turn. `b` is the user's turn and the start of the assistant's. `a + b` is
+what the template renders for both, so the KV prefix of `a` can be used with any `b`. Prompt, answer and ending together
+are a prefix of what the template renders for the whole conversation. An input without instruction is rendered as a
+conversation with only a user message, to which many templates add a default system message.
 """
 
 import inspect
@@ -31,9 +31,9 @@ class ChatEncoding(Encoding):
 
     Args:
         opening: Text before the instruction.
-        told: Text after the instruction, up to where the user's turn starts.
+        told: Text after the instruction, up to the start of the user's turn.
         asking: Text before the input.
-        closing: Text after the input, up to where the answer starts.
+        closing: Text after the input, up to the start of the answer.
         space: White space before an answer that the template writes as part of the answer.
         ending: Text after the answer.
         alone_opening: Text before an input without any instruction.
@@ -53,7 +53,7 @@ class ChatEncoding(Encoding):
 
     @property
     def cue(self) -> str:
-        """The assistant's opening, with what closes the user's turn."""
+        """The end of the user's turn and the start of the assistant's."""
         return self.closing
 
     @property
@@ -62,12 +62,12 @@ class ChatEncoding(Encoding):
         return self.space
 
     def pieces(self) -> dict[str, str]:
-        """All that the template wrote, by name, for a checkpoint."""
+        """Return the template's texts by name, for a checkpoint."""
         return {piece.name: getattr(self, piece.name) for piece in fields(self) if piece.name != "positives"}
 
     @classmethod
     def of_pieces(cls, pieces: Mapping[str, str], positives: int = 0) -> "ChatEncoding":
-        """The inverse of `pieces`. Raises `CheckpointError` for a missing or unknown piece, or one that is no text."""
+        """Create an encoding from `pieces`. Raises `CheckpointError` for missing, unknown or invalid ones."""
         known = {piece.name for piece in fields(cls)} - {"positives"}
         if not isinstance(pieces, Mapping) or set(pieces) != known:
             got = sorted(pieces) if isinstance(pieces, Mapping) else pieces
@@ -77,17 +77,17 @@ class ChatEncoding(Encoding):
         return cls(positives, **pieces)
 
     def alone(self, text: str, budget: Budget) -> str:
-        """Return an input without any instruction, as the template writes a conversation with a user message only.
+        """Return an input without instruction, as the template renders a conversation with only a user message.
 
         Raises `InputError` for a text over the limit, unless the end of its input may be truncated.
         """
         return budget.fitted(text, self.alone_text, "the input")
 
     def content(self, prompt: str) -> str | None:
-        """Return what is in the frame of an instruction, or None if `prompt` is not in that frame.
+        """Return the instruction without the template's text around it, or None if `prompt` does not have this text.
 
         Args:
-            prompt: The instruction with its demonstrations in its frame, as `instruction` returns it.
+            prompt: The rendered instruction with its demonstrations, as `instruction` returns it.
         """
         if not prompt.startswith(self.opening) or not prompt.endswith(self.told):
             return None
@@ -100,10 +100,10 @@ class ChatEncoding(Encoding):
     def concatenated(
         self, task_instruction: str, examples: Sequence[Example], text: str, budget: Budget = UNLIMITED
     ) -> str:
-        """Concatenate as `Encoding.concatenated`, but truncate inside the chat's frame.
+        """Concatenate as in `Encoding.concatenated`, but truncate without removing the template's text.
 
-        A text over the limit loses the end of its input, which keeps up to half of the tokens that the template leaves.
-        An instruction that is then still too long loses its end too.
+        If the text exceeds the limit, the end of the input is removed first, but up to half of the tokens that the
+        template leaves are kept for it. If that is not enough, the end of the instruction is removed too.
         """
         if not budget.truncate:
             return super().concatenated(task_instruction, examples, text, budget)
@@ -132,25 +132,25 @@ class ChatEncoding(Encoding):
         return self.asking + text.strip() + self.closing
 
     def alone_text(self, text: str) -> str:
-        """Return an input without any instruction, in its frame."""
+        """Return an input without instruction, with the template's text around it."""
         return self.alone_opening + text.strip() + self.alone_closing
 
 
 def chat_encoding(
     tokenizer: Any, positives: int = 0, arguments: Mapping[str, Any] | None = None
 ) -> tuple[ChatEncoding, bool]:
-    """Make the encoding of a tokenizer's chat template.
+    """Create the encoding of a tokenizer's chat template.
 
-    If a template has no system message, as Gemma's and Mistral's, the instruction is at the start of the user's
-    message. `a` ends before a special token between instruction and input if there is one, so that no token spans both.
+    If a template has no system message, like Gemma's and Mistral's, the instruction is at the start of the user
+    message. If there is a special token between instruction and input, `a` ends before it, so no token spans both.
 
     Args:
         tokenizer: One of transformers' tokenizers.
-        positives: How many positive examples an instruction may hold.
+        positives: Maximum number of positive examples in an instruction.
         arguments: Further arguments of the template, such as `enable_thinking` of Qwen3's.
 
     Returns:
-        The encoding, and whether the template writes today's date, so that it would be another one tomorrow.
+        The encoding, and whether the template renders today's date, so that the encoding depends on the day.
 
     Raises:
         ConfigError: The tokenizer has no template; the template does not show instruction, input and answer once each,
@@ -168,7 +168,7 @@ def chat_encoding(
 
 
 def _encoding(tokenizer: Any, arguments: Mapping[str, Any], day: str | None, positives: int) -> ChatEncoding:
-    """Return the encoding of a tokenizer's template, which with `day` writes that instead of today's date."""
+    """Return the encoding of a tokenizer's template; with `day`, rendered with this date instead of today's."""
     text: str = tokenizer.get_chat_template()
     if day is not None:  # a macro hides transformers' function of the same name
         text = f"{{% macro strftime_now(format) %}}{day}{{% endmacro %}}{{{{ '' }}}}{text}"
@@ -197,7 +197,7 @@ def _parts(render: Callable[..., str], messages: list[dict[str, str]], marks: li
     try:
         prompt = render(messages, add_generation_prompt=True)
         whole = render(answered, add_generation_prompt=False)
-    except TemplateError:  # such as that of a template that knows no system
+    except TemplateError:  # such as that of a template without system messages
         return None
     if any(prompt.count(mark) != 1 for mark in marks) or whole.count(_ANSWER) != 1:
         return None
@@ -216,7 +216,7 @@ def _parts(render: Callable[..., str], messages: list[dict[str, str]], marks: li
         if not found:
             return None
         parts.append(part)
-    # White space that only a conversation has is the answer's: tokenizers join it with the answer's first word.
+    # White space that occurs only in a conversation belongs to the answer: tokenizers join it with the first word.
     added = before[len(prompt) :]
     space = "" if added.strip() else added
     return [*parts, rest.removesuffix(space), space, ending]
@@ -233,8 +233,8 @@ def special_tokens(tokenizer: Any) -> set[str]:
 
 
 def _boundary(tokenizer: Any, text: str) -> int:
-    """A place that no token spans: before a special token inside the text, else after one that starts it, else 0."""
-    # Where several tokens start the longest is read, such as Gemma's of two line ends.
+    """Return a position that no token spans: before a special token in the text, or after one at its start, or 0."""
+    # If several tokens start at a position, the tokenizer uses the longest, such as Gemma's for two line breaks.
     tokens = sorted(special_tokens(tokenizer), key=len, reverse=True)
     spans = [found.span() for found in re.finditer("|".join(map(re.escape, tokens)), text)] if tokens else []
     return next((start for start, _ in spans if start), spans[0][1] if spans else 0)

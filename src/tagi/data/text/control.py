@@ -1,9 +1,9 @@
-"""Control tokens that are written out in user text, such as `</s>` or `<|im_end|>`: they are encoded as ordinary text.
+"""Encoding of control tokens in user text, such as `</s>` or `<|im_end|>`, as ordinary text.
 
-A tokenizer turns the text of a special token into that token wherever it stands. `split_special_tokens=True` is not
-enough to prevent that: it does not cover added tokens that are not special, nor tokens that are part of the base
-vocabulary (T5's `</s>`). So user text is escaped first: `BREAK` is put after the first character of every control
-token. A text with breaks is tokenized piece by piece, and what a prompt's frame adds around user text has no breaks.
+A tokenizer converts the text of a special token to that token anywhere in a text. `split_special_tokens=True` does not
+fully prevent this: it does not cover added tokens that are not special, and tokens of the base vocabulary (T5's
+`</s>`). User text is therefore escaped first: `BREAK` is inserted after the first character of every control token. A
+text with breaks is tokenized piece by piece. Text that a template adds around user text has no breaks.
 """
 
 import re
@@ -12,15 +12,15 @@ from itertools import pairwise
 from typing import Any
 
 BREAK = "\udfff"
-"""A lone surrogate, which no valid text holds and no tokenizer can read."""
+"""A lone surrogate, which does not occur in valid text and which no tokenizer can read."""
 
 _CONTEXTS = ("0", "x", ")", "\n")
-"""A piece is tokenized after one of these that none of its tokens joins, so that it is not taken for the start of a
-text."""
+"""A piece is tokenized after one of these that does not merge with its tokens, so that it is not treated as the start
+of a text."""
 
 
 class UserTextTokenizer:
-    """A tokenizer that reads texts with breaks. A text without breaks gives exactly what the tokenizer gives.
+    """A tokenizer for texts with breaks. Without breaks, it gives exactly the tokens of the wrapped tokenizer.
 
     Args:
         tokenizer: One of transformers' tokenizers.
@@ -36,11 +36,14 @@ class UserTextTokenizer:
         self._normalizer: Any = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None)
 
     def __call__(self, text: str, /, *, add_special_tokens: bool = True) -> Mapping[str, Any]:
-        """The text's tokens under `input_ids`; with `add_special_tokens` with those that start and end a text.
+        """Return the text's tokens under `input_ids`; with `add_special_tokens`, including start and end tokens.
 
-        A text that is asked for twice in a row, first to see whether it fits, is tokenized once.
+        The last text is cached, because callers first check its length and then encode it.
         """
-        asked, (last, ids) = (text, add_special_tokens), self._last  # read and written whole: threads may share this
+        asked, (last, ids) = (
+            (text, add_special_tokens),
+            self._last,
+        )  # one attribute: threads may share this
         if asked != last:
             ids = tuple(self._ids(text, add_special_tokens))
             self._last = (asked, ids)
@@ -59,18 +62,18 @@ class UserTextTokenizer:
         return [*before, *ids, *after]
 
     def following(self, text: str, before: str = "") -> list[int]:
-        """Token ids of a text that goes on from another, which ends with `before`."""
+        """Return the token ids of a text that continues another one, which ends with `before`."""
         pieces = [piece for piece in text.split(BREAK) if piece]
         contexts = [(before, *_CONTEXTS) if before and not at else _CONTEXTS for at in range(len(pieces))]
         return [token for piece, tried in zip(pieces, contexts, strict=True) for token in self._following(piece, tried)]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
-        """The text of the tokens; without special tokens all of it is user text, and is escaped again."""
+        """Return the text of the tokens. Without special tokens it is user text, and is escaped again."""
         text: str = self.tokenizer.decode(token_ids, skip_special_tokens=skip_special_tokens)
         return self.escape(text) if skip_special_tokens else text
 
     def escape(self, text: str) -> str:
-        """The text with a break in every control token that it holds; most texts hold none and stay as they are."""
+        """Return the text with a break in every control token. Most texts have none and are not changed."""
         if self._holds(text):
             found = (re.finditer(f"(?={re.escape(token)})", text) for token in self.control)  # overlapping ones too
             places = {match.start() + 1 for matches in found for match in matches}
@@ -80,7 +83,7 @@ class UserTextTokenizer:
         return BREAK.join(self._escape_normalized(piece) for piece in text.split(BREAK))
 
     def _escape_normalized(self, piece: str) -> str:
-        """A break where only the tokenizer's normalization makes a control token, such as of full-width brackets."""
+        """Insert breaks where normalization would create a control token, such as from full-width brackets."""
         if not self._holds(self._normalizer.normalize_str(piece)):
             return piece
         read = self.tokenizer(piece, add_special_tokens=False, return_offsets_mapping=True)
@@ -105,7 +108,7 @@ class UserTextTokenizer:
         return whole[:start], whole[start + len(ids) :]
 
     def _following(self, piece: str, contexts: Sequence[str] = _CONTEXTS) -> list[int]:
-        """Token ids of a piece that is not the start of its text: some tokenizers mark the start of every text."""
+        """Return the token ids of a piece inside a text; some tokenizers mark the start of a text."""
         for context in contexts:
             before, whole = self._bare(context), self._bare(context + piece)
             if whole[: len(before)] == before:

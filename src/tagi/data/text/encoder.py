@@ -1,4 +1,4 @@
-"""Text to padded token batches: what a method reads of tasks, under the limits it was made with."""
+"""Encoding of tasks as padded token batches, with a method's length limits."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,13 +20,13 @@ from tagi.settings.text import IGNORED, TextSettings
 class TextEncoder:
     """A tokenizer with an encoding and its limits.
 
-    With `truncate` a text over its limit is truncated; without, it is an `InputError`, as an empty input always is. The
-    text of a control token (`tagi.data.text.control`) in an instruction, an example, an input or an output is ordinary
-    text.
+    With `truncate`, texts over their limit are truncated; otherwise they are an `InputError`. Empty inputs are always
+    an `InputError`. Control tokens (`tagi.data.text.control`) in instructions, examples, inputs and outputs are
+    encoded as ordinary text.
     """
 
     closes: ClassVar[bool] = True
-    """Whether a text that is read ends with end-of-sequence, or what is written goes on from it."""
+    """Whether a prompt ends with end-of-sequence. Otherwise the answer continues it."""
 
     def __init__(self, tokenizer: Any, settings: TextSettings) -> None:
         self.tokenizer = tokenizer
@@ -37,7 +37,7 @@ class TextEncoder:
         self._prompts: Tokenizer = self._tokens
 
     def instruction(self, text: str, examples: Sequence[Example] = (), *, truncate: bool = False) -> list[int]:
-        """Token ids of `a`: the instruction with its demonstrations, or these alone where no instruction is read."""
+        """Return the token ids of `a`: instruction and demonstrations, or only these if no instruction is read."""
         a = self._instruction(text, examples, truncate)
         return self._ids(a, self.settings.max_instruction_tokens, self._instructions)
 
@@ -53,7 +53,7 @@ class TextEncoder:
         return self.encoding.instruction(text, examples, budget)
 
     def of_task(self, task: Task, *, truncate: bool = False) -> list[int]:
-        """Return the token ids of all that is read of a task besides its inputs."""
+        """Return the token ids of everything that is read of a task except its inputs."""
         by_shots = self.settings.reads == "demonstrations" and not self.settings.positives
         try:
             return self.instruction(task.instruction, task.shots if by_shots else task.examples, truncate=truncate)
@@ -70,52 +70,52 @@ class TextEncoder:
         return [*self.document(INPUT_MARK), *shown, *self.document(OUTPUT_MARK), *answer]
 
     def document(self, text: str) -> list[int]:
-        """Token ids of a text by itself: no frame, no limit and no special tokens."""
+        """Return the token ids of a text without template, limit and special tokens."""
         ids: list[int] = self._tokens(self._tokens.escape(text), add_special_tokens=False)["input_ids"]
         return ids
 
     def empty_instruction(self) -> list[int]:
-        """Return the token ids of an empty instruction: the encoding's frame, if it has one, and the end token.
+        """Return the token ids of an empty instruction: the encoding's text around it, if any, and the end token.
 
-        Users may not give an empty instruction; evaluation compares with it.
+        Empty instructions are an error for users, but evaluation compares with them.
         """
         frame = self.encoding.frame() if self.settings.reads == "instruction" else ""
         ids = self._ids(frame, self.settings.max_instruction_tokens, self._instructions)
         return ids or [self.tokenizer.eos_token_id]  # a tokenizer may add no end token
 
     def input(self, text: str, *, truncate: bool = False) -> list[int]:
-        """Token ids of `b`."""
+        """Return the token ids of `b`."""
         return self._within(text, self.encoding.input, self._prompts, truncate)
 
     def _within(
         self, text: str, encode: Callable[[str, Budget], str], tokenizer: Tokenizer, truncate: bool
     ) -> list[int]:
-        """Token ids of what `encode` makes of an input within the limit of inputs."""
+        """Return the token ids of `encode` of an input, within the limit of inputs."""
         _not_empty(text)
         limit = self.settings.max_input_tokens
         return self._ids(encode(self._tokens.escape(text), Budget(tokenizer, limit, truncate)), limit, tokenizer)
 
     def alone(self, text: str, *, truncate: bool = False) -> list[int]:
-        """Return the token ids of an input without any instruction.
+        """Return the token ids of an input without instruction.
 
-        A chat template writes it as a conversation with a user message only, as any chat endpoint does. In all other
-        encodings it is the same as `input`.
+        With a chat template this is a conversation with only a user message, as any chat endpoint renders it. With all
+        other encodings it is the same as `input`.
         """
         return self.input(text, truncate=truncate)
 
     def continuation(self, text: str, *, truncate: bool = False) -> list[int]:
-        """Token ids of an input that follows an instruction which has been read already, in the same text.
+        """Return the token ids of an input that continues a text whose instruction has been processed.
 
-        Encoder-decoders and chats read the same as `input`; other texts go on without a start token.
+        For encoder-decoders and chats this is the same as `input`. Other texts continue without a start token.
         """
         return self.input(text, truncate=truncate)
 
     def concatenated(
         self, instruction: str, examples: Sequence[Example], text: str, *, truncate: bool = False
     ) -> list[int]:
-        """Return the token ids of `a + b` in one text, or of `b` alone where nothing else is read.
+        """Return the token ids of `a + b` in one text, or only of `b` if nothing else is read.
 
-        The limit of inputs is that of both together; with `text.apart` each has its own limit.
+        The limit of inputs applies to both together. With `text.apart`, each has its own limit.
         """
         _not_empty(text)
         if self.settings.reads == "nothing":
@@ -137,7 +137,7 @@ class TextEncoder:
         return [*ids[: limit - len(end)], *end]
 
     def decode(self, ids: Int[Tensor, "row token"]) -> list[str]:
-        """Answers as text, without special tokens and surrounding space."""
+        """Decode answers, without special tokens and surrounding white space."""
         texts: list[str] = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
@@ -148,22 +148,22 @@ class TextEncoder:
     def batch_instructions(
         self, sequences: Sequence[list[int]]
     ) -> tuple[Int[Tensor, "task token"], Bool[Tensor, "task token"]]:
-        """Return sequences padded on the right for any kind of model, and their mask: no answer follows them."""
+        """Return sequences padded on the right, for every kind of model, and their mask."""
         return _pad(sequences, self._filler)
 
     @property
     def _filler(self) -> int:
-        """The id of padding: end-of-sequence where the tokenizer has none."""
+        """The padding id; end-of-sequence if the tokenizer has none."""
         pad = self.tokenizer.pad_token_id
         filler: int = self.tokenizer.eos_token_id if pad is None else pad
         return filler
 
     def labels(self, sequences: Sequence[list[int]]) -> Int[Tensor, "row token"]:
-        """Sequences padded on the right with -100."""
+        """Return sequences padded on the right with -100."""
         return _pad(sequences, IGNORED)[0]
 
     def choice_labels(self, choices: Sequence[Sequence[str]]) -> Int[Tensor, "row choice target"]:
-        """Labels of every row's choices; rows with fewer choices are filled up with -100."""
+        """Return the labels of every row's choices. Rows with fewer choices are padded with -100."""
         most = max(len(row) for row in choices)
         flat = [self.target(choice) for row in choices for choice in [*row, *[""] * (most - len(row))]]
         labels = self.labels(flat).unflatten(0, (len(choices), most))
@@ -172,7 +172,7 @@ class TextEncoder:
         return labels
 
     def _target(self, text: str) -> tuple[list[int], list[int]]:
-        """Return the token ids of a whole output and those that end it."""
+        """Return the token ids of a whole output, and its end tokens."""
         ids: list[int] = self._tokens(text)["input_ids"]
         end = self._kept(ids, self._tokens)
         return ids[: len(ids) - len(end)], end
@@ -185,7 +185,7 @@ class TextEncoder:
         return encoding_from_name(self.settings.encoding, self.settings.positives)
 
     def _ids(self, text: str, limit: int, tokens: Tokenizer) -> list[int]:
-        # Truncated here: a fast tokenizer keeps its truncation as state, which two threads may not change at once.
+        # Truncated here, because truncation is mutable state of a fast tokenizer, which is not thread-safe.
         ids: list[int] = tokens(text)["input_ids"]
         if len(ids) <= limit:
             return ids
@@ -193,17 +193,17 @@ class TextEncoder:
         return ids[: limit - len(end)] + end
 
     def _kept(self, ids: list[int], tokens: Tokenizer) -> list[int]:
-        """Return the tokens at the end of a text that are kept when it is truncated."""
+        """Return the tokens at the end of a text that truncation keeps."""
         return ids[-1:] if ids[-1:] == [self.tokenizer.eos_token_id] else []
 
 
 class CausalTextEncoder(TextEncoder):
-    """Texts for a decoder-only model, which writes its answer after the prompt in the same text.
+    """A text encoder for decoder-only models, whose answer continues the prompt.
 
-    A prompt starts as the tokenizer starts texts, ends with the encoding's cue and never with end-of-sequence; a
-    target goes on from there and always ends with it. With the encoding "chat" the tokenizer's template starts and
-    ends texts instead. Prompts are padded on the left, by end-of-sequence where the
-    tokenizer has no padding. A tokenizer without end-of-sequence is a `ConfigError`.
+    A prompt starts with the tokenizer's start tokens and ends with the encoding's cue, never with end-of-sequence. A
+    target continues it and always ends with end-of-sequence. With the encoding "chat", the tokenizer's template starts
+    and ends texts instead. Prompts are padded on the left, with end-of-sequence if the tokenizer has no padding token.
+    A tokenizer without end-of-sequence is a `ConfigError`.
     """
 
     closes = False
@@ -220,25 +220,25 @@ class CausalTextEncoder(TextEncoder):
         self._end: int = self._ending()
 
     def _target(self, text: str) -> tuple[list[int], list[int]]:
-        """Token ids of an output as they follow a prompt, with the space between, and the end of what is written."""
+        """Return the token ids of an output after a prompt, with the space between them, and its end token."""
         text = text.strip()
         ids = self._after(self.encoding.cue.lstrip(), self.encoding.gap + text) if text else []
         return ids, [self._end]
 
     def input(self, text: str, *, truncate: bool = False) -> list[int]:
-        """Token ids of `b`. In a chat it goes on from an instruction, and no token marks it as the start of a text."""
+        """Return the token ids of `b`. In a chat it continues an instruction, without a start token."""
         if isinstance(self.encoding, ChatEncoding) and not self.encoding.asking.startswith(self._special):
             return self._within(text, self.encoding.input, self._continued, truncate)
         return super().input(text, truncate=truncate)
 
     def alone(self, text: str, *, truncate: bool = False) -> list[int]:
-        """Return the token ids of an input without any instruction."""
+        """Return the token ids of an input without instruction."""
         if not isinstance(self.encoding, ChatEncoding):
             return self.input(text, truncate=truncate)
         return self._within(text, self.encoding.alone, self._instructions, truncate)
 
     def continuation(self, text: str, *, truncate: bool = False) -> list[int]:
-        """Token ids of an input that follows an instruction which has been read already."""
+        """Return the token ids of an input that follows an instruction that has been processed already."""
         if isinstance(self.encoding, ChatEncoding):
             return self.input(text, truncate=truncate)
         return self._within(text, self.encoding.input, self._continued, truncate)
@@ -254,18 +254,18 @@ class CausalTextEncoder(TextEncoder):
         if settings.frame is not None:
             return ChatEncoding.of_pieces(settings.frame, settings.positives)
         encoding, dated = chat_encoding(self.tokenizer, settings.positives, settings.template_arguments)
-        if dated:  # tomorrow the template would write another text
+        if dated:  # on another day the template would render another text
             self.settings = replace(settings, frame=encoding.pieces())
         return encoding
 
     def _unclosed(self, text: str) -> list[int]:
-        """Return the token ids of a text that goes on: no token closes it. A chat holds its special tokens already."""
+        """Return the token ids of a text without end token. A chat already contains its special tokens."""
         chat = isinstance(self.encoding, ChatEncoding)
         ids: list[int] = self._tokens(text, add_special_tokens=not chat)["input_ids"]
         return ids if chat or ids[-1] != self.tokenizer.eos_token_id else ids[:-1]
 
     def _following(self, text: str) -> list[int]:
-        """Return the token ids of an input, with its cue, that goes on from an instruction."""
+        """Return the token ids of an input with its cue that continues an instruction."""
         return self._tokens.following(self.encoding.separator + self.encoding.cued(text), self.encoding.frame())
 
     def _ending(self) -> int:
@@ -280,7 +280,7 @@ class CausalTextEncoder(TextEncoder):
         return [] if tokens is self._instructions else self._cue
 
     def _after(self, before: str, text: str) -> list[int]:
-        """Token ids of `text` where it follows `before`: some tokenizers mark the start of every text."""
+        """Return the token ids of `text` after `before`; some tokenizers mark the start of a text."""
         start, whole, alone = (
             self._tokens(part, add_special_tokens=False)["input_ids"] for part in (before, before + text, text)
         )
@@ -289,7 +289,7 @@ class CausalTextEncoder(TextEncoder):
 
 @dataclass(frozen=True)
 class _OpenText:
-    """A tokenizer of texts that others follow: `tokens` gives a text's tokens, and `tokenizer` decodes them."""
+    """A tokenizer for texts that others follow: `tokens` encodes, and `tokenizer` decodes."""
 
     tokenizer: UserTextTokenizer
     tokens: Callable[[str], list[int]]

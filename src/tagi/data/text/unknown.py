@@ -1,4 +1,4 @@
-"""How much of a text a tokenizer does not know: texts of unknown tokens all look alike to a model."""
+"""The share of unknown tokens in a text. To a model, all unknown tokens are the same."""
 
 import logging
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 def unknown_share(tokenizer: Any, text: str) -> float:
     """Return the share of unknown tokens among those of a text; 0 for a tokenizer that knows every text.
 
-    A run of unknown characters is one token, and a mark of a space by itself counts for none.
+    A run of unknown characters is one token. A token that only marks a space is not counted.
     """
     if tokenizer.unk_token_id is None:
         return 0.0
@@ -23,7 +23,7 @@ def unknown_share(tokenizer: Any, text: str) -> float:
 
 
 def warn_of_unknown(tokenizer: Any, texts: Iterable[str], what: str = "instruction") -> None:
-    """Log a warning for every text of which at least half is unknown to the tokenizer; `what` names its kind."""
+    """Log a warning for every text with at least half unknown tokens. `what` names the kind of text."""
     for text in dict.fromkeys(texts):
         share = unknown_share(tokenizer, text)
         if share >= _MOST:

@@ -15,8 +15,8 @@ _SHORTEST, _LONGEST_TARGET = 15, 30  # the last sentence adds at most 30 words
 def toy_corpus(seed: int, holdout: int = 0) -> Iterator[str]:
     """Endless documents of 15 to 60 words: lexicon facts, word lists, instructions of training programs.
 
-    No document holds a list together with what a task would answer for it: the lists of a document share
-    neither words nor partners nor translations.
+    No document contains a list together with a task's answer for it: the lists of a document share neither words nor
+    partners nor translations.
     """
     rng = random.Random(f"toy corpus {seed}")
     while True:
@@ -24,10 +24,11 @@ def toy_corpus(seed: int, holdout: int = 0) -> Iterator[str]:
 
 
 class ToyDocuments:
-    """Documents that keep to a theme, as real ones do: what stands early in them tells of what stands late.
+    """Documents with a theme, as real ones have: their beginning is informative about their end.
 
-    A theme is a training program. Its document describes it, states facts of its word map, and lists words of its kinds
-    in its form; the words that a list was made from are nowhere in the document's lists, so nothing is labelled.
+    A theme is a training program. Its document describes it, states facts about its word map, and lists words of its
+    kinds in its form. The original words of a list do not occur in the document's lists, so documents contain no
+    labels.
     """
 
     def __init__(self, seed: int, holdout: int = 0) -> None:
@@ -35,7 +36,7 @@ class ToyDocuments:
         self.holdout = holdout
 
     def read(self, start: int, count: int) -> list[Document]:
-        """Documents number `start` to `start + count - 1`; each depends on the seed and its number alone."""
+        """Return documents `start` to `start + count - 1`. Each depends only on the seed and its index."""
         return [Document(index, self._text(index)) for index in range(start, start + count)]
 
     def _text(self, index: int) -> str:
@@ -71,9 +72,9 @@ def _fact(rng: random.Random, name: str | None = None) -> str:
 
 
 def _word_lists(rng: random.Random, kinds: tuple[str, ...] = KINDS, mapping: str | None = None) -> list[list[str]]:
-    """Lists for one document, of one word per kind, each list from pairs of its own and with a full stop.
+    """Return the lists of one document, with one word per kind and a full stop. Lists do not share word pairs.
 
-    With a word map all lists are in its form and in the order of the kinds; else form and order are drawn for each.
+    With a word map, all lists have its form and the order of kinds. Otherwise form and order are random per list.
     """
     pairs = {kind: rng.sample(PAIRS[kind], len(PAIRS[kind])) for kind in kinds}
     lists = []

@@ -17,13 +17,13 @@ _EVAL_SHARE = 8  # one input in eight is for evaluation
 
 
 def input_split(text: str) -> InputSplit:
-    """Return the split of an input, which depends on its text alone."""
+    """Return the split of an input, which depends only on its text."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return "eval" if int.from_bytes(digest, "big") % _EVAL_SHARE == 0 else "train"
 
 
 def toy_inputs(rng: random.Random, split: InputSplit) -> Iterator[list[str]]:
-    """Endless random inputs of the split: one base word of each kind, in random order."""
+    """Yield random inputs of the split endlessly: one base word of each kind, in random order."""
     while True:
         words = [rng.choice(KIND_WORDS[kind]) for kind in KINDS]
         rng.shuffle(words)
@@ -32,9 +32,9 @@ def toy_inputs(rng: random.Random, split: InputSplit) -> Iterator[list[str]]:
 
 
 def toy_instances(program: Program, n: int, seed: int, split: InputSplit) -> tuple[Instance, ...]:
-    """`n` instances with different inputs, drawn from the split's inputs.
+    """Return `n` instances with distinct inputs of the split.
 
-    The same for the same arguments; a larger `n` appends to a smaller one.
+    Equal arguments give equal instances. A larger `n` appends instances.
     """
     rng = random.Random(f"toy instances {seed} {split} {program.name}")
     found: dict[str, Instance] = {}
@@ -58,12 +58,12 @@ def toy_tasks(
     inputs: InputSplit | None = None,
     holdout: int = 0,
 ) -> list[Task]:
-    """The family's training or unseen tasks, sorted by name; category = the program's word map.
+    """Return the family's training or unseen tasks, sorted by name. The category is the program's word map.
 
-    `instruction` is worded from the training inventory. `paraphrases` are further training wordings for
-    training tasks and held-out wordings for unseen ones. `seed` draws wordings and instances; `holdout` alone
-    decides which programs are unseen. Instances take training inputs for training tasks and evaluation inputs
-    for unseen ones unless `inputs` says otherwise; examples always take training inputs.
+    `instruction` is a training wording. `paraphrases` are further training wordings for training tasks, and held-out
+    wordings for unseen ones. `seed` selects wordings and instances; only `holdout` selects the unseen programs. By
+    default, instances of training tasks have training inputs and those of unseen tasks evaluation inputs; `inputs`
+    overrides this. Examples always have training inputs.
     """
     programs = {"train": train_programs, "unseen": unseen_programs}[split](holdout)
     source: InputSplit = inputs or ("train" if split == "train" else "eval")

@@ -1,4 +1,4 @@
-"""Instructions of toy tasks: phrases, templates, and those that are never used in training."""
+"""Instructions of toy tasks: phrases and templates, of which some are held out from training."""
 
 import math
 import random
@@ -18,13 +18,12 @@ PHRASES: Mapping[str, Mapping[str, Mapping[Inventory, list[str]]]] = LANGUAGE["p
 
 
 def wording(program: Program, rng: random.Random, inventory: Inventory = "train") -> str:
-    """One instruction for the program.
+    """Return one instruction for the program.
 
-    `train` uses the training templates and phrases alone; `heldout` uses a template that training never uses,
-    with phrases of both inventories.
+    `train` uses training templates and phrases only. `heldout` uses a held-out template with phrases of both kinds.
     """
     template = rng.choice(TEMPLATES[inventory])
-    mentioned = rng.sample(program.kinds, len(program.kinds))  # the order of mention says nothing
+    mentioned = rng.sample(program.kinds, len(program.kinds))  # the order of mention has no meaning
     return template.format(
         kinds=_listed([rng.choice(_choices("kind", kind, inventory)) for kind in mentioned]),
         map=rng.choice(_choices("map", program.mapping, inventory)),
@@ -32,7 +31,7 @@ def wording(program: Program, rng: random.Random, inventory: Inventory = "train"
 
 
 def wordings(program: Program, count: int, seed: int, inventory: Inventory = "train") -> tuple[str, ...]:
-    """`count` different instructions for the program, the same for the same seed; `DataError` if too many."""
+    """Return `count` distinct instructions for the program, determined by the seed. Raises `DataError` if too many."""
     available = _number_of_wordings(program, inventory)
     if not 0 <= count <= available:
         raise DataError(f"expected 0 to {available} wordings of {program.name}, got {count}")
@@ -56,7 +55,7 @@ def _listed(phrases: Sequence[str]) -> str:
 
 
 def wording_words(inventory: Inventory = "train") -> frozenset[str]:
-    """Every word and mark that instructions of the inventory are made of."""
+    """Return all words and punctuation marks of the inventory's instructions."""
     texts = [template.format(kinds=_listed(["", "", ""]), map="") for template in TEMPLATES[inventory]]
     for factor, values in PHRASES.items():
         for value in values:

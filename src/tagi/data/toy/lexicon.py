@@ -1,4 +1,4 @@
-"""The words of the toy family: five kinds of things, and the word maps between words."""
+"""The words of the toy family: five kinds, and the word maps."""
 
 import json
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ KIND_OF: Mapping[str, str] = {word: kind for kind, words in KIND_WORDS.items() f
 
 
 def _invented(onsets: str, vowels: str, codas: tuple[str, ...]) -> dict[str, str]:
-    """A word of an invented language for every base word, spelled from its index alone."""
+    """Return an invented word for every base word. Its spelling depends only on the index."""
     return {
         word: onsets[i % len(onsets)] + vowels[i // len(onsets) % len(vowels)] + codas[i % len(codas)]
         for i, word in enumerate(WORDS)
@@ -51,5 +51,5 @@ FACT_TABLES: Mapping[str, Mapping[str, str]] = {**MAPS, "kind": KIND_OF}
 
 
 def lexicon_words() -> frozenset[str]:
-    """Every word that an input or an output can hold."""
+    """Return all words of inputs and outputs."""
     return frozenset(WORDS).union(*(table.values() for table in MAPS.values()))

@@ -1,4 +1,4 @@
-"""Programs: which kinds of thing to name and in which form; which programs exist and which are held out."""
+"""Programs: selections of kinds with a word map, and which of them are held out."""
 
 import random
 from collections import Counter
@@ -21,7 +21,7 @@ UNSEEN_PROGRAMS = 24
 
 @dataclass(frozen=True, slots=True, order=True)
 class Program:
-    """What a task does to a list of words: name those of some kinds, in the order of `KINDS`, through a word map."""
+    """The function of a task: select the words of some kinds, in the order of `KINDS`, and apply a word map."""
 
     kinds: tuple[str, ...]
     mapping: str
@@ -32,7 +32,7 @@ class Program:
         return f"toy-{'-'.join(self.kinds)}-{self.mapping}"
 
     def apply(self, words: Sequence[str]) -> list[str]:
-        """The answer for one base word of each kind; `DataError` for anything else."""
+        """Return the answer for one base word of each kind. Raises `DataError` for anything else."""
         by_kind = {KIND_OF.get(word, ""): word for word in words}
         if len(words) != INPUT_WORDS or set(by_kind) != set(KINDS):
             raise DataError(f"a toy input is {INPUT_WORDS} words, one of each kind, got {' '.join(words)!r}")
@@ -48,7 +48,7 @@ def all_programs() -> tuple[Program, ...]:
 
 @cache
 def unseen_programs(holdout: int = 0) -> tuple[Program, ...]:
-    """The `UNSEEN_PROGRAMS` programs that training never sees; `holdout` numbers the possible choices.
+    """Return the `UNSEEN_PROGRAMS` programs that are not in training. `holdout` selects one of the possible choices.
 
     Balanced: four per map, twelve with two kinds and twelve with three; at most two per selection, so that every
     selection and every map of an unseen program occurs in training, and at most three per kind and map.
@@ -80,13 +80,13 @@ def _limits(program: Program) -> dict[tuple[str, ...], int]:
 
 @cache
 def train_programs(holdout: int = 0) -> tuple[Program, ...]:
-    """The programs that training sees: all but `unseen_programs(holdout)`."""
+    """Return the training programs: all except `unseen_programs(holdout)`."""
     unseen = set(unseen_programs(holdout))
     return tuple(program for program in all_programs() if program not in unseen)
 
 
 def program_of(task_name: str) -> Program:
-    """The program a toy task asks for; `DataError` when the name is not a toy task's."""
+    """Return the program of a toy task. Raises `DataError` if the name is not that of a toy task."""
     for program in all_programs():
         if program.name == task_name:
             return program

@@ -14,7 +14,7 @@ SENTINELS: tuple[str, ...] = tuple(f"<extra_id_{i}>" for i in range(20))
 
 
 def toy_vocabulary() -> tuple[str, ...]:
-    """Every token in the order of its id: padding, end, unknown, the sentinels, then the words, sorted."""
+    """Return all tokens in the order of their ids: padding, end, unknown, the sentinels, then the sorted words."""
     facts = (text.format(x="", y="").split() for texts in FACTS.values() for text in texts)
     words = lexicon_words() | wording_words("train") | wording_words("heldout") | frozenset().union(*facts)
     return vocabulary_of(words)
@@ -26,7 +26,7 @@ def vocabulary_of(words: Iterable[str]) -> tuple[str, ...]:
 
 
 def toy_tokenizer(tokens: Iterable[str] | None = None) -> "PreTrainedTokenizerFast":
-    """A fast tokenizer with T5's conventions: pad 0, end 1 appended to every text, unknown 2, sentinels.
+    """Return a fast tokenizer with T5's conventions: padding 0, end 1 (appended to every text), unknown 2, sentinels.
 
     Built in memory, of the tokens of `toy_vocabulary` or of others. Decoding with `skip_special_tokens=True` gives the
     words joined by single spaces.

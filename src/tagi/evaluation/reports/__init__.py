@@ -1,1 +1,1 @@
-"""Many runs' records as one page and as tables: what is comparable put together, what is not named."""
+"""Reports and comparisons from the records of many runs."""

@@ -1,4 +1,4 @@
-"""Tables and curves of settings that differ in one thing alone: Table 4, Table 7, Figures 3 and 4."""
+"""Tables and curves of settings that differ in one part or one hyperparameter: Tables 4 and 7, Figures 3 and 4."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ _AXES = {"learning rate": "learning_rate", "rank": "generator.rank", "steps": "s
 
 @dataclass(frozen=True)
 class Curve:
-    """Scores by a number, one line per label."""
+    """Scores as a function of a number, one line per label."""
 
     title: str
     axis: str
@@ -39,14 +39,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class PaperFigure:
-    """A figure of the paper: what varies along its axis and between its lines.
+    """A figure of the paper: the quantity on its axis, and what distinguishes its lines.
 
     Args:
         title: Title of the curves.
         axis: What the axis counts.
         key: The key that varies along the axis.
         by_weight: Whether lines differ in the weight of L_ins.
-        start: Whether settings without L_ins lie at 0, where every line starts.
+        start: Whether settings without L_ins are placed at 0, where every line starts.
     """
 
     title: str
@@ -61,13 +61,13 @@ class PaperFigure:
         return (self.key, INS) if self.by_weight else (self.key,)
 
     def place(self, setting: Setting) -> Any:
-        """Return the place of a setting on the axis; None for a setting without one."""
-        if not set(self.keys) <= setting.table.keys():  # training is not recorded
+        """Return the position of a setting on the axis, or None."""
+        if not set(self.keys) <= setting.table.keys():  # the training is not recorded
             return None
         return 0 if self.start and not setting.table[INS] else setting.table[self.key]
 
     def line(self, setting: Setting) -> str | None:
-        """Return the label of a setting's line; None for a setting whose score starts every line."""
+        """Return the label of a setting's line; None for a setting that is the start of every line."""
         if not self.by_weight:
             return TAGI
         if weight := setting.table[INS]:
@@ -86,7 +86,7 @@ FIGURES = {
 
 @dataclass(frozen=True)
 class _Family:
-    """Groups whose settings differ in a few keys alone; named by what they share."""
+    """Groups whose settings differ only in given keys, named by what they share."""
 
     groups: list[Group]
     name: str
@@ -96,7 +96,7 @@ class _Family:
 def _families(
     groups: Sequence[Group], source: str, keys: Callable[[Setting], Sequence[str]], value: Callable[[Setting], Hashable]
 ) -> list[_Family]:
-    """Groups that are equal without these keys, in order, where they have several values."""
+    """Return the families of groups that are equal except for these keys and have several values of them, in order."""
     by_rest = group_by(groups, lambda group: group.setting.masked(*keys(group.setting)))
     compared = {rest: own for rest, own in by_rest.items() if len({value(group.setting) for group in own}) > 1}
     names = variant_names(list(compared))
@@ -104,7 +104,7 @@ def _families(
 
 
 def ablation(groups: Sequence[Group], source: str) -> list[Table]:
-    """Return Table 4's shape: what is left without each part; no table unless settings differ in their parts alone."""
+    """Return tables like Table 4, scores without each part; empty unless settings differ only in their parts."""
     ours = [group for group in groups if group.setting.method == TAGI]
     families = _families(ours, source, lambda _: [key for key, _, _ in PARTS], lambda setting: setting.missing)
     if not families:
@@ -124,7 +124,7 @@ def ablation(groups: Sequence[Group], source: str) -> list[Table]:
 
 
 def _part_cell(groups: Sequence[Group], missing: tuple[str, ...], source: str, average: str) -> Cell:
-    """Settings that differ in how a part is weighed share a row: each is named in its cell."""
+    """Return the cell of settings that differ only in a part's weight: they share a row, and the cell names each."""
     own = [group for group in groups if group.setting.missing == missing]
     setting, quoted = groups[0].setting, None
     row, column = _PAPERS_ROWS.get(missing), "P3" if source == "p3" else setting.demonstrations
@@ -139,7 +139,7 @@ def _part_cell(groups: Sequence[Group], missing: tuple[str, ...], source: str, a
 
 
 def hyperparameters(groups: Sequence[Group], source: str) -> list[Table]:
-    """Return Table 7's shape: a table for each of learning rate, rank, steps and warm-up that alone is varied."""
+    """Return tables like Table 7: one for each of learning rate, rank, steps and warm-up that varies on its own."""
     return [table for axis in _AXES for table in _by_axis(groups, source, axis)]
 
 
@@ -170,7 +170,7 @@ def _by_axis(groups: Sequence[Group], source: str, axis: str) -> list[Table]:
 
 
 def curves(groups: Sequence[Group], source: str, of: PaperFigure) -> list[Curve]:
-    """Return a curve for every family of TAGI's settings that lie at two places or more of a figure's axis."""
+    """Return a curve for every family of TAGI's settings that has two or more positions on a figure's axis."""
     average, _ = _scored(groups, source, MTEST11)
     scores = {group.setting: group.score(of=average) for group in groups if group.setting.method == TAGI}
     ours = [group for group in groups if scores.get(group.setting) and of.place(group.setting) is not None]
@@ -196,7 +196,7 @@ def curve_table(curve: Curve) -> Table:
 
 
 def _scored(groups: Sequence[Group], source: str, average: str) -> tuple[str, str]:
-    """Which score is compared, and its name: one of P3's averages, or the groups' main score."""
+    """Return the score that is compared and its name: one of P3's averages, or the groups' main score."""
     return (average, average) if source == "p3" else (MAIN, metric_names(groups))
 
 

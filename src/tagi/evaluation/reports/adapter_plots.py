@@ -1,4 +1,4 @@
-"""Plots of adapters. They need matplotlib, which is an extra."""
+"""Plots of adapters. They need matplotlib (extra `plots`)."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -29,11 +29,11 @@ def draw_adapters(path: Path, distances: FloatArray, categories: Sequence[str]) 
     """Write a PNG: the distances between tasks' updates, ordered by category, and the tasks as points in a plane."""
     figure = adapters_figure(distances, categories)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=_DPI, bbox_inches="tight", metadata={"Software": None})  # long names are not cut
+    figure.savefig(path, dpi=_DPI, bbox_inches="tight", metadata={"Software": None})  # keep long names whole
 
 
 def adapters_figure(distances: FloatArray, categories: Sequence[str]) -> Any:
-    """Return the picture that `draw_adapters` writes, as matplotlib's `Figure`."""
+    """Return the plot of `draw_adapters` as a matplotlib `Figure`."""
     from matplotlib.figure import Figure
 
     order = sorted(range(len(categories)), key=lambda index: categories[index])
@@ -50,7 +50,7 @@ def adapters_figure(distances: FloatArray, categories: Sequence[str]) -> Any:
 
 
 def _draw_matrix(figure: Any, axis: Any, ordered: FloatArray, categories: Sequence[str]) -> None:
-    """The matrix with the categories' blocks framed and named."""
+    """Draw the distance matrix, with a labelled frame around every category."""
     shown = axis.imshow(ordered, cmap="cividis", interpolation="nearest", vmin=0, vmax=ordered.max() or 1)
     blocks = group_by(range(len(categories)), lambda index: categories[index])
     for own in blocks.values():
@@ -67,7 +67,7 @@ def _draw_matrix(figure: Any, axis: Any, ordered: FloatArray, categories: Sequen
 
 
 def _draw_plane(axis: Any, distances: FloatArray, categories: Sequence[str], names: Sequence[str]) -> None:
-    """A point per task; colour and mark say the category."""
+    """Draw one point per task, with colour and marker by category."""
     points, shares = plane(distances)
     for number, name in enumerate(names):
         own = points[[index for index, category in enumerate(categories) if category == name]]
@@ -82,9 +82,9 @@ def _draw_plane(axis: Any, distances: FloatArray, categories: Sequence[str], nam
 
 
 def spread(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Move rising places apart, so that they are at least `gap` from each other and lie within `low` and `high`.
+    """Move sorted positions apart, so that they are at least `gap` apart and between `low` and `high`.
 
-    If there is no room for all, they are spread evenly.
+    If there is not enough room, they are spread evenly.
     """
     gap = min(gap, (high - low) / len(places))
     moved: list[float] = []

@@ -1,4 +1,4 @@
-"""Curves as pictures: SVG from matplotlib, for a page that needs nothing else."""
+"""Curves as inline SVG from matplotlib."""
 
 import base64
 import io
@@ -23,7 +23,7 @@ _STYLE = Path(__file__).with_suffix(".mplstyle")
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture as a `data:` address, with its title and a description."""
+    """An image as a `data:` URL, with title and description."""
 
     title: str
     alt: str
@@ -36,7 +36,7 @@ def have_charts() -> bool:
 
 
 def draw_curve(curve: Curve) -> Chart:
-    """Draw scores by a number, with their intervals."""
+    """Draw scores as a function of a number, with their intervals."""
     figure, axes = _figure()
     for name, points in curve.lines.items():
         (line,) = axes.plot([x for x, _ in points], [score.value for _, score in points], marker="o", label=name)
@@ -53,7 +53,7 @@ def draw_curve(curve: Curve) -> Chart:
 
 
 def draw_losses(title: str, lines: Sequence[LossLine]) -> Chart:
-    """Draw losses by step, on a logarithmic axis if they span decades; seeds of one setting have one colour."""
+    """Draw losses by step, on a logarithmic axis if they span several decades. Seeds of one setting share a colour."""
     from matplotlib import colormaps
     from matplotlib.ticker import LogLocator, NullFormatter
 

@@ -1,4 +1,4 @@
-"""Which records may stand in one table: of one version, of the same test data, scored in the same way, each once."""
+"""Selection of comparable records: the same version, test data and scoring, and each run once."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,10 +13,11 @@ _RANKED = "choice_score"
 
 
 def choose(records: Sequence[Record]) -> tuple[list[Record], list[LeftOut]]:
-    """Return the records that can be compared with one another, and the others, each with what most have instead.
+    """Return the records that are comparable with each other, and the others with the reason.
 
-    In this order: all are of the version that most are of; evaluations of a data set are of the test data that most are
-    of, and scored as most are. If both sides have as many, the side of the newest record stays. No run counts twice.
+    Selects, in this order: the records of the most frequent version; for each data set, the evaluations with the most
+    frequent test data and the most frequent scoring. In a tie, the group with the newest record is kept. No run counts
+    twice.
     """
     left_out: list[LeftOut] = []
     kept = _readable(records, left_out)
@@ -32,7 +33,7 @@ def choose(records: Sequence[Record]) -> tuple[list[Record], list[LeftOut]]:
 
 
 def _readable(records: Sequence[Record], left_out: list[LeftOut]) -> list[Record]:
-    """Those whose setting can be read: a recipe that was edited may hold anything."""
+    """Return the records whose setting can be read. An edited recipe may contain anything."""
     readable = []
     for one in records:
         if one.kind not in ("training", "evaluation"):
@@ -74,7 +75,7 @@ def _how(one: Record) -> str:
 
 
 def _once(records: Sequence[Record], left_out: list[LeftOut]) -> list[Record]:
-    """Of runs of one setting and seed the one with the most conditions, of those the newest."""
+    """Keep, of runs with the same setting and seed, the one with the most conditions; in a tie, the newest."""
     chosen: dict[tuple[str, Setting, int | None], Record] = {}
     for one in sorted(records, key=lambda one: (-len(one.content["results"]), -one.written, one.path)):
         first = chosen.setdefault((one.data_set, setting_of(one), seed_of(one)), one)

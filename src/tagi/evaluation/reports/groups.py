@@ -1,4 +1,4 @@
-"""Runs that differ only in their seed, put together; their scores with intervals."""
+"""Groups of runs that differ only in their seed, and their scores with intervals."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Score:
     Args:
         value: The mean over the seeds.
         interval: Its 95% interval over tasks, None if unknown.
-        n: Answers per seed that the mean is of.
+        n: Number of answers per seed in the mean.
         seeds: The score of each seed.
     """
 
@@ -35,20 +35,20 @@ class Score:
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over the seeds; None of one seed."""
+        """Standard deviation over the seeds; None for a single seed."""
         return stdev(self.seeds.values()) if len(self.seeds) > 1 else None
 
 
 @dataclass(frozen=True)
 class Group:
-    """Evaluations of one setting, one for each seed."""
+    """Evaluations of one setting, one per seed."""
 
     setting: Setting
     runs: tuple[Record, ...]
 
     @property
     def conditions(self) -> list[str]:
-        """All that any of the runs has."""
+        """The conditions of all runs."""
         return list(dict.fromkeys(name for run in self.runs for name in run.content["results"]))
 
     def metric(self, condition: str = RIGHT) -> str:
@@ -56,7 +56,7 @@ class Group:
         return next(str(result["metric"]) for _, result in self._having(condition))
 
     def score(self, condition: str = RIGHT, of: str = MAIN) -> Score | None:
-        """Return the mean over seeds, None if no run has it; `of` is `MAIN` or the name of one of P3's averages."""
+        """Return the mean score over seeds, None if no run has it; `of` is `MAIN` or one of P3's averages."""
         having = self._having(condition)
         values = [(run, *_value(run, result, of)) for run, result in having]
         values = [one for one in values if one[1] is not None]
@@ -71,7 +71,7 @@ class Group:
 
 
 def grouped(records: Sequence[Record]) -> list[Group]:
-    """Group evaluations by their setting, seeds in order, in the order of their first paths."""
+    """Group evaluations by setting, in the order of their first paths, with seeds in order."""
     return [
         Group(setting, tuple(sorted(runs, key=lambda run: -1 if (seed := seed_of(run)) is None else seed)))
         for setting, runs in group_by(records, setting_of).items()
@@ -79,13 +79,13 @@ def grouped(records: Sequence[Record]) -> list[Group]:
 
 
 def _answers(result: Mapping[str, Any]) -> int:
-    """How many answers a result's main score is the mean of: of tasks with metrics of their own not all."""
+    """Return the number of answers in a result's main score: not all, if tasks have their own metrics."""
     counts = result.get("counts", {}).get(result["metric"])
     return int(result["n"] if counts is None else counts["answers"])
 
 
 def _value(run: Record, result: Mapping[str, Any], of: str) -> tuple[Any, Any]:
-    """A result's main score or one of P3's averages, and its interval; None where there is none."""
+    """Return a result's main score or one of P3's averages, with its interval, or None."""
     if of == MAIN:
         return result["overall"][result["metric"]], result["interval"]
     averages = result.get("averages") or run.content.get("averages") or {}
@@ -94,7 +94,7 @@ def _value(run: Record, result: Mapping[str, Any], of: str) -> tuple[Any, Any]:
 
 
 def _interval(condition: str, having: Sequence[tuple[Record, dict[str, Any]]]) -> tuple[float, float] | None:
-    """95% over tasks, drawn with all their instances, of the mean over seeds; None if the tasks' sizes are unknown."""
+    """Return the 95% interval of the mean over seeds, from resampled tasks; None if their sizes are unknown."""
     results = [result for _, result in having]
     metric, tasks = results[0]["metric"], list(results[0].get("per_task", ()))
     if not tasks or any(result.get("per_task", {}).keys() != set(tasks) for result in results):
@@ -107,9 +107,9 @@ def _interval(condition: str, having: Sequence[tuple[Record, dict[str, Any]]]) -
 
 
 def _counts(condition: str, having: Sequence[tuple[Record, dict[str, Any]]], tasks: Sequence[str]) -> list[int] | None:
-    """How much each task weighs in the main score: its instances, or where tasks count the same 1.
+    """Return the weight of each task in the main score: its number of instances, or 1 if all tasks count the same.
 
-    Instances are counted as predictions have them, else the same of each task if the record bears that out.
+    Instances are counted in the predictions. Without these, all tasks have the same number if the record agrees.
     """
     if all("counts" in result for _, result in having):
         return [1] * len(tasks)

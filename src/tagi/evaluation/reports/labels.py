@@ -1,4 +1,4 @@
-"""Short names of settings: how they differ from most others."""
+"""Short names of settings: the keys in which they differ from most others."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -30,11 +30,11 @@ _UNKNOWN = "unknown"
 def variant_names(settings: Sequence[Setting]) -> dict[Setting, str]:
     """Return a name for each setting: its method, and each key in which it differs from most runs of that method.
 
-    A setting counts as often as it is given. Where no value is the most frequent, all have it in their names. Backbone
-    and demonstrations are left to columns.
+    A setting that is given several times counts several times. If a key has no most frequent value, all names contain
+    it. Backbone and demonstrations are not in names, because tables have columns for them.
     """
     names = {}
-    # Settings whose training is not recorded have hardly a key in common with others.
+    # Settings without recorded training have hardly any key in common with others.
     for own in group_by(settings, lambda setting: (setting.method, CHECKPOINT in setting.table)).values():
         usual = _usual(own)
         for setting in own:
@@ -45,7 +45,7 @@ def variant_names(settings: Sequence[Setting]) -> dict[Setting, str]:
 
 
 def _usual(settings: Sequence[Setting]) -> dict[str, Any]:
-    """The most frequent value of every key that varies; a list, which equals no value, if none is the most frequent."""
+    """Return the most frequent value of every key that varies; a list, which equals no value, if there is none."""
     usual: dict[str, Any] = {}
     for key in {key for setting in settings for key in setting.table}:
         if key.startswith(_ELSEWHERE):
@@ -67,7 +67,7 @@ def _word(key: str, setting: Setting) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value of a recipe in few characters."""
+    """Return a short form of a recipe value."""
     if isinstance(value, float):
         return f"{value:g}"
     return "none" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""Two evaluations compared over the same instances."""
+"""Paired comparison of two evaluations over the same instances."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ class ScoredAnswer:
 
     @property
     def key(self) -> tuple[str, str]:
-        """The task and the instance: ids are unique within a task."""
+        """Task and instance id. Ids are unique only within a task."""
         return self.answer.task, self.answer.id
 
 
@@ -43,9 +43,9 @@ def compare(
 ) -> dict[str, Any]:
     """Compare evaluation `a` with `b` over the same instances, as `compare_answers` does.
 
-    The result also names the `condition`, the `metric` (by default the first evaluation's own), what each is of, and
-    every key in which their recipes differ. Raises a `TagiError` if either is not a finished evaluation, or if they are
-    not of the same test data.
+    The result also has the `condition`, the `metric` (by default that of the first evaluation), a description of both
+    evaluations, and every key in which their recipes differ. Raises a `TagiError` if one of them is not a finished
+    evaluation, or if their test data differ.
     """
     records = [read_evaluation(folder / RECORD if folder.is_dir() else folder) for folder in (a, b)]
     data = [record["data"] for record in records]
@@ -74,7 +74,7 @@ def compare(
 def read_scored(folder: Path, condition: str, metric: str, count: int) -> list[ScoredAnswer]:
     """Return the predictions of an evaluation under a condition, scored by `score_answers`.
 
-    Raises `DataError`, naming the file, for anything else than `count` answers that can be scored so.
+    Raises `DataError`, with the file's name, unless it holds `count` answers that this metric can score.
     """
     path = folder / predictions_file(condition)
     lines = read_answers(path)
@@ -92,9 +92,9 @@ def read_scored(folder: Path, condition: str, metric: str, count: int) -> list[S
 def score_answers(answers: Sequence[Answer | RankedAnswer], metric: str) -> list[ScoredAnswer]:
     """Return the answers with their scores.
 
-    `metric` is `accuracy` or one of `METRICS`; for answers that name their task's own metric also one of `HEADLINES`:
-    only the answers that are scored so are returned. Raises `InputError` for any other metric, or for one that these
-    answers cannot be scored by.
+    `metric` is `accuracy` or one of `METRICS`. If answers name their task's own metric, it may also be one of
+    `HEADLINES`; then only the answers that count for it are returned. Raises `InputError` for any other metric, and for
+    one that cannot score these answers.
     """
     known = (ACCURACY, *METRICS, *HEADLINES)
     if metric not in known:
@@ -117,18 +117,18 @@ def score_answers(answers: Sequence[Answer | RankedAnswer], metric: str) -> list
 def compare_answers(
     a: Sequence[ScoredAnswer], b: Sequence[ScoredAnswer], *, examples: int = 0, over: Over = "instances"
 ) -> dict[str, Any]:
-    """Compare A with B over the same instances, overall and by category, with the `examples` that differ most.
+    """Compare A with B over the same instances, overall and by category.
 
-    Each comparison has `n`, the `tasks`, both means in percent (`a`, `b`), their `difference` A - B with its 95%
-    `interval`, and how many instances A wins, ties and loses. The interval draws tasks, each with all its instances;
-    of a single task it draws instances: `drawn` says which. Raises `DataError` if the instances are not the
-    same.
+    Each comparison has `n`, the number of `tasks`, both means in percent (`a`, `b`), the `difference` A - B with its
+    95% `interval`, and the numbers of instances that A wins, ties and loses. The bootstrap resamples tasks with all
+    their instances; for a single task it resamples instances. `drawn` names what was resampled. Raises `DataError` if
+    the instances are not the same.
 
     Args:
         a: A's answers.
         b: B's answers.
-        examples: How many instances are shown.
-        over: What means are over, as in the evaluations themselves: all instances alike, or the tasks' own means.
+        examples: Number of instances to return, those that differ most.
+        over: Whether means are over instances or over the tasks' means, as in the evaluations themselves.
     """
     pairs = _pairs(a, b)
     categories = group_by(pairs, lambda pair: pair[0].answer.category)
@@ -142,7 +142,7 @@ def compare_answers(
 
 
 def _pairs(a: Sequence[ScoredAnswer], b: Sequence[ScoredAnswer]) -> list[tuple[ScoredAnswer, ScoredAnswer]]:
-    """Both answers to every instance, in the order of `a`."""
+    """Return both answers to every instance, in the order of `a`."""
     first, second = _by_key("A", a), _by_key("B", b)
     if not first:
         raise DataError("expected answers to compare, got none")

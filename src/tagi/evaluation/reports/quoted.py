@@ -1,4 +1,4 @@
-"""The paper's figures, to compare ours with: Tables 2, 3, 4 and 7 as printed, in `paper.json`.
+"""The paper's figures for comparison: Tables 2, 3, 4 and 7 as printed, in `paper.json`.
 
 Figures 3 and 4 print no numbers. Table 4 has 60.6 for TAGI on P3 where Tables 3 and 9 have 59.8.
 """
@@ -25,14 +25,17 @@ _WHOLE_SPLIT = {"sni": (None, 60), "p3": (None, 36)}
 
 @lru_cache(maxsize=1)
 def paper() -> dict[str, Any]:
-    """Return tables by number, each `{row: {column: figure or None}}`; Table 3 by average, Table 7 by setting first."""
+    """Return the tables by number, each `{row: {column: figure or None}}`.
+
+    Table 3 has one more level outside, the average; Table 7 the setting.
+    """
     text = resources.files(__package__).joinpath("paper.json").read_text(encoding="utf-8")
     tables: dict[str, Any] = json.loads(text)
     return tables
 
 
 def departures(setting: Setting, source: str) -> list[str]:
-    """Return in few words how a setting differs from the paper's (Table 6), apart from parts and demonstrations."""
+    """Return a short description of how a setting differs from Table 6, except in parts and demonstrations."""
     if source not in _PER_TASK or setting.size not in _BATCH[source]:
         return ["another backbone"]
     if setting.method not in (TAGI, METATRAINED):
@@ -64,12 +67,12 @@ def departures(setting: Setting, source: str) -> list[str]:
 
 
 def own_row(method: str, source: str) -> str | None:
-    """Return the row in the paper's tables of a method that its authors trained; None of any other method."""
+    """Return the row of a method in the paper's tables if the authors trained it, else None."""
     return {TAGI: "TAGI", METATRAINED: "Metatrain" if source == "p3" else "Tk-Instruct"}.get(method)
 
 
 def figure(table: str, *keys: str) -> float | None:
-    """Return the paper's figure by table and keys; None where it has none."""
+    """Return the paper's figure by table and keys, or None."""
     found: Any = paper()[table]
     for key in keys:
         found = found.get(key) if isinstance(found, dict) else None

@@ -1,4 +1,4 @@
-"""Finding records under a folder, and what is wrong with those that cannot be used."""
+"""Find the records under a folder, and the reason for each that cannot be used."""
 
 import json
 import math
@@ -16,13 +16,13 @@ from tagi.formats.records import FORMAT, RECORD, read_record
 from tagi.settings.faults import fault_sentence
 
 _MARKS = ('"recipe"', '"environment"')
-"""A JSON file of another name that has both is a record, kept under a name of its own."""
+"""A JSON file with any other name is also a record if it contains both."""
 _UNRECORDED = "not recorded"
 Scores = dict[str, FiniteFloat]
 
 
 class _Result(BaseModel):
-    """What a report reads of a condition's result."""
+    """The parts of a condition's result that a report uses."""
 
     n: PositiveInt
     metric: str
@@ -75,7 +75,7 @@ _KEYS: dict[Any, dict[str, Any]] = {
     },
     **{kind: {"recipe.name": str, "environment.tagi": str} for kind in ("flops", "methods", "time")},
 }
-"""What a record of each kind must say: dotted key -> type."""
+"""Required keys of each kind of record: dotted key -> type."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class Record:
     """A usable record.
 
     Args:
-        path: Where it lies under the reported folder.
-        content: What it says.
-        written: When it was written, in seconds since the epoch.
-        counts: For every condition whose predictions lie beside it, their number by task.
+        path: Path relative to the reported folder.
+        content: The parsed record.
+        written: Modification time, in seconds since the epoch.
+        counts: Number of predictions by task, for every condition whose predictions are next to the record.
     """
 
     path: str
@@ -101,7 +101,7 @@ class Record:
 
     @property
     def data_set(self) -> str:
-        """The name of its data set: the source, and the name of the file for a user's own tasks."""
+        """Name of the data set: the source; for the user's own tasks, with the name of the file."""
         data = self.content["recipe"]["data"]
         if data["source"] == "jsonl":
             return f"own tasks, {Path(str(data.get('path'))).name}"
@@ -110,7 +110,7 @@ class Record:
 
 @dataclass(frozen=True, order=True)
 class LeftOut:
-    """A record that is in no number, and why."""
+    """A record that is not used, and the reason."""
 
     reason: str
     path: str
@@ -118,9 +118,9 @@ class LeftOut:
 
 
 def read_records(folder: Path) -> tuple[list[Record], list[LeftOut]]:
-    """Return every record under `folder`, at any depth, in the order of their paths, and those that are left out.
+    """Return the usable records under `folder`, at any depth and sorted by path, and those that are left out.
 
-    Left out are records that are broken, interrupted, partial, or of another form or kind.
+    Records that are broken, interrupted, partial, or of another format or kind are left out.
     """
     records, left_out = [], []
     for path in sorted(path for path in folder.rglob("*.json") if not path.name.startswith(".")):
@@ -150,12 +150,12 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 
 def training_mark(record: Mapping[str, Any]) -> str:
-    """Return what follows a score of an evaluation that tested on what was trained on; nothing for any other."""
+    """Return the mark after a score if the evaluation tested on training data, else an empty text."""
     return " (tested on training data)" if record.get("data", {}).get("trained_on") else ""
 
 
 def _read(path: Path, name: str) -> Record | LeftOut | None:
-    """A record, why it is left out, or None for a file that is not meant to be one."""
+    """Return a record, the reason why it is left out, or None for a file that is not a record."""
     named = path.name == RECORD
     try:
         text = path.read_text(encoding="utf-8", errors="strict" if named else "replace")
@@ -189,9 +189,9 @@ def _read(path: Path, name: str) -> Record | LeftOut | None:
 
 
 def _with_format(content: dict[str, Any]) -> dict[str, Any]:
-    """The record; one from before records had a format, a kind and a seed gets them.
+    """Return the record. Records of versions without format, kind and seed get these.
 
-    Of an evaluation of that time it is not known on which weights and texts it was made.
+    For such an evaluation, the weights and texts are unknown.
     """
     recipe, data = content.get("recipe"), content.get("data")
     kind = next((name for key, name in (("training", "training"), ("results", "evaluation")) if key in content), None)
@@ -206,7 +206,7 @@ def _with_format(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fault(content: dict[str, Any]) -> str | None:
-    """What is wrong with a record of a known kind."""
+    """Return the error in a record of a known kind, or None."""
     for key, kind in _KEYS[content["kind"]].items():
         value: Any = content
         for part in key.split("."):
@@ -223,14 +223,14 @@ def _fault(content: dict[str, Any]) -> str | None:
 
 
 def _asked_otherwise(content: dict[str, Any]) -> bool:
-    """Whether tasks were given in another wording, or with other examples, than the recipe's evaluation gives them."""
+    """Return whether the wording or the number of examples differs from the recipe's evaluation."""
     usual = 0 if content["recipe"]["data"].get("demonstrations") is not None else None
     data = content["data"]
     return "wording" in data or data.get("positives", usual) != usual
 
 
 def _counts(folder: Path, content: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """Predictions by task; a record may be kept without them, but not with others."""
+    """Count predictions by task. A record may lack its predictions, but must not have those of another evaluation."""
     counts = {}
     for condition, result in content["results"].items():
         file = folder / predictions_file(condition)
@@ -241,7 +241,7 @@ def _counts(folder: Path, content: dict[str, Any]) -> dict[str, dict[str, int]]:
             raise DataError(f"{file.name}: expected {result['n']} predictions, as the record says, got {len(lines)}")
         counts[condition] = dict(Counter(str(line["task_id"]) for line in lines))
         scored, answered = result["per_task"].keys(), counts[condition].keys()
-        # Where tasks have metrics of their own, `per_task` holds those alone that count for the main score.
+        # If tasks have their own metrics, `per_task` has only those that count for the main score.
         if scored != answered and not ("counts" in result and scored <= answered):
             raise DataError(f"{file.name}: expected predictions of the record's tasks, got those of others")
         if not _finite(lines):
@@ -250,7 +250,7 @@ def _counts(folder: Path, content: dict[str, Any]) -> dict[str, dict[str, int]]:
 
 
 def _finite(value: Any) -> bool:
-    """Whether every number anywhere in it is finite."""
+    """Return whether all numbers in it are finite."""
     if isinstance(value, dict | list):
         return all(map(_finite, value.values() if isinstance(value, dict) else value))
     return not isinstance(value, float) or math.isfinite(value)

@@ -25,12 +25,12 @@ _SHAPES = {
     "the left of Figure 4": "settings that differ in the steps of finetuning alone",
     "the right of Figure 4": "settings that differ in losses.alignment_split alone",
 }
-"""What a data set's section may show, and the records that it takes."""
+"""Tables of a data set's section, and the records that each needs."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with words, tables and charts."""
+    """A heading with text, tables and charts."""
 
     title: str
     words: tuple[str, ...] = ()
@@ -51,9 +51,9 @@ class Report:
 
 
 def make_report(folder: Path) -> Report:
-    """Read every record under `folder` and put together what can be compared.
+    """Read every record under `folder` and build the report.
 
-    Raises `InputError` if there is no record at all.
+    Raises `InputError` if there is no record.
     """
     if not folder.is_dir():
         raise InputError(f"report: expected a folder with records, got {folder}, which is not a folder")
@@ -109,7 +109,7 @@ def _training(records: Sequence[Record]) -> Section:
 
 
 def _measured(records: Sequence[Record]) -> Section:
-    """Records of other kinds: what each is of. Their own commands print their numbers."""
+    """List records of other kinds with a description. The commands that wrote them print their numbers."""
     rows = []
     for one in records:
         found = one.content["methods"]

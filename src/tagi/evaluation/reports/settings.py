@@ -1,4 +1,4 @@
-"""Settings: everything in a record that decides a score, except the seed."""
+"""Settings: everything in a record that affects a score, except the seed."""
 
 import json
 import re
@@ -18,7 +18,7 @@ _PROMPTED = {
     "concat-icl": "Concat-ICL",
     "ensemble-icl": "Ensemble-ICL",
 }
-"""What tables call a model that metatraining gives; a method that is not here goes by its own name."""
+"""Names in tables of models that meta-training produces. Other methods have their own names."""
 _CONCATENATED = "Instruction concatenated"
 _METHODS = {
     "tagi": TAGI,
@@ -34,7 +34,7 @@ INS = "losses.ins"
 PRETRAINED = "run.pretrain"
 STAGE = "stage"
 CHECKPOINT = "checkpoint"
-"""In place of all that training decides, where a record does not say how its checkpoint was trained."""
+"""Replaces the training settings if the record does not have the checkpoint's training."""
 FUSION = "generator.fusion"
 PARTS: tuple[tuple[str, str, Any], ...] = (
     (PRETRAINED, "pretraining", False),
@@ -45,24 +45,24 @@ PARTS: tuple[tuple[str, str, Any], ...] = (
     ("losses.kl", "L_kl", 0),
     (INS, "L_ins", 0),
 )
-"""Parts of the method that Table 4 leaves out: the key, the part, and the value that leaves it out."""
+"""Parts of the method that Table 4 removes: the key, the part, and the value that removes it."""
 
 _RESTED_ON = ("run", "generator", "losses", "teacher", "metatrain", "pretraining", "single", "shots")
 _BEFORE = {"finetune": ("pretrain", "teachers", "metatrain")}
-"""Stage -> earlier stages whose training decides its outcome too."""
+"""Stage -> earlier stages whose training also affects its result."""
 _NOT_OUTCOME = {"keep_checkpoints", "report_to", "save_every", "log_every", "gradient_checkpointing"}
 _PLACES = {"path", "test_path", "templates", "prompts", "test_instances_per_task"}
-"""Keys of `[data]` that say where tasks lie, or are about test tasks: of those the digest tells more."""
+"""Keys of `[data]` that are paths or concern test tasks. The digest in the record replaces them."""
 _READ_AT_TEST = ("encoding", "positives", "max_instruction_tokens", "max_input_tokens", "truncate")
 _SIZES = {"base": "Base (250M)", "large": "Large (800M)", "xl": "XL (3B)", "3b": "XL (3B)", "xxl": "XXL (11B)"}
 _DIGITS = len("sha256:01234567")
 _T5 = re.compile(r"(?:^|/)t5-(base|large|xl|xxl)-lm-adapt$")
-_T0 = re.compile(r"(?:^|/)my-t0-(base|large|3b)$")  # as FiD-ICL's authors trained it anew (appendix A.5)
+_T0 = re.compile(r"(?:^|/)my-t0-(base|large|3b)$")  # as retrained by FiD-ICL's authors (appendix A.5)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A method and every key that decides its outcome, flattened; values are as JSON has them."""
+    """A method and every key that affects its result, flattened, with JSON values."""
 
     method: str
     values: tuple[tuple[str, Any], ...]
@@ -73,17 +73,17 @@ class Setting:
         return dict(self.values)
 
     def training_key(self, key: str) -> str:
-        """Return the dotted key of a setting of the stage that trained it."""
+        """Return the dotted key of a training setting, for the stage that trained the model."""
         return f"training.{self.table.get(STAGE)}.{key}"
 
     @property
     def positives(self) -> int:
-        """Demonstrations in the instruction."""
+        """Number of demonstrations in the instruction."""
         return int(self.table.get("data.positives", 0))
 
     @property
     def demonstrations(self) -> str:
-        """The instruction's form, as Table 2 names it."""
+        """The form of the instruction, with Table 2's name."""
         return "Def" if not self.positives else f"Def + {self.positives} Pos"
 
     @property
@@ -94,7 +94,7 @@ class Setting:
 
     @property
     def size(self) -> str:
-        """The backbone's size as the paper names it, else its own name."""
+        """The backbone's size with the paper's name, or else the backbone's name."""
         name = str(self.table["backbone.name"])
         if found := _T5.search(name) or _T0.search(name):
             return _SIZES[found[1]]
@@ -105,20 +105,20 @@ class Setting:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Parts of TAGI that are left out, as Table 4 names them; of other methods none."""
+        """Parts of TAGI that are removed, with Table 4's names; empty for other methods."""
         if self.method != TAGI:
             return ()
         return tuple(part for key, part, without in PARTS if key in self.table and self.table[key] == without)
 
     def masked(self, *keys: str) -> "Setting":
-        """The same without these keys: settings that differ in them alone become equal."""
+        """Return the setting without these keys: settings that differ only in them become equal."""
         return Setting(self.method, tuple(pair for pair in self.values if pair[0] not in keys))
 
 
 def trained_by(record: Record) -> Mapping[str, Any] | None:
-    """Return `recipe`, `stage` and `seed`, in newer records also `start`, of the training of what a record scores.
+    """Return `recipe`, `stage` and `seed` of the training of the scored checkpoint; in newer records also `start`.
 
-    None if the record does not say.
+    None if they are not recorded.
     """
     content = record.content
     trained = content.get("trained") or (content if "stage" in content else None)
@@ -128,19 +128,19 @@ def trained_by(record: Record) -> Mapping[str, Any] | None:
 
 
 def seed_of(record: Record) -> int | None:
-    """Return the seed of training; None if the record does not say."""
+    """Return the seed of training, or None if it is not recorded."""
     trained = trained_by(record) or {"seed": None, "recipe": {}}
-    seed = trained["seed"] if trained["seed"] is not None else trained["recipe"].get("seed")  # records of an older form
+    seed = trained["seed"] if trained["seed"] is not None else trained["recipe"].get("seed")  # older records
     return seed if isinstance(seed, int) else None
 
 
 def setting_of(record: Record) -> Setting:
-    """Return what an evaluation is of, or what a training run was to become."""
+    """Return the setting of an evaluation or of a training run."""
     content, trained = record.content, trained_by(record)
     read = {f"data.{key}": value for key, value in content["recipe"]["data"].items() if key in _READ_AT_TEST}
     method = str(content.get("method", "tagi"))
     method = _METHODS.get(method, method)
-    if trained is None:  # the recipe names the test tasks alone
+    if trained is None:  # the recipe has only the test tasks
         checkpoint = f"{content.get('checkpoint')} ({str(content['revision'])[:_DIGITS]})"
         return _setting(
             f"{method}{training_mark(content)}",
@@ -166,7 +166,7 @@ def _flat(tables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _trained_method(recipe: Mapping[str, Any], stage: str) -> str | None:
-    """What the paper's tables call the result of a recipe's stage; None of a stage that trains no method."""
+    """Return the paper's name for the result of a recipe's stage; None for a stage that does not train a method."""
     if stage == "finetune":
         return str(recipe.get("method") or TAGI)
     if stage == "pretrain":
@@ -186,11 +186,10 @@ def _trained_method(recipe: Mapping[str, Any], stage: str) -> str | None:
 
 
 def _ran(recipe: Mapping[str, Any], stage: str, start: Mapping[str, Any] | None) -> tuple[str, ...]:
-    """The stages whose training decides a stage's outcome: itself, and before a finetuning those that it rests on.
+    """Return the stages whose training affects a stage's result: itself and, for finetuning, those it depends on.
 
-    Left out are stages of the recipe on which it did not rest, as `start` of a training record says: it was trained
-    alone. Settings without a part are compared with those that have it, so that stages that are none of the recipe's
-    stay.
+    Stages of the recipe that it did not start from, according to `start` in the training record, are left out. Stages
+    that are not in the recipe are kept, so that settings without a part can be compared with those that have it.
     """
     begun, taught, teachers = (bool((start or {}).get(key)) for key in ("start", "metatrained", "teachers"))
     rested = {"pretrain": begun, "teachers": teachers, "metatrain": begun or taught}
@@ -200,7 +199,7 @@ def _ran(recipe: Mapping[str, Any], stage: str, start: Mapping[str, Any] | None)
 
 
 def _training(recipe: Mapping[str, Any], ran: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The tables of `[training]` of the stages that ran."""
+    """Return the `[training]` tables of the stages that ran."""
     training, tables = recipe["training"], {}
     shared = {key: value for key, value in training.items() if not isinstance(value, dict)}
     for trained in ran:
@@ -210,7 +209,7 @@ def _training(recipe: Mapping[str, Any], ran: Sequence[str]) -> dict[str, dict[s
 
 
 def _tables(recipe: Mapping[str, Any], stage: str) -> dict[str, Mapping[str, Any]]:
-    """The tables that a stage's outcome rests on besides `[training]`, `[backbone]` and `[data]`."""
+    """Return the tables that affect a stage's result, besides `[training]`, `[backbone]` and `[data]`."""
     tables = {name: dict(recipe.get(name) or {}) for name in _RESTED_ON}
     generator, run = tables["generator"], tables["run"]
     for name in ("shots", "pretraining"):
@@ -224,7 +223,7 @@ def _tables(recipe: Mapping[str, Any], stage: str) -> dict[str, Mapping[str, Any
         return {"metatrain": table, "generator": lora, "shots": shots}
     alpha, rank = generator.pop("alpha", None), generator.get("rank")
     if alpha and rank:
-        generator["scale"] = alpha / rank  # of updates; alpha itself moves with the rank
+        generator["scale"] = alpha / rank  # scale of updates, because alpha itself changes with the rank
     tables["run"] = {"pretrain": "pretrain" in run.pop("stages", ["pretrain"]), **run}
     apart = ("single", "shots") if stage == "finetune" else ("single", "shots", "losses")
     return {name: table for name, table in tables.items() if name not in apart}

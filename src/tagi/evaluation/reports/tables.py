@@ -1,4 +1,4 @@
-"""Tables of any data set's scores: by condition, by the paper's columns. A cell without a score says so."""
+"""Tables of a data set's scores, by condition and by the paper's columns."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from tagi.evaluation.scoring.statistics import group_by
 
 MISSING = "missing"
 _TASKS, _ANSWER = 60, 60
-"""The most rows of a table of tasks, and characters of an answer."""
+"""Maximum number of rows in a table of tasks, and of characters in an answer."""
 _QUOTED = "'paper' is quoted from its Table {}, beside runs at the settings of its Table 6."
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: its text, the details below it, and the paper's figure for it."""
+    """A cell: its text, the details below it, and the paper's figure."""
 
     text: str
     details: tuple[str, ...] = ()
@@ -28,17 +28,17 @@ class Cell:
 
     @property
     def missing(self) -> bool:
-        """Whether no record fills it."""
+        """Whether there is no record for the cell."""
         return self.text == MISSING
 
 
 Row = tuple[str, tuple[Cell, ...]]
-"""The head of a row, and its cells."""
+"""The header of a row, and its cells."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with its title and note; the first column holds the heads of the rows."""
+    """A table with title and note. The first column has the row headers."""
 
     title: str
     note: str
@@ -47,7 +47,7 @@ class Table:
 
 
 def score_cell(score: Score | None, quoted: float | None = None) -> Cell:
-    """Return a score with its interval, n and seeds, or a cell that says that there is none."""
+    """Return a cell with a score, its interval, n and seeds, or an empty cell."""
     quote = None if quoted is None else f"paper {quoted:.1f}"
     if score is None:
         return Cell(MISSING, quoted=quote)
@@ -62,7 +62,7 @@ def score_cell(score: Score | None, quoted: float | None = None) -> Cell:
 
 
 def column_of(setting: Setting, source: str) -> str:
-    """Return the column of a setting: its backbone, as Table 3 has it for P3, else with demonstrations, as Table 2."""
+    """Return the column of a setting: its backbone for P3, as in Table 3; else with demonstrations, as in Table 2."""
     if source == "p3":
         return setting.size if setting.family is None else f"{setting.family}, {setting.size}"
     return f"{setting.demonstrations}, {setting.size}"
@@ -93,9 +93,9 @@ def by_condition(groups: Sequence[Group]) -> Table:
 
 
 def by_task(groups: Sequence[Group]) -> list[Table]:
-    """Return every task's score, n and one sample answer by setting, and under the stock model if it was asked.
+    """Return every task's score, n and one sample answer by setting, and those of the stock model if it was scored.
 
-    No table of more than 60 tasks, or of records that have no rows of tasks.
+    Returns no table for more than 60 tasks, or for records without rows per task.
     """
     names, columns = _names(groups), dict[str, dict[str, Cell]]()
     for group in _sorted(groups, names):
@@ -114,14 +114,14 @@ def by_task(groups: Sequence[Group]) -> list[Table]:
 
 
 def _task_cell(rows: Sequence[Mapping[str, Any]]) -> Cell:
-    """The mean over the seeds, with the first seed's answer."""
+    """Return the mean over seeds, with the first seed's answer."""
     score, answer = fmean(row["score"] for row in rows), " ".join(str(rows[0]["sample"]["answer"]).split())
     short = answer if len(answer) <= _ANSWER else f"{answer[: _ANSWER - 3]}..."
     return Cell(f"{score:.1f}", (f"{rows[0]['metric']}, n\N{NO-BREAK SPACE}{rows[0]['n']}", short or "no answer"))
 
 
 def by_size(groups: Sequence[Group], source: str) -> Table:
-    """Return Table 2's shape: methods by demonstrations and backbone, with the paper's figures where they apply."""
+    """Return a table like Table 2: methods by demonstrations and backbone, with the paper's figures if they apply."""
     title = "By method, demonstrations and backbone (the shape of Table 2)"
     note = f"{metric_names(groups)}, percent, with the task's own instruction."
     quoted = f" {_QUOTED.format(2)} The paper scores {SNI_TEST_INSTANCES:,} instances."
@@ -129,7 +129,7 @@ def by_size(groups: Sequence[Group], source: str) -> Table:
 
 
 def p3_averages(groups: Sequence[Group]) -> list[Table]:
-    """Return Table 3's shape: MTest11 and HyperT5 by method and backbone."""
+    """Return tables like Table 3: MTest11 and HyperT5 by method and backbone."""
     tables = []
     for average in (MTEST11, HYPERT5):
         title = f"{average} by method and backbone (the shape of Table 3)"
@@ -146,14 +146,14 @@ def _by_column(
     quotes: Mapping[str, Mapping[str, float | None]],
     words: tuple[str, str, str],
 ) -> Table:
-    """Methods by column; with the paper's rows and columns if one of its backbones is among the groups'.
+    """Return methods by column, with the paper's rows and columns if the groups include one of its backbones.
 
     Args:
-        groups: What is scored, by which `average`.
-        source: The kind of data set.
-        average: `MAIN`, or one of P3's averages.
+        groups: The groups.
+        source: The data source.
+        average: The score: `MAIN`, or one of P3's averages.
         quotes: The paper's figures by row and column.
-        words: The title, the note, and what is added to the note if the paper is quoted.
+        words: The title, the note, and an addition to the note if the paper is quoted.
     """
     whole = [group for group in groups if not group.setting.missing or _is_the_papers(group.setting, source)]
     shown = whole if any(group.setting.method == TAGI for group in whole) else list(groups)
@@ -170,7 +170,7 @@ def _by_column(
         name, column = names[group.setting], column_of(group.setting, source)
         if quoting and (apart := departures(group.setting, source)):
             name += f" (not the paper's: {', '.join(apart)})"
-        # Settings of one name and column differ in their backbone's keys alone.
+        # Settings with the same name and column differ only in backbone keys.
         numbered = (name if number == 1 else f"{name} ({number})" for number in count(1))
         variants.setdefault(next(one for one in numbered if column not in variants.get(one, {})), {})[column] = group
     rows: list[Row] = []
@@ -183,13 +183,13 @@ def _by_column(
 
 
 def _is_the_papers(setting: Setting, source: str) -> bool:
-    """Whether it is a setting of Table 6, whole; of XXL the paper's whole is without L_ins (Table 2)."""
+    """Return whether a setting is Table 6's, with all parts; for XXL the paper's has no L_ins (Table 2)."""
     without = ("L_ins",) if setting.size.startswith("XXL") else ()
     return not departures(setting, source) and setting.missing == without
 
 
 def _of_row(groups: Sequence[Group], source: str, row: str) -> dict[str, Group]:
-    """Column -> the one group of a row's method at the paper's setting; several have rows of their own."""
+    """Return column -> the only group of a row's method at the paper's setting; several get their own rows."""
     own = (group for group in groups if own_row(group.setting.method, source) == row)
     at_papers = (group for group in own if _is_the_papers(group.setting, source))
     found = group_by(at_papers, lambda group: column_of(group.setting, source))
@@ -197,12 +197,12 @@ def _of_row(groups: Sequence[Group], source: str, row: str) -> dict[str, Group]:
 
 
 def _names(groups: Sequence[Group]) -> dict[Setting, str]:
-    """Names of the groups' settings, each counted as often as it was run."""
+    """Return the names of the groups' settings, each counted once per run."""
     return variant_names([group.setting for group in groups for _ in group.runs])
 
 
 def _sorted(groups: Sequence[Group], names: Mapping[Setting, str]) -> list[Group]:
-    """TAGI first, plain settings before those that differ."""
+    """Sort TAGI first, and default settings before others."""
 
     named = [(group.setting.method, names[group.setting], group) for group in groups]
     ordered = sorted(named, key=lambda one: (one[0] != TAGI, one[0], one[1] != one[0], one[1]))

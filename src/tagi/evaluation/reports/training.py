@@ -39,7 +39,7 @@ def training_table(records: Sequence[Record]) -> Table:
 
 
 def loss_curves(records: Sequence[Record]) -> dict[str, list[LossLine]]:
-    """Return a chart's lines for each data set and stage that has losses, by the chart's title; a line for each run."""
+    """Return chart title -> lines, with a chart per data set and stage that has losses, and a line per run."""
     names = variant_names([_of_stage(record) for record in records])
     drawn = [record for record in records if _losses(record)]
     by_title = group_by(drawn, lambda one: f"{one.data_set}: loss of {one.content['stage']}")
@@ -50,7 +50,7 @@ def loss_curves(records: Sequence[Record]) -> dict[str, list[LossLine]]:
 
 
 def _of_stage(record: Record) -> Setting:
-    """The run's setting under the stage's name: its runs are named by how they differ."""
+    """Return the run's setting under the stage's name, so that runs of a stage are named by their differences."""
     return replace(setting_of(record), method=str(record.content["stage"]))
 
 
@@ -81,6 +81,6 @@ def _time(seconds: float) -> str:
 
 
 def _of_teachers(record: Record) -> list[float]:
-    """Means over the teachers of their first and their final loss."""
+    """Return the means over teachers of the first and the final loss."""
     losses = [(one["first_loss"], one["final_loss"]) for one in record.content.get("teachers") or []]
     return [fmean(own) for own in zip(*losses, strict=True)]

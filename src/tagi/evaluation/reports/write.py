@@ -1,4 +1,4 @@
-"""A report as one HTML page, which needs no other file and runs nothing, and as a Markdown file without its charts."""
+"""Write a report as a self-contained HTML page without scripts, and as a Markdown file without charts."""
 
 import re
 from importlib import resources
@@ -11,12 +11,12 @@ from tagi.evaluation.reports.report import Report, make_report
 from tagi.files import write_text
 
 _BEGINNINGS = (b"<!doctype html>", b"# TAGI: report")
-"""How reports begin: nothing else is overwritten."""
+"""First bytes of reports. Other files are not overwritten."""
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~])")
 
 
 def report(folder: Path, *, page: Path, markdown: Path) -> Report:
-    """Write what the records under `folder` say to two files, and return it. Raises `InputError` if there are none."""
+    """Write a report on the records under `folder` to two files, and return it. Raises `InputError` without records."""
     if page == markdown:
         raise InputError(f"--markdown: expected another file than the page's, got {markdown} for both")
     for option, path in (("--out", page), ("--markdown", markdown)):
@@ -31,12 +31,12 @@ def report(folder: Path, *, page: Path, markdown: Path) -> Report:
 
 
 def as_page(report: Report) -> str:
-    """Return the HTML page; everything that comes from records is escaped."""
+    """Return the HTML page. All text from records is escaped."""
     return _rendered("report.html.j2", report, escapes_html=True)
 
 
 def as_markdown(report: Report) -> str:
-    """Return the sections in the page's order, without charts; everything that comes from records is escaped."""
+    """Return the sections in the page's order as Markdown, without charts. All text from records is escaped."""
     return _rendered("report.md.j2", report, escapes_html=False)
 
 
@@ -48,5 +48,5 @@ def _rendered(name: str, report: Report, *, escapes_html: bool) -> str:
 
 
 def _plain(text: str) -> str:
-    """One line in which nothing is Markdown or HTML."""
+    """Return a text as one line, with Markdown and HTML escaped."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

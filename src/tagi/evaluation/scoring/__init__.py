@@ -1,1 +1,1 @@
-"""Asking methods for answers and scoring these."""
+"""Generating and scoring answers."""

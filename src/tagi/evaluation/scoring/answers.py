@@ -1,4 +1,4 @@
-"""Answers of a method to a task's instances: how they are asked for in batches, and how a file keeps them."""
+"""Answers of a method to a task's instances: generation in batches, and their form in files."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from tagi.evaluation.scoring.statistics import group_by
 from tagi.settings.faults import fault_sentence
 
 Advance = Callable[[int], None]
-"""Told of the size of each batch that is done."""
+"""Called with the size of each finished batch."""
 T = TypeVar("T")
 
 
@@ -30,7 +30,7 @@ MetricName = Annotated[str, AfterValidator(_known_metric)]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A generated answer to one instance, and the metric of its task where that decides its score."""
+    """A generated answer to one instance, and the metric of its task if tasks have their own metrics."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
@@ -43,9 +43,9 @@ class Answer:
     metric: MetricName | None = None
 
     def as_line(self) -> dict[str, Any]:
-        """Return the answer for JSON Lines, under the names that natural-instructions' own `evaluation.py` reads.
+        """Return the answer for JSON Lines, with the keys that natural-instructions' `evaluation.py` reads.
 
-        It takes such a file both for its `--prediction_file` and for its `--reference_file`.
+        That script accepts such a file both as `--prediction_file` and as `--reference_file`.
         """
         return {
             "id": self.id,
@@ -63,8 +63,8 @@ class Answer:
 class RankedAnswer:
     """The ranked choices of one instance.
 
-    `choices` are the different ones, `scores` their log-probabilities, `right` and `predicted` indices into them. With
-    `tied`, several choices have the largest score, and the first of them is predicted.
+    `choices` are the distinct choices and `scores` their log-probabilities; `right` and `predicted` are indices into
+    them. If several choices have the largest score, `tied` is set and the first of them is predicted.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -91,7 +91,7 @@ class RankedAnswer:
         return tuple(self.choices[index] for index in self.right)
 
     def as_line(self) -> dict[str, Any]:
-        """Return the answer for JSON Lines, its task, category and prediction named as generated answers name them."""
+        """Return the answer for JSON Lines. Its task, category and prediction have the keys of generated answers."""
         line = asdict(self)
         return {"task_id": line.pop("task"), "task_category": line.pop("category"), **line}
 
@@ -118,7 +118,7 @@ def read_line(line: Mapping[str, Any]) -> Answer | RankedAnswer:
 
 
 def check_instances(task: Task) -> None:
-    """Raise `DataError`, naming task and instance, for an input without text and for an id that is given twice."""
+    """Raise `DataError`, with task and instance, for an empty input or a duplicate id."""
     seen: set[str] = set()
     for instance in task.instances:
         where = f"task {task.name!r}: instance {instance.id!r}"
@@ -132,12 +132,12 @@ def check_instances(task: Task) -> None:
 def task_rows(
     answers: Sequence[Answer | RankedAnswer], values: Sequence[float], metric: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return a row for each task, in order: its metric, the number of answers `n`, their mean score, one sample.
+    """Return a row for each task, in order: its metric, the number of answers `n`, their mean score, one sample answer.
 
     Args:
-        answers: Answers, in the order of their tasks or not.
-        values: The score of each.
-        metric: What all are scored by. By default each answer says so.
+        answers: Answers, in any order.
+        values: The score of each answer.
+        metric: The metric of all answers; by default each answer's own.
     """
     rows = []
     for task, indices in group_by(range(len(answers)), lambda index: answers[index].task).items():
@@ -167,9 +167,9 @@ def ask_in_batches(
 
     Args:
         inputs: The texts of a task's instances.
-        batch_size: Inputs of a batch at most. Inputs of similar length share a batch, so that little is padding.
-        ask: Given the indices of a batch, returns one result for each.
-        advance: Told of the size of each batch when it is done.
+        batch_size: Maximum batch size. Inputs of similar length share a batch, which avoids padding.
+        ask: Takes the indices of a batch and returns one result for each.
+        advance: Called with the size of each finished batch.
     """
     results: dict[int, T] = {}
     for batch in by_length(inputs, batch_size):
@@ -180,7 +180,7 @@ def ask_in_batches(
 
 
 def by_length(texts: Sequence[str], size: int) -> Iterator[list[int]]:
-    """Yield the indices of the texts in batches of `size`, texts of similar length together."""
+    """Yield the indices of the texts in batches of `size`, grouped by length."""
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     for start in range(0, len(order), size):
         yield order[start : start + size]

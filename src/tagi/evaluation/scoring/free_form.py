@@ -20,26 +20,26 @@ Metric = Literal["exact", "rouge"]
 
 
 class Scoring(ABC, Generic[A]):
-    """A way to ask a method for answers and to score them."""
+    """A way to get answers from a method and to score them."""
 
     @abstractmethod
     def ask(self, method: Method, states: Any, task: Task, advance: Advance | None = None) -> list[A]:
-        """Return the answers to every instance of the task, in order; `states` hold that one task."""
+        """Return the answers to all instances of one task, in order. `states` are those of this task."""
 
     @abstractmethod
     def scores(self, answers: Sequence[A]) -> dict[str, FloatArray]:
-        """Return every score of every answer, in percent and in order; the first is the one that counts."""
+        """Return all scores of all answers, in percent and in order. The first is the main score."""
 
     @abstractmethod
     def summarize(self, answers: Sequence[A], scores: dict[str, FloatArray]) -> dict[str, Any]:
-        """Return means of these scores in percent with an interval, overall, per category and per task."""
+        """Return means of these scores in percent, overall, per category and per task, with an interval."""
 
     def paired_values(self, values: FloatArray, tasks: Sequence[Task]) -> ByTask:
-        """Return the values of a score that conditions are compared over: every instance of the tasks, by task."""
+        """Return the values that conditions are compared on: one per instance, grouped by task."""
         return by_task(values, tasks)
 
     def baseline(self, tasks: Sequence[Task]) -> dict[str, Any]:
-        """Return what a record says of scores that need no model."""
+        """Return scores that need no model, for the record."""
         return {}
 
 
@@ -48,10 +48,10 @@ class FreeFormScoring(Scoring[Answer]):
     """Generated answers, scored by one metric.
 
     Args:
-        metric: `exact` is equality of the text; `rouge` is ROUGE-L, ROUGE-1 and exact match as Tk-Instruct has them.
-        batch_size: Inputs that are answered at once.
-        max_new_tokens: Length limit of an answer, in tokens.
-        num_beams: Beams of the search; 1 is greedy.
+        metric: `exact` is equality of texts; `rouge` is ROUGE-L, ROUGE-1 and exact match, as in Tk-Instruct.
+        batch_size: Batch size.
+        max_new_tokens: Maximum length of an answer in tokens.
+        num_beams: Number of beams; 1 is greedy decoding.
     """
 
     metric: Metric
@@ -89,9 +89,9 @@ class FreeFormScoring(Scoring[Answer]):
     def summarize(self, answers: Sequence[Answer], scores: dict[str, FloatArray]) -> dict[str, Any]:
         """Return means of the scores, overall, per category and per task, and a 95% interval of the overall mean.
 
-        The interval draws tasks, each with all its instances: the claim is about unseen tasks. `tasks` has a row for
-        each task (`task_rows`). `unread` counts the
-        instances of which ROUGE reads no reference, if there are any, and names the first.
+        The bootstrap resamples tasks with all their instances, so the interval is about unseen tasks. `tasks` has a row
+        for each task (`task_rows`). `unread` counts the instances without a reference that ROUGE can read, if there are
+        any, and names the first.
         """
         main = next(iter(scores))
         tasks = [answer.task for answer in answers]

@@ -1,7 +1,7 @@
-"""Metrics of a generated answer against references: Tk-Instruct's, exact accuracy and those that tasks may name.
+"""Metrics of a generated answer against references: Tk-Instruct's, exact accuracy, and the metrics that tasks can name.
 
-ROUGE and exact match are those of the English track: ROUGE reads only the letters a to z and digits, and takes words of
-one stem for the same. `rouge_l_unicode` reads every script, and words as they are.
+ROUGE and exact match are those of Tk-Instruct's English track: ROUGE ignores everything except the letters a to z and
+digits, and compares stems of words. `rouge_l_unicode` works for every script, without stemming.
 """
 
 import json
@@ -42,7 +42,7 @@ _SEPARATORS = str.maketrans({",": None, "'": None, "\u2019": None, "\u00a0": Non
 
 @lru_cache(maxsize=1)
 def _rouge() -> Any:
-    # Imported late: the package brings nltk along.
+    # Imported here, because the package imports nltk.
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(["rougeL", "rouge1"], use_stemmer=True)
@@ -62,18 +62,18 @@ def _unicode_rouge() -> Any:
 
 
 def unicode_words(text: str) -> list[str]:
-    """Return the words of a text in any script, without case; of a text without words, its characters.
+    """Return the lower-case words of a text in any script; if it has no words, its characters.
 
-    Letters of scripts that are written without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) are words.
+    In scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) each letter is a word.
     """
     text = unicodedata.normalize("NFKC", text).casefold()
     return _WORD.findall(text) or list("".join(text.split()))
 
 
 def rouge_reads(reference: str) -> bool:
-    """Return whether rouge-score reads at least half of a reference: it drops all but the letters a to z and digits.
+    """Return whether rouge-score, which drops all but letters a to z and digits, reads at least half of a reference.
 
-    A perfect answer to a reference without any of these scores 0.
+    Even a perfect answer scores 0 if the reference has none of these.
     """
     told = [character for character in reference.casefold() if character.isalnum()]
     read = sum(character.isascii() for character in told)
@@ -91,7 +91,7 @@ def instruct_scores(prediction: str, references: Sequence[str]) -> tuple[float, 
     Each is the maximum over the references. Raises `DataError` without a reference.
     """
     best = _rouge().score_multi(_some(references), prediction)
-    rouge = (float(best[name].fmeasure) for name in METRICS[:2])  # an answer without words has the integer 0
+    rouge = (float(best[name].fmeasure) for name in METRICS[:2])  # for an answer without words it is the integer 0
     return *rouge, exact_match(prediction, references)
 
 
@@ -109,7 +109,7 @@ def rouge_l_unicode(prediction: str, references: Sequence[str]) -> float:
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
-    """Return 1.0 if the prediction is a reference but for case, ASCII punctuation and white space, else 0.0.
+    """Return 1.0 if the prediction equals a reference, ignoring case, ASCII punctuation and white space, else 0.0.
 
     Raises `DataError` without a reference.
     """
@@ -127,15 +127,15 @@ def exact_accuracy(prediction: str, references: Sequence[str]) -> float:
 def choice(prediction: str, references: Sequence[str]) -> float:
     """Return 1.0 if the answer is an accepted choice, else 0.0.
 
-    Both texts are compared without case, after white space and quotation marks are removed from both ends and
-    . , ; : ! ? from the end, in any order. Nothing inside the text is changed: "It is positive." is not "positive".
+    Case is ignored, and so are white space and quotation marks at both ends and . , ; : ! ? at the end. The text in
+    between must be equal: "It is positive." is not "positive".
     Raises `DataError` without a reference.
     """
     return _equals_any(prediction, references, _bare_choice)
 
 
 def exact(prediction: str, references: Sequence[str]) -> float:
-    """Return 1.0 if the answer equals a reference without case, outer white space and one final full stop, else 0.0.
+    """Return 1.0 if the answer equals a reference, ignoring case, outer white space and one final full stop, else 0.0.
 
     Raises `DataError` without a reference.
     """
@@ -145,9 +145,9 @@ def exact(prediction: str, references: Sequence[str]) -> float:
 def json_equal(prediction: str, references: Sequence[str]) -> float:
     """Return 1.0 if the answer is JSON and equals a reference as JSON, else 0.0.
 
-    The order of an object's keys does not matter, the order of a list does. Numbers are compared by value, and true is
-    not 1. The whole answer must be JSON, or a fenced code block of it. A key given twice, NaN and Infinity are not JSON
-    here. Raises `DataError` without a reference, or with one that is not JSON.
+    The order of keys does not matter; the order of a list does. Numbers are compared by value, and true is not 1. The
+    whole answer must be JSON, or a fenced code block with JSON. Duplicate keys, NaN and Infinity are not accepted.
+    Raises `DataError` without a reference, or with one that is not JSON.
     """
     return _equals_parsed(prediction, references, _json, "that is JSON", _same_json)
 
@@ -155,8 +155,8 @@ def json_equal(prediction: str, references: Sequence[str]) -> float:
 def number(prediction: str, references: Sequence[str]) -> float:
     """Return 1.0 if the only number in the answer has the value of a reference's number, else 0.0.
 
-    Other words and units are allowed: "It costs $1,250.50." is 1250.5. Thousands may be separated by commas,
-    apostrophes or no-break spaces; the decimal sign is a point. An answer with two numbers is wrong. Raises `DataError`
+    Other words and units are allowed: "It costs $1,250.50." is 1250.5. Commas, apostrophes and no-break spaces may
+    separate thousands; the decimal separator is a point. An answer with two numbers is wrong. Raises `DataError`
     without a reference, or with one that does not hold exactly one number.
     """
     return _equals_parsed(prediction, references, _only_number, "with one number", eq)
@@ -191,7 +191,7 @@ def _some(references: Sequence[str]) -> Sequence[str]:
 
 def _bare_choice(text: str) -> str:
     bare = _BEFORE_CHOICE.sub("", _AFTER_CHOICE.sub("", text)).casefold()
-    return bare or text.strip()  # a choice may be nothing but punctuation
+    return bare or text.strip()  # a choice may consist of punctuation only
 
 
 def _without_stop(text: str) -> str:
@@ -223,7 +223,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _same_json(a: Any, b: Any) -> bool:
-    """Compare parsed JSON. Python's own comparison takes true for 1."""
+    """Compare parsed JSON. In Python's own comparison, True equals 1."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_same_json(value, b[key]) for key, value in a.items())
     if isinstance(a, list) and isinstance(b, list):
@@ -245,4 +245,4 @@ TASK_SCORES: Mapping[str, Callable[[str, Sequence[str]], float]] = {
     "rouge_l": rouge_l,
     "rouge_l_unicode": rouge_l_unicode,
 }
-"""How an answer is scored, from 0 to 1, by the metric that its task names (`tagi.data.task.TASK_METRICS`)."""
+"""Score of an answer, from 0 to 1, by the metric that its task names (`tagi.data.task.TASK_METRICS`)."""

@@ -19,7 +19,7 @@ STORY_CLOZE = "story_cloze_2016"
 
 @dataclass(frozen=True, slots=True)
 class P3Average:
-    """An average in percent; None if one of its data sets has no score: those are named in `missing`."""
+    """An average in percent. It is None if a data set has no score; `missing` lists these data sets."""
 
     value: float | None
     missing: tuple[str, ...]
@@ -40,10 +40,10 @@ def hypert5(scores: Mapping[str, float]) -> P3Average:
 
 
 def p3_averages(summary: Mapping[str, Any], answers: Sequence[RankedAnswer]) -> dict[str, Any]:
-    """Return both averages of what `RankScoring.summarize` made of the answers, ready for JSON.
+    """Return both averages for the result of `RankScoring.summarize`, ready for JSON.
 
     `{"mtest11": {"value": percent or None, "missing": [...], "interval": [low, high] or None}, "hypert5": {...}}`. The
-    95% interval draws every data set's examples, each with all prompts that have it; the data sets are those they are.
+    95% interval resamples the examples of every data set, each with all its prompts. Data sets are not resampled.
     """
     scores = {name: group["accuracy"] for name, group in summary["per_category"].items()}
     resamples = category_resamples(answers)
@@ -61,7 +61,7 @@ class P3RankScoring(RankScoring):
     """Rank classification of P3's evaluation sets, with their averages."""
 
     def summarize(self, answers: Sequence[RankedAnswer], scores: dict[str, FloatArray]) -> dict[str, Any]:
-        """Return what `RankScoring` does, and `averages`."""
+        """Return the summary of `RankScoring` with `averages`."""
         summary = super().summarize(answers, scores)
         return {**summary, "averages": p3_averages(summary, answers)}
 

@@ -1,4 +1,4 @@
-"""Rank classification: the choice that a method holds most likely, for any method and task."""
+"""Rank classification: the most likely choice, for any method and task."""
 
 import math
 from collections.abc import Hashable, Sequence
@@ -20,10 +20,10 @@ from tagi.methods.protocol import Method
 
 @dataclass(frozen=True)
 class RankScoring(Scoring[RankedAnswer]):
-    """The choices of every instance, ranked by their log-probability, end of sequence included.
+    """Ranks the choices of every instance by their log-probability, including the end-of-sequence token.
 
     Args:
-        batch_size: Inputs whose choices are scored at once.
+        batch_size: Number of inputs whose choices are scored together.
         reduction: `sum` as in T0 and FiD-ICL, or `mean` per token as in TAGI's code.
     """
 
@@ -31,9 +31,9 @@ class RankScoring(Scoring[RankedAnswer]):
     reduction: Reduction = "sum"
 
     def ask(self, method: Method, states: Any, task: Task, advance: Advance | None = None) -> list[RankedAnswer]:
-        """Return the ranked choices. Choices that are the same text are one.
+        """Return the ranked choices. Duplicate choices are merged.
 
-        Raises `DataError`, naming the instance, for fewer than two different choices or no right one among them, and
+        Raises `DataError`, with the instance, for fewer than two distinct choices or if none is right, and
         `CheckpointError` for a score that is not finite.
         """
         inputs = [method.input_of(instance) for instance in task.instances]
@@ -57,15 +57,15 @@ class RankScoring(Scoring[RankedAnswer]):
         return {"accuracy": np.array([100.0 * answer.correct for answer in answers])}
 
     def summarize(self, answers: Sequence[RankedAnswer], scores: dict[str, FloatArray]) -> dict[str, Any]:
-        """Return accuracies in percent with 95% intervals, and how many answers are ties.
+        """Return accuracies in percent with 95% intervals, and the number of ties.
 
-        A task is one prompt of a data set, its category. `per_task` has the mean over a task's instances,
-        `per_category` the mean over its tasks, whatever their sizes. `overall` is over all instances, and its
-        `interval` draws tasks, each with all its instances. `intervals` hold those per task, of its instances, and per
-        category, of its examples, each drawn with all prompts that have it: instances of one id. `ties` are counted
-        overall and in `ties_per_task`. `tasks` has a row for each task (`task_rows`).
+        A task is one prompt of a data set, and the data set is its category. `per_task` has the mean over a task's
+        instances, and `per_category` the unweighted mean over its tasks. `overall` is the mean over all instances;
+        its `interval` resamples tasks with all their instances. `intervals` has those per task, resampling
+        instances, and per category, resampling examples with all their prompts (instances with the same id). `ties`
+        are counted overall and in `ties_per_task`. `tasks` has a row for each task (`task_rows`).
 
-        Raises `DataError` on no answers.
+        Raises `DataError` without answers.
         """
         if not answers:
             raise DataError("expected ranked answers to summarize, got none")
@@ -96,9 +96,10 @@ class RankScoring(Scoring[RankedAnswer]):
 
 
 def category_resamples(answers: Sequence[RankedAnswer]) -> dict[str, FloatArray]:
-    """Return resamples of every category's (data set's) accuracy in percent: its examples are drawn, prompts kept.
+    """Return bootstrap resamples of every category's (data set's) accuracy in percent, over its examples.
 
-    Categories are drawn independently: means of them over resample i are resamples of their mean.
+    Prompts are kept. Categories are resampled independently, so the means over categories at index i are resamples of
+    their mean.
     """
     sizes = {name: len(own) for name, own in group_by(answers, attrgetter("task")).items()}
     return {
@@ -113,7 +114,7 @@ def category_resamples(answers: Sequence[RankedAnswer]) -> dict[str, FloatArray]
 
 
 def _choices(task: Task, instance: Instance) -> tuple[str, ...]:
-    """The different choices of an instance, of which one is right."""
+    """Return the distinct choices of an instance, one of which must be right."""
     where = f"task {task.name!r}: instance {instance.id!r}"
     choices = tuple(dict.fromkeys(instance.choices or ()))
     if len(choices) < 2:
@@ -141,6 +142,6 @@ def _ranked(task: Task, instance: Instance, choices: tuple[str, ...], scores: Se
 def _mean(
     answers: Sequence[RankedAnswer], clusters: Sequence[Hashable], weights: Sequence[float] | None = None
 ) -> tuple[float, list[float]]:
-    """Accuracy in percent, weighted, and its interval when `clusters` are drawn."""
+    """Return the weighted accuracy in percent, and its interval if `clusters` are resampled."""
     hits = np.array([100.0 * answer.correct for answer in answers])
     return float(np.average(hits, weights=weights)), list(bootstrap_interval(hits, clusters, weights=weights))

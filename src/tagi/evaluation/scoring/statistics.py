@@ -1,4 +1,4 @@
-"""Means of scores, overall and by group, their bootstrap intervals, and differences of paired scores."""
+"""Means of scores, overall and by group, their bootstrap intervals, and paired differences."""
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -16,12 +16,12 @@ K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 RESAMPLES = 1000
-# Numbers drawn at once, so that large test sets need no large arrays.
+# Random numbers per block, which limits memory for large test sets.
 _DRAWN_AT_ONCE = 2_000_000
 
 
 def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
-    """Return the items under the key of each; keys and items keep their order."""
+    """Group the items by key. Keys and items keep their order."""
     groups: dict[K, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
@@ -29,7 +29,7 @@ def group_by(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
 
 
 def group_means(scores: Mapping[str, FloatArray], groups: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Return the mean of every score in every group; `groups` names the group of each value."""
+    """Return the mean of every score in every group. `groups` has the group of each value."""
     members = group_by(range(len(groups)), lambda index: groups[index])
     return {group: means({name: values[own] for name, values in scores.items()}) for group, own in members.items()}
 
@@ -48,21 +48,20 @@ def bootstrap_interval(
     resamples: int = RESAMPLES,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Return the bootstrap interval (low, high) of the mean of `values`, by percentiles of the resamples' means.
+    """Return the percentile bootstrap interval (low, high) of the mean of `values`.
 
-    For a paired comparison give the differences. Equal arguments give equal intervals.
+    For a paired comparison, pass the differences. Equal arguments give equal intervals.
 
     Args:
         values: One score for each instance.
-        clusters: The cluster (task) of each value. Clusters are drawn with all their values, as many as there are.
-            Instances of one task are alike, so this interval is the one that speaks of unseen tasks. Without them,
-            values are drawn.
-        weights: A positive weight for each value: the interval is then of the weighted mean.
-        seed: Seed of the draws.
-        resamples: How many resamples are drawn.
-        level: Share of the resamples inside the interval.
+        clusters: The cluster (task) of each value. If given, whole clusters are resampled. Instances of one task are
+            similar, so only this interval is about unseen tasks. Otherwise values are resampled.
+        weights: A positive weight for each value. The interval is then that of the weighted mean.
+        seed: Seed of the bootstrap.
+        resamples: Number of resamples.
+        level: Confidence level.
 
-    Raises `ValueError` on no values, values that are not finite, lengths that differ, or a `level` outside (0, 1).
+    Raises `ValueError` for no values, values that are not finite, different lengths, or a `level` outside (0, 1).
     """
     drawn = resampled_means(values, clusters, weights=weights, seed=seed, resamples=resamples)
     return percentile_interval(drawn, level)
@@ -76,7 +75,7 @@ def resampled_means(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> FloatArray:
-    """Return the means of the resamples that `bootstrap_interval` draws, to be combined with others."""
+    """Return the resamples' means of `bootstrap_interval`, so that they can be combined with others."""
     array = _finite(values)
     clusters = range(len(array)) if clusters is None else clusters
     if len(clusters) != len(array):
@@ -98,7 +97,7 @@ def resampled_means(
 
 
 def resample(units: int, statistic: Callable[[npt.NDArray[Any]], Any], seed: int, resamples: int) -> FloatArray:
-    """Return a statistic of every resample; it is given the indices of the drawn units, `(resample, unit)`."""
+    """Return a statistic of every resample. The statistic gets the indices of the drawn units, `(resample, unit)`."""
     if resamples < 1:
         raise ValueError(f"expected resamples >= 1, got {resamples}")
     generator = np.random.default_rng(seed)
@@ -108,7 +107,7 @@ def resample(units: int, statistic: Callable[[npt.NDArray[Any]], Any], seed: int
 
 
 def percentile_interval(values: FloatArray, level: float = 0.95) -> tuple[float, float]:
-    """Return the central interval (low, high) that holds a share `level` of the values."""
+    """Return the central interval (low, high) that contains a share `level` of the values."""
     if not 0 < level < 1:
         raise ValueError(f"expected 0 < level < 1, got {level}")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
@@ -124,7 +123,7 @@ def by_task(values: FloatArray, tasks: Sequence[Task]) -> ByTask:
 
 
 def task_means(values: ByTask) -> ByTask:
-    """Return one value for each task, its mean, so that every task counts the same; tasks with NaN are left out."""
+    """Return each task's mean, so that all tasks have equal weight. Tasks with NaN are left out."""
     return {task: own.mean(keepdims=True) for task, own in values.items() if not np.isnan(own).any()}
 
 

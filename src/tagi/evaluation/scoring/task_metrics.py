@@ -25,14 +25,15 @@ _ROUGE_CANDIDATES = 50
 
 
 def metric_of(task: Task) -> Metric:
-    """Return the metric that a task is scored by: its own, else one that fits its references.
+    """Return a task's own metric, or else one that suits its references.
 
-    Without a metric of its own, a task is scored by the first of these that fits:
+    A task without its own metric gets the first of these that applies:
 
     - `choice`: all instances have choices.
     - `json`: all references are objects or lists in JSON.
-    - `exact_case`: an answer would be right by `exact` that repeats its input, but is not equal to its reference. Such
-      a task is about case or about a full stop.
+    - `exact_case`: for all instances, or for some if all references have at most three words, an answer that repeats
+      the input would be right by `exact` although it differs from the reference. Such a task is about case or about
+      a full stop.
     - `exact`: all references have at most three words.
     - `rouge_l_unicode`: any other task.
     """
@@ -58,12 +59,12 @@ def _is_json(text: str) -> bool:
 
 
 class TaskMetricScoring(FreeFormScoring):
-    """Generated answers, each scored by its task's own metric (`metric_of`).
+    """Generated answers, each scored by its task's metric (`metric_of`).
 
     Args:
-        batch_size: Inputs that are answered at once.
-        max_new_tokens: Length limit of an answer, in tokens.
-        num_beams: Beams of the search; 1 is greedy.
+        batch_size: Batch size.
+        max_new_tokens: Maximum length of an answer in tokens.
+        num_beams: Number of beams; 1 is greedy decoding.
     """
 
     def __init__(self, batch_size: int, max_new_tokens: int, num_beams: int = 1) -> None:
@@ -78,9 +79,9 @@ class TaskMetricScoring(FreeFormScoring):
         return [replace(answer, metric=metric) for answer in super().ask(method, states, task, advance)]
 
     def scores(self, answers: Sequence[Answer]) -> dict[str, FloatArray]:
-        """Return each of `HEADLINES` of every answer, in percent: NaN where a task is scored by another one.
+        """Return each of `HEADLINES` for every answer, in percent; NaN if the answer's task does not use it.
 
-        A score that no task has is left out. The first is the headline: `right`, unless every task is scored by
+        Scores that no task uses are left out. The first is the headline: `right`, unless all tasks are scored by
         ROUGE-L.
         """
         scores = {name: np.full(len(answers), np.nan) for name in HEADLINES}
@@ -89,7 +90,7 @@ class TaskMetricScoring(FreeFormScoring):
         return {name: values for name, values in scores.items() if not np.isnan(values).all()}
 
     def summarize(self, answers: Sequence[Answer], scores: dict[str, FloatArray]) -> dict[str, Any]:
-        """Return the means over tasks, each task counting the same, and a row for each task.
+        """Return the unweighted means over tasks, and a row for each task.
 
         `overall` has each of `HEADLINES` in percent, `intervals` their 95% intervals (tasks are resampled) and
         `counts` the numbers of tasks and answers of each. `interval` and `per_task` are those of the headline
@@ -124,14 +125,14 @@ class TaskMetricScoring(FreeFormScoring):
         return task_means(super().paired_values(values, tasks))
 
     def baseline(self, tasks: Sequence[Task]) -> dict[str, Any]:
-        """Return what the best constant answers score, and what the inputs score if they are given back unchanged."""
+        """Return the scores of the best constant answers and of the unchanged inputs."""
         return {"best_constant": best_constant(tasks), "unchanged_input": unchanged_input(tasks)}
 
 
 def checked_metric(task: Task) -> Metric:
     """Return `metric_of` the task.
 
-    Raises `DataError`, naming the instance, if the metric cannot score against one of the task's references.
+    Raises `DataError`, with the instance, if the metric cannot score against one of the task's references.
     """
     metric = metric_of(task)
     for instance in task.instances:
@@ -146,20 +147,20 @@ def checked_metric(task: Task) -> Metric:
 
 
 def best_constant(tasks: Sequence[Task]) -> dict[str, Any]:
-    """Return what the best constant answer of every task scores, in the form of `TaskMetricScoring.summarize`.
+    """Return the scores of every task's best constant answer, in the form of `TaskMetricScoring.summarize`.
 
-    For each task it is the one of its references that scores best if given to every instance (of equal ones the
-    first): what can be had without reading the inputs, by someone who knows the references. For ROUGE-L the first 50
-    different references are tried.
+    This is the reference that scores best if it is given to all instances of the task (the first in a tie): the best
+    score without reading the inputs, for someone who knows the references. For ROUGE-L, the first 50 distinct
+    references are tried.
     """
     answers = [answer for task in tasks for answer in _constant_answers(task)]
     return _without_model("for each task the one answer that scores best on its own references", answers)
 
 
 def unchanged_input(tasks: Sequence[Task]) -> dict[str, Any]:
-    """Return what inputs score that are given back as answers, in the form of `TaskMetricScoring.summarize`.
+    """Return the scores of the inputs as answers, in the form of `TaskMetricScoring.summarize`.
 
-    A metric by which this scores high hardly tells whether the task was done.
+    If this score is high, the metric says little about whether the task was done.
     """
     answers = [
         Answer(task.name, task.category, one.id, one.input, one.outputs, one.input, checked_metric(task))
@@ -198,7 +199,7 @@ def _score(answer: Answer) -> float:
 
 
 def _task_rows(answers: Sequence[Answer], scores: Mapping[str, FloatArray]) -> list[dict[str, Any]]:
-    """A row for each task, in order; `counts_for` names the mean that it is part of."""
+    """Return a row for each task, in order. `counts_for` names the mean that the task is part of."""
     counted = {answer.task: _score_name(answer) for answer in answers}
     rows = task_rows(answers, [scores[_score_name(answer)][at] for at, answer in enumerate(answers)])
     return [{**row, "counts_for": counted[row["task"]]} for row in rows]

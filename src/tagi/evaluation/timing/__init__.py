@@ -1,1 +1,1 @@
-"""Timing methods against each other."""
+"""Relative timing of methods."""

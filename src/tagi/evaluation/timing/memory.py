@@ -1,4 +1,4 @@
-"""The peak memory of a call, and the bytes that tensors hold."""
+"""Peak memory of a call, and memory of tensors."""
 
 import weakref
 from collections.abc import Callable, Iterable
@@ -17,15 +17,15 @@ CPU = (
 
 
 def held_bytes(tensors: Iterable[Tensor]) -> int:
-    """Return the bytes of the storages behind tensors; a storage that several share counts once."""
+    """Return the bytes of the tensors' storages. Shared storages count once."""
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
 
 def peak_bytes(call: Callable[[], object], device: torch.device) -> tuple[int, str]:
-    """Return the bytes that `call` needs at its peak beyond what was allocated before, and how they were measured.
+    """Return the peak of additional memory during `call`, in bytes, and how it was measured.
 
-    On a CPU the call is slow: every operation is observed.
+    On a CPU the call is slow, because every operation is traced.
     """
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -40,7 +40,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device) -> tuple[int, s
 
 
 class _Alive(TorchDispatchMode):
-    """Adds up the storages that operations make, for as long as they live."""
+    """Tracks the total size of live storages that operations create."""
 
     def __init__(self) -> None:
         super().__init__()

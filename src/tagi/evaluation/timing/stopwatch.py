@@ -1,7 +1,7 @@
-"""Timing one way to answer against another, in pairs: noise affects both alike.
+"""Timing of one method relative to another in pairs, so that noise affects both equally.
 
-A pair is the same batch answered by both, one right after the other. A ratio is the candidate's seconds over the
-reference's, so that below 1 the candidate is faster.
+A pair is the same batch answered by both, one directly after the other. A ratio is the candidate's time divided by the
+reference's: below 1, the candidate is faster.
 """
 
 import gc
@@ -39,14 +39,14 @@ class Stopwatch:
 
     Args:
         clock: Returns seconds.
-        synchronize: Waits for a device to finish its work, before a call and after it. On a processor nothing is left.
+        synchronize: Waits for the device, before and after a call. Does nothing on a CPU.
     """
 
     clock: Clock = time.perf_counter
     synchronize: Callable[[], object] = lambda: None
 
     def time(self, step: Step, given: Any) -> tuple[Any, float]:
-        """Return what `step(given)` returns, and its seconds."""
+        """Return the result of `step(given)` and its time in seconds."""
         self.synchronize()
         begun = self.clock()
         made = step(given)
@@ -55,9 +55,9 @@ class Stopwatch:
 
 
 def stopwatch(device: torch.device, kind: ClockKind = "wall") -> Stopwatch:
-    """Return a stopwatch for a device: wall-clock seconds, or the process's own on its processors, of all threads.
+    """Return a stopwatch for a device: wall-clock time, or the processor time of all threads of this process.
 
-    The latter leave out what other processes take, and mean nothing where an accelerator does the work: `InputError`.
+    Processor time does not include other processes. It is meaningless on an accelerator: `InputError`.
     """
     if kind == "processor":
         if device.type != "cpu":
@@ -68,7 +68,7 @@ def stopwatch(device: torch.device, kind: ClockKind = "wall") -> Stopwatch:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Seconds of one batch by both; `swapped` if the candidate went first."""
+    """Times of one batch in seconds. `swapped` means that the candidate ran first."""
 
     batch: int
     swapped: bool
@@ -77,17 +77,17 @@ class Pair:
 
     @property
     def ratio(self) -> float:
-        """The candidate's seconds over the reference's."""
+        """The candidate's time divided by the reference's."""
         return self.candidate / self.reference
 
 
 def time_pairs(
     watch: Stopwatch, reference: Step, candidate: Step, batches: Sequence[Any], *, pairs: int, warm_up: int = WARM_UP
 ) -> list[Pair]:
-    """Time every batch by both, in as many whole passes over the batches as give at least `pairs` pairs.
+    """Time every batch with both methods, in as many passes over the batches as give at least `pairs` pairs.
 
-    Who goes first alternates within a pass, and for every batch from pass to pass. Python's garbage collector runs
-    between pairs and not in them.
+    The order alternates within a pass, and for every batch between passes. Python's garbage collector runs only between
+    pairs.
     """
     for step in (reference, candidate):
         for at in range(warm_up):
@@ -107,9 +107,9 @@ def time_pairs(
 def time_phases(
     watch: Stopwatch, chains: Mapping[str, Chain], batches: Sequence[Any], *, rounds: int, warm_up: int = WARM_UP
 ) -> dict[str, Phases]:
-    """Return the median seconds of every phase of every chain, over `rounds` batches spread evenly.
+    """Return the median time of every phase of every chain in seconds, over `rounds` evenly spaced batches.
 
-    Each round takes all chains over one batch, in reversed order every other time.
+    Each round runs all chains on one batch. The order of chains is reversed in every other round.
     """
     for chain in chains.values():
         for at in range(warm_up):
@@ -136,12 +136,12 @@ def _run(watch: Stopwatch, chain: Chain, value: Any) -> Phases:
 
 
 def predicted_ratio(reference: Phases, *candidate: Phases) -> float:
-    """Return the ratio that phases timed apart give; the candidate's are of an answer and of what comes with it."""
+    """Return the ratio predicted from separately timed phases; all of the candidate's are added."""
     return sum(sum(phases.values()) for phases in candidate) / sum(reference.values())
 
 
 def median_ratio(pairs: Sequence[Pair]) -> tuple[float, tuple[float, float]]:
-    """Return the median of the pairs' ratios, and its bootstrap 95% interval (percentiles, pairs drawn)."""
+    """Return the median of the pairs' ratios, and its 95% percentile bootstrap interval over pairs."""
     ratios = np.array([pair.ratio for pair in pairs])
     drawn = resample(len(pairs), lambda indices: np.median(ratios[indices], axis=1), 0, _RESAMPLES)
     return float(np.median(ratios)), percentile_interval(drawn)
@@ -150,13 +150,13 @@ def median_ratio(pairs: Sequence[Pair]) -> tuple[float, tuple[float, float]]:
 def whole_task_ratio(
     pairs: Sequence[Pair], rows: Sequence[int], *, once: float, inputs: int
 ) -> tuple[float, tuple[float, float]]:
-    """Return the ratio for a whole task, with a bootstrap 95% interval (percentiles, pairs drawn).
+    """Return the ratio for a whole task, with a 95% percentile bootstrap interval over pairs.
 
     Args:
-        pairs: Pairs of warm answers, which give the mean seconds of an input.
-        rows: The number of inputs of every batch.
-        once: Seconds that the candidate needs once for the task.
-        inputs: How many inputs the task has.
+        pairs: Pairs of warm answers, from which the mean time per input is computed.
+        rows: Number of inputs in each pair's batch.
+        once: Time that the candidate needs once per task, in seconds.
+        inputs: Number of inputs of the task.
     """
     counts = np.array([rows[pair.batch] for pair in pairs])
     by_reference = np.array([pair.reference for pair in pairs])
@@ -173,7 +173,7 @@ def whole_task_ratio(
 
 @contextmanager
 def _collecting_between() -> Iterator[Callable[[], Any]]:
-    """Collect no garbage except when the body asks; that is quick: what was there before is not looked through."""
+    """Collect garbage only when the body requests it. Existing objects are frozen, so collection is fast."""
     was_on = gc.isenabled()
     gc.collect()
     gc.freeze()

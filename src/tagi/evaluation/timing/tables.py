@@ -1,4 +1,4 @@
-"""A timing as tables: rows for the terminal, Markdown for a file."""
+"""Tables of a timing: rows for the terminal, and Markdown."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ _MIB = 2**20
 
 
 def ratio_rows(timing: Mapping[str, Any]) -> list[Row]:
-    """Return a row per comparison: seconds relative to Metatrain, measured and predicted from the phases."""
+    """Return a row per comparison: time relative to Metatrain, measured and predicted from the phases."""
     return [
         {
             "method": f"{one['method']}, {one['instruction']}",
@@ -27,7 +27,7 @@ def ratio_rows(timing: Mapping[str, Any]) -> list[Row]:
 
 
 def speed_rows(timing: Mapping[str, Any]) -> list[Row]:
-    """Return a row per method and kind of instruction: milliseconds an input, tokens a second, memory."""
+    """Return a row per method, warm and cold: milliseconds per input, tokens per second, memory."""
     memory = {one["method"]: one for one in timing["memory"]}
     paired = [one for one in timing["comparisons"] if "speed" in one]
     shown = [("Metatrain", "", paired[0]["speed"]["reference"])]
@@ -39,7 +39,7 @@ def speed_rows(timing: Mapping[str, Any]) -> list[Row]:
             "read/s": f"{speed['read_tokens_per_second']:.0f}",
             "written/s": f"{speed['written_tokens_per_second']:.1f}",
             "held MiB": f"{memory[method]['held_bytes'] / _MIB:.0f}",
-            # Of a warm answer: a cold one has the instruction's as well.
+            # Percentages of a warm answer: a cold one also has the phases of the instruction.
             "peak MiB": "" if instruction == ", cold" else f"{memory[method]['peak_bytes'] / _MIB:.1f}",
         }
         for method, instruction, speed in shown
@@ -47,7 +47,7 @@ def speed_rows(timing: Mapping[str, Any]) -> list[Row]:
 
 
 def phase_rows(timing: Mapping[str, Any]) -> list[Row]:
-    """Return a row per phase: each method's milliseconds a batch, and in percent of the method's warm answer."""
+    """Return a row per phase: each method's milliseconds per batch, and the percentage of its warm answer."""
     phases: Mapping[str, Mapping[str, float]] = timing["phases"]
     methods = [name for name in phases if not name.endswith(ONCE)]
     rows = []
@@ -62,7 +62,7 @@ def phase_rows(timing: Mapping[str, Any]) -> list[Row]:
 
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows with the same keys as a table in Markdown."""
+    """Return a Markdown table of rows that have the same keys."""
     heads = list(rows[0])
     lines = [heads, ["---"] * len(heads), *([str(row[head]) for head in heads] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"

@@ -1,4 +1,4 @@
-"""TAGI timed against the meta-trained model on one task, at one batch size; and any method against another."""
+"""Timing of TAGI relative to the meta-trained model on one task, and of any method relative to another."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -32,10 +32,9 @@ ONCE = "once"
 def time_ratio(
     watch: Stopwatch, method: Method, reference: Method, task: Task, *, batch_size: int, output: int, pairs: int
 ) -> dict[str, Any]:
-    """Time a method against a reference on one task's inputs, what is done once for the task done before.
+    """Time a method relative to a reference on one task's inputs, without what is computed once per task.
 
-    Every answer of both has `output` tokens. Returns the median ratio of at least `pairs` pairs, with its bootstrap 95%
-    interval.
+    All answers have `output` tokens. Returns the median ratio of at least `pairs` pairs, with its 95% interval.
     """
     steps = [partial(answers_of, one, one.prepare([task], truncate=True), output=output) for one in (reference, method)]
     timed = time_pairs(watch, steps[0], steps[1], _batches(task, batch_size), pairs=pairs)
@@ -46,7 +45,7 @@ def time_ratio(
 
 @dataclass(frozen=True)
 class TaskTiming:
-    """What is timed: the two methods, the task with its inputs, and how many tokens every answer has."""
+    """A timing: the two methods, the task with its inputs, and the number of tokens per answer."""
 
     metatrained: Concatenation
     tagi: TAGI
@@ -56,8 +55,8 @@ class TaskTiming:
     def run(self, watch: Stopwatch, *, batch_size: int, pairs: int, say: Say) -> dict[str, Any]:
         """Time TAGI, with LoRA merged and per row, warm and cold, in pairs with the meta-trained model.
 
-        Phases are timed apart, on as many batches as `pairs`, and give every comparison's predicted ratio. `say` is
-        told what is timed next.
+        Phases are timed separately, on `pairs` batches, and give the predicted ratio of every comparison. `say` gets a
+        description of what is timed next.
         """
         reference = TimedMetatrained(self.metatrained, self.task, self.output)
         candidates = [TimedTAGI(self.tagi, self.task, self.output, merged=merged) for merged in (True, False)]
@@ -89,7 +88,7 @@ class TaskTiming:
 
 
 def _batches(task: Task, batch_size: int) -> list[list[Instance]]:
-    """The task's inputs, those of similar length together, so that little is padding."""
+    """Return the task's inputs in batches of similar length, which avoids padding."""
     texts = [instance.input for instance in task.instances]
     return [[task.instances[at] for at in chosen] for chosen in by_length(texts, batch_size)]
 
@@ -102,7 +101,7 @@ def _comparisons(
     phases: Mapping[str, Phases],
     pairs: int,
 ) -> list[dict[str, Any]]:
-    """Warm, cold, and the whole task: its instruction cold once, then all its inputs."""
+    """Return the comparisons: warm, cold, and the whole task (a cold instruction once, then all inputs)."""
     rows = [len(batch) for batch in batches]
     inputs, once = sum(rows), phases[f"{one.name}, {ONCE}"]
     warm, cold = (time_pairs(watch, reference.answer, step, batches, pairs=pairs) for step in (one.answer, one.cold))
@@ -138,7 +137,7 @@ def _comparisons(
 def _speed(
     one: TimedMethod, batches: Sequence[Inputs], timed: Sequence[tuple[int, float]], extra: int
 ) -> dict[str, float]:
-    """Medians over timed batches: seconds an input, tokens written and read a second, `extra` ones in every batch."""
+    """Return medians over batches: seconds per input, tokens written and read per second (`extra` more per batch)."""
     read = [_read(one, batch) + extra for batch in batches]
     return {
         "seconds_per_input": median(seconds / len(batches[at]) for at, seconds in timed),

@@ -1,4 +1,4 @@
-"""Timed methods: the meta-trained model and TAGI, answering a task's inputs with answers of a fixed length."""
+"""The methods that are timed, the meta-trained model and TAGI, with answers of a fixed length."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -28,20 +28,20 @@ INSTRUCTION, ADAPTER, KEYS_VALUES, MERGE = "read instruction", "generate adapter
 
 
 def answers_of(method: Method, states: Any, inputs: Inputs, output: int) -> list[str]:
-    """Return a method's answers to inputs of one task, all of exactly `output` tokens."""
+    """Return a method's answers to inputs of one task, each of exactly `output` tokens."""
     rows = torch.zeros(len(inputs), dtype=torch.long)
     texts = [method.input_of(one) for one in inputs]
     return method.predict(states, rows, texts, max_new_tokens=output, min_new_tokens=output, truncate=True)
 
 
 class TimedMethod(ABC):
-    """A way to answer a task's inputs. Answers have exactly `output` tokens, whatever the weights.
+    """A method that answers a task's inputs with exactly `output` tokens per answer, independent of its weights.
 
     Args:
-        name: What tables call it.
-        method: The method that answers.
-        task: The task, with the inputs to answer.
-        output: Tokens of every answer, its end included.
+        name: Name in tables.
+        method: The method.
+        task: The task with its inputs.
+        output: Number of tokens per answer, including the end token.
     """
 
     def __init__(self, name: str, method: Method, task: Task, output: int) -> None:
@@ -54,11 +54,11 @@ class TimedMethod(ABC):
         self.states = method.prepare([task], truncate=True)
 
     def answer(self, inputs: Inputs) -> list[str]:
-        """Return answers as users get them, what is done once per task done before."""
+        """Return the answers. What is computed once per task has been computed before."""
         return answers_of(self.method, self.states, inputs, self.output)
 
     def chain(self) -> Chain:
-        """Return the phases of `answer`: words, encode, decode, words. They turn inputs into answers."""
+        """Return the phases of `answer` in order: words, encode, decode, words."""
 
         @torch.no_grad()
         def encode(read: tuple[Tensor, Tensor]) -> Callable[..., Tensor]:
@@ -71,26 +71,26 @@ class TimedMethod(ABC):
 
     @abstractmethod
     def encode(self, ids: Tensor, mask: Tensor) -> Callable[..., Tensor]:
-        """Return what generates answers to a batch of inputs that has been read."""
+        """Encode a batch of inputs, and return a function that generates the answers."""
 
     @abstractmethod
     def sequences(self, inputs: Inputs) -> list[list[int]]:
-        """Return the tokens that are read for every input."""
+        """Return the tokens that the method reads for every input."""
 
     def texts(self, inputs: Inputs) -> list[str]:
-        """Return the texts that are read of inputs."""
+        """Return the texts that the method reads for inputs."""
         return [self.method.input_of(one) for one in inputs]
 
     def held(self) -> int:
-        """Return the bytes of the weights and of what is kept of the task."""
+        """Return the bytes of the weights and of the task states."""
         return held_bytes([*self.method.parameters(), *self.method.buffers(), *self.kept()])
 
     def kept(self) -> Iterable[Tensor]:
-        """Return what is kept of the task."""
+        """Return the task states."""
         return ()
 
     def answer_tokens(self, inputs: Inputs) -> int:
-        """Return how many tokens answers have, without the decoder's start, which every answer has."""
+        """Return the number of tokens in answers, without the decoder's start token."""
         written: Any = inputs
         for _, step in self.chain()[:-1]:
             written = step(written)
@@ -102,7 +102,7 @@ class TimedMethod(ABC):
 
 
 class TimedMetatrained(TimedMethod):
-    """The backbone with the instruction concatenated: for it no instruction is ever warm."""
+    """The backbone with the instruction concatenated. It has no warm instructions."""
 
     method: Concatenation
 
@@ -115,16 +115,16 @@ class TimedMetatrained(TimedMethod):
         return partial(backbone.generate, backbone.cross_keys_values(backbone.encode(ids, mask)), mask)
 
     def sequences(self, inputs: Inputs) -> list[list[int]]:
-        """Return instruction and input as one text, of P3 the rendered prompt."""
+        """Return instruction and input as one text; for P3, the rendered prompt."""
         task, texts = self.task, self.texts(inputs)
         return [self.text.concatenated(task.instruction, task.examples, text, truncate=True) for text in texts]
 
 
 class TimedTAGI(TimedMethod):
-    """TAGI: the instruction is read once, then inputs alone.
+    """TAGI: reads the instruction once, and then only inputs.
 
-    The LoRA is merged into weights of the task's own, as `AdaptedTask` does it for one task in a batch, or with
-    `merged=False` applied beside the backbone's weights, as `TAGI.predict` does it for a batch that mixes tasks.
+    The LoRA is merged into a copy of the weights, as in `AdaptedTask` for batches of one task. With `merged=False` it
+    is applied next to the backbone's weights, as in `TAGI.predict` for batches that mix tasks.
     """
 
     method: TAGI
@@ -135,27 +135,27 @@ class TimedTAGI(TimedMethod):
         self.merged = self._adapted(self.states) if merged else None
 
     def answer(self, inputs: Inputs) -> list[str]:
-        """Answer from states prepared before, with the LoRA merged before."""
+        """Answer with prepared states and, if `merged`, the merged LoRA."""
         return self._answers(self.states, self.merged, inputs)
 
     def cold(self, inputs: Inputs) -> list[str]:
-        """Read the instruction, generate the adapter, merge it if that is the way, and answer."""
+        """Read the instruction, generate the adapter, merge it if `merged`, and answer."""
         states = self.method.prepare([self.task], truncate=True)
         return self._answers(states, None if self.merged is None else self._adapted(states), inputs)
 
     def runner(self, rows: int) -> Runner:
-        """Return what reads a batch of so many rows; per row it is chosen anew for every batch."""
+        """Return the runner for a batch of `rows` rows. Without merging, it is created anew for every batch."""
         if self.merged is not None:
             return self.merged.runner()
         return rows_runner(self.method.generator, self.states, torch.zeros(rows, dtype=torch.long, device=self.device))
 
     def encode(self, ids: Tensor, mask: Tensor) -> Callable[..., Tensor]:
-        """Read inputs by the runner; choosing the adapters of a batch counts as encoding."""
+        """Encode inputs with the runner. Selecting the adapters of a batch counts as encoding."""
         runner = self.runner(len(ids))
         return partial(runner.decode, *runner.read(ids, mask))
 
     def once(self) -> Chain:
-        """Return the phases that a cold instruction adds; given anything, since they read the task alone."""
+        """Return the phases that a cold instruction adds. Their argument is ignored."""
         generator = self.method.generator
 
         @torch.no_grad()
@@ -178,7 +178,7 @@ class TimedTAGI(TimedMethod):
         return self.text.instruction(self.task.instruction, self.task.examples, truncate=True)
 
     def sequences(self, inputs: Inputs) -> list[list[int]]:
-        """Return the inputs alone."""
+        """Return the tokens of the inputs only."""
         return [self.text.input(text, truncate=True) for text in self.texts(inputs)]
 
     def kept(self) -> Iterable[Tensor]:

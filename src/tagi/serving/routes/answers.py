@@ -1,4 +1,4 @@
-"""Models, chats and completions, as OpenAI's clients expect them."""
+"""Models, chats and completions in the form of OpenAI's API."""
 
 import json
 from collections.abc import AsyncGenerator
@@ -70,7 +70,7 @@ def _sampling(service: Service, body: SamplingBody) -> Sampling:
 
 
 async def _answered(service: Service, request: Request, body: SamplingBody, form: Form) -> Response:
-    """Return an answer, or a stream after its first piece. Errors before that have their own status."""
+    """Return an answer, or a stream once its first piece is there. Earlier errors set the status of the response."""
     pieces = service.answer(request)
     if not body.stream:
         async with aclosing(pieces):
@@ -97,7 +97,7 @@ class EventStream(Response):
         self._counted = counted
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the parts as they are generated. The answer is always closed."""
+        """Send the parts as they are generated, and close the answer in any case."""
         async with aclosing(self._rest), aclosing(self._events()) as events:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for event in events:
@@ -117,7 +117,7 @@ class EventStream(Response):
                 last = piece
             if self._counted:
                 yield json.dumps(self._form.counted(last))
-        except Exception as error:  # the status is sent: the fault is told as an event
+        except Exception as error:  # the status has been sent: report the error as an event
             yield json.dumps({"error": tell(error).error})
 
     def _written(self, part: dict[str, Any]) -> str:

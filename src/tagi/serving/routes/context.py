@@ -10,7 +10,7 @@ from tagi.serving.jobs import Jobs
 from tagi.serving.service import Service
 
 KEY = Security(HTTPBearer(auto_error=False, scheme_name="API key", description="Where the server uses keys."))
-"""Tells the OpenAPI document of keys; `Guard` has compared them before a route is asked."""
+"""Declares API keys in the OpenAPI document. `Guard` checks them before a route is called."""
 
 
 def _service(request: Request) -> Service:

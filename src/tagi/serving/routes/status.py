@@ -1,4 +1,4 @@
-"""The server's own state, its pages and its documentation."""
+"""Health, metrics, the web page and the API documentation."""
 
 import json
 from html import escape
@@ -26,7 +26,7 @@ async def health() -> dict[str, str]:
 async def ready(request: Request, service: AService) -> JSONResponse:
     """Return whether the engine can answer, possibly without some of its replicas.
 
-    What is wrong is told where no keys are used, or to those with one.
+    If keys are used, problems are shown to requests with a key only.
     """
     problems = list(await service.engine.healthy())
     able = len(problems) < service.engine.load().details.get("replicas", 1)
@@ -36,7 +36,7 @@ async def ready(request: Request, service: AService) -> JSONResponse:
 
 @router.get("/metrics", response_class=PlainTextResponse, responses={403: {"description": "Not with this key."}})
 async def metrics(request: Request, service: AService) -> Response:
-    """Tell in Prometheus' form what was done. Where keys are used, to the key with the name `metrics` alone."""
+    """Return metrics in Prometheus' text format. If keys are used, this needs the key with the name `metrics`."""
     if not request.app.state.keys.may_read_metrics(request.scope[OWNER]):
         raise ApiError(403, "expected the API key with the name metrics, got none or another", code="forbidden")
     return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -50,7 +50,7 @@ async def page() -> HTMLResponse:
 
 @router.get("/docs", include_in_schema=False)
 async def documentation(request: Request) -> HTMLResponse:
-    """The OpenAPI document as a page that needs nothing from elsewhere."""
+    """The API documentation, without external resources."""
     document = request.app.openapi()
     sections = []
     for path, operations in document["paths"].items():
@@ -63,7 +63,7 @@ async def documentation(request: Request) -> HTMLResponse:
 
 
 def _html(text: str) -> HTMLResponse:
-    """A page, which a browser lets do nothing but ask this server."""
+    """Return a page with a content security policy that allows requests to this server only."""
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
     )
