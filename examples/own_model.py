@@ -46,8 +46,7 @@ def main(kind: str, out: Path, steps: int = 20) -> None:
     print(adapter.predict("My brother moved to Lisbon last spring."))
     adapter.export(out / "peft")
     adapter.export(out / "merged", "merged")
-    if kind == "llama":  # the type whose order of rows in llama.cpp is known
-        adapter.export(out / "gguf", "gguf")
+    adapter.export(out / "gguf", "gguf")
     failed = [check for check in verify(out / "peft") if not check.passed]
     print(f"exported to {out / 'peft'} and {out / 'merged'}; checks that failed: {failed or 'none'}")
 

@@ -12,7 +12,7 @@ from tagi.adapters.bank import LoraBank
 from tagi.api import task_adapter as adapters
 from tagi.api.generator import AdapterGenerator
 from tagi.api.lora_training import Refinement
-from tagi.api.refine import refine
+from tagi.api.refine import refine, refine_all
 from tagi.api.task_adapter import TaskAdapter
 from tagi.data.task import Example, Instance, Task
 from tagi.data.toy.family import toy_tasks
@@ -361,3 +361,16 @@ def test_what_is_not_lora_is_refused(tmp_path: Path) -> None:
     assert settings(**changed).module == "bottleneck"
     with pytest.raises(InputError, match=f"{adapter}: expected an adapter of LoRA, got one of bottleneck"):
         refine(adapter, EXAMPLES, tmp_path / "out", progress=False)
+
+
+def test_a_moved_base_model_is_found_for_several_adapters(tmp_path: Path) -> None:
+    """The generator is loaded once, with the base model where it is now."""
+    adapter = adapter_of(tmp_path)
+    for name in ("one", "two"):
+        shutil.copytree(adapter, tmp_path / "adapters" / name)
+    base = (tmp_path / "base").rename(tmp_path / "moved")
+    instances = tuple(Instance(str(at), one.input, (one.output,)) for at, one in enumerate(EXAMPLES[:2]))
+    write_jsonl([Task("own", "own", INSTRUCTIONS[0], instances)], tmp_path / "tasks.jsonl")
+    asked: dict[str, Any] = {"examples": tmp_path / "tasks.jsonl", "settings": Refinement(steps=0), "base": base}
+    rows = refine_all(tmp_path / "adapters", out=tmp_path / "out", **asked)["tasks"]
+    assert [row["task"] for row in rows] == ["one", "two"]

@@ -112,6 +112,8 @@ def test_a_folder_is_enough_and_device_and_type_can_be_chosen(
     named = TaskAdapter.from_pretrained(str(folder), str(tmp_path / "generator"))
     given = TaskAdapter.load(folder, adapter.generator)
     assert adapter.predict(INPUTS) == named.predict(INPUTS) == given.predict(INPUTS)
+    with pytest.raises(InputError, match="base: expected none with a generator that is already loaded, got 'base'"):
+        TaskAdapter.from_pretrained(folder, adapter.generator, base="base")
     named.save_pretrained(tmp_path / "again")
     assert TaskAdapter.from_pretrained(tmp_path / "again").predict(INPUTS) == adapter.predict(INPUTS)
     half = TaskAdapter.from_pretrained(folder, dtype=torch.bfloat16)

@@ -28,4 +28,4 @@ def test_from_nothing_to_an_export(
     assert base.config.model_type == kind
     assert PeftModel.from_pretrained(base, tmp_path / "peft").peft_config["default"].r == record.rank
     AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
-    assert (tmp_path / "gguf" / "adapter.gguf").is_file() == (kind == "llama")
+    assert (tmp_path / "gguf" / "adapter.gguf").is_file()

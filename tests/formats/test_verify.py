@@ -110,6 +110,11 @@ def changed_base(folder: Path) -> None:
     save("llama", folder.parent / "base", seed=1)
 
 
+def target_as_text(folder: Path) -> None:
+    settings(target_modules="q_proj")(folder)
+    settings(ExportRecord.FILE, targets=["q_proj"])(folder)
+
+
 ZEROED = tensors(lambda found: [tensor.zero_() for tensor in found.values()] and None)
 TRANSPOSED = tensors(lambda found: found.update({Q + "A.weight": found[Q + "A.weight"].T}))
 MISSING = tensors(lambda found: found.pop(Q + "B.weight") is None)
@@ -125,6 +130,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "NaN": (recorded(tensors(to_nan)), "finite", f"'{V}B.weight'"),
     "extra module": (recorded(EXTRA), "keys", "'base_model.model.lm_head.lora_A.weight' is unexpected"),
     "extra target": (settings(target_modules=["k_proj", "q_proj", "v_proj"]), "configuration", "'k_proj'"),
+    "target as text": (target_as_text, "configuration", "expected a list of target_modules, got 'q_proj'"),
     "wrong rank": (settings(r=3, lora_alpha=7.5), "configuration", "expected rank 4, got 3"),
     "wrong rank of tensors": (recorded(tensors(narrow)), "shapes", "of shape (4, 24), got (3, 24)"),
     "wrong scale": (settings(lora_alpha=4.0), "configuration", "expected alpha 10.0, got 4.0"),

@@ -91,7 +91,7 @@ def test_a_fault_of_any_method_comes_before_anything_is_trained(tmp_path: Path) 
     assert not (tmp_path / "out").exists()
 
 
-def test_fields_of_one_architecture_are_not_set_in_another(tmp_path: Path) -> None:
+def test_fields_of_one_architecture_are_not_set_in_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The backbone that a decoder-only method makes has no `d_ff`; the others have, and both have a seed."""
     overrides = ["backbone.config.d_ff=19", "backbone.config.num_layers=1", "data.instances_per_task=24"]
     applying = {name: _applying("sni-small", name, overrides) for name in ("tagi", "hint", "causal")}
@@ -104,8 +104,11 @@ def test_fields_of_one_architecture_are_not_set_in_another(tmp_path: Path) -> No
         f"backbone.config={small[0]}",
         f"backbone.config.{small[1]}",
     ]
-    record = compare_methods("toy", asked, tmp_path / "out", overrides=[*TINY, *made], progress=False)
+    record = compare_methods("toy", asked, tmp_path / "out", overrides=[*TINY, *made])
     assert [row["method"] for row in record["methods"]] == ["no-ft", "causal"]
+    said = "not applied to causal, whose backbone is made from its own configuration: "
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("not applied"))
+    assert line == f"{said}backbone.config, backbone.config.d_ff"
 
 
 def test_the_command_lists_runs_and_refuses(run_tagi: Run, finished: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, overload
 from tagi.backbones.machine import best_device
 from tagi.data.readers.jsonl import read_jsonl
 from tagi.data.task import Task
-from tagi.errors import ConfigError, InputError
+from tagi.errors import CheckpointError, ConfigError, InputError
 from tagi.evaluation.conditions import in_order
 from tagi.formats.finding import find_checkpoint
 from tagi.formats.records import training_data
@@ -147,6 +147,7 @@ def evaluate(
 
     Raises:
         InputError: One of the arguments from `distances` to `resume` was given without a named model and a recipe.
+        ConfigError: The model was trained on instances of the tasks, and the recipe does not allow it.
     """
     request = EvaluationRequest(in_order(conditions), tuple(only), limit, distances, wording, positives, held_out)
     if isinstance(tasks, str | Path | Recipe):
@@ -179,7 +180,7 @@ def _score(
     seen: Mapping[str, Any] | None = None
     scored = select_tasks(tasks, request.tasks, request.limit or recipe.evaluation.limit)
     if isinstance(model, GeneratorModel):
-        method = TAGI(model).eval()
+        method, seen = TAGI(model).eval(), _training_data(model)
     elif (adapters := AdapterFolders.find(str(model))) is not None:
         adapters.check(request.conditions)
         method, scored, seen = adapters.method(), adapters.own_tasks(scored), adapters.seen()
@@ -192,6 +193,17 @@ def _score(
         "data": {"tasks": len(scored), "instances": sum(len(task.instances) for task in scored), **trained_on},
         **scorer.results(request.conditions, recipe.seed),
     }
+
+
+def _training_data(model: GeneratorModel) -> Mapping[str, Any] | None:
+    """Return what the record of a generator's checkpoint says of its training data, None if there is no such folder."""
+    if model.source is None:
+        return None
+    try:
+        folder = find_checkpoint(model.source)
+    except CheckpointError:  # removed since, or on a hub that cannot be reached: the model itself is in memory
+        return None
+    return training_data(folder)
 
 
 def _recipe(recipe: str | Path | Recipe, overrides: Sequence[str]) -> Recipe:

@@ -134,7 +134,7 @@ def refine_all(
         _refuse_used(out / name, folder, resume)
     for name, folder in chosen.items():
         opened = TaskAdapter.from_pretrained(folder, made, base=base)
-        made = opened.generator
+        made, base = opened.generator, None
         own = [one for one in given if one.instruction == opened.instruction.strip()]
         quarter = len(own) // 4 or int(len(own) > 1)
         said = settings.held_out or not settings.steps or any(one.task and one.task.split == "test" for one in own)

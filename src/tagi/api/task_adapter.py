@@ -75,10 +75,13 @@ class TaskAdapter(AdaptedTask, Uploadable):
             dtype: Data type of the backbone's weights; by default unchanged.
 
         Raises:
+            InputError: A base model was given with a generator that is loaded already.
             CheckpointError: The folder is damaged or not an adapter, or belongs to another generator or base model.
         """
         folder = adapter_in(Path(folder))
         if isinstance(generator, GeneratorModel):
+            if base is not None:
+                raise InputError(f"base: expected none with a generator that is already loaded, got {str(base)!r}")
             states, instruction, examples, refined = read_adapter(folder, generator)
             adapter = cls(generator, states, instruction, examples, refined=refined)
         else:

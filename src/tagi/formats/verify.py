@@ -130,6 +130,8 @@ def _configuration(export: _Export) -> str:
     found, record = export.configuration, export.record
     if found.r > LARGEST_RANK:
         raise CheckpointError(f"{CONFIG}: expected a rank from 1 to {LARGEST_RANK}, got {found.r}")
+    if isinstance(found.target_modules, str):  # PEFT takes it for a regular expression
+        raise CheckpointError(f"{CONFIG}: expected a list of target_modules, got {found.target_modules!r}")
     values = {"rank": found.r, "alpha": found.lora_alpha, "targets": found.short_targets}
     for key, value in values.items():
         if value != getattr(record, key):

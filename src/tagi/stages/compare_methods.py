@@ -1,6 +1,7 @@
 """Comparison of methods on one recipe: training, scores, FLOPs and time."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -97,13 +98,19 @@ def compare_methods(
             is made from its own configuration, which has other fields.
         progress: Print progress on stderr.
     """
-    points = {}  # check everything before training
+    points, left_out = {}, dict[str, list[str]]()  # check everything before training
     for seed in comparison.seeds:
         for name in comparison.methods:
             given = _applying(name_or_path, name, overrides)
+            if odd := [key for key in overrides if key not in given]:
+                left_out[name] = odd
             point = Point(f"{method_row(name).title}, seed {seed}", (*given, f"seed={seed}"), name)
             bounds = _bounds(point.recipe(name_or_path, load=load_recipe), comparison.steps)
             points[name, seed] = replace(point, overrides=(*point.overrides, *bounds))
+    if left_out and progress and is_main_process():
+        keys = ", ".join(dict.fromkeys(key.partition("=")[0].strip() for odd in left_out.values() for key in odd))
+        made = "whose backbone is made from its own configuration"
+        print(f"not applied to {', '.join(left_out)}, {made}: {keys}", file=sys.stderr)
     sweep(name_or_path, list(points.values()), out, progress=progress)
     plain = load_recipe(name_or_path, overrides)
     plain = load_recipe(name_or_path, [*overrides, *_bounds(plain, comparison.steps)])
