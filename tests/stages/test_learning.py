@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 import torch
@@ -22,10 +22,8 @@ from tagi.formats.finding import find_checkpoint
 from tagi.formats.records import RECORD, read_record
 from tagi.methods.load import load_method
 from tagi.methods.protocol import Method
-from tagi.settings.methods import method_names
+from tagi.settings.methods import CONCATENATION, implementations, method_names
 from tagi.settings.recipe import Recipe
-from tagi.settings.tables import fields_of
-from tagi.settings.training import MetatrainSettings
 from tagi.stages import protocol
 from tagi.stages.recipes import load_recipe
 from tagi.stages.registry import stage_of
@@ -262,7 +260,7 @@ def test_no_ft_is_never_trained(learned: Callable[[str], Learned], backbone: Pat
     assert json.loads((one.folder / "model" / "config.json").read_text())["frozen"] is True
 
 
-@pytest.mark.parametrize("name", get_args(fields_of(MetatrainSettings)["method"].annotation))
+@pytest.mark.parametrize("name", [CONCATENATION, *implementations()])
 def test_what_a_recipe_names_is_what_is_trained(name: str, backbone: Path) -> None:
     recipe = load_recipe("toy", [f"metatrain.method={name}"])
     assert stage_of("metatrain").untrained(recipe, load_backbone(str(backbone), T5Backbone)).name == name
