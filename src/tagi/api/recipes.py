@@ -153,10 +153,8 @@ def evaluate(
     if isinstance(tasks, str | Path | Recipe):
         recipe = _recipe(tasks, overrides)
         if not isinstance(model, GeneratorModel):
-            folder = None if out is None else Path(out)
-            return evaluate_checkpoint(
-                str(model), recipe, request=request, out=folder, resume=resume, progress=progress
-            )
+            at = None if out is None else Path(out)
+            return evaluate_checkpoint(str(model), recipe, request=request, out=at, resume=resume, progress=progress)
         tasks = load_tasks(recipe, "test").tasks
     else:  # only the evaluation settings of the recipe are used
         recipe = load_recipe("sni-small", ["data.source=jsonl", "data.path=tasks.jsonl", *overrides])
