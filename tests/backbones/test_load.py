@@ -92,7 +92,8 @@ def test_a_folder_beside_a_checkpoint_is_found_wherever_both_are(folder: Path, t
     assert load_backbone("../backbone", relative_to=checkpoint).identity.name == "../backbone"
     assert locate("some/model", relative_to=checkpoint) == "some/model"
     message = fault(CheckpointError, "../gone", relative_to=checkpoint, revision=folder_revision(folder))
-    assert message == f"expected the folder of base model ../gone ({folder_revision(folder)}), got no such folder"
+    wanted = f"expected the folder of base model ../gone ({folder_revision(folder)}), got no such folder"
+    assert message == f"{wanted}: if it was moved, say where it is (--base on the command line)"
 
 
 def test_a_hub_name_without_a_network_is_one_line() -> None:
