@@ -66,9 +66,18 @@ def lines_of(shown: dict[str, Any]) -> list[str]:
             rows.append(("right answer", "", one["expected"][0]))
         lines += [*(f"  {title:<{width}}  {mark:<5}  {text}" for title, mark, text in rows), ""]
     counts = [f"{title} {shown['right'][name]} of {len(answers)}" for name, title in COLUMNS.items()]
-    lines += [f"right: {', '.join(counts)}", ""]
+    lines += [f"right: {', '.join(counts)}", *_expected(), ""]
     lines.append(f"The first of the adapters, exported for PEFT to {shown['exported']['export']} and read back by it:")
     return lines
+
+
+def _expected() -> list[str]:
+    """Return what was measured of the generator on more tasks, if that is beside its checkpoint."""
+    from tagi.formats.finding import DEFAULT, find_checkpoint
+    from tagi.formats.quality import Quality
+
+    quality = Quality.find(find_checkpoint(DEFAULT))
+    return [] if quality is None else [quality.line]
 
 
 def _print_toy(shown: dict[str, Any]) -> None:
