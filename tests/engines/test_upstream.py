@@ -57,19 +57,19 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folders]:
 def serving(folders: Folders, store: Path, *options: str) -> Iterator[str]:
     """`tagi serve` as a process on a free port; yields its address when it is ready."""
     command = (sys.executable, "-m", "tagi", "serve", str(folders.generator), "--port", "0", "--dtype", "float32")
-    server = subprocess.Popen([*command, "--store", str(store), *options], stdout=subprocess.PIPE, text=True)
-    try:
-        assert server.stdout is not None
-        address = server.stdout.readline().strip().rstrip("/")
-        until = time.monotonic() + START_SECONDS
-        while httpx2.get(f"{address}/ready", timeout=START_SECONDS).status_code != 200:
-            assert time.monotonic() < until, "tagi serve is not ready"
-            assert server.poll() is None, "tagi serve ended"
-            time.sleep(1)
-        yield address
-    finally:
-        server.terminate()
-        server.wait(60)
+    given = [*command, "--store", str(store), *options]
+    with subprocess.Popen(given, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            address = server.stdout.readline().strip().rstrip("/")
+            until = time.monotonic() + START_SECONDS
+            while httpx2.get(f"{address}/ready", timeout=START_SECONDS).status_code != 200:
+                assert time.monotonic() < until, "tagi serve is not ready"
+                assert server.poll() is None, "tagi serve ended"
+                time.sleep(1)
+            yield address
+        finally:
+            server.terminate()
 
 
 def in_front(folders: Folders) -> tuple[str, ...]:
