@@ -104,6 +104,30 @@ def activity(what: str | None) -> Iterator[Callable[[str], None]]:
         told.end(begun)
 
 
+def on_terminal() -> bool:
+    """Return whether standard error is a terminal. A process may have none at all."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+@contextmanager
+def bar_of_library(hide: Callable[[], None], show: Callable[[], None]) -> Iterator[None]:
+    """Let a library show its own progress bar on a terminal, instead of our messages; hide the bar otherwise.
+
+    Args:
+        hide: Turns the bar off.
+        show: Turns it on again.
+    """
+    if on_terminal():
+        with activity(None):
+            yield
+        return
+    hide()
+    try:
+        yield
+    finally:
+        show()
+
+
 @contextmanager
 def telling() -> Iterator[None]:
     """Show activities on standard error while a `with` block runs; of several processes, in the first one only."""
@@ -114,7 +138,7 @@ def telling() -> Iterator[None]:
         return
     _told = told = _Told()
     told.begin(_STARTING)
-    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+    if on_terminal() and os.environ.get("TERM") != "dumb":
         line = _Line(sys.stderr)
         sys.stdout, sys.stderr = (stream and _Clearing(stream, line) for stream in streams)
         thread = Thread(target=_move, args=(told, line), daemon=True)

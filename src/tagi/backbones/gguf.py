@@ -9,9 +9,7 @@ import json
 import os
 import shutil
 import struct
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,7 +21,7 @@ from filelock import FileLock
 from platformdirs.unix import Unix
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tagi.activity import activity
+from tagi.activity import activity, bar_of_library
 from tagi.errors import CheckpointError, ConfigError, first_line
 from tagi.files import new_folder, refuse_pointers
 
@@ -119,26 +117,15 @@ def _write(folder: Path, model: Any, tokenizer: Any) -> None:
         (temporary / _SIZES).write_text(json.dumps(sizes, indent=2) + "\n", encoding="utf-8")
 
 
-@contextmanager
-def _its_bar_on_terminals() -> Iterator[None]:
-    """Show the bar of transformers' conversion, which none of its settings reaches, on terminals alone.
-
-    Nothing else is told meanwhile. Not every version of transformers has that bar.
-    """
+def _its_bar_on_terminals() -> AbstractContextManager[None]:
+    """Show the bar of transformers' conversion, which none of its settings reaches, on terminals only."""
     from transformers import modeling_gguf_pytorch_utils as reader
 
-    bar = getattr(reader, "tqdm", None)
+    bar = getattr(reader, "tqdm", None)  # not every version of transformers has it
     if bar is None:
-        yield
-    elif sys.stderr.isatty():
-        with activity(None):
-            yield
-    else:
-        reader.tqdm = partial(bar, disable=True)
-        try:
-            yield
-        finally:
-            reader.tqdm = bar
+        return nullcontext()
+    hidden = partial(bar, disable=True)
+    return bar_of_library(lambda: setattr(reader, "tqdm", hidden), lambda: setattr(reader, "tqdm", bar))
 
 
 def _read(name: str, file: Path) -> tuple[Any, Any]:

@@ -4,9 +4,8 @@ import hashlib
 import json
 import os
 import re
-import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -19,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.utils import cached_file, logging
 from typing_extensions import TypeVar
 
-from tagi.activity import activity
+from tagi.activity import activity, bar_of_library
 from tagi.backbones.causal import CausalBackbone
 from tagi.backbones.gguf import ANOTHER, SUFFIX, WHEELS, converted, file_digest, find_gguf
 from tagi.backbones.hub import hub_is_unreachable
@@ -123,23 +122,11 @@ def load_backbone(
     return made
 
 
-@contextmanager
-def _bars_on_terminals() -> Iterator[None]:
-    """Keep transformers' progress bars out of what is no terminal, where they are hundreds of characters.
-
-    On a terminal nothing else is told beside them.
-    """
+def _bars_on_terminals() -> AbstractContextManager[None]:
+    """Show transformers' progress bars on terminals only: elsewhere they are hundreds of characters."""
     if not logging.is_progress_bar_enabled():
-        yield
-    elif sys.stderr and sys.stderr.isatty():
-        with activity(None):
-            yield
-    else:
-        logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            logging.enable_progress_bar()
+        return nullcontext()
+    return bar_of_library(logging.disable_progress_bar, logging.enable_progress_bar)
 
 
 def _refuse_left_out_layers(name: str, model: Any, unexpected: Iterable[str]) -> None:

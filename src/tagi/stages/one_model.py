@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from tagi.activity import on_terminal
 from tagi.backbones.machine import best_device, counting
 from tagi.backbones.protocol import count_parameters
 from tagi.errors import ConfigError
@@ -133,7 +134,7 @@ def measure_instructions(model: Trainable, batches: Sequence[Any], *, progress: 
     if process_count() == 1:
         model.to(best_device())  # on the device for training
     count = min(len(batches), _MEASURED)
-    if progress and sys.stderr and not sys.stderr.isatty():  # if there is no progress bar
+    if progress and sys.stderr and not on_terminal():  # there is no progress bar
         print(f"measuring instructions: {count} batches", file=sys.stderr, flush=True)
     with counting("measuring instructions", count, progress) as advance:
 
