@@ -6,8 +6,9 @@
 RUN is a folder of `tagi train finetune smollm2` or of the stage in `tagi run`: of one that goes on, a checkpoint is
 taken, what was measured of instruction states before training is measured again. Weights are kept in bfloat16, half of
 what they were trained in; limits of texts are widened to what the model can read, or with `--as-trained` left; the card
-says how it was trained and how it scored. With --quality, `predict` and `generate` print the score of that evaluation:
-evaluate what was shipped, then ship it again with the record.
+says how it was trained and how it scored. `--scale 0.2` multiplies the residual that is generated, as in the shipped
+generator. With --quality, `predict` and `generate` print the score of that evaluation: evaluate what was shipped, then
+ship it again with the record.
 """
 
 import argparse
@@ -83,6 +84,14 @@ def of_checkpoint(run: Path, data: str, step: int | None, start: str) -> tuple[A
     return model.generator, step
 
 
+@torch.no_grad()
+def scaled(generator: AdapterGenerator, scale: float) -> None:
+    """Multiply the generated B and scales of ranks, and with them the whole residual."""
+    for name, parameter in generator.hypernetwork.named_parameters():
+        if name.rpartition(".")[2].startswith(("B_", "scale_")):
+            parameter.mul_(scale)
+
+
 def _narrowed(tensor: torch.Tensor) -> torch.Tensor:
     """In bfloat16, but for vectors: weights of norms stay near 1, and of a mean that is taken off digits count."""
     return tensor if tensor.dim() < 2 else tensor.to(torch.bfloat16)
@@ -109,6 +118,7 @@ def main() -> None:
     parser.add_argument("--data", default="natural-instructions")
     parser.add_argument("--start", default="studies/smollm2/shared", help="what the run began with")
     parser.add_argument("--as-trained", action="store_true")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the residual that is generated")
     given = parser.parse_args()
     if given.step is None and (given.run / "model" / CONFIG).is_file():
         generator = load_generator(given.run / "model")
@@ -116,6 +126,7 @@ def main() -> None:
     else:
         generator, steps = of_checkpoint(given.run, given.data, given.step, given.start)
     steps = given.steps or steps
+    scaled(generator, given.scale)
     scores = json.loads(given.scores.read_text()) if given.scores else []
     text = generator.text.settings if given.as_trained else replace(generator.text.settings, **LIMITS)
     how = given.how.read_text(encoding="utf-8").strip() if given.how else f"{steps} steps."

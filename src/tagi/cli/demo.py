@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from tagi.cli.evaluation_tables import condition_rows
-from tagi.cli.output import JsonFlag, print_record, print_table
+from tagi.cli.output import JsonFlag, print_record, print_table, quality_line
 
 Toy = Annotated[bool, typer.Option("--toy", help="Use the built-in toy tasks and model, and print scores.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="With --toy: number of inputs per task.")]
@@ -45,6 +45,7 @@ def _print_demonstration(shown: dict[str, Any]) -> None:
 def lines_of(shown: dict[str, Any]) -> list[str]:
     """Return the lines that show the answers."""
     from tagi.api.demo import COLUMNS
+    from tagi.formats.finding import DEFAULT
 
     answers = shown["answers"]
     lines = [
@@ -66,18 +67,9 @@ def lines_of(shown: dict[str, Any]) -> list[str]:
             rows.append(("right answer", "", one["expected"][0]))
         lines += [*(f"  {title:<{width}}  {mark:<5}  {text}" for title, mark, text in rows), ""]
     counts = [f"{title} {shown['right'][name]} of {len(answers)}" for name, title in COLUMNS.items()]
-    lines += [f"right: {', '.join(counts)}", *_expected(), ""]
+    lines += [f"right: {', '.join(counts)}", *filter(None, [quality_line(DEFAULT)]), ""]
     lines.append(f"The first of the adapters, exported for PEFT to {shown['exported']['export']} and read back by it:")
     return lines
-
-
-def _expected() -> list[str]:
-    """Return what was measured of the generator on more tasks, if that is beside its checkpoint."""
-    from tagi.formats.finding import DEFAULT, find_checkpoint
-    from tagi.formats.quality import Quality
-
-    quality = Quality.find(find_checkpoint(DEFAULT))
-    return [] if quality is None else [quality.line]
 
 
 def _print_toy(shown: dict[str, Any]) -> None:

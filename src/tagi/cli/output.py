@@ -112,10 +112,10 @@ def refuse_used(out: Path | None) -> None:
         raise InputError(f"--out: expected a new folder, got a file: {file}")
 
 
-def print_quality(source: str | None) -> None:
-    """Print on standard error what to expect of the generator that a name finds, if that was measured.
+def quality_line(source: str | None) -> str | None:
+    """Return what to expect of the generator that a name finds, or None if that was not measured.
 
-    A record that cannot be read gives a warning: what was asked for does not depend on it.
+    A record that cannot be read gives a warning on standard error: what was asked for does not depend on it.
     """
     from tagi.formats.finding import find_checkpoint
     from tagi.formats.quality import Quality
@@ -124,9 +124,14 @@ def print_quality(source: str | None) -> None:
         quality = None if source is None else Quality.find(find_checkpoint(source))
     except CheckpointError as error:
         typer.echo(f"warning: {error}", err=True)
-        return
-    if quality is not None:
-        typer.echo(quality.line, err=True)
+        return None
+    return None if quality is None else quality.line
+
+
+def print_quality(source: str | None) -> None:
+    """Print `quality_line` on standard error."""
+    if line := quality_line(source):
+        typer.echo(line, err=True)
 
 
 def print_json(value: Any) -> None:
